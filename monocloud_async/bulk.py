@@ -1,0 +1,454 @@
+"""Enable many users: outcomes as values, in the order in which they finish, and a report.
+
+How a run is made: one reader takes a slot, takes an id, and starts that user's call; the slot
+comes back when the outcome is recorded and, where somebody iterates, taken. So one semaphore
+bounds the requests in flight and the outcomes that wait, whatever the number of users.
+"""
+
+import asyncio
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Generator,
+    Iterable,
+)
+from functools import partial
+from types import TracebackType
+from typing import Final, Literal, Self
+
+from msgspec import Struct, field
+
+from monocloud_async import retry
+from monocloud_async.errors import (
+    ConfigurationError,
+    ForbiddenError,
+    InvalidResponseError,
+    InvalidUserIdError,
+    MonoCloudError,
+    PaymentRequiredError,
+    RateLimitedError,
+    RunStoppedError,
+    TransportError,
+    UnauthorizedError,
+)
+from monocloud_async.models import User
+from monocloud_async.pace import Pace
+from monocloud_async.retry import RetryPolicy
+from monocloud_async.wire import check_user_id
+
+UserIds = Iterable[str] | AsyncIterable[str]
+Status = Literal["enabled", "failed", "unknown", "not_attempted", "already_enabled"]
+Send = Callable[[str, float], Awaitable[User]]
+OnOutcome = Callable[["Outcome"], None]
+
+
+class _End:
+    pass
+
+
+_END: Final = _End()
+_MAX_FAILURES = 1000
+_BREATH = 256  # ids that never suspend (refused ones) before others get a turn on the event loop
+
+
+class Outcome(Struct, frozen=True, kw_only=True):
+    """What became of one user.
+
+    Attributes:
+        user_id: the id as it was read.
+        position: its place in the input, from 0.
+        status: "enabled"; "failed", for a known reason; "unknown": a request went out and no
+            answer came, so the user may or may not be enabled; "not_attempted": the run ended
+            before the tenant considered it; "already_enabled": a journal has it as enabled.
+        user: the user as the tenant answered, when enabled.
+        error: why not, otherwise; None when the call was cancelled.
+        attempts: requests sent for this user, those that were answered 429 not counted.
+        seconds: from its start to its end, waits included.
+    """
+
+    user_id: str
+    position: int
+    status: Status
+    user: User | None = None
+    error: MonoCloudError | None = None
+    attempts: int = 0
+    seconds: float = 0.0
+
+
+class BulkReport(Struct, kw_only=True):
+    """The counts of a run, live while it goes on; the counts per status add up to `total`.
+
+    Attributes:
+        total: ids read from the input.
+        enabled, failed, unknown, not_attempted, already_enabled: users by `Outcome.status`.
+        unconfirmed: enabled, but the answer's body still said `disabled: true`.
+        requests: requests sent.
+        retries: requests sent again after a passing failure.
+        throttled: requests that the tenant answered with 429.
+        seconds: how long the run took.
+        exhausted: whether the input was read to its end.
+        failures: the first thousand outcomes that are failed or unknown.
+    """
+
+    total: int = 0
+    enabled: int = 0
+    failed: int = 0
+    unknown: int = 0
+    not_attempted: int = 0
+    already_enabled: int = 0
+    unconfirmed: int = 0
+    requests: int = 0
+    retries: int = 0
+    throttled: int = 0
+    seconds: float = 0.0
+    exhausted: bool = False
+    failures: list[Outcome] = field(default_factory=list)
+
+
+class BulkRun:
+    """A run over many users: `await` it for the report, or iterate over it for the outcomes.
+
+    ```python
+    report = await session.bulk_enable(user_ids)
+
+    async with session.bulk_enable(user_ids) as run:
+        async for outcome in run:
+            ...
+    ```
+
+    Leaving the `async with` early cancels the calls in flight. A consumer that stalls stalls the
+    run: at most `concurrency` outcomes wait for it. `report` is live, and holds what was done
+    also after an error or a cancellation.
+    """
+
+    def __init__(
+        self,
+        user_ids: UserIds,
+        send: Send,
+        *,
+        policy: RetryPolicy,
+        pace: Pace,
+        concurrency: int,
+        on_outcome: OnOutcome | None,
+    ) -> None:
+        if isinstance(user_ids, str | bytes):
+            raise ConfigurationError("user_ids must be many ids; pass a single one as [user_id]")
+        if not isinstance(user_ids, Iterable | AsyncIterable):
+            raise ConfigurationError("user_ids must be an iterable or an async iterable of ids")
+        if not isinstance(concurrency, int) or concurrency < 1:
+            raise ConfigurationError(f"concurrency must be 1 or more, not {concurrency!r}")
+        self.report = BulkReport()
+        self._user_ids = user_ids
+        self._send = send
+        self._policy = policy
+        self._pace = pace
+        self._on_outcome = on_outcome
+        self._slots = asyncio.BoundedSemaphore(concurrency)
+        self._calls: dict[asyncio.Task[None], _Call] = {}
+        self._proved = asyncio.Event()  # the first request has been answered, one way or another
+        self._outcomes: asyncio.Queue[Outcome | None] | None = None  # only where somebody iterates
+        self._run_task: asyncio.Task[BulkReport] | None = None
+        self._reader: asyncio.Task[None] | None = None
+        self._started = False
+        self._draining = False
+        self._verdict: MonoCloudError | None = None
+        self._bug: BaseException | None = None
+
+    @property
+    def in_flight(self) -> int:
+        """Users whose calls have begun and not ended."""
+        return len(self._calls)
+
+    @property
+    def waiting(self) -> float:
+        """Seconds that are left of the pause that the tenant asked for; 0.0 when there is none."""
+        return self._pace.pause_left(asyncio.get_running_loop().time())
+
+    def drain(self) -> None:
+        """Start no more calls; those in flight finish, those that only wait end with what they know.
+
+        The run then ends as usual, its report's `exhausted` False.
+        """
+        self._draining = True
+        if self._reader is not None:
+            self._reader.cancel()
+        for task, call in self._calls.items():
+            if call.waiting:
+                task.cancel()
+
+    def cancel(self) -> None:
+        """Start no more calls, and cancel those in flight: they are "unknown"."""
+        self.drain()
+        for task in self._calls:
+            task.cancel()
+
+    def __await__(self) -> Generator[object, None, BulkReport]:
+        return self._run().__await__()
+
+    async def __aenter__(self) -> Self:
+        self._outcomes = asyncio.Queue()  # unbounded in itself: `_slots` bounds it
+        self._run_task = asyncio.create_task(self._run())
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._run_task is not None:
+            self._run_task.cancel()
+            await asyncio.gather(self._run_task, return_exceptions=True)
+
+    def __aiter__(self) -> AsyncIterator[Outcome]:
+        return self
+
+    async def __anext__(self) -> Outcome:
+        if self._outcomes is None or self._run_task is None:
+            raise ConfigurationError("iterate over a run inside `async with ... as run`")
+        outcome = await self._outcomes.get()
+        if outcome is None:
+            self._outcomes.put_nowait(None)  # the end stays the end
+            await self._run_task  # raises what ended the run, if that was not the input's end
+            raise StopAsyncIteration
+        self._slots.release()
+        return outcome
+
+    async def _run(self) -> BulkReport:
+        if self._started:
+            raise ConfigurationError("this run was started before; call bulk_enable again")
+        self._started = True
+        began = asyncio.get_running_loop().time()
+        self._reader = asyncio.create_task(self._read())
+        try:
+            await asyncio.wait([self._reader])
+            while self._calls:
+                await asyncio.wait(self._calls)
+        finally:
+            await self._end(asyncio.get_running_loop().time() - began)
+        if self._bug is not None:
+            raise self._bug
+        if self._verdict is not None:
+            raise RunStoppedError(
+                f"the run was stopped after {self.report.total} users: {self._verdict}",
+                report=self.report,
+            ) from self._verdict
+        if not self._reader.cancelled():
+            self._reader.result()  # raises what the input raised
+        return self.report
+
+    async def _end(self, seconds: float) -> None:
+        """Leave no task behind and no user uncounted, however the run ended."""
+        tasks = [task for task in (self._reader, *self._calls) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self.report.seconds = seconds
+        if self._outcomes is not None:
+            self._outcomes.put_nowait(None)
+
+    async def _read(self) -> None:
+        ids = aiter(self._user_ids) if isinstance(self._user_ids, AsyncIterable) else None
+        ids_at_hand = (
+            iter(()) if isinstance(self._user_ids, AsyncIterable) else iter(self._user_ids)
+        )
+        try:
+            while True:
+                await self._slots.acquire()
+                await self._pace.ready()
+                user_id = next(ids_at_hand, _END) if ids is None else await anext(ids, _END)
+                if isinstance(user_id, _End):
+                    self.report.exhausted = True
+                    return
+                await self._start(user_id)
+        finally:
+            if isinstance(ids, AsyncGenerator):
+                await ids.aclose()
+
+    async def _start(self, user_id: str) -> None:
+        call = _Call(user_id, self.report.total, asyncio.get_running_loop().time)
+        self.report.total += 1
+        try:
+            check_user_id(user_id)
+        except InvalidUserIdError as error:
+            self._record(call, call.failed(error))
+            if call.position % _BREATH == 0:
+                await asyncio.sleep(0)
+            return
+        task = asyncio.create_task(self._enable(call))
+        self._calls[task] = call
+        task.add_done_callback(self._ended)
+        if not self._proved.is_set():
+            await self._proved.wait()  # the first request goes alone: a wrong key costs one
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        call = self._calls.pop(task)
+        if not call.recorded:  # cancelled before its first step
+            self._record(call, call.cut_off())
+        if not task.cancelled() and (bug := task.exception()) is not None:
+            self._bug = bug  # raised by the caller's own `on_outcome`
+            self.cancel()
+
+    async def _enable(self, call: "_Call") -> None:
+        clock = call.clock
+
+        async def attempt(left: float) -> User:
+            self.report.retries += call.attempts > 0
+            return await self._attempt(call, left)
+
+        async def sleep(seconds: float) -> None:
+            await self._wait(call, partial(asyncio.sleep, seconds))
+
+        try:
+            user = await retry.call(
+                self._policy, attempt, clock=lambda: clock() - call.paused, sleep=sleep
+            )
+            outcome = call.enabled(user)
+        except MonoCloudError as error:
+            outcome = call.failed(error)
+        except asyncio.CancelledError:
+            self._record(call, call.cut_off())
+            raise
+        self._record(call, outcome)
+
+    async def _attempt(self, call: "_Call", left: float) -> User:
+        """One request, and again after every 429: that is news of the tenant, not of this user."""
+        while True:
+            self.report.requests += 1
+            sent_at = call.clock()
+            call.in_flight = True
+            try:
+                user = await self._send(call.user_id, left)
+            except RateLimitedError as error:
+                call.learn(error)
+                self.report.throttled += 1
+                if not self._pace.throttled(error, sent_at, call.clock()):
+                    self._stop(error)
+            except MonoCloudError as error:
+                call.learn(error)
+                if _is_verdict(error, first=not self._proved.is_set()):
+                    self._stop(error)
+                raise
+            else:
+                call.in_flight = False
+                call.attempts += 1
+                self._pace.granted()
+                return user
+            finally:
+                self._proved.set()
+            await self._wait(call, self._pace.ready)
+            call.paused += call.clock() - sent_at
+
+    async def _wait(self, call: "_Call", wait: Callable[[], Awaitable[None]]) -> None:
+        """Wait in a way that `drain` ends."""
+        if self._draining:
+            raise asyncio.CancelledError
+        call.waiting = True
+        try:
+            await wait()
+        finally:
+            call.waiting = False
+
+    def _stop(self, verdict: MonoCloudError) -> None:
+        if self._verdict is None:
+            self._verdict = verdict
+            self.drain()
+
+    def _record(self, call: "_Call", outcome: Outcome) -> None:
+        call.recorded = True
+        report, status = self.report, outcome.status
+        setattr(report, status, getattr(report, status) + 1)
+        if status == "enabled":
+            report.unconfirmed += outcome.user is not None and outcome.user.disabled is True
+        elif status != "not_attempted" and len(report.failures) < _MAX_FAILURES:
+            report.failures.append(outcome)
+        if self._outcomes is None:
+            self._slots.release()
+        else:
+            self._outcomes.put_nowait(outcome)
+        if self._on_outcome is not None:
+            self._on_outcome(outcome)
+
+
+class _Call:
+    """One user on the way through a run: what is known so far, and what it makes in the end."""
+
+    __slots__ = (
+        "attempts",
+        "began",
+        "clock",
+        "error",
+        "in_flight",
+        "maybe_done",
+        "paused",
+        "position",
+        "recorded",
+        "user_id",
+        "waiting",
+    )
+
+    def __init__(self, user_id: str, position: int, clock: Callable[[], float]) -> None:
+        self.user_id = user_id
+        self.position = position
+        self.clock = clock
+        self.began = clock()
+        self.attempts = 0  # requests that were not answered 429
+        self.paused = 0.0  # seconds that do not count as retry time
+        self.error: MonoCloudError | None = None
+        self.maybe_done = False  # a request went out that nobody answered
+        self.in_flight = False
+        self.waiting = False
+        self.recorded = False
+
+    def learn(self, error: MonoCloudError) -> None:
+        """What an attempt that did not succeed tells."""
+        self.error = error
+        self.in_flight = False
+        self.attempts += not isinstance(error, RateLimitedError)
+        self.maybe_done |= isinstance(error, TransportError) and error.sent
+
+    def enabled(self, user: User) -> Outcome:
+        return self._outcome("enabled", user=user)
+
+    def failed(self, error: MonoCloudError) -> Outcome:
+        unsure = self.maybe_done and isinstance(error, TransportError)
+        # An outcome may live long; the frames of its error's traceback should not.
+        return self._outcome("unknown" if unsure else "failed", error=error.with_traceback(None))
+
+    def cut_off(self) -> Outcome:
+        """The outcome where the run ended before the call did."""
+        if self.in_flight:
+            return self._outcome("unknown")
+        if self.error is None or isinstance(self.error, RateLimitedError):
+            return self._outcome("not_attempted", error=self.error)
+        return self.failed(self.error)
+
+    def _outcome(
+        self, status: Status, *, user: User | None = None, error: MonoCloudError | None = None
+    ) -> Outcome:
+        return Outcome(
+            user_id=self.user_id,
+            position=self.position,
+            status=status,
+            user=user,
+            error=error,
+            attempts=self.attempts + self.in_flight,
+            seconds=self.clock() - self.began,
+        )
+
+
+def _is_verdict(error: MonoCloudError, *, first: bool) -> bool:
+    """Whether this answer condemns the whole run, not only this user."""
+    if isinstance(error, UnauthorizedError | PaymentRequiredError):
+        return True
+    if not first:
+        return False
+    return (
+        isinstance(error, ForbiddenError)
+        or (isinstance(error, InvalidResponseError) and error.foreign)
+        # A certificate that does not fit will not fit the next user's call either.
+        or (isinstance(error, TransportError) and not error.transient)
+    )

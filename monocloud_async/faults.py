@@ -1,0 +1,63 @@
+"""What aiohttp raises, as a `TransportError`: in words free of headers, passwords and bodies.
+
+aiohttp's own errors are never chained to ours: they hold the request's headers, the key among them.
+"""
+
+import aiohttp
+
+from monocloud_async.errors import RequestTimeoutError, TransportError
+
+
+def timed_out(error: TimeoutError, user_id: str, seconds: float) -> RequestTimeoutError:
+    """The error for a request that got no complete answer in time."""
+    sent = not isinstance(error, aiohttp.ConnectionTimeoutError)
+    return RequestTimeoutError(
+        f"no complete answer within {seconds:.3g} s", user_id=user_id, sent=sent
+    )
+
+
+def broken(error: aiohttp.ClientError | OSError, user_id: str) -> TransportError:
+    """The error for a request that broke, before or after it reached the tenant."""
+    return _not_sent(error, user_id) or _cut_off(error, user_id)
+
+
+def _not_sent(error: aiohttp.ClientError | OSError, user_id: str) -> TransportError | None:
+    transient = True
+    match error:
+        case aiohttp.ClientConnectorCertificateError():
+            reason = getattr(error.certificate_error, "verify_message", "") or "it is not trusted"
+            what, transient = f"the server's TLS certificate was refused: {reason}", False
+        case aiohttp.ClientSSLError():
+            reason = getattr(error.os_error, "reason", "") or "no TLS on this port"
+            what, transient = f"TLS could not be set up: {reason}", False
+        case aiohttp.ClientConnectorDNSError():
+            what = "the tenant's host name could not be resolved"
+        case aiohttp.ClientProxyConnectionError():
+            what = "the proxy could not be reached"
+        case aiohttp.ClientConnectorError():
+            what = f"could not connect: {_reason(error.os_error)}"
+        case aiohttp.ClientHttpProxyError():
+            what = f"the proxy refused to connect (status {error.status})"
+        case _:
+            return None
+    return TransportError(what, user_id=user_id, sent=False, transient=transient)
+
+
+def _cut_off(error: aiohttp.ClientError | OSError, user_id: str) -> TransportError:
+    stale = False
+    match error:
+        case aiohttp.ServerDisconnectedError():
+            what, stale = "the connection was closed before an answer came", True
+        case aiohttp.ClientPayloadError():
+            what = "the answer was cut short"
+        case aiohttp.ClientResponseError():
+            what = "the answer was not HTTP"  # aiohttp calls it a 400, which nobody sent
+        case OSError():
+            what, stale = f"the connection broke: {_reason(error)}", True
+        case _:
+            what = f"the request failed ({type(error).__name__})"
+    return TransportError(what, user_id=user_id, stale=stale)
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or type(error).__name__

@@ -1,0 +1,182 @@
+"""A MonoCloud user as the tenant sends it, in every era of the API.
+
+Only `user_id` is common to all servers in the field.
+A member that is absent reads the same as one that is null:
+None for a value, empty for a list or a map, so that nobody has to guard a loop.
+Members that this version does not know are ignored; words of an enumeration are plain strings.
+Times are epoch seconds.
+"""
+
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Optional, TypeVar
+
+from msgspec import Struct, field
+from msgspec.structs import force_setattr
+
+T = TypeVar("T")
+if TYPE_CHECKING:
+    OrEmpty = Annotated[T, "null on the wire reads as empty"]
+else:
+    # The decoder must accept a null that the caller never gets to see (see `_NullsAreEmpty`).
+    OrEmpty = Optional[T]  # noqa: UP045  a generic alias, which `T | None` cannot be
+
+
+class _NullsAreEmpty(Struct, frozen=True):
+    """Reads null as empty for the members that are lists or maps."""
+
+    collections: ClassVar[dict[str, type[list[Any]] | type[dict[str, Any]]]] = {}
+
+    def __post_init__(self) -> None:
+        for name, empty in self.collections.items():
+            if getattr(self, name) is None:
+                force_setattr(self, name, empty())
+
+
+class UserIdp(_NullsAreEmpty, frozen=True, kw_only=True):
+    """An external identity of the user, as the documented page has it (`User.idps`)."""
+
+    collections = {"claims": dict}
+
+    authenticator: str | None = None
+    provider_user_id: str | None = None
+    claims: OrEmpty[dict[str, Any]] = field(default_factory=dict)
+
+
+class UserExternalProvider(_NullsAreEmpty, frozen=True, kw_only=True):
+    """An external identity of the user, as servers send it since 2025."""
+
+    collections = {"claims": dict}
+
+    authenticator: str | None = None
+    provider: str | None = None
+    provider_user_id: str | None = None
+    claims: OrEmpty[dict[str, Any]] = field(default_factory=dict)
+
+
+class UserConnection(Struct, frozen=True, kw_only=True):
+    """A connection of the user to an identity provider (2025; gone again in the newest era)."""
+
+    idp: str | None = None
+    connection_id: str | None = None
+
+
+class UserEmail(_NullsAreEmpty, frozen=True, kw_only=True):
+    """One e-mail address of the user."""
+
+    collections = {"idps": list, "authenticators": list}
+
+    id: str | None = None
+    email: str | None = None
+    primary: bool | None = None
+    verified: bool | None = None
+    idps: OrEmpty[list[str]] = field(default_factory=list)
+    authenticators: OrEmpty[list[str]] = field(default_factory=list)
+    source: str | None = None
+    verification_source: str | None = None
+
+
+class UserPhone(_NullsAreEmpty, frozen=True, kw_only=True):
+    """One phone number of the user."""
+
+    collections = {"idps": list, "authenticators": list}
+
+    id: str | None = None
+    phone: str | None = None
+    primary: bool | None = None
+    verified: bool | None = None
+    idps: OrEmpty[list[str]] = field(default_factory=list)
+    authenticators: OrEmpty[list[str]] = field(default_factory=list)
+    source: str | None = None
+    verification_source: str | None = None
+
+
+class UserUsername(_NullsAreEmpty, frozen=True, kw_only=True):
+    """The name that the user signs in with."""
+
+    collections = {"idps": list, "authenticators": list}
+
+    id: str | None = None
+    username: str | None = None
+    idps: OrEmpty[list[str]] = field(default_factory=list)
+    authenticators: OrEmpty[list[str]] = field(default_factory=list)
+    source: str | None = None
+
+
+class UserPasskey(Struct, frozen=True, kw_only=True):
+    """One passkey of the user."""
+
+    passkey_id: str | None = None
+    name: str | None = None
+    public_key: str | None = None
+    aa_guid: str | None = None
+    user_agent: str | None = None
+    user_present: bool | None = None
+    user_verified: bool | None = None
+    backup_eligibility: bool | None = None
+    backup_state: bool | None = None
+
+
+class User(_NullsAreEmpty, frozen=True, kw_only=True):
+    """The user as the tenant answered, after the call.
+
+    `disabled` is the administrator's switch that an enable turns off.
+    It is shown as received: the vendor's own example of a successful enable says `true`.
+    It is not the lock-out after failed sign-ins (`block_until`), which another endpoint clears.
+    """
+
+    collections = {
+        "claims": dict,
+        "public_data": dict,
+        "private_data": dict,
+        "emails": list,
+        "phone_numbers": list,
+        "passkeys": list,
+        "idps": list,
+        "external_providers": list,
+        "connections": list,
+    }
+
+    user_id: str
+    disabled: bool | None = None
+    claims: OrEmpty[dict[str, Any]] = field(default_factory=dict)
+    public_data: OrEmpty[dict[str, Any]] = field(default_factory=dict)
+    private_data: OrEmpty[dict[str, Any]] = field(default_factory=dict)
+    emails: OrEmpty[list[UserEmail]] = field(default_factory=list)
+    phone_numbers: OrEmpty[list[UserPhone]] = field(default_factory=list)
+    username: UserUsername | None = None
+    passkeys: OrEmpty[list[UserPasskey]] = field(default_factory=list)
+    idps: OrEmpty[list[UserIdp]] = field(default_factory=list)
+    external_providers: OrEmpty[list[UserExternalProvider]] = field(default_factory=list)
+    connections: OrEmpty[list[UserConnection]] = field(default_factory=list)
+    creation_time: int | None = None
+    last_updated: int | None = None
+    has_password: bool | None = None
+    password_updated_at: int | None = None
+    force_password_reset: bool | None = None
+    block_until: int | None = None
+    failure_count: int | None = None
+    sign_in_attempts_count: int | None = None
+    sign_in_success_count: int | None = None
+    last_sign_in_attempt: int | None = None
+    last_sign_in_attempt_ip: str | None = None
+    last_sign_in_success: int | None = None
+    last_sign_in_success_ip: str | None = None
+    last_activity: int | None = None
+    last_known_city: str | None = None
+    last_known_country: str | None = None
+    last_known_region: str | None = None
+
+
+class ProblemDetails(Struct, frozen=True, kw_only=True):
+    """What the tenant said about a refusal (RFC 9457, `application/problem+json`).
+
+    Texts are cut at 500 characters and hold no control characters: they end up in terminals and
+    logs. `trace_id` is what MonoCloud's support asks for, whichever way the server spells it.
+    """
+
+    type: str | None = None
+    title: str | None = None
+    status: int | None = None
+    detail: str | None = None
+    instance: str | None = None
+    trace_id: str | None = None
+    error_code: str | None = None

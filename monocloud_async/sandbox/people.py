@@ -1,0 +1,144 @@
+"""A plausible person for every user id, always the same one for the same id."""
+
+from __future__ import annotations
+
+import unicodedata
+import uuid
+from base64 import b64encode
+from random import Random
+from typing import Any
+
+GIVEN_NAMES = """
+    Adaeze Ahmed Amélie Ana Anders Aoife Bilal Björn Chloé Daniel Elif Fatima Grace Hiroshi Ines
+    Ivan João John José Kavya Lena Liam Lucía Mateo Mei Nadia Noor Olga Priya Renée Sam Zoë
+""".split()
+FAMILY_NAMES = """
+    Andersson Bauer Costa Demir Dubois Fernández García Haddad Ito Ivanova Jansen Khan Kowalska
+    Kumar Lim Müller Nguyen O'Brien Okafor Patel Peña Rossi Silva Smith Tanaka Williams Yılmaz
+""".split()
+COUNTRIES = ("BR", "DE", "ES", "FR", "GB", "IN", "JP", "NG", "SE", "TR", "US", None)
+PROVIDERS = (("google", "google"), ("github", "github"), ("entra_oidc", "corp-entra"))
+YEAR_2020, YEAR_2025, LATE_2025 = 1_577_836_800, 1_735_689_600, 1_761_696_000
+DOCUMENTED_ERA = 0.1  # share of users in the shape of the documented page; clients meet both
+
+
+def person(user_id: str) -> dict[str, Any]:
+    """The user's JSON, disabled: names, addresses and times follow from the id alone.
+
+    Nothing of it needs storing, so ten million users cost a row each and no more.
+    Phone numbers and IP addresses are from the ranges reserved for fiction and documentation.
+    """
+    rng = Random(user_id)  # noqa: S311 - the same id must give the same person, no secret is made
+    given, family = rng.choice(GIVEN_NAMES), rng.choice(FAMILY_NAMES)
+    handle = f"{_ascii(given)}.{_ascii(family)}{rng.randrange(100)}"
+    created = rng.randrange(YEAR_2020, YEAR_2025)
+    shape = _documented if rng.random() < DOCUMENTED_ERA else _newest
+    return {
+        "user_id": user_id,
+        "disabled": True,
+        "claims": {"name": f"{given} {family}", "given_name": given, "family_name": family},
+        "public_data": {"send_emails": rng.random() < 0.5} if rng.random() < 0.3 else {},
+        "private_data": {"subscription_plan": "premium"} if rng.random() < 0.2 else {},
+        "creation_time": created,
+        "last_updated": rng.randrange(created, LATE_2025),
+        "has_password": (has_password := rng.random() < 0.8),
+        "password_updated_at": rng.randrange(created, LATE_2025) if has_password else None,
+        "passkeys": [_passkey(rng)] if rng.random() < 0.2 else [],
+        **shape(rng, handle=handle, created=created),
+    }
+
+
+def _newest(rng: Random, *, handle: str, created: int) -> dict[str, Any]:
+    email = f"{handle}@example.com"
+    provider = rng.choice(PROVIDERS) if rng.random() < 0.3 else None
+    attempts = rng.randrange(1, 500)
+    seen = rng.randrange(created, LATE_2025)
+    address = f"203.0.113.{rng.randrange(1, 255)}"
+    verified = {"primary": True, "verified": True, "source": None, "verification_source": "email"}
+    unverified = verified | {"verified": False, "verification_source": None}
+    return {
+        "emails": [{"id": _uuid(rng), **verified, "email": email}],
+        "phone_numbers": (
+            [{"id": _uuid(rng), **unverified, "phone": _phone(rng)}] if rng.random() < 0.5 else []
+        ),
+        "username": (
+            {"id": _uuid(rng), "source": None, "username": handle} if rng.random() < 0.4 else None
+        ),
+        "force_password_reset": rng.random() < 0.05,
+        "external_providers": [
+            {
+                "authenticator": authenticator,
+                "provider": name,
+                "provider_user_id": _uuid(rng),
+                "claims": {"email": email},
+            }
+            for authenticator, name in filter(None, [provider])
+        ],
+        "block_until": None,
+        "failure_count": rng.choice((0, 0, 0, 1, 3)),
+        "sign_in_attempts_count": attempts,
+        "last_sign_in_attempt": seen,
+        "last_sign_in_attempt_ip": address,
+        "sign_in_success_count": rng.randrange(attempts),
+        "last_sign_in_success": seen,
+        "last_sign_in_success_ip": address,
+        "last_activity": seen + rng.randrange(3600),
+        "last_known_city": None,
+        "last_known_country": rng.choice(COUNTRIES),
+        "last_known_region": None,
+    }
+
+
+def _documented(rng: Random, *, handle: str, created: int) -> dict[str, Any]:
+    email = f"{handle}@example.org"
+    idps = ["monocloud", "google"]
+    contact = {"verified": True, "primary": True, "idps": idps}
+    return {
+        "emails": [
+            {"id": _uuid(rng), **contact, "authenticators": ["password", "email"], "email": email}
+        ],
+        "phone_numbers": [
+            {"id": _uuid(rng), **contact, "authenticators": ["phone"], "phone": _phone(rng)}
+        ],
+        "username": {
+            "id": _uuid(rng),
+            "authenticators": ["password"],
+            "idps": idps,
+            "username": f"{handle}.{created % 1000}",
+        },
+        "idps": [
+            {
+                "authenticator": "google",
+                "provider_user_id": _uuid(rng),
+                "claims": {"email": email, "email_verified": "true"},
+            }
+        ],
+    }
+
+
+def _passkey(rng: Random) -> dict[str, Any]:
+    return {
+        "passkey_id": b64encode(rng.randbytes(32), altchars=b"-_").decode().rstrip("="),
+        "name": rng.choice(("iPhone 15 Pro Max", "Pixel 9", "YubiKey 5C", "MacBook Air")),
+        "public_key": b64encode(rng.randbytes(91)).decode(),
+        "aa_guid": _uuid(rng),
+        "backup_eligibility": True,
+        "backup_state": True,
+        "user_present": True,
+        "user_verified": True,
+        "user_agent": "Mozilla/5.0 (Macintosh; Intel Mac OS X 10.15; rv:127.0) Firefox/127.0",
+    }
+
+
+def _phone(rng: Random) -> str:
+    return f"+441514960{rng.randrange(1000):03}"
+
+
+def _uuid(rng: Random) -> str:
+    return str(uuid.UUID(int=rng.getrandbits(128), version=4))
+
+
+def _ascii(name: str) -> str:
+    """The name as a mailbox would spell it: é is e, and O'Brien is obrien."""
+    folded = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
+    return folded.replace("'", "")

@@ -1,0 +1,331 @@
+"""The sandbox's HTTP side, and the class that people start."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import math
+from collections import Counter, deque
+from random import Random
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+import msgspec
+from aiohttp import web
+
+from monocloud_async.sandbox.answers import (
+    TokenBucket,
+    checked_step,
+    cut,
+    problem,
+    reset,
+    scripted,
+)
+from monocloud_async.sandbox.users import Users
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+    from types import TracebackType
+    from typing import Self
+
+logger = logging.getLogger("monocloud_async.sandbox")
+
+JSON = {"Content-Type": "application/json; charset=utf-8"}
+NO_USER = "The user was not found."
+NO_ENDPOINT = "There is no such endpoint."
+GRACE = 0.05  # seconds that answers in progress get when the sandbox stops
+
+
+class SandboxStats(msgspec.Struct, frozen=True, kw_only=True):
+    """What the tenant has seen since it was made; the control endpoints are not counted."""
+
+    requests: int
+    """Requests received, each counted when it arrives."""
+    by_status: dict[str, int]
+    """Answers by status; `"none"` are requests that got no answer: reset, hung or given up."""
+    in_flight: int
+    """Requests being served now."""
+    peak_in_flight: int
+    """The most requests that were served at the same time."""
+    connections: int
+    """Connections accepted, those of the control endpoints included."""
+    users: dict[str, int]
+    """How many users are `"enabled"` and `"disabled"`."""
+
+
+class SandboxUser(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What `PUT /_sandbox/users/{id}` takes."""
+
+    disabled: bool = True
+    script: list[str | int] = []
+
+
+class Sandbox:
+    """A MonoCloud tenant on this machine, for tests, drills and demonstrations.
+
+    Args:
+        users: how many disabled users to invent, or the ids of the users to have.
+        db: a file that keeps the users; a file that already has users keeps those instead.
+        api_key: what `X-API-KEY` must be.
+        host: loopback unless you say otherwise; anybody who reaches another one can use it.
+        port: 0 for any free one. A sandbox that is started again keeps its port.
+        latency: seconds that every answer takes longer.
+        rate_limit: requests a second before 429; None or 0 for no limit.
+        burst: requests at once before the rate counts; None for one second's worth.
+        retry_after: whether a 429 says when to come back.
+        error_rate: share of requests, from 0 to 1, that are answered 500.
+        seed: another seed invents other users and fails other requests.
+
+    `latency`, `rate_limit`, `burst`, `retry_after` and `error_rate` may be changed while it runs.
+    """
+
+    def __init__(
+        self,
+        *,
+        users: int | Iterable[str] = 0,
+        db: str | Path = ":memory:",
+        api_key: str = "sandbox-key",
+        host: str = "127.0.0.1",
+        port: int = 0,
+        latency: float = 0.0,
+        rate_limit: float | None = None,
+        burst: int | None = None,
+        retry_after: bool = True,
+        error_rate: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        self.api_key = api_key
+        self.host = host
+        self.port = port
+        self.latency = latency
+        self.rate_limit = rate_limit
+        self.burst = burst
+        self.retry_after = retry_after
+        self.error_rate = error_rate
+        self._users = Users(db)
+        self._users.seed(users, seed=seed)
+        self._scripts: dict[str, deque[str]] = {}
+        self._bucket = TokenBucket()
+        self._random = Random(seed)  # noqa: S311 - faults must repeat, no secret is made
+        self._by_status: Counter[str] = Counter()
+        self._requests = self._in_flight = self._peak_in_flight = self._connections = 0
+        self._server: web.Server | None = None
+        self._listener: asyncio.Server | None = None
+
+    def __repr__(self) -> str:
+        return f"<Sandbox {self.url if self._listener else 'stopped'} users={self._users.counts()}>"
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """A tenant that listens."""
+        if self._listener is not None:
+            raise RuntimeError(f"the sandbox already runs at {self.url}")
+        if not self.is_loopback:
+            logger.warning(
+                "the sandbox listens on %s: who can reach it can use it, over plain HTTP", self.host
+            )
+        # A client that leaves takes its request along: nobody waits for a hung one for ever.
+        self._server = web.Server(self._serve, handler_cancellation=True, access_log=None)
+        # The default backlog of 100 would drop connections of a bulk run that opens 500 at once.
+        self._listener = await asyncio.get_running_loop().create_server(
+            self._connect, self.host, self.port, backlog=1024
+        )
+        self.port = self._listener.sockets[0].getsockname()[1]
+
+    async def stop(self) -> None:
+        """A tenant that is gone: requests in flight get a moment, then their connection closes."""
+        if self._listener is None or self._server is None:
+            return
+        self._listener.close()
+        self._server.pre_shutdown()
+        await self._server.shutdown(GRACE)
+        self._listener = self._server = None
+
+    @property
+    def url(self) -> str:
+        """Where the tenant is, to be given to `MonoCloudSession` as its domain."""
+        if self._listener is None:
+            raise RuntimeError("the sandbox has no address until it is started")
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach the sandbox."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:  # a name
+            return self.host == "localhost"
+
+    def user_ids(self) -> list[str]:
+        """Every user's id, in the order in which they were seeded and added."""
+        return self._users.ids()
+
+    def user(self, user_id: str) -> dict[str, Any] | None:
+        """The JSON that the API gives for this user, or None when there is no such user."""
+        return self._users.get(user_id)
+
+    def is_disabled(self, user_id: str) -> bool:
+        """Whether the user is disabled now; KeyError when there is no such user."""
+        user = self._users.get(user_id)
+        if user is None:
+            raise KeyError(user_id)
+        return bool(user["disabled"])
+
+    def add_user(self, user_id: str, *, disabled: bool = True) -> None:
+        """A user more; one that exists is reset, its script included."""
+        self._users.put(user_id, disabled=disabled)
+        self._scripts.pop(user_id, None)
+
+    def script(self, user_id: str, *steps: int | str) -> None:
+        """What the next enable requests of this user meet, one step each; then all is normal.
+
+        The user is added when there is none, and an earlier script is replaced.
+        A step is 200, a status from 400 to 599, or one of the named faults of docs/testing.md;
+        ValueError, and nothing changed, when one of them is unknown.
+        """
+        checked = deque(checked_step(step) for step in steps)
+        if self._users.get(user_id) is None:
+            self._users.put(user_id, disabled=True)
+        self._scripts[user_id] = checked
+
+    def stats(self) -> SandboxStats:
+        """What the tenant has seen so far."""
+        return SandboxStats(
+            requests=self._requests,
+            by_status=dict(sorted(self._by_status.items())),
+            in_flight=self._in_flight,
+            peak_in_flight=self._peak_in_flight,
+            connections=self._connections,
+            users=self._users.counts(),
+        )
+
+    def _connect(self) -> asyncio.Protocol:
+        self._connections += 1
+        assert self._server is not None  # noqa: S101 - the listener lives no longer than the server
+        return self._server()
+
+    async def _serve(self, request: web.BaseRequest) -> web.Response:
+        path = _decoded(request.rel_url.raw_path)
+        if path[:1] == ["_sandbox"]:
+            return self._unauthorized(request) or await self._control(request, path)
+        self._requests += 1
+        self._in_flight += 1
+        self._peak_in_flight = max(self._peak_in_flight, self._in_flight)
+        status = "none"
+        try:
+            if self.latency:
+                await asyncio.sleep(self.latency)
+            response = (
+                self._unauthorized(request) or self._refused() or await self._api(request, path)
+            )
+            status = str(response.status)
+        finally:
+            self._in_flight -= 1
+            self._by_status[status] += 1
+        return response
+
+    def _unauthorized(self, request: web.BaseRequest) -> web.Response | None:
+        return None if request.headers.get("X-API-KEY") == self.api_key else problem(401)
+
+    def _refused(self) -> web.Response | None:
+        """The answer to a request that the whole tenant has no time for, or None."""
+        if self.rate_limit:
+            burst = self.burst or math.ceil(self.rate_limit)
+            if wait := self._bucket.take(rate=self.rate_limit, burst=burst):
+                return problem(
+                    429,
+                    detail="Too many requests.",
+                    retry_after=math.ceil(wait) if self.retry_after else None,
+                )
+        if self.error_rate and self._random.random() < self.error_rate:
+            return problem(500, detail="This is one of the requests that the error rate fails.")
+        return None
+
+    async def _api(self, request: web.BaseRequest, path: list[str]) -> web.Response:
+        match request.method, path:
+            case "POST", ["api", "users", user_id, "enable"]:
+                return await self._enable(request, user_id)
+            case "POST", ["api", "users", user_id, "disable"]:
+                return _found(self._users.switch(user_id, disabled=True))
+            case "GET", ["api", "users", user_id]:
+                return _found(self._users.get(user_id))
+            case _, ["api", "users", _, "enable" | "disable"]:
+                return problem(405, allow="POST")
+            case _, ["api", "users", _]:
+                return problem(405, allow="GET")
+        return problem(404, detail=NO_ENDPOINT)
+
+    async def _control(self, request: web.BaseRequest, path: list[str]) -> web.Response:
+        match request.method, path:
+            case "PUT", ["_sandbox", "users", user_id]:
+                return self._put(user_id, await request.read())
+            case "GET", ["_sandbox", "stats"]:
+                return _json(self.stats())
+            case _, ["_sandbox", "users", _]:
+                return problem(405, allow="PUT")
+            case _, ["_sandbox", "stats"]:
+                return problem(405, allow="GET")
+        return problem(404, detail=NO_ENDPOINT)
+
+    async def _enable(self, request: web.BaseRequest, user_id: str) -> web.Response:
+        script = self._scripts.get(user_id)
+        step = script.popleft() if script else "200"
+        if step == "reset" and request.transport is not None:
+            reset(request.transport)
+        if step in {"reset", "hang"}:
+            return await _no_answer()
+        if step not in {"200", "cut"}:
+            return scripted(step, retry_after=1 if self.retry_after else None)
+        response = _found(self._users.switch(user_id, disabled=False))
+        return cut(response) if step == "cut" else response
+
+    def _put(self, user_id: str, body: bytes) -> web.Response:
+        try:
+            wanted = msgspec.json.decode(body, type=SandboxUser)
+            script = [checked_step(step) for step in wanted.script]
+        except ValueError as exc:  # msgspec's errors are ValueErrors, and name the member
+            return problem(400, detail=str(exc))
+        self.add_user(user_id, disabled=wanted.disabled)
+        self.script(user_id, *script)
+        return _found(self._users.get(user_id))
+
+
+def _decoded(raw_path: str) -> list[str]:
+    """The parts of a path, split as it was sent, then each decoded once: `a%2Fb` is one part.
+
+    aiohttp's router decodes first and splits afterwards, with exceptions;
+    an id must come out as the one that went in, whatever is in it.
+    """
+    try:
+        parts = [unquote(part, errors="strict") for part in raw_path.split("/")[1:]]
+    except UnicodeDecodeError:
+        return []
+    return parts if all(parts) else []  # an empty part names nothing
+
+
+def _found(user: dict[str, Any] | None) -> web.Response:
+    return problem(404, detail=NO_USER) if user is None else _json(user)
+
+
+def _json(value: object) -> web.Response:
+    return web.Response(body=msgspec.json.encode(value), headers=JSON)
+
+
+async def _no_answer() -> web.Response:
+    """Never returns: the client leaves, or the sandbox stops, and either cancels it."""
+    answer: asyncio.Future[web.Response] = asyncio.get_running_loop().create_future()
+    return await answer

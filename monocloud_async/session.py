@@ -1,0 +1,231 @@
+"""The way in: connections to one tenant, one call, and the start of a bulk run."""
+
+import asyncio
+from types import TracebackType
+from typing import Self
+
+import aiohttp
+from multidict import CIMultiDictProxy
+from yarl import URL
+
+from monocloud_async import retry, tenant
+from monocloud_async.bulk import BulkRun, OnOutcome, UserIds
+from monocloud_async.errors import ConfigurationError
+from monocloud_async.faults import broken, timed_out
+from monocloud_async.models import User
+from monocloud_async.pace import Pace
+from monocloud_async.retry import RetryPolicy
+from monocloud_async.wire import MAX_BODY, enable_path, read_answer
+
+DEFAULT_RETRY = RetryPolicy()
+
+Answer = tuple[int, CIMultiDictProxy[str], bytes]
+
+
+class MonoCloudSession:
+    """A connection to one tenant, for as long as the application lives; from any number of tasks.
+
+    ```python
+    async with MonoCloudSession("acme.eu.monocloud.com", api_key) as session:
+        user = await session.enable_user("UOtBaOybB6dTpIJNrnkRw")
+    ```
+
+    Args:
+        domain: the tenant's domain, with or without `https://`. Default: the environment's
+            `MONOCLOUD_MANAGEMENT_DOMAIN`. Plain `http://` is for loopback addresses only.
+        api_key: default: the environment's `MONOCLOUD_MANAGEMENT_API_KEY`.
+        timeout: seconds for one request with the reading of its answer. Default: the
+            environment's `MONOCLOUD_MANAGEMENT_TIMEOUT` (milliseconds), or 10.
+        retry: how hard to try; see `RetryPolicy`.
+        client_session: an `aiohttp.ClientSession` to borrow, with its proxy, TLS, tracing and
+            middlewares. It is never closed here. Without one, the session opens connections of its
+            own at the first call, as many as there are calls at once, so that a timeout never
+            counts time spent waiting for a connection; it ignores cookies, `.netrc` and proxies
+            of the environment.
+
+    Raises:
+        ConfigurationError: no domain or key, or one that cannot be used. Nothing is sent.
+    """
+
+    def __init__(
+        self,
+        domain: str | None = None,
+        api_key: str | None = None,
+        *,
+        timeout: float | None = None,
+        retry: RetryPolicy = DEFAULT_RETRY,
+        client_session: aiohttp.ClientSession | None = None,
+    ) -> None:
+        self._base_url = tenant.base_url(domain)
+        self._credentials = tenant.credentials(api_key)
+        self._timeout = tenant.timeout(timeout)
+        self._retry = retry
+        self._borrowed = client_session
+        self._owned: aiohttp.ClientSession | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._closed = False
+        self._pace = Pace()
+
+    def __repr__(self) -> str:
+        closed = ", closed" if self._closed else ""
+        return f"<MonoCloudSession {self._base_url}{closed}>"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the session's own connections; a borrowed `ClientSession` stays open."""
+        self._closed = True
+        owned, self._owned = self._owned, None
+        if owned is not None:
+            await owned.close()
+
+    async def enable_user(
+        self, user_id: str, *, timeout: float | None = None, retry: RetryPolicy | None = None
+    ) -> User:
+        """The user as the tenant has it after the call. Enabling an enabled user is fine.
+
+        Args:
+            user_id: sent as exactly itself, or refused before any request.
+            timeout: seconds for one request, in place of the session's.
+            retry: in place of the session's.
+
+        Raises:
+            InvalidUserIdError: the id cannot be one user; nothing was sent.
+            StatusError: the tenant refused; see its subclasses.
+            TransportError: no complete answer came (`RequestTimeoutError`: in time). The user
+                may or may not be enabled; calling again is safe.
+            InvalidResponseError: the answer was not this user.
+        """
+        limit = self._timeout if timeout is None else tenant.positive("timeout", timeout)
+        policy = self._retry if retry is None else retry
+
+        async def attempt(left: float) -> User:
+            return await self._send(user_id, min(limit, left))
+
+        return await _call(policy, attempt, clock=asyncio.get_running_loop().time)
+
+    def bulk_enable(
+        self,
+        user_ids: UserIds,
+        *,
+        concurrency: int = 100,
+        timeout: float | None = None,
+        retry: RetryPolicy | None = None,
+        on_outcome: OnOutcome | None = None,
+    ) -> BulkRun:
+        """A run over many users: `await` it for its `BulkReport`, or iterate over its outcomes.
+
+        One user's failure is a value in the report, never the end of the run. A 429 pauses
+        everyone for as long as the tenant asks and spends no attempt. The first request goes
+        alone: a wrong key costs one. An id that comes twice is sent twice, which is harmless.
+
+        Args:
+            user_ids: any iterable or async iterable; it is read as places become free, so memory
+                does not grow with it. What it raises comes out after the calls in flight ended.
+            concurrency: requests in flight at most. On a borrowed `ClientSession` no more than
+                its connector has connections.
+            timeout: seconds for one request, in place of the session's.
+            retry: in place of the session's.
+            on_outcome: called with every `Outcome`, in the order in which they finish.
+
+        Raises:
+            RunStoppedError: (from the run) a refused key, or something that answers in
+                MonoCloud's place; its `report` has what was done, and the rest stays unread.
+        """
+        limit = self._timeout if timeout is None else tenant.positive("timeout", timeout)
+
+        async def send(user_id: str, left: float) -> User:
+            return await self._send(user_id, min(limit, left))
+
+        return BulkRun(
+            user_ids,
+            send,
+            policy=self._retry if retry is None else retry,
+            pace=self._pace,
+            concurrency=self._connections(concurrency),
+            on_outcome=on_outcome,
+        )
+
+    async def _send(self, user_id: str, timeout: float) -> User:
+        """One request. All that goes wrong on the way is translated here, once."""
+        url = URL(self._base_url + enable_path(user_id), encoded=True)
+        client = self._client()
+        try:
+            answer = await self._exchange(client, url, timeout)
+        except TimeoutError as error:
+            fault = timed_out(error, user_id, timeout)
+        except (aiohttp.ClientError, OSError) as error:
+            fault = broken(error, user_id)
+        else:
+            return read_answer(user_id, *answer)
+        # Outside the `except`, and not chained: aiohttp's errors hold the request's headers.
+        raise fault
+
+    async def _exchange(self, client: aiohttp.ClientSession, url: URL, timeout: float) -> Answer:
+        async with client.post(
+            url,
+            headers=self._credentials.headers,
+            # aiohttp would call an empty body an octet-stream.
+            skip_auto_headers=("Content-Type",),
+            # aiohttp sends custom headers, the key among them, wherever a redirect points.
+            allow_redirects=False,
+            raise_for_status=False,
+            # Without `ceil_threshold`, aiohttp rounds timeouts over 5 s up to whole seconds.
+            timeout=aiohttp.ClientTimeout(total=timeout, ceil_threshold=timeout),
+        ) as response:
+            return response.status, response.headers, await _read(response)
+
+    def _client(self) -> aiohttp.ClientSession:
+        if self._closed:
+            raise ConfigurationError("this session is closed; open a new one")
+        if self._borrowed is not None:
+            if self._borrowed.closed:
+                raise ConfigurationError("the borrowed client_session is closed")
+            return self._borrowed
+        loop = asyncio.get_running_loop()
+        if self._owned is None:
+            self._loop = loop
+            self._owned = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0), cookie_jar=aiohttp.DummyCookieJar()
+            )
+        elif self._loop is not loop:
+            raise ConfigurationError("this session belongs to another event loop; open one here")
+        return self._owned
+
+    def _connections(self, wanted: int) -> int:
+        connector = None if self._borrowed is None else self._borrowed.connector
+        limits = [] if connector is None else [connector.limit, connector.limit_per_host]
+        return min([wanted, *filter(None, limits)])
+
+
+# Under another name: `retry` is what callers pass.
+_call = retry.call
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    """The body, decompressed; at most one chunk over `MAX_BODY` of it, which is refused later.
+
+    `response.read()` has no bound: a gzip of 1 MiB made it spend 2 GiB.
+    """
+    chunks: list[bytes] = []
+    size = 0
+    try:
+        while size <= MAX_BODY and (chunk := await response.content.readany()):
+            chunks.append(chunk)
+            size += len(chunk)
+    except aiohttp.ClientPayloadError:
+        if response.status == 200:  # noqa: PLR2004  a user that was cut short is no user
+            raise
+        return b""  # the status says enough
+    if size > MAX_BODY:
+        response.close()  # the rest is not worth its bytes
+    return b"".join(chunks)

@@ -1,0 +1,258 @@
+"""`POST /api/users/{user_id}/enable` as pure functions: an id in, a path out; bytes in, a user out.
+
+The contract is MonoCloud's page "Enable a user".
+No I/O happens here: `session` sends and receives, this module says what it means.
+"""
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import msgspec
+
+from monocloud_async.errors import (
+    IdentityFault,
+    IdentityValidationError,
+    InvalidResponseError,
+    InvalidUserIdError,
+    KeyValidationError,
+    StatusError,
+    status_class,
+)
+from monocloud_async.models import ProblemDetails, User
+from monocloud_async.version import __version__
+
+Headers = Mapping[str, str]
+
+ACCEPT = "application/json, application/problem+json"
+USER_AGENT = f"monocloud-async/{__version__}"
+MAX_BODY = 1 << 20  # bytes of a decoded answer; a user of the documented page has about 2,000
+
+_MAX_ID_BYTES = 1024  # servers refuse a request line of about 8 KiB; quoting triples the length
+_MAX_TEXT = 500
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+# Controls, and marks that reverse or hide text in a terminal.
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]+")
+_PATH_IN_MESSAGE = re.compile(r" - at `(?P<path>[^`]*)`$")
+_DELAY_SECONDS = re.compile(r"[0-9]{1,9}")
+_OK, _MULTIPLE_CHOICES, _BAD_REQUEST, _UNPROCESSABLE, _LAST = 200, 300, 400, 422, 600
+
+_user = msgspec.json.Decoder(User)
+_anything = msgspec.json.Decoder()
+
+
+def check_user_id(user_id: str) -> None:
+    """Nothing when the id can be one path segment; else raises `InvalidUserIdError`.
+
+    Refused: what is no string, the empty one, `.` and `..` (servers and proxies resolve them, so
+    an admin key would be aimed at another path), control characters, lone surrogates,
+    surrounding white space, and more than 1,024 bytes.
+    """
+    if not isinstance(user_id, str):
+        raise InvalidUserIdError(f"a user id is a str, not {type(user_id).__name__}")
+    if user_id.isalnum() and user_id.isascii() and len(user_id) <= _MAX_ID_BYTES:
+        return
+    fault = _fault_of_id(user_id)
+    if fault:
+        raise InvalidUserIdError(f"this id {fault}; nothing was sent", user_id=user_id[:80])
+
+
+def _fault_of_id(user_id: str) -> str | None:
+    if not user_id:
+        return "is empty"
+    if user_id in {".", ".."}:
+        return "is a dot segment, which would address another path"
+    if _CONTROL.search(user_id):
+        return "has control characters"
+    if user_id != user_id.strip():
+        return "has white space around it"
+    try:
+        length = len(user_id.encode())
+    except UnicodeEncodeError:
+        return "is not valid Unicode (a lone surrogate)"
+    return f"is longer than {_MAX_ID_BYTES} bytes" if length > _MAX_ID_BYTES else None
+
+
+def enable_path(user_id: str) -> str:
+    """The path that enables this user, percent-encoded: the id is exactly one segment of it.
+
+    Raises:
+        InvalidUserIdError: the id cannot be one segment (see `check_user_id`).
+    """
+    check_user_id(user_id)
+    return f"/api/users/{quote(user_id, safe='')}/enable"
+
+
+def read_answer(user_id: str, status: int, headers: Headers, body: bytes) -> User:
+    """The user that the tenant answered with.
+
+    Classified by the HTTP status alone: a problem's own `status` may be absent, or a gateway's.
+
+    Raises:
+        StatusError: the status is a 4xx or 5xx.
+        InvalidResponseError: anything else that is not a 200 with this very user.
+    """
+    if status == _OK:
+        return _read_user(user_id, headers, body)
+    if _BAD_REQUEST <= status < _LAST:
+        raise _refusal(user_id, status, headers, body)
+    what = f"status {status} instead of 200"
+    if _MULTIPLE_CHOICES <= status < _BAD_REQUEST:
+        what = f"a redirect ({status}) to {_origin(headers.get('Location'))}, not followed"
+    raise InvalidResponseError(
+        f"the answer was {what}", user_id=user_id, status=status, foreign=True
+    )
+
+
+def retry_after(headers: Headers, now: float) -> float | None:
+    """Seconds that the server asked to wait, or None where it asked nothing that makes sense.
+
+    RFC 9110, section 10.2.3: a number of seconds or an HTTP date.
+    A date is measured against the response's own `Date`, where it has one, so that a wrong clock
+    on this machine does no harm; `now` is epoch seconds.
+    """
+    value = headers.get("Retry-After", "").strip()
+    if _DELAY_SECONDS.fullmatch(value):
+        return float(value)
+    moment = _http_date(value)
+    if moment is None:
+        return None
+    sent = _http_date(headers.get("Date", ""))
+    return max(0.0, moment - (now if sent is None else sent))
+
+
+def _http_date(value: str) -> float | None:
+    try:
+        moment = parsedate_to_datetime(value)
+        if moment.tzinfo is None:  # the asctime form of RFC 9110 has no zone, and means UTC
+            moment = moment.replace(tzinfo=UTC)
+        return moment.timestamp()
+    except (ValueError, OverflowError, IndexError, TypeError):
+        return None
+
+
+def _read_user(user_id: str, headers: Headers, body: bytes) -> User:
+    user: User | None = None
+    fault, foreign = "", False
+    try:
+        if len(body) > MAX_BODY:
+            fault = f"longer than {MAX_BODY} bytes"
+        else:
+            user = _user.decode(body)
+    except msgspec.ValidationError as error:
+        fault = _misfit(error)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        fault, foreign = f"not JSON{_described(headers, body)}", True
+    if user is None:
+        # Outside the `except`: a decoder's error would stay attached, and it may quote the body.
+        raise InvalidResponseError(
+            f"the answer was {fault}", user_id=user_id, status=_OK, foreign=foreign
+        )
+    if user.user_id != user_id:
+        raise InvalidResponseError("the answer was another user", user_id=user_id, status=_OK)
+    return user
+
+
+def _misfit(error: msgspec.ValidationError) -> str:
+    text = str(error)
+    found = _PATH_IN_MESSAGE.search(text)
+    if found is None:
+        return f"not a user: {text}"
+    return f"a user whose member {found['path']} has the wrong type ({text[: found.start()]})"
+
+
+def _described(headers: Headers, body: bytes) -> str:
+    if not body:
+        return " (it was empty)"
+    kind = clean(headers.get("Content-Type", "")).partition(";")[0]
+    return f" (its type: {kind}; {len(body)} bytes)" if kind else f" ({len(body)} bytes)"
+
+
+def _refusal(user_id: str, status: int, headers: Headers, body: bytes) -> StatusError:
+    members = _read_problem(body)
+    problem = ProblemDetails(
+        type=_text(members.get("type")),
+        title=_text(members.get("title")),
+        status=members["status"] if type(members.get("status")) is int else None,
+        detail=_text(members.get("detail")),
+        instance=_text(members.get("instance")),
+        trace_id=_text(members.get("trace_id")) or _text(members.get("traceId")),
+        error_code=_text(members.get("error_code")),
+    )
+    wait = retry_after(headers, datetime.now(UTC).timestamp())
+    kind = status_class(status)
+    faults = members.get("errors")
+    if status == _UNPROCESSABLE and isinstance(faults, list):
+        found = tuple(_identity_fault(fault) for fault in faults if isinstance(fault, dict))
+        refused = IdentityValidationError(
+            _with_faults(status, problem, [f.description or f.code or "" for f in found]),
+            status=status,
+            user_id=user_id,
+            problem=problem,
+            retry_after=wait,
+        )
+        refused.faults = found
+        return refused
+    if status == _UNPROCESSABLE and isinstance(faults, dict):
+        by_member = {clean(name): _texts(said) for name, said in faults.items()}
+        malformed = KeyValidationError(
+            _with_faults(status, problem, [f"{k}: {', '.join(v)}" for k, v in by_member.items()]),
+            status=status,
+            user_id=user_id,
+            problem=problem,
+            retry_after=wait,
+        )
+        malformed.faults = by_member
+        return malformed
+    return kind(status=status, user_id=user_id, problem=problem, retry_after=wait)
+
+
+def _with_faults(status: int, problem: ProblemDetails, faults: list[str]) -> str:
+    said = "; ".join(fault.rstrip(".") for fault in faults if fault) or problem.detail or ""
+    trace = f" [trace {problem.trace_id}]" if problem.trace_id else ""
+    return clean(f"{status} {problem.title or 'Unprocessable Entity'}: {said}").rstrip(": ") + trace
+
+
+def _read_problem(body: bytes) -> dict[str, Any]:
+    if len(body) > MAX_BODY:
+        return {}
+    try:
+        members = _anything.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return {}  # a gateway's page, or half a body: the status alone must do
+    return members if isinstance(members, dict) else {}
+
+
+def _identity_fault(fault: dict[str, Any]) -> IdentityFault:
+    return IdentityFault(
+        code=_text(fault.get("code")),
+        description=_text(fault.get("description")),
+        field=_text(fault.get("field")),
+    )
+
+
+def _texts(said: object) -> tuple[str, ...]:
+    values = said if isinstance(said, list) else [said]
+    return tuple(clean(value) for value in values if isinstance(value, str))
+
+
+def _text(value: object) -> str | None:
+    return clean(value) if isinstance(value, str) else None
+
+
+def clean(text: str) -> str:
+    """A text from outside on one line, at most 500 characters, harmless in a terminal or log."""
+    return _UNSAFE.sub(" ", text[: _MAX_TEXT + 1])[:_MAX_TEXT]
+
+
+def _origin(location: str | None) -> str:
+    # Only the origin: paths and queries of login pages hold tokens.
+    try:
+        parts = urlsplit(location or "")
+        origin = f"{parts.scheme}://{parts.hostname}" if parts.hostname else "another path"
+        return clean(f"{origin}:{parts.port}" if parts.port else origin)
+    except ValueError:
+        return "an unreadable address"
