@@ -168,7 +168,7 @@ class BulkRun:
         return self._pace.pause_left(asyncio.get_running_loop().time())
 
     def drain(self) -> None:
-        """Start no more calls; those in flight finish, those that only wait end with what they know.
+        """Start no more calls; those in flight finish, those that only wait end as they are.
 
         The run then ends as usual, its report's `exhausted` False.
         """

@@ -26,7 +26,7 @@ of the HTTP library: those carry the request's headers.
 """
 
 from http import HTTPStatus
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
@@ -41,7 +41,7 @@ NO_PROBLEM = ProblemDetails()
 class MonoCloudError(Exception):
     """What every error of this package is; `user_id` tells for whom, `attempts` how often."""
 
-    advice: ClassVar[str] = ""
+    advice: str = ""  # what to do next
     transient: bool = False  # whether another attempt may well succeed
 
     def __init__(self, message: str, *, user_id: str | None = None) -> None:
@@ -102,7 +102,7 @@ class InvalidResponseError(MonoCloudError):
     `foreign` is True when something else answered in MonoCloud's place: a redirect, or no JSON.
     """
 
-    advice = "Check the domain, and whether a proxy or a guest network answers in its place"
+    advice = "Look the user up in the dashboard: it may well be enabled"
 
     def __init__(
         self,
@@ -115,6 +115,8 @@ class InvalidResponseError(MonoCloudError):
         super().__init__(message, user_id=user_id)
         self.status = status
         self.foreign = foreign
+        if foreign:
+            self.advice = "Check the domain, and whether a proxy or a guest network answers for it"
 
 
 class RunStoppedError(MonoCloudError):

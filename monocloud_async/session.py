@@ -10,7 +10,7 @@ from yarl import URL
 
 from monocloud_async import retry, tenant
 from monocloud_async.bulk import BulkRun, OnOutcome, UserIds
-from monocloud_async.errors import ConfigurationError
+from monocloud_async.errors import ConfigurationError, TransportError
 from monocloud_async.faults import broken, timed_out
 from monocloud_async.models import User
 from monocloud_async.pace import Pace
@@ -162,7 +162,7 @@ class MonoCloudSession:
         try:
             answer = await self._exchange(client, url, timeout)
         except TimeoutError as error:
-            fault = timed_out(error, user_id, timeout)
+            fault: TransportError = timed_out(error, user_id, timeout)
         except (aiohttp.ClientError, OSError) as error:
             fault = broken(error, user_id)
         else:

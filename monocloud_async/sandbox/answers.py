@@ -22,7 +22,9 @@ KNOWN_STEPS = (
     "200, a status from 400 to 599, such a status with a Retry-After in seconds (429:2), "
     "422:identity, 422:keyed, reset, cut, hang, html, redirect"
 )
-STEP = re.compile(r"200|[45]\d\d(:\d+)?|422:identity|422:keyed|reset|cut|hang|html|redirect", re.A)
+STEP = re.compile(
+    r"200|[45][0-9]{2}(:[0-9]{1,9})?|422:(identity|keyed)|reset|cut|hang|html|redirect"
+)
 
 # Python 3.13 renamed this one; MonoCloud's clients show the title, so it stays what MonoCloud says.
 TITLES = {422: "Unprocessable Entity"}

@@ -1,0 +1,559 @@
+import asyncio
+import gc
+import tracemalloc
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+import pytest
+from conftest import QUICK
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from virtual_time import run
+
+import monocloud_async as m
+from monocloud_async import BulkReport, BulkRun, MonoCloudSession, Outcome, RetryPolicy, User
+from monocloud_async.pace import Pace
+from monocloud_async.sandbox import Sandbox
+
+Send = Callable[[str, float], Awaitable[User]]
+
+
+def adds_up(report: BulkReport) -> bool:
+    counts = report.enabled + report.failed + report.unknown
+    return counts + report.not_attempted + report.already_enabled == report.total
+
+
+def bulk(
+    user_ids: m.bulk.UserIds,
+    send: Send,
+    *,
+    policy: RetryPolicy | None = None,
+    concurrency: int = 10,
+    on_outcome: Callable[[Outcome], None] | None = None,
+) -> BulkRun:
+    """A run without HTTP: `send` stands for the tenant."""
+    return BulkRun(
+        user_ids,
+        send,
+        policy=policy or RetryPolicy(),
+        pace=Pace(),
+        concurrency=concurrency,
+        on_outcome=on_outcome,
+    )
+
+
+async def enable(user_id: str, _seconds: float) -> User:
+    await asyncio.sleep(0.02)
+    return User(user_id=user_id)
+
+
+async def test_everybody_is_enabled_and_counted(
+    sandbox: Sandbox, session: MonoCloudSession
+) -> None:
+    ids = sandbox.user_ids()
+    report = await session.bulk_enable(ids)
+    assert sandbox.stats().users == {"enabled": 20, "disabled": 0}
+    assert (report.total, report.enabled, report.requests, report.retries) == (20, 20, 20, 0)
+    assert (report.exhausted, report.failures, report.throttled) == (True, [], 0)
+    assert report.seconds > 0
+    assert adds_up(report)
+
+
+async def test_one_users_failure_is_a_value(sandbox: Sandbox, session: MonoCloudSession) -> None:
+    ids = sandbox.user_ids()
+    sandbox.script(ids[1], *[503] * 4)
+    sandbox.script(ids[2], "422:identity")
+    sandbox.script(ids[3], "html")
+    sandbox.script(ids[4], *["reset"] * 4)
+    sandbox.script(ids[5], 403)
+    report = await session.bulk_enable([*ids, "nobody", "", "a\nb"])
+    assert (report.total, report.enabled, report.failed, report.unknown) == (23, 15, 7, 1)
+    assert adds_up(report)
+    found = {o.user_id: (o.status, type(o.error), o.attempts) for o in report.failures}
+    assert found == {
+        ids[1]: ("failed", m.ServerError, 4),
+        ids[2]: ("failed", m.IdentityValidationError, 1),
+        ids[3]: ("failed", m.InvalidResponseError, 1),
+        ids[4]: ("unknown", m.TransportError, 4),
+        ids[5]: ("failed", m.ForbiddenError, 1),
+        "nobody": ("failed", m.NotFoundError, 1),
+        "": ("failed", m.InvalidUserIdError, 0),
+        "a\nb": ("failed", m.InvalidUserIdError, 0),
+    }
+    assert all(o.error is not None and o.error.__traceback__ is None for o in report.failures)
+
+
+async def test_outcomes_come_as_they_finish() -> None:
+    async def send(user_id: str, _seconds: float) -> User:
+        await asyncio.sleep(0.03 if user_id == "slow" else 0)
+        return User(user_id=user_id, disabled=user_id == "b")
+
+    seen: list[Outcome] = []
+    async with bulk(["a", "slow", "b", "c"], send, on_outcome=seen.append) as running:
+        order = [outcome async for outcome in running]
+    assert [o.user_id for o in order] == ["a", "b", "c", "slow"]
+    assert [o.position for o in order] == [0, 2, 3, 1]
+    assert seen == order
+    assert order[-1].seconds >= 0.03
+    assert running.report.unconfirmed == 1
+    assert order[0].user == User(user_id="a", disabled=False)
+
+
+async def async_ids(count: int) -> AsyncIterator[str]:
+    for number in range(count):
+        await asyncio.sleep(0)
+        yield f"u{number}"
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 300])
+async def test_async_iterables_are_read_too(count: int) -> None:
+    report = await bulk(async_ids(count), enable)
+    assert (report.total, report.enabled, report.exhausted) == (count, count, True)
+
+
+async def test_the_server_sees_at_most_concurrency_requests(
+    sandbox: Sandbox, session: MonoCloudSession
+) -> None:
+    sandbox.latency = 0.005
+    await session.bulk_enable(sandbox.user_ids() * 3, concurrency=7)
+    assert 1 < sandbox.stats().peak_in_flight <= 7
+
+
+async def test_the_first_call_goes_alone() -> None:
+    order: list[str] = []
+
+    async def send(user_id: str, _seconds: float) -> User:
+        order.append(f"> {user_id}")
+        await asyncio.sleep(0.01)
+        order.append(f"< {user_id}")
+        return User(user_id=user_id)
+
+    await bulk(["a", "b", "c"], send)
+    assert order == ["> a", "< a", "> b", "> c", "< b", "< c"]
+
+
+async def test_a_first_call_that_must_retry_does_not_hold_the_others_up() -> None:
+    answers = iter([m.ServerError(status=503, retry_after=50)])
+
+    async def send(user_id: str, _seconds: float) -> User:
+        for error in answers:
+            raise error
+        return User(user_id=user_id)
+
+    async with bulk(["a", "b", "c"], send) as running:
+        assert {(await anext(running)).user_id for _ in range(2)} == {"b", "c"}
+
+
+VERDICTS = [
+    m.UnauthorizedError(status=401),
+    m.PaymentRequiredError(status=402),
+    m.ForbiddenError(status=403),
+    m.InvalidResponseError("a redirect", status=302, foreign=True),
+    m.TransportError("certificate", sent=False, transient=False),
+]
+
+
+@pytest.mark.parametrize("verdict", VERDICTS, ids=lambda e: type(e).__name__)
+async def test_a_refused_key_costs_one_request(verdict: m.MonoCloudError) -> None:
+    async def send(_user_id: str, _seconds: float) -> User:
+        raise verdict
+
+    source = iter([f"u{i}" for i in range(100)])
+    with pytest.raises(m.RunStoppedError, match="stopped after 1 users") as caught:
+        await bulk(source, send)
+    report = caught.value.report
+    assert caught.value.__cause__ is verdict
+    assert (report.total, report.requests, report.failed) == (1, 1, 1)
+    assert not report.exhausted
+    assert next(source) == "u1"
+
+
+async def test_a_wrong_key_stops_a_run_against_a_real_tenant(sandbox: Sandbox) -> None:
+    async with MonoCloudSession(sandbox.url, "wrong", retry=QUICK) as session:
+        with pytest.raises(m.RunStoppedError, match="401 Unauthorized.*API key"):
+            await session.bulk_enable(sandbox.user_ids())
+    assert sandbox.stats().requests == 1
+
+
+async def test_a_key_refused_in_the_middle_lets_calls_in_flight_finish(
+    sandbox: Sandbox, session: MonoCloudSession
+) -> None:
+    sandbox.latency = 0.01
+    ids = sandbox.user_ids()
+    sandbox.script(ids[8], 401)
+    with pytest.raises(m.RunStoppedError) as caught:
+        async with session.bulk_enable(ids, concurrency=3) as running:
+            async for _ in running:
+                pass
+    report = caught.value.report
+    assert (report.failed, report.unknown, report.not_attempted) == (1, 0, 0)
+    assert report.enabled == report.total - 1 == sandbox.stats().users["enabled"]
+    assert report.total < 15
+    assert adds_up(report)
+
+
+async def test_later_403s_and_pages_of_html_fail_only_their_user() -> None:
+    async def send(user_id: str, _seconds: float) -> User:
+        if user_id == "b":
+            raise m.ForbiddenError(status=403)
+        if user_id == "c":
+            raise m.InvalidResponseError("html", status=200, foreign=True)
+        return User(user_id=user_id)
+
+    report = await bulk(["a", "b", "c", "d"], send)
+    assert (report.enabled, report.failed) == (2, 2)
+
+
+async def test_leaving_early_cancels_what_is_in_flight_and_leaves_no_task(
+    sandbox: Sandbox, session: MonoCloudSession
+) -> None:
+    sandbox.latency = 0.02
+    before = asyncio.all_tasks()
+    async with session.bulk_enable(sandbox.user_ids(), concurrency=5) as running:
+        async for outcome in running:
+            assert outcome.status == "enabled"
+            break
+    ours = {t for t in asyncio.all_tasks() - before if "BulkRun" in repr(t)}
+    assert ours == set()
+    seen = sandbox.stats().requests
+    await asyncio.sleep(0.05)
+    assert sandbox.stats().requests == seen
+    assert running.report.unknown > 0
+    assert adds_up(running.report)
+
+
+@pytest.mark.parametrize("turns", range(0, 40, 3))
+async def test_a_cancelled_run_counts_everybody_and_leaves_no_task(turns: int) -> None:
+    running = bulk([f"u{i}" for i in range(50)], enable, concurrency=4)
+    before = asyncio.all_tasks()
+
+    async def main() -> BulkReport:
+        return await running
+
+    task = asyncio.create_task(main())
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert asyncio.all_tasks() == before
+    assert adds_up(running.report)
+    assert running.report.enabled == 0
+
+
+async def test_a_consumer_that_stalls_stalls_admission() -> None:
+    read = 0
+
+    def ids() -> Iterator[str]:
+        nonlocal read
+        for number in range(1000):
+            read += 1
+            yield f"u{number}"
+
+    async def quick(user_id: str, _seconds: float) -> User:
+        await asyncio.sleep(0)
+        return User(user_id=user_id)
+
+    async with bulk(ids(), quick, concurrency=5) as running:
+        await anext(running)
+        await asyncio.sleep(0.05)
+        assert read <= 6
+        count = 1 + len([outcome async for outcome in running])
+    assert count == read == 1000
+
+
+async def test_an_input_that_raises_loses_no_outcome() -> None:
+    def ids() -> Iterator[str]:
+        yield from ["a", "b", "c"]
+        raise OSError("disk gone")
+
+    running = bulk(ids(), enable)
+    with pytest.raises(OSError, match="disk gone"):
+        await running
+    assert (running.report.enabled, running.report.exhausted) == (3, False)
+
+    outcomes: list[str] = []
+    with pytest.raises(OSError, match="disk gone"):
+        async with bulk(ids(), enable) as streamed:
+            async for outcome in streamed:
+                outcomes.append(outcome.user_id)  # noqa: PERF401  what came before the error counts
+    assert sorted(outcomes) == ["a", "b", "c"]
+
+
+async def test_an_async_input_that_raises_loses_no_outcome_and_is_closed() -> None:
+    closed = False
+
+    async def ids() -> AsyncIterator[str]:
+        nonlocal closed
+        try:
+            yield "a"
+            yield "b"
+            raise LookupError("cursor lost")
+        finally:
+            closed = True
+
+    running = bulk(ids(), enable)
+    with pytest.raises(LookupError):
+        await running
+    assert running.report.enabled == 2
+    assert closed
+
+
+async def test_an_error_of_on_outcome_ends_the_run_and_comes_out() -> None:
+    def explode(_outcome: Outcome) -> None:
+        raise ZeroDivisionError
+
+    before = asyncio.all_tasks()
+    running = bulk([f"u{i}" for i in range(99)], enable, on_outcome=explode)
+    with pytest.raises(ZeroDivisionError):
+        await running
+    assert asyncio.all_tasks() == before
+    assert adds_up(running.report)
+
+
+def throttling(waits: dict[str, list[float | None]]) -> tuple[Send, list[tuple[float, str]]]:
+    sent: list[tuple[float, str]] = []
+
+    async def send(user_id: str, seconds: float) -> User:
+        sent.append((asyncio.get_running_loop().time(), user_id))
+        await asyncio.sleep(0.02)
+        if waits.get(user_id):
+            raise m.RateLimitedError(status=429, retry_after=waits[user_id].pop(0))
+        return User(user_id=user_id)
+
+    return send, sent
+
+
+def test_a_429_pauses_everybody_and_spends_no_attempt_of_that_user() -> None:
+    async def main() -> None:
+        send, sent = throttling({"u5": [30.0] * 8})
+        report = await bulk([f"u{i}" for i in range(40)], send, policy=RetryPolicy(attempts=1))
+        assert (report.enabled, report.failed) == (40, 0)
+        assert (report.throttled, report.retries, report.requests) == (8, 0, 48)
+        times = [at for at, _ in sent]
+        pauses = [b - a for a, b in zip(times, times[1:], strict=False) if b - a > 1]
+        assert len(pauses) == 8
+        assert min(pauses) >= 29.9
+
+    run(main())
+
+
+def test_a_429_without_retry_after_pauses_for_a_growing_time() -> None:
+    async def main() -> None:
+        send, sent = throttling({"u0": [None] * 5})
+        report = await bulk(["u0"], send)
+        assert report.enabled == 1
+        gaps = [b - a for (a, _), (b, _) in zip(sent, sent[1:], strict=False)]
+        assert [round(gap - 0.02, 1) for gap in gaps] == [0.5, 1, 2, 4, 8]
+
+    run(main())
+
+
+def test_a_tenant_that_asks_for_too_long_a_pause_stops_the_run() -> None:
+    async def main() -> None:
+        send, sent = throttling({"u3": [901.0]})
+        with pytest.raises(m.RunStoppedError, match="429") as caught:
+            await bulk([f"u{i}" for i in range(99)], send, concurrency=4)
+        assert caught.value.report.not_attempted == 1
+        assert adds_up(caught.value.report)
+        assert len(sent) < 12
+
+    run(main())
+
+
+def test_time_spent_paused_is_no_retry_time() -> None:
+    async def main() -> None:
+        send, _sent = throttling({"a": [100.0] * 5})
+        report = await bulk(["a"], send, policy=RetryPolicy(total=10.0))
+        assert report.enabled == 1
+
+    run(main())
+
+
+async def test_draining_finishes_what_is_in_flight_and_reads_no_more() -> None:
+    release = asyncio.Event()
+
+    async def send(user_id: str, _seconds: float) -> User:
+        if user_id != "u0":
+            await release.wait()
+        return User(user_id=user_id)
+
+    source = iter([f"u{i}" for i in range(100)])
+    async with bulk(source, send, concurrency=4) as running:
+        await anext(running)
+        await asyncio.sleep(0.01)
+        assert running.in_flight == 4
+        running.drain()
+        release.set()
+        assert len([outcome async for outcome in running]) == 4
+    assert (running.report.enabled, running.report.exhausted) == (5, False)
+    assert next(source) == "u5"
+
+
+def test_draining_does_not_sit_out_a_pause() -> None:
+    async def main() -> None:
+        send, _sent = throttling({"u1": [600.0], "u2": [600.0]})
+        running = bulk([f"u{i}" for i in range(9)], send, concurrency=2)
+        task = asyncio.ensure_future(running)
+        await asyncio.sleep(10)
+        assert 580 < running.waiting < 600
+        running.drain()
+        report = await task
+        assert asyncio.get_running_loop().time() < 11
+        assert (report.total, report.enabled, report.not_attempted) == (3, 1, 2)
+
+    run(main())
+
+
+def test_draining_ends_a_call_that_waits_to_retry_with_its_error() -> None:
+    async def main() -> None:
+        async def send(user_id: str, _seconds: float) -> User:
+            await asyncio.sleep(0.01)
+            raise m.ServerError(status=503, retry_after=40)
+
+        running = bulk(["a", "b"], send)
+        task = asyncio.ensure_future(running)
+        await asyncio.sleep(5)
+        running.drain()
+        report = await task
+        assert Counter(type(o.error) for o in report.failures) == {m.ServerError: 2}
+        assert report.failed == 2
+
+    run(main())
+
+
+async def test_cancelling_makes_calls_in_flight_unknown_and_ends_the_run() -> None:
+    async def send(user_id: str, _seconds: float) -> User:
+        if user_id != "u0":
+            await asyncio.Event().wait()
+        return User(user_id=user_id)
+
+    async with bulk((f"u{i}" for i in range(100)), send, concurrency=4) as running:
+        await anext(running)
+        await asyncio.sleep(0.01)
+        running.cancel()
+        outcomes = [outcome async for outcome in running]
+    assert [o.status for o in outcomes] == ["unknown"] * 4
+    assert (running.report.enabled, running.report.unknown) == (1, 4)
+
+
+async def test_memory_does_not_grow_with_the_input() -> None:
+    async def quick(user_id: str, _seconds: float) -> User:
+        await asyncio.sleep(0)
+        raise m.NotFoundError(status=404, user_id=user_id)
+
+    async def peak(count: int) -> int:
+        gc.collect()
+        tracemalloc.start()
+        try:
+            await bulk((f"user-{i}" for i in range(count)), quick, concurrency=20)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    await peak(100)
+    assert await peak(6000) < 1.6 * await peak(2000)  # both keep a thousand failures
+
+
+async def test_refused_ids_give_others_a_turn() -> None:
+    ticks = 0
+
+    async def tick() -> None:
+        nonlocal ticks
+        while True:
+            ticks += 1
+            await asyncio.sleep(0)
+
+    ticking = asyncio.create_task(tick())
+    await bulk([""] * 5000, enable)
+    ticking.cancel()
+    assert ticks > 10
+
+
+@pytest.mark.parametrize("concurrency", [0, -1, 1.5])
+def test_a_concurrency_that_makes_no_sense_is_refused(concurrency: int) -> None:
+    with pytest.raises(m.ConfigurationError, match="concurrency"):
+        bulk([], enable, concurrency=concurrency)
+
+
+@pytest.mark.parametrize("ids", ["one-id", b"x", 5])
+def test_what_is_not_many_ids_is_refused(ids: list[str]) -> None:
+    with pytest.raises(m.ConfigurationError, match="user_ids"):
+        bulk(ids, enable)
+
+
+async def test_a_run_is_started_once_and_iterated_inside_its_block() -> None:
+    running = bulk(["a"], enable)
+    with pytest.raises(m.ConfigurationError, match="async with"):
+        await anext(running)
+    await running
+    with pytest.raises(m.ConfigurationError, match="started before"):
+        await running
+
+
+async def test_the_end_of_a_stream_stays_the_end() -> None:
+    async with bulk(["a"], enable) as running:
+        assert [o.user_id async for o in running] == ["a"]
+        assert [o.user_id async for o in running] == []
+
+
+async def test_a_borrowed_connector_bounds_the_concurrency(sandbox: Sandbox) -> None:
+    import aiohttp  # noqa: PLC0415  the only test here that needs it
+
+    sandbox.latency = 0.005
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=3)) as client:
+        session = MonoCloudSession(sandbox.url, sandbox.api_key, client_session=client)
+        await session.bulk_enable(sandbox.user_ids(), timeout=5, retry=QUICK)
+    assert sandbox.stats().peak_in_flight <= 3
+
+
+ANSWERS = st.sampled_from(
+    [
+        None,
+        m.NotFoundError(status=404),
+        m.ServerError(status=503),
+        m.RateLimitedError(status=429),
+        m.RateLimitedError(status=429, retry_after=2),
+        m.TransportError("reset"),
+        m.TransportError("refused", sent=False),
+        m.InvalidResponseError("html", status=200, foreign=True),
+    ]
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(ANSWERS, max_size=6), max_size=30), st.integers(1, 6))
+def test_nobody_is_lost_or_answered_twice(
+    scripts: list[list[m.MonoCloudError | None]], concurrency: int
+) -> None:
+    async def main() -> None:
+        left = {f"u{i}": list(script) for i, script in enumerate(scripts)}
+        requests = 0
+        ends: Counter[str] = Counter()
+
+        async def send(user_id: str, _seconds: float) -> User:
+            nonlocal requests
+            requests += 1
+            await asyncio.sleep(0.01)
+            answer = left[user_id].pop(0) if left[user_id] else None
+            if answer is not None:
+                raise answer
+            return User(user_id=user_id)
+
+        running = bulk(
+            list(left),
+            send,
+            concurrency=concurrency,
+            on_outcome=lambda outcome: ends.update([outcome.user_id]),
+        )
+        try:
+            report = await running
+            assert report.total == len(scripts)
+        except m.RunStoppedError as stopped:
+            report = stopped.report
+        assert adds_up(report)
+        assert report.requests == requests
+        assert max(ends.values(), default=1) == 1
+        assert sum(ends.values()) == report.total
+
+    run(main())

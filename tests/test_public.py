@@ -1,0 +1,25 @@
+import subprocess
+import sys
+
+import monocloud_async
+
+
+def test_the_public_names_are_sorted_and_exist() -> None:
+    assert monocloud_async.__all__ == sorted(monocloud_async.__all__)
+    assert all(hasattr(monocloud_async, name) for name in monocloud_async.__all__)
+
+
+IMPORTS = """
+import sys
+import aiohttp, msgspec, tenacity
+before = {name.partition(".")[0] for name in sys.modules}
+import monocloud_async
+print(sorted({name.partition(".")[0] for name in sys.modules} - before - sys.stdlib_module_names))
+"""
+
+
+def test_the_import_brings_in_nothing_beyond_its_three_dependencies() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTS], check=True, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == "['monocloud_async']"

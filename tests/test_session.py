@@ -1,0 +1,374 @@
+import asyncio
+import gzip
+import socket
+import ssl
+import tracemalloc
+from collections.abc import Iterator
+from urllib.parse import unquote
+
+import aiohttp
+import pytest
+import samples
+import trustme
+from aiohttp import web
+from conftest import QUICK
+from raw_server import http, raw_server
+from virtual_time import run
+
+import monocloud_async as m
+from monocloud_async import MonoCloudSession, RetryPolicy
+from monocloud_async.sandbox import Sandbox
+
+NEVER = RetryPolicy(attempts=1)
+KEY = "sentinel-key-4711"
+
+
+def session_for(url: str, retry: RetryPolicy = NEVER, **options: float) -> MonoCloudSession:
+    return MonoCloudSession(url, KEY, retry=retry, **options)
+
+
+async def test_a_disabled_user_is_enabled(sandbox: Sandbox, session: MonoCloudSession) -> None:
+    user_id = sandbox.user_ids()[0]
+    assert sandbox.is_disabled(user_id)
+    user = await session.enable_user(user_id)
+    assert (user.user_id, user.disabled) == (user_id, False)
+    assert not sandbox.is_disabled(user_id)
+
+
+async def test_enabling_twice_is_fine(sandbox: Sandbox, session: MonoCloudSession) -> None:
+    user_id = sandbox.user_ids()[0]
+    assert (await session.enable_user(user_id)).user_id == user_id
+    assert (await session.enable_user(user_id)).user_id == user_id
+
+
+async def test_a_user_that_does_not_exist_is_not_found(session: MonoCloudSession) -> None:
+    with pytest.raises(m.NotFoundError, match="user 'nobody': 404") as caught:
+        await session.enable_user("nobody")
+    assert (caught.value.user_id, caught.value.attempts) == ("nobody", 1)
+
+
+async def test_a_wrong_key_is_unauthorized_and_not_shown(sandbox: Sandbox) -> None:
+    async with session_for(sandbox.url) as session:
+        with pytest.raises(m.UnauthorizedError) as caught:
+            await session.enable_user(sandbox.user_ids()[0])
+    assert KEY not in str(caught.value)
+
+
+async def test_a_flaky_tenant_is_asked_again(sandbox: Sandbox, session: MonoCloudSession) -> None:
+    user_id = sandbox.user_ids()[0]
+    sandbox.script(user_id, 503, "reset", "cut", 200)
+    assert (await session.enable_user(user_id)).disabled is False
+    assert sandbox.stats().requests == 4
+
+
+async def test_the_retry_policy_of_a_call_wins(sandbox: Sandbox, session: MonoCloudSession) -> None:
+    user_id = sandbox.user_ids()[0]
+    sandbox.script(user_id, 503, 200)
+    with pytest.raises(m.ServerError):
+        await session.enable_user(user_id, retry=NEVER)
+    assert sandbox.stats().requests == 1
+
+
+def test_a_hanging_tenant_ends_in_a_timeout_after_all_attempts() -> None:
+    async def main() -> None:
+        async with (
+            raw_server(lambda _: None) as server,
+            session_for(server.url, RetryPolicy(), timeout=3.0) as session,
+        ):
+            began = asyncio.get_running_loop().time()
+            with pytest.raises(m.RequestTimeoutError, match="within 3 s") as caught:
+                await session.enable_user("u")
+            assert asyncio.get_running_loop().time() - began >= 12
+            assert (caught.value.attempts, len(server.requests)) == (4, 4)
+            assert caught.value.sent
+            with pytest.raises(m.RequestTimeoutError, match="within 7 s"):
+                await session.enable_user("u", timeout=7.0, retry=NEVER)
+
+    run(main())
+
+
+def test_no_attempt_outlives_the_total_time() -> None:
+    async def main() -> None:
+        async with (
+            raw_server(lambda _: None) as server,
+            session_for(server.url, RetryPolicy(total=25)) as session,
+        ):
+            began = asyncio.get_running_loop().time()
+            with pytest.raises(m.RequestTimeoutError):
+                await session.enable_user("u")
+            assert asyncio.get_running_loop().time() - began <= 25.1
+
+    run(main())
+
+
+def test_a_slow_body_is_inside_the_timeout() -> None:
+    async def main() -> None:
+        answer = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{"
+        async with raw_server(answer) as server, session_for(server.url) as session:
+            with pytest.raises(m.RequestTimeoutError):
+                await session.enable_user("u")
+
+    run(main())
+
+
+async def test_the_request_is_the_documented_one() -> None:
+    answer = http(200, samples.user("u"))
+    async with raw_server(answer) as server, session_for(server.url) as session:
+        await session.enable_user("u")
+    head, *lines = server.requests[0].decode().rstrip().split("\r\n")
+    headers = dict(line.lower().split(": ", 1) for line in lines)
+    assert head == "POST /api/users/u/enable HTTP/1.1"
+    assert headers["x-api-key"] == KEY
+    assert headers["accept"] == "application/json, application/problem+json"
+    assert headers["user-agent"] == f"monocloud-async/{m.__version__}"
+    assert headers["content-length"] == "0"
+    assert "content-type" not in headers
+    assert "cookie" not in headers
+
+
+async def test_ids_reach_the_server_as_themselves() -> None:
+    ids = ["a/b", "a%2Fb", "a?b", "a#b", "a b", "é", "e\u0301", "a+b", "%2e%2e", "{x}", "..."]
+    seen: list[str] = []
+
+    def reply(request: bytes) -> bytes:
+        path = request.split(b" ")[1].decode().split("/")
+        assert len(path) == 5
+        seen.append(unquote(path[3]))
+        return http(200, samples.user(seen[-1]))
+
+    async with raw_server(reply) as server, session_for(server.url) as session:
+        for user_id in ids:
+            assert (await session.enable_user(user_id)).user_id == user_id
+    assert seen == ids
+
+
+async def test_an_invalid_id_sends_nothing(sandbox: Sandbox, session: MonoCloudSession) -> None:
+    with pytest.raises(m.InvalidUserIdError):
+        await session.enable_user("..")
+    assert sandbox.stats().requests == 0
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_a_redirect_is_never_followed(status: int) -> None:
+    async with raw_server(http(200, samples.user("u"))) as thief:
+        answer = http(status, Location=f"{thief.url}/api/users/u/enable")
+        async with raw_server(answer) as server, session_for(server.url) as session:
+            with pytest.raises(m.InvalidResponseError, match=f"redirect .{status}.") as caught:
+                await session.enable_user("u")
+    assert caught.value.foreign
+    assert thief.requests == []
+
+
+BROKEN = [
+    (b"", "closed before an answer"),
+    (b"HTTP/1.1 200 OK\r\nConte", "closed before an answer"),
+    (b"\x16\x03\x01 this is not HTTP\r\n\r\n", "not HTTP"),
+    (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab", "cut short"),
+    (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", "cut short|not HTTP"),
+    (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000 + b"\r\n\r\n", "not HTTP"),
+]
+
+
+@pytest.mark.parametrize(("answer", "says"), BROKEN, ids=range(len(BROKEN)))
+async def test_a_broken_answer_is_a_transport_error_of_ours(answer: bytes, says: str) -> None:
+    async with raw_server(answer) as server, session_for(server.url) as session:
+        with pytest.raises(m.TransportError, match=says) as caught:
+            await session.enable_user("u")
+    assert (caught.value.__cause__, caught.value.__context__) == (None, None)
+    assert caught.value.sent
+    assert caught.value.transient
+
+
+async def test_a_cut_refusal_keeps_its_status() -> None:
+    answer = b"HTTP/1.1 404 X\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab"
+    async with raw_server(answer) as server, session_for(server.url) as session:
+        with pytest.raises(m.NotFoundError):
+            await session.enable_user("u")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+async def test_a_refused_connection_was_never_sent() -> None:
+    async with session_for(f"http://127.0.0.1:{free_port()}") as session:
+        with pytest.raises(m.TransportError, match="could not connect") as caught:
+            await session.enable_user("u")
+    assert not caught.value.sent
+    assert caught.value.transient
+
+
+async def test_a_name_that_does_not_exist_was_never_sent() -> None:
+    async with session_for("no-such-tenant.invalid") as session:
+        with pytest.raises(m.TransportError, match="host name") as caught:
+            await session.enable_user("u")
+    assert not caught.value.sent
+
+
+async def answer_plainly(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 400 X\r\n\r\n")
+    writer.close()
+
+
+async def test_plain_http_on_the_tls_port_is_not_tried_again() -> None:
+    listener = await asyncio.start_server(answer_plainly, "127.0.0.1", 0)
+    port = listener.sockets[0].getsockname()[1]
+    async with listener, session_for(f"https://127.0.0.1:{port}", QUICK) as session:
+        with pytest.raises(m.TransportError, match="TLS could not be set up") as caught:
+            await session.enable_user("u")
+    assert (caught.value.sent, caught.value.transient, caught.value.attempts) == (False, False, 1)
+
+
+@pytest.mark.parametrize("status", [200, 503])
+@pytest.mark.parametrize("packed", [True, False])
+async def test_an_endless_body_costs_little_memory(status: int, packed: bool) -> None:  # noqa: FBT001  a table
+    bomb = gzip.compress(b"\0" * (64 << 20)) if packed else b"\0" * (8 << 20)
+    encoding = {"Content_Encoding": "gzip"} if packed else {}
+    expected = m.InvalidResponseError if status == 200 else m.ServerError
+    async with (
+        raw_server(http(status, bomb, **encoding)) as server,
+        session_for(server.url) as session,
+    ):
+        tracemalloc.start()
+        try:
+            with pytest.raises(expected):
+                await session.enable_user("u")
+            assert tracemalloc.get_traced_memory()[1] < 16 << 20
+        finally:
+            tracemalloc.stop()
+
+
+async def test_refusals_are_read_so_that_the_connection_is_kept(sandbox: Sandbox) -> None:
+    async with MonoCloudSession(sandbox.url, sandbox.api_key, retry=NEVER) as session:
+        for step in (200, 404, 503, 429, "422:keyed"):
+            user_id = sandbox.user_ids()[0]
+            sandbox.script(user_id, step)
+            if step == 200:
+                await session.enable_user(user_id)
+            else:
+                with pytest.raises(m.StatusError):
+                    await session.enable_user(user_id)
+    assert sandbox.stats().connections == 1
+
+
+async def test_cookies_netrc_and_proxies_of_the_environment_are_off(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: object
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    answer = http(200, samples.user("u"), Set_Cookie="a=b")
+    async with raw_server(answer) as server, session_for(server.url) as session:
+        await session.enable_user("u")
+        await session.enable_user("u")
+    assert len(server.requests) == 2
+    assert b"ookie" not in server.requests[1]
+
+
+async def test_a_borrowed_client_session_is_used_and_stays_open(sandbox: Sandbox) -> None:
+    async with aiohttp.ClientSession(headers={"X-Trace": "1"}, raise_for_status=True) as client:
+        session = MonoCloudSession(sandbox.url, sandbox.api_key, retry=NEVER, client_session=client)
+        async with session:
+            await session.enable_user(sandbox.user_ids()[0])
+            with pytest.raises(m.NotFoundError):  # its raise_for_status would raise aiohttp's own
+                await session.enable_user("nobody")
+        assert not client.closed
+
+
+async def test_a_closed_session_says_so(sandbox: Sandbox) -> None:
+    session = session_for(sandbox.url)
+    await session.close()
+    await session.close()
+    assert "closed" in repr(session)
+    with pytest.raises(m.ConfigurationError, match="closed"):
+        await session.enable_user("u")
+    client = aiohttp.ClientSession()
+    await client.close()
+    borrower = MonoCloudSession(sandbox.url, KEY, client_session=client)
+    with pytest.raises(m.ConfigurationError, match="borrowed"):
+        await borrower.enable_user("u")
+
+
+def test_a_session_of_another_event_loop_says_so() -> None:
+    session = session_for(f"http://127.0.0.1:{free_port()}")
+
+    async def call() -> None:
+        with pytest.raises(m.TransportError):
+            await session.enable_user("u")
+
+    async def call_again() -> None:
+        with pytest.raises(m.ConfigurationError, match="another event loop"):
+            await session.enable_user("u")
+        await session.close()
+
+    asyncio.run(call())
+    asyncio.run(call_again())
+
+
+async def test_many_calls_at_once_do_not_queue_for_connections() -> None:
+    arrived = 0
+    everyone = asyncio.Event()
+
+    async def handler(request: web.Request) -> web.Response:
+        nonlocal arrived
+        arrived += 1
+        if arrived == 150:
+            everyone.set()
+        await everyone.wait()  # nobody is answered before all are here
+        return web.Response(body=samples.user(request.match_info["id"]))
+
+    app = web.Application()
+    app.router.add_post("/api/users/{id}/enable", handler)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", port := free_port())
+    await site.start()
+    try:
+        async with session_for(f"http://127.0.0.1:{port}") as session:
+            users = await asyncio.gather(*[session.enable_user(f"u{i}") for i in range(150)])
+        assert len({user.user_id for user in users}) == 150
+    finally:
+        await runner.cleanup()
+
+
+def _steps() -> Iterator[int]:
+    yield from range(60)
+
+
+async def test_cancellation_at_any_await_leaves_nothing_behind(sandbox: Sandbox) -> None:
+    """Each round lets the call take one more turn of the event loop, then cancels it."""
+    sandbox.latency = 0.01
+    finished = 0
+    before = asyncio.all_tasks()
+    for turns in _steps():
+        async with MonoCloudSession(sandbox.url, sandbox.api_key, retry=QUICK) as session:
+            sandbox.script(user_id := sandbox.user_ids()[0], 503)
+            task = asyncio.create_task(session.enable_user(user_id))
+            for _ in range(turns):
+                await asyncio.sleep(0.0 if turns < 40 else 0.002)
+            task.cancel()
+            try:
+                await task
+                finished += 1
+            except asyncio.CancelledError:
+                pass
+            connector = session._owned.connector if session._owned else None
+            assert connector is None or not connector._acquired  # type: ignore[attr-defined]  # no public way to see it
+        assert {t for t in asyncio.all_tasks() - before if "session" in repr(t)} == set()
+    assert 0 < finished < 60
+
+
+async def test_a_certificate_that_is_not_trusted_is_final() -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
+    listener = await asyncio.start_server(lambda _r, w: w.close(), "127.0.0.1", 0, ssl=context)
+    port = listener.sockets[0].getsockname()[1]
+    try:
+        async with session_for(f"https://127.0.0.1:{port}", QUICK) as session:
+            with pytest.raises(m.TransportError, match="certificate was refused") as caught:
+                await session.enable_user("u")
+    finally:
+        listener.close()
+    assert (caught.value.sent, caught.value.transient, caught.value.attempts) == (False, False, 1)
