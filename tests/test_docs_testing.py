@@ -3,12 +3,10 @@
 import asyncio
 import re
 import shutil
-import subprocess
-import sys
-from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
+from suites import run_suite
 
 from monocloud_async.sandbox import Sandbox
 from monocloud_async.sandbox.answers import checked_step
@@ -22,22 +20,10 @@ def blocks(language: str) -> list[str]:
 
 @pytest.mark.parametrize("block", blocks("python"))
 def test_a_python_block_is_a_suite_that_passes(block: str, tmp_path: Path) -> None:
-    (tmp_path / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\n")
-    (tmp_path / "test_block.py").write_text(block, encoding="utf-8")
-    plugin = (
-        []
-        if entry_points(group="pytest11", name="monocloud_async")
-        else ["-p", "monocloud_async.testing"]
-    )
-    process = subprocess.run(
-        [sys.executable, "-m", "pytest", *plugin, "--rootdir", tmp_path, tmp_path],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
     tests = block.count("def test_")
     assert tests > 0
-    assert f" {tests} passed in " in process.stdout, process.stdout + process.stderr
+    output = run_suite(tmp_path, block)
+    assert f" {tests} passed in " in output, output
 
 
 @pytest.mark.skipif(not shutil.which("curl"), reason="needs curl")

@@ -11,7 +11,7 @@ import shutil
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -296,6 +296,13 @@ async def test_a_new_script_replaces_the_old_and_an_empty_one_ends_it(tenant: Te
     assert (await tenant.enable("bob"))[0] == 200
 
 
+async def test_add_user_resets_the_user_and_its_script(tenant: Tenant) -> None:
+    tenant.sandbox.script("ada", 500)
+    tenant.sandbox.add_user("ada", disabled=False)
+    assert not tenant.sandbox.is_disabled("ada")
+    assert (await tenant.enable("ada"))[0] == 200
+
+
 async def test_a_script_for_nobody_makes_the_user(tenant: Tenant) -> None:
     tenant.sandbox.script("eve", 503)
     assert [(await tenant.enable("eve"))[0] for _ in range(2)] == [503, 200]
@@ -571,6 +578,10 @@ def test_ten_thousand_users_are_seeded_in_a_moment() -> None:
     assert sandbox.stats().users == {"enabled": 0, "disabled": 10_000}
 
 
+def test_given_ids_keep_their_order_and_come_once() -> None:
+    assert Sandbox(users=["bob", "ada", "bob"]).user_ids() == ["bob", "ada"]
+
+
 def test_is_disabled_of_nobody_is_a_key_error() -> None:
     with pytest.raises(KeyError, match="nobody"):
         Sandbox().is_disabled("nobody")
@@ -598,6 +609,16 @@ async def test_a_file_with_users_keeps_them(http: aiohttp.ClientSession, tmp_pat
     async with Sandbox(users=100, db=db) as sandbox:
         assert sandbox.user_ids() == ["ada"]
         assert sandbox.user("ada") == enabled
+
+
+def test_a_seed_that_breaks_off_leaves_the_file_empty(tmp_path: Path) -> None:
+    def broken() -> Iterator[str]:
+        yield "ada"
+        raise LookupError("no more")
+
+    with pytest.raises(LookupError):
+        Sandbox(users=broken(), db=tmp_path / "tenant.db")
+    assert Sandbox(db=tmp_path / "tenant.db").user_ids() == []
 
 
 async def test_a_restart_keeps_the_port_the_users_and_the_counts(tenant: Tenant) -> None:

@@ -1,0 +1,26 @@
+"""The command line: `main` is what `monocloud-async` runs."""
+
+import sys
+from collections.abc import Sequence
+
+__all__ = ["main"]
+
+MISSING_EXTRA = "The command line needs its extra: pip install 'monocloud-async[cli]'\n"
+USAGE = 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit code of the command that these arguments ask for (default: the process's own)."""
+    try:
+        import rich  # noqa: F401, PLC0415  the library installs and imports without them
+        import typer  # noqa: F401, PLC0415
+    except ModuleNotFoundError:
+        sys.stderr.write(MISSING_EXTRA)
+        return USAGE
+    from monocloud_async.cli.app import app  # noqa: PLC0415  it imports typer
+
+    try:
+        app(None if argv is None else list(argv), prog_name="monocloud-async")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else USAGE
+    return 0
