@@ -1,42 +1,47 @@
 """Give MonoCloud users their access back: one in a web request, a million in a batch."""
 
-from monocloud_async.bulk import BulkReport, BulkRun, Outcome
-from monocloud_async.errors import (
-    BadRequestError,
-    ConfigurationError,
-    ConflictError,
-    ForbiddenError,
-    IdentityFault,
-    IdentityValidationError,
-    InvalidResponseError,
-    InvalidUserIdError,
-    KeyValidationError,
-    MonoCloudError,
-    NotFoundError,
-    PaymentRequiredError,
-    RateLimitedError,
-    RequestTimeoutError,
-    RunStoppedError,
-    ServerError,
-    StatusError,
-    TransportError,
-    UnauthorizedError,
-    UnprocessableError,
-)
-from monocloud_async.models import (
-    ProblemDetails,
-    User,
-    UserConnection,
-    UserEmail,
-    UserExternalProvider,
-    UserIdp,
-    UserPasskey,
-    UserPhone,
-    UserUsername,
-)
-from monocloud_async.retry import RetryPolicy
-from monocloud_async.session import MonoCloudSession
-from monocloud_async.version import __version__
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from monocloud_async.bulk import BulkRun
+    from monocloud_async.errors import (
+        BadRequestError,
+        ConfigurationError,
+        ConflictError,
+        ForbiddenError,
+        IdentityFault,
+        IdentityValidationError,
+        InvalidResponseError,
+        InvalidUserIdError,
+        KeyValidationError,
+        MonoCloudError,
+        NotFoundError,
+        PaymentRequiredError,
+        RateLimitedError,
+        RequestTimeoutError,
+        RunStoppedError,
+        ServerError,
+        StatusError,
+        TransportError,
+        UnauthorizedError,
+        UnprocessableError,
+    )
+    from monocloud_async.models import (
+        ProblemDetails,
+        User,
+        UserConnection,
+        UserEmail,
+        UserExternalProvider,
+        UserIdp,
+        UserPasskey,
+        UserPhone,
+        UserUsername,
+    )
+    from monocloud_async.outcome import BulkReport, Outcome
+    from monocloud_async.retry import RetryPolicy
+    from monocloud_async.session import MonoCloudSession
+    from monocloud_async.version import __version__
 
 __all__ = [
     "BadRequestError",
@@ -75,3 +80,32 @@ __all__ = [
     "UserUsername",
     "__version__",
 ]
+
+_MODULES = (
+    "version",
+    "errors",
+    "models",
+    "outcome",
+    "retry",
+    "bulk",
+    "session",
+)  # the quickest first
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, imported when it is first asked for.
+
+    aiohttp takes a third of a second to import; `monocloud-async --help`, and every pytest run on
+    a machine that has this package and its fixtures installed, need not wait for it.
+    """
+    if name in __all__:
+        for module in _MODULES:
+            home = import_module(f"{__name__}.{module}")
+            if hasattr(home, name):
+                globals()[name] = value = getattr(home, name)
+                return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -17,9 +17,7 @@ from collections.abc import (
 )
 from functools import partial
 from types import TracebackType
-from typing import Final, Literal, Self
-
-from msgspec import Struct, field
+from typing import Final, Self
 
 from monocloud_async import retry
 from monocloud_async.errors import (
@@ -35,14 +33,14 @@ from monocloud_async.errors import (
     UnauthorizedError,
 )
 from monocloud_async.models import User
+from monocloud_async.outcome import BulkReport, Call, Outcome
 from monocloud_async.pace import Pace
 from monocloud_async.retry import RetryPolicy
 from monocloud_async.wire import check_user_id
 
 UserIds = Iterable[str] | AsyncIterable[str]
-Status = Literal["enabled", "failed", "unknown", "not_attempted", "already_enabled"]
 Send = Callable[[str, float], Awaitable[User]]
-OnOutcome = Callable[["Outcome"], None]
+OnOutcome = Callable[[Outcome], None]
 
 
 class _End:
@@ -52,60 +50,6 @@ class _End:
 _END: Final = _End()
 _MAX_FAILURES = 1000
 _BREATH = 256  # ids that never suspend (refused ones) before others get a turn on the event loop
-
-
-class Outcome(Struct, frozen=True, kw_only=True):
-    """What became of one user.
-
-    Attributes:
-        user_id: the id as it was read.
-        position: its place in the input, from 0.
-        status: "enabled"; "failed", for a known reason; "unknown": a request went out and no
-            answer came, so the user may or may not be enabled; "not_attempted": the run ended
-            before the tenant considered it; "already_enabled": a journal has it as enabled.
-        user: the user as the tenant answered, when enabled.
-        error: why not, otherwise; None when the call was cancelled.
-        attempts: requests sent for this user, those that were answered 429 not counted.
-        seconds: from its start to its end, waits included.
-    """
-
-    user_id: str
-    position: int
-    status: Status
-    user: User | None = None
-    error: MonoCloudError | None = None
-    attempts: int = 0
-    seconds: float = 0.0
-
-
-class BulkReport(Struct, kw_only=True):
-    """The counts of a run, live while it goes on; the counts per status add up to `total`.
-
-    Attributes:
-        total: ids read from the input.
-        enabled, failed, unknown, not_attempted, already_enabled: users by `Outcome.status`.
-        unconfirmed: enabled, but the answer's body still said `disabled: true`.
-        requests: requests sent.
-        retries: requests sent again after a passing failure.
-        throttled: requests that the tenant answered with 429.
-        seconds: how long the run took.
-        exhausted: whether the input was read to its end.
-        failures: the first thousand outcomes that are failed or unknown.
-    """
-
-    total: int = 0
-    enabled: int = 0
-    failed: int = 0
-    unknown: int = 0
-    not_attempted: int = 0
-    already_enabled: int = 0
-    unconfirmed: int = 0
-    requests: int = 0
-    retries: int = 0
-    throttled: int = 0
-    seconds: float = 0.0
-    exhausted: bool = False
-    failures: list[Outcome] = field(default_factory=list)
 
 
 class BulkRun:
@@ -147,7 +91,7 @@ class BulkRun:
         self._pace = pace
         self._on_outcome = on_outcome
         self._slots = asyncio.BoundedSemaphore(concurrency)
-        self._calls: dict[asyncio.Task[None], _Call] = {}
+        self._calls: dict[asyncio.Task[None], Call] = {}
         self._proved = asyncio.Event()  # the first request has been answered, one way or another
         self._outcomes: asyncio.Queue[Outcome | None] | None = None  # only where somebody iterates
         self._run_task: asyncio.Task[BulkReport] | None = None
@@ -269,7 +213,7 @@ class BulkRun:
                 await ids.aclose()
 
     async def _start(self, user_id: str) -> None:
-        call = _Call(user_id, self.report.total, asyncio.get_running_loop().time)
+        call = Call(user_id, self.report.total, asyncio.get_running_loop().time)
         self.report.total += 1
         try:
             check_user_id(user_id)
@@ -292,7 +236,7 @@ class BulkRun:
             self._bug = bug  # raised by the caller's own `on_outcome`
             self.cancel()
 
-    async def _enable(self, call: "_Call") -> None:
+    async def _enable(self, call: Call) -> None:
         clock = call.clock
 
         async def attempt(left: float) -> User:
@@ -314,7 +258,7 @@ class BulkRun:
             raise
         self._record(call, outcome)
 
-    async def _attempt(self, call: "_Call", left: float) -> User:
+    async def _attempt(self, call: Call, left: float) -> User:
         """One request, and again after every 429: that is news of the tenant, not of this user."""
         while True:
             self.report.requests += 1
@@ -342,7 +286,7 @@ class BulkRun:
             await self._wait(call, self._pace.ready)
             call.paused += call.clock() - sent_at
 
-    async def _wait(self, call: "_Call", wait: Callable[[], Awaitable[None]]) -> None:
+    async def _wait(self, call: Call, wait: Callable[[], Awaitable[None]]) -> None:
         """Wait in a way that `drain` ends."""
         if self._draining:
             raise asyncio.CancelledError
@@ -357,7 +301,7 @@ class BulkRun:
             self._verdict = verdict
             self.drain()
 
-    def _record(self, call: "_Call", outcome: Outcome) -> None:
+    def _record(self, call: Call, outcome: Outcome) -> None:
         call.recorded = True
         report, status = self.report, outcome.status
         setattr(report, status, getattr(report, status) + 1)
@@ -371,73 +315,6 @@ class BulkRun:
             self._outcomes.put_nowait(outcome)
         if self._on_outcome is not None:
             self._on_outcome(outcome)
-
-
-class _Call:
-    """One user on the way through a run: what is known so far, and what it makes in the end."""
-
-    __slots__ = (
-        "attempts",
-        "began",
-        "clock",
-        "error",
-        "in_flight",
-        "maybe_done",
-        "paused",
-        "position",
-        "recorded",
-        "user_id",
-        "waiting",
-    )
-
-    def __init__(self, user_id: str, position: int, clock: Callable[[], float]) -> None:
-        self.user_id = user_id
-        self.position = position
-        self.clock = clock
-        self.began = clock()
-        self.attempts = 0  # requests that were not answered 429
-        self.paused = 0.0  # seconds that do not count as retry time
-        self.error: MonoCloudError | None = None
-        self.maybe_done = False  # a request went out that nobody answered
-        self.in_flight = False
-        self.waiting = False
-        self.recorded = False
-
-    def learn(self, error: MonoCloudError) -> None:
-        """What an attempt that did not succeed tells."""
-        self.error = error
-        self.in_flight = False
-        self.attempts += not isinstance(error, RateLimitedError)
-        self.maybe_done |= isinstance(error, TransportError) and error.sent
-
-    def enabled(self, user: User) -> Outcome:
-        return self._outcome("enabled", user=user)
-
-    def failed(self, error: MonoCloudError) -> Outcome:
-        unsure = self.maybe_done and isinstance(error, TransportError)
-        # An outcome may live long; the frames of its error's traceback should not.
-        return self._outcome("unknown" if unsure else "failed", error=error.with_traceback(None))
-
-    def cut_off(self) -> Outcome:
-        """The outcome where the run ended before the call did."""
-        if self.in_flight:
-            return self._outcome("unknown")
-        if self.error is None or isinstance(self.error, RateLimitedError):
-            return self._outcome("not_attempted", error=self.error)
-        return self.failed(self.error)
-
-    def _outcome(
-        self, status: Status, *, user: User | None = None, error: MonoCloudError | None = None
-    ) -> Outcome:
-        return Outcome(
-            user_id=self.user_id,
-            position=self.position,
-            status=status,
-            user=user,
-            error=error,
-            attempts=self.attempts + self.in_flight,
-            seconds=self.clock() - self.began,
-        )
 
 
 def _is_verdict(error: MonoCloudError, *, first: bool) -> bool:

@@ -33,7 +33,7 @@ from msgspec import Struct
 from monocloud_async.models import ProblemDetails
 
 if TYPE_CHECKING:
-    from monocloud_async.bulk import BulkReport
+    from monocloud_async.outcome import BulkReport
 
 NO_PROBLEM = ProblemDetails()
 

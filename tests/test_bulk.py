@@ -3,6 +3,7 @@ import gc
 import tracemalloc
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from itertools import pairwise
 
 import pytest
 from conftest import QUICK
@@ -12,6 +13,7 @@ from virtual_time import run
 
 import monocloud_async as m
 from monocloud_async import BulkReport, BulkRun, MonoCloudSession, Outcome, RetryPolicy, User
+from monocloud_async.bulk import UserIds
 from monocloud_async.pace import Pace
 from monocloud_async.sandbox import Sandbox
 
@@ -24,7 +26,7 @@ def adds_up(report: BulkReport) -> bool:
 
 
 def bulk(
-    user_ids: m.bulk.UserIds,
+    user_ids: UserIds,
     send: Send,
     *,
     policy: RetryPolicy | None = None,
@@ -170,7 +172,7 @@ async def test_a_refused_key_costs_one_request(verdict: m.MonoCloudError) -> Non
 
 async def test_a_wrong_key_stops_a_run_against_a_real_tenant(sandbox: Sandbox) -> None:
     async with MonoCloudSession(sandbox.url, "wrong", retry=QUICK) as session:
-        with pytest.raises(m.RunStoppedError, match="401 Unauthorized.*API key"):
+        with pytest.raises(m.RunStoppedError, match=r"401 Unauthorized.*API key"):
             await session.bulk_enable(sandbox.user_ids())
     assert sandbox.stats().requests == 1
 
@@ -331,7 +333,7 @@ def test_a_429_pauses_everybody_and_spends_no_attempt_of_that_user() -> None:
         assert (report.enabled, report.failed) == (40, 0)
         assert (report.throttled, report.retries, report.requests) == (8, 0, 48)
         times = [at for at, _ in sent]
-        pauses = [b - a for a, b in zip(times, times[1:], strict=False) if b - a > 1]
+        pauses = [b - a for a, b in pairwise(times) if b - a > 1]
         assert len(pauses) == 8
         assert min(pauses) >= 29.9
 
@@ -343,7 +345,7 @@ def test_a_429_without_retry_after_pauses_for_a_growing_time() -> None:
         send, sent = throttling({"u0": [None] * 5})
         report = await bulk(["u0"], send)
         assert report.enabled == 1
-        gaps = [b - a for (a, _), (b, _) in zip(sent, sent[1:], strict=False)]
+        gaps = [b - a for (a, _), (b, _) in pairwise(sent)]
         assert [round(gap - 0.02, 1) for gap in gaps] == [0.5, 1, 2, 4, 8]
 
     run(main())

@@ -49,7 +49,7 @@ def test_no_member_of_a_sample_is_dropped(name: str) -> None:
             assert kept[member] == value
 
 
-COLLECTIONS = {
+COLLECTIONS: dict[str, object] = {
     "claims": {},
     "public_data": {},
     "private_data": {},

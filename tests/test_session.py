@@ -23,8 +23,10 @@ NEVER = RetryPolicy(attempts=1)
 KEY = "sentinel-key-4711"
 
 
-def session_for(url: str, retry: RetryPolicy = NEVER, **options: float) -> MonoCloudSession:
-    return MonoCloudSession(url, KEY, retry=retry, **options)
+def session_for(
+    url: str, retry: RetryPolicy = NEVER, timeout: float | None = None
+) -> MonoCloudSession:
+    return MonoCloudSession(url, KEY, retry=retry, timeout=timeout)
 
 
 async def test_a_disabled_user_is_enabled(sandbox: Sandbox, session: MonoCloudSession) -> None:
@@ -355,7 +357,7 @@ async def test_cancellation_at_any_await_leaves_nothing_behind(sandbox: Sandbox)
             except asyncio.CancelledError:
                 pass
             connector = session._owned.connector if session._owned else None
-            assert connector is None or not connector._acquired  # type: ignore[attr-defined]  # no public way to see it
+            assert connector is None or not connector._acquired  # no public way to see it
         assert {t for t in asyncio.all_tasks() - before if "session" in repr(t)} == set()
     assert 0 < finished < 60
 

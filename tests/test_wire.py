@@ -208,7 +208,7 @@ def test_a_user_at_the_bound_is_read_and_one_over_it_refused() -> None:
 
 
 def test_texts_from_outside_are_short_and_harmless() -> None:
-    error = refusal(404, '{"detail": "a\\u001b[31m\\n\\u202eb", "title": "t"}'.encode())
+    error = refusal(404, b'{"detail": "a\\u001b[31m\\n\\u202eb", "title": "t"}')
     assert error.problem.detail == "a [31m b"
     assert len(clean("x" * 10_000)) == 500
 
@@ -232,7 +232,7 @@ NOW = 1795428000.0  # the same moment
         *[
             (value, None)
             for value in (
-                *("", "-5", "+5", "1.5", "1_000", "７", "١٢", "1e3", "nan", "inf", "1e999"),
+                *("", "-5", "+5", "1.5", "1_000", "\uff17", "١٢", "1e3", "nan", "inf", "1e999"),
                 *("99999999999999999999", "0x10", "soon", "5 s", "5, 6", "Mon, 99 Nov 2026"),
                 *("Mon, 23 Nov 99999 10:00:30 GMT", "\x00"),
             )

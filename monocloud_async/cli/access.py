@@ -8,6 +8,7 @@ from pathlib import Path
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.retry import RetryPolicy
 from monocloud_async.session import MonoCloudSession
+from monocloud_async.tenant import base_url
 
 MAX_KEY = 8192  # bytes; what is longer was not meant as a key
 
@@ -22,6 +23,11 @@ class Access:
     api_key: str | None = field(default=None, repr=False)
     timeout: float | None = None
     attempts: int = 4
+
+    @property
+    def tenant(self) -> str:
+        """The tenant's address, as people may see it."""
+        return base_url(self.domain)
 
     def session(self) -> MonoCloudSession:
         """A session, checked before anything is sent; `ConfigurationError` tells what is wrong."""

@@ -8,12 +8,11 @@ strict UTF-8, and a byte order mark counts at the very start only.
 import codecs
 import csv
 import os
-import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
-from functools import lru_cache
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -63,7 +62,6 @@ class IdSource:
     Attributes:
         name: for people.
         size: bytes in all, or None for a pipe, which may block whoever reads it.
-        bytes_read: how much of it is read so far.
         header: the csv header as it stands in the input, once it is read.
     """
 
@@ -75,13 +73,21 @@ class IdSource:
         mode = os.fstat(stream.fileno())
         self.name = name
         self.size = mode.st_size if stat.S_ISREG(mode.st_mode) else None
-        self.bytes_read = 0
         self.header = b""
         self._stream = stream
         self._form = form
         self._column = column
         self._number = 0
         self._mark = b""
+
+    def expected(self) -> int | None:
+        """About how many ids there are: the file's line ends, counted; None for a pipe."""
+        if self.size is None:
+            return None
+        with open(self._stream.fileno(), "rb", closefd=False) as file:
+            ends = sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b""))
+            file.seek(0)
+        return max(0, ends - (self._form is Format.CSV))
 
     def __iter__(self) -> Iterator[Line]:
         match self._form:
@@ -98,11 +104,9 @@ class IdSource:
     def _physical_lines(self) -> Iterator[bytes]:
         while raw := self._stream.readline(MAX_LINE):
             self._number += 1
-            self.bytes_read += len(raw)
-            end = raw
+            end = raw  # of a line that is too long, only the start is kept
             while len(end) == MAX_LINE and not end.endswith(b"\n"):
                 end = self._stream.readline(MAX_LINE)
-                self.bytes_read += len(end)
             yield self._without_mark(raw) if self._number == 1 else raw
 
     def _without_mark(self, raw: bytes) -> bytes:
@@ -129,25 +133,24 @@ class IdSource:
                 # `_line` refuses what is not UTF-8; here it only has to get through the reader.
                 yield raw.decode(errors="surrogateescape")
 
+        def rows(delimiter: str) -> Iterator[tuple[bytes, list[str] | csv.Error]]:
+            for row in _rows(lines, delimiter):
+                raw = b"".join(taken)
+                taken.clear()
+                if raw.strip():
+                    yield raw, row
+
         lines = texts()
-        for cells in _rows(lines, ","):
-            raw = b"".join(taken)
-            if raw.strip():
-                self.header = self._mark + raw
-                break
-            taken.clear()
-        else:
+        raw, head = next(rows(","), (b"", []))
+        if isinstance(head, csv.Error):
+            raise ConfigurationError(f"the header of {self.name} is malformed csv: {head}")
+        if not raw:
             return
-        if isinstance(cells, csv.Error):
-            raise ConfigurationError(f"the header of {self.name} is malformed csv: {cells}")
-        delimiter, names, index = _header(self.header, self._column)
-        taken.clear()
-        for row in _rows(lines, delimiter):
-            raw = b"".join(taken)
-            number = self._number - len(taken) + 1
-            taken.clear()
-            if raw.strip():
-                yield _line(number, raw, lambda _, row=row: _cell(row, names, index))
+        self.header = self._mark + raw
+        delimiter, columns, place = _header(self.name, raw, self._column)
+        for raw, row in rows(delimiter):
+            number = self._number - raw.count(b"\n", 0, -1)
+            yield _line(number, raw, partial(_cell, row, columns, place))
 
 
 @contextmanager
@@ -164,8 +167,106 @@ def open_ids(path: Path, form: Format | None, column: str | None) -> Iterator[Id
     name = "stdin" if path == STDIN else clean(str(path))
     try:
         # Not `sys.stdin`: at exit Python would wait for a thread that still reads from it.
-        stream = Path(path).open("rb") if path != STDIN else open(0, "rb", closefd=False)  # noqa: PTH123, SIM115
+        stream = Path(path).open("rb") if path != STDIN else open(0, "rb", closefd=False)  # noqa: SIM115
     except OSError as error:
         raise ConfigurationError(f"cannot read {name}: {error.strerror}") from None
-    with stream:
-        yield IdSource(stream, form, column=column, name=name)
+    source = IdSource(stream, form, column=column, name=name)
+    try:
+        yield source
+    finally:
+        # A thread may wait in a pipe's `read`, and `close` would wait for it: the exit ends both.
+        if source.size is not None:
+            stream.close()
+
+
+def _line(number: int, raw: bytes, find: Callable[[str], str]) -> Line:
+    problem = None
+    try:
+        if len(raw) >= MAX_LINE:
+            problem = f"is longer than {MAX_LINE} bytes"
+        else:
+            user_id = find(raw.decode())
+            check_user_id(user_id)
+            return Line(number, raw, user_id)
+    except UnicodeDecodeError:
+        problem = "is not UTF-8"
+    except InvalidUserIdError as error:
+        problem = str(error.args[0])
+    except _BadLineError as error:
+        problem = str(error)
+    return Line(number, raw, problem=problem)
+
+
+class _BadLineError(Exception):
+    pass
+
+
+def _rows(lines: Iterable[str], delimiter: str) -> Iterator[list[str] | csv.Error]:
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    while True:
+        try:
+            yield next(reader)
+        except csv.Error as error:
+            yield error
+        except StopIteration:
+            return
+
+
+def _header(name: str, raw: bytes, column: str | None) -> tuple[str, int, int]:
+    """The delimiter, the number of columns, and which of them has the ids."""
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError:
+        raise ConfigurationError(
+            f"the header of {name} is not UTF-8; convert it first: iconv -f WINDOWS-1252 -t UTF-8"
+        ) from None
+    columns: list[str] = []
+    for delimiter in DELIMITERS:
+        row = next(_rows([text], delimiter), [])
+        if isinstance(row, csv.Error):
+            continue
+        names = [cell.strip() for cell in row]
+        found = [place for place, cell in enumerate(names) if _holds_ids(cell, column)]
+        if len(found) == 1:
+            return delimiter, len(names), found[0]
+        if len(names) > len(columns) or found:
+            columns = names
+        if found:
+            break
+    listed = clean(", ".join(columns[:20]))
+    if column is not None:
+        raise ConfigurationError(f"{name} has no single column {clean(column)!r}; it has: {listed}")
+    raise ConfigurationError(
+        f"no single column of {name} is called user_id or id: name the right one with --column,"
+        f" or say --format txt for a plain list of ids; its first row is: {listed}"
+    )
+
+
+def _holds_ids(name: str, column: str | None) -> bool:
+    if column is not None:
+        return name == column
+    return name.lower().replace("_", "").replace("-", "").replace(" ", "") in _ID_NAMES
+
+
+def _cell(row: list[str] | csv.Error, columns: int, place: int, _text: str) -> str:
+    if isinstance(row, csv.Error):
+        raise _BadLineError(f"is malformed csv ({row}); look for a stray quote")
+    if len(row) < columns or any(row[columns:]):
+        raise _BadLineError(f"has {len(row)} cells where the header has {columns}")
+    return row[place].strip()
+
+
+def _id_in_json(raw: bytes, column: str | None) -> str:
+    try:
+        value = _json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise _BadLineError("is not JSON") from None
+    if isinstance(value, dict):
+        found = [key for key in value if _holds_ids(key, column)]
+        if len(found) != 1:
+            wanted = "user_id or id" if column is None else clean(column)
+            raise _BadLineError(f"has no single member {wanted}")
+        value = value[found[0]]
+    if not isinstance(value, str):
+        raise _BadLineError("has an id that is no string")
+    return value

@@ -1,7 +1,7 @@
 """The event loop of the command line: uvloop where it is installed."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -9,9 +9,12 @@ T = TypeVar("T")
 
 def run(main: Coroutine[object, object, T]) -> T:
     """What the coroutine returns. No policy is set: a loop is made for this call alone."""
+    new_event_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
     try:
-        from uvloop import new_event_loop  # noqa: PLC0415  not on Windows, and never required
+        import uvloop  # noqa: PLC0415  not on Windows, and never required
     except ModuleNotFoundError:
-        new_event_loop = asyncio.new_event_loop
+        pass
+    else:
+        new_event_loop = uvloop.new_event_loop
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         return runner.run(main)

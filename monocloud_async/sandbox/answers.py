@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import re
 import secrets
@@ -15,7 +16,6 @@ import msgspec
 from aiohttp import web
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable
 
 KNOWN_STEPS = (
@@ -40,6 +40,7 @@ REFUSALS: dict[str, dict[str, Any]] = {
     },
 }
 
+JSON = {"Content-Type": "application/json; charset=utf-8"}
 CAPTIVE_PORTAL = """<!doctype html>
 <title>Guest network</title>
 <h1>Welcome!</h1>
@@ -52,6 +53,17 @@ def checked_step(step: int | str) -> str:
     if not STEP.fullmatch(str(step)):
         raise ValueError(f"unknown step {step!r}; the sandbox knows: {KNOWN_STEPS}")
     return str(step)
+
+
+def json_answer(value: object) -> web.Response:
+    """A 200 with this value."""
+    return web.Response(body=msgspec.json.encode(value), headers=JSON)
+
+
+async def no_answer() -> web.Response:
+    """Never returns: the client leaves, or the sandbox stops, and either cancels it."""
+    answer: asyncio.Future[web.Response] = asyncio.get_running_loop().create_future()
+    return await answer
 
 
 def scripted(step: str, *, retry_after: int | None) -> web.Response:

@@ -18,10 +18,13 @@ from monocloud_async.sandbox.answers import (
     TokenBucket,
     checked_step,
     cut,
+    json_answer,
+    no_answer,
     problem,
     reset,
     scripted,
 )
+from monocloud_async.sandbox.control import SandboxStats, SandboxUser
 from monocloud_async.sandbox.users import Users
 
 if TYPE_CHECKING:
@@ -32,34 +35,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("monocloud_async.sandbox")
 
-JSON = {"Content-Type": "application/json; charset=utf-8"}
 NO_USER = "The user was not found."
 NO_ENDPOINT = "There is no such endpoint."
 GRACE = 0.05  # seconds that answers in progress get when the sandbox stops
-
-
-class SandboxStats(msgspec.Struct, frozen=True, kw_only=True):
-    """What the tenant has seen since it was made; the control endpoints are not counted."""
-
-    requests: int
-    """Requests received, each counted when it arrives."""
-    by_status: dict[str, int]
-    """Answers by status; `"none"` are requests that got no answer: reset, hung or given up."""
-    in_flight: int
-    """Requests being served now."""
-    peak_in_flight: int
-    """The most requests that were served at the same time."""
-    connections: int
-    """Connections accepted, those of the control endpoints included."""
-    users: dict[str, int]
-    """How many users are `"enabled"` and `"disabled"`."""
-
-
-class SandboxUser(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What `PUT /_sandbox/users/{id}` takes."""
-
-    disabled: bool = True
-    script: list[str | int] = []
 
 
 class Sandbox:
@@ -274,7 +252,7 @@ class Sandbox:
             case "PUT", ["_sandbox", "users", user_id]:
                 return self._put(user_id, await request.read())
             case "GET", ["_sandbox", "stats"]:
-                return _json(self.stats())
+                return json_answer(self.stats())
             case _, ["_sandbox", "users", _]:
                 return problem(405, allow="PUT")
             case _, ["_sandbox", "stats"]:
@@ -287,7 +265,7 @@ class Sandbox:
         if step == "reset" and request.transport is not None:
             reset(request.transport)
         if step in {"reset", "hang"}:
-            return await _no_answer()
+            return await no_answer()
         if step not in {"200", "cut"}:
             return scripted(step, retry_after=1 if self.retry_after else None)
         response = _found(self._users.switch(user_id, disabled=False))
@@ -318,14 +296,4 @@ def _decoded(raw_path: str) -> list[str]:
 
 
 def _found(user: dict[str, Any] | None) -> web.Response:
-    return problem(404, detail=NO_USER) if user is None else _json(user)
-
-
-def _json(value: object) -> web.Response:
-    return web.Response(body=msgspec.json.encode(value), headers=JSON)
-
-
-async def _no_answer() -> web.Response:
-    """Never returns: the client leaves, or the sandbox stops, and either cancels it."""
-    answer: asyncio.Future[web.Response] = asyncio.get_running_loop().create_future()
-    return await answer
+    return problem(404, detail=NO_USER) if user is None else json_answer(user)

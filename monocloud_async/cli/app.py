@@ -1,0 +1,193 @@
+"""The commands and their options. What a command does is imported when it runs: help is quick."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from monocloud_async.cli.inputs import Format
+from monocloud_async.version import __version__
+
+app = typer.Typer(
+    help="Give MonoCloud users their access back.",
+    epilog="Exit codes: 0 all enabled, 1 some failed, 2 usage or configuration, 3 the run was"
+    " stopped, 130 interrupted.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    # A traceback with locals would show the key.
+    pretty_exceptions_enable=False,
+)
+
+Domain = Annotated[
+    str | None,
+    typer.Option(
+        help="The tenant, as <slug>.<region>.monocloud.com. Default: the environment's"
+        " MONOCLOUD_MANAGEMENT_DOMAIN.",
+    ),
+]
+KeyFile = Annotated[
+    Path | None,
+    typer.Option(
+        help="A file with the API key. Default: the environment's MONOCLOUD_MANAGEMENT_API_KEY.",
+    ),
+]
+Timeout = Annotated[
+    float | None,
+    typer.Option(
+        help="Seconds for one request. Default: the environment's MONOCLOUD_MANAGEMENT_TIMEOUT"
+        " (milliseconds), or 10.",
+    ),
+]
+Attempts = Annotated[int, typer.Option(min=1, help="Requests for one user at most.")]
+Json = Annotated[
+    bool, typer.Option("--json", help="One JSON object a line on stdout, the summary last.")
+]
+
+
+def _version(wanted: bool) -> None:  # noqa: FBT001  typer calls it so
+    if wanted:
+        typer.echo(f"monocloud-async {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Give MonoCloud users their access back."""
+
+
+@app.command()
+def enable(
+    user_ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Who is enabled.")],
+    *,
+    domain: Domain = None,
+    api_key_file: KeyFile = None,
+    timeout: Timeout = None,
+    attempts: Attempts = 4,
+    json: Json = False,
+) -> None:
+    """Enable these users."""
+    from monocloud_async.cli import commands  # noqa: PLC0415
+
+    access = commands.access(domain, api_key_file, timeout, attempts)
+    raise typer.Exit(commands.enable(access, user_ids, json=json))
+
+
+@app.command()
+def bulk(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            help="The ids: a txt, csv or jsonl file, or - for stdin.",
+            allow_dash=True,
+        ),
+    ],
+    *,
+    column: Annotated[
+        str | None,
+        typer.Option(help="Where the ids are in csv or jsonl. Default: user_id or id."),
+    ] = None,
+    form: Annotated[
+        Format | None,
+        typer.Option("--format", help="Default: what the name ends in; txt for stdin."),
+    ] = None,
+    failures: Annotated[
+        Path | None,
+        typer.Option(help="Write the lines that failed to this file, to be fed back."),
+    ] = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests in flight at most.")] = 100,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything and send nothing.")
+    ] = False,
+    domain: Domain = None,
+    api_key_file: KeyFile = None,
+    timeout: Timeout = None,
+    attempts: Attempts = 4,
+    json: Json = False,
+) -> None:
+    """Enable all users of a file.
+
+    The first Ctrl-C lets the calls in flight finish, the second cancels them.
+    """
+    from monocloud_async.cli import commands  # noqa: PLC0415
+
+    access = commands.access(domain, api_key_file, timeout, attempts)
+    with commands.open_ids(file, form, column) as source:
+        if dry_run:
+            raise typer.Exit(commands.dry_run(access, source))
+        kept = None if failures is None else commands.open_failures(failures, file)
+        raise typer.Exit(
+            commands.bulk(access, source, concurrency=concurrency, failures=kept, json=json)
+        )
+
+
+@app.command()
+def demo() -> None:
+    """See a bulk run work, on a tenant that runs on this machine for a moment."""
+    from monocloud_async.cli import demo as show  # noqa: PLC0415
+
+    raise typer.Exit(show.demo())
+
+
+@app.command()
+def sandbox(
+    *,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 for any free one.")] = 8080,
+    host: Annotated[
+        str, typer.Option(help="Loopback, unless others are to reach it.")
+    ] = "127.0.0.1",
+    users: Annotated[int, typer.Option(min=0, help="Disabled users to invent.")] = 100,
+    ids: Annotated[
+        Path | None, typer.Option(help="Write the users' ids to this file, one a line.")
+    ] = None,
+    db: Annotated[
+        Path | None,
+        typer.Option(help="A SQLite file that keeps the users. Default: in memory."),
+    ] = None,
+    api_key: Annotated[str, typer.Option(help="The sandbox's own key; it opens nothing else.")] = (
+        "sandbox-key"
+    ),
+    latency: Annotated[
+        float, typer.Option(min=0, help="Seconds that every answer takes longer.")
+    ] = 0.0,
+    rate_limit: Annotated[
+        float | None, typer.Option(min=0, help="Requests a second before 429.")
+    ] = None,
+    burst: Annotated[
+        int | None, typer.Option(min=1, help="Requests at once before the rate counts.")
+    ] = None,
+    error_rate: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of requests that are answered 500.")
+    ] = 0.0,
+    script: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ID=STEP,STEP...",
+            help="What the next requests for this user meet, such as ada=503,reset,200;"
+            " may be given more than once.",
+        ),
+    ] = None,
+) -> None:
+    """Run a MonoCloud tenant on this machine, with faults on demand."""
+    from monocloud_async.cli import sandbox as terminal  # noqa: PLC0415
+
+    with terminal.usage_errors():
+        tenant = terminal.Sandbox(
+            users=users,
+            db=db or ":memory:",
+            api_key=api_key,
+            host=host,
+            port=port,
+            latency=latency,
+            rate_limit=rate_limit,
+            burst=burst,
+            error_rate=error_rate,
+        )
+        for text in script or []:
+            tenant.script(*terminal.parse_script(text))
+    raise typer.Exit(terminal.serve(tenant, ids))

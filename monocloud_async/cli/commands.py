@@ -1,0 +1,87 @@
+"""What `enable` and `bulk` do: a run over some lines, put together from its options."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from io import FileIO
+from pathlib import Path
+
+from rich.console import Console
+
+from monocloud_async.cli import loop
+from monocloud_async.cli.access import Access, read_key
+from monocloud_async.cli.display import say
+from monocloud_async.cli.inputs import IdSource, Line, open_ids
+from monocloud_async.cli.outputs import FailuresFile, JsonLines, open_failures
+from monocloud_async.cli.run import ALL_ENABLED, SOME_FAILED, Job
+from monocloud_async.models import User
+from monocloud_async.wire import check_user_id
+
+__all__ = ["access", "bulk", "dry_run", "enable", "open_failures", "open_ids"]
+
+_SHOWN = 20  # bad lines that a dry run tells one by one
+
+
+def access(
+    domain: str | None, api_key_file: Path | None, timeout: float | None, attempts: int
+) -> Access:
+    """The tenant and the key that these options name."""
+    warn = Console(stderr=True, highlight=False)
+    key = None if api_key_file is None else read_key(api_key_file, lambda text: say(warn, text))
+    return Access(domain=domain, api_key=key, timeout=timeout, attempts=attempts)
+
+
+def enable(access: Access, user_ids: Sequence[str], *, json: bool) -> int:
+    """The exit code, after one line for each user."""
+    for user_id in user_ids:
+        check_user_id(user_id)
+    lines = [Line(place, b"", user_id) for place, user_id in enumerate(user_ids, 1)]
+    job = Job("the users named", lines, expected=len(lines), quiet=True)
+    if json:
+        job.json = JsonLines(job.stop)
+    else:
+        job.each_user = lambda user: say(job.out, _told(user))
+    return loop.run(job.enable(access, concurrency=10))
+
+
+def _told(user: User) -> str:
+    parts = [f"{user.user_id}: enabled"]
+    if user.disabled:
+        parts.append("the answer still said disabled, so look the user up")
+    if user.block_until and user.block_until > datetime.now(UTC).timestamp():
+        until = datetime.fromtimestamp(user.block_until, UTC)
+        parts.append(f"locked out until {until:%Y-%m-%d %H:%M} UTC, which an enable does not end")
+    return "; ".join(parts)
+
+
+def bulk(
+    access: Access,
+    source: IdSource,
+    *,
+    concurrency: int,
+    failures: FileIO | None = None,
+    json: bool = False,
+) -> int:
+    """The exit code, after a summary."""
+    job = Job(source.name, source, expected=source.expected(), blocking=source.size is None)
+    if json:
+        job.json = JsonLines(job.stop)
+    if failures is not None:
+        job.failures = FailuresFile(failures, source, job.stop)
+    return loop.run(job.enable(access, concurrency))
+
+
+def dry_run(access: Access, source: IdSource) -> int:
+    """The exit code, after every line was checked and nothing was sent."""
+    out, err = Console(highlight=False), Console(stderr=True, highlight=False)
+    good = bad = 0
+    for line in source:
+        if line.user_id is not None:
+            good += 1
+            continue
+        bad += 1
+        if bad <= _SHOWN:
+            say(err, f"line {line.number} {line.problem}")
+    say(out, f"{source.name}: {good:,} ids, {bad:,} bad lines. Nothing was sent.")
+    access.session()  # tells what is wrong with the domain or the key
+    say(out, f"They would be enabled on {access.tenant}.")
+    return SOME_FAILED if bad else ALL_ENABLED

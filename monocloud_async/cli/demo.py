@@ -1,0 +1,139 @@
+"""The main job, whole, in a few seconds: a tenant in its own process, a csv, a run, the proof.
+
+The run is the one that `monocloud-async bulk` makes: same code, same display.
+"""
+
+import asyncio
+import csv
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from random import Random
+from tempfile import TemporaryDirectory
+
+import aiohttp
+from rich.console import Console
+from rich.table import Table
+
+from monocloud_async.cli import commands, loop
+from monocloud_async.cli.access import Access
+from monocloud_async.cli.display import say
+from monocloud_async.cli.run import INTERRUPTED
+from monocloud_async.errors import ConfigurationError
+
+KEY = "sandbox-key"
+USERS = 5000
+MISSING = 12  # in the csv, and not in the tenant
+FLAKY = 30  # answered 503, reset or cut short before they succeed
+RATE, BURST = 600, 300  # requests a second that the tenant grants
+FAULTS = ([503], ["reset"], [502, 503], ["cut"], ["422:identity"])
+
+
+def demo() -> int:
+    """0 when every user ended as the tenant's own database says, 130 after Ctrl-C, else 1."""
+    out = Console(highlight=False)
+    with TemporaryDirectory(prefix="monocloud-demo-") as folder:
+        db, users, failed = (
+            Path(folder) / name for name in ("tenant.db", "users.csv", "failed.csv")
+        )
+        with _tenant(db) as url:
+            ids = _ids(db)
+            refused = loop.run(_make_flaky(url, ids))
+            missing = _write_csv(users, ids)
+            say(out, f"A MonoCloud tenant runs at {url}, in a process of its own.")
+            say(out, f"It has {USERS:,} disabled users, {FLAKY} of them flaky, and grants at most")
+            say(out, f"{RATE} requests a second. {MISSING} ids of the csv are nobody's.")
+            out.print("\n[bold]$ monocloud-async bulk users.csv --failures failed.csv[/]\n")
+            with commands.open_ids(users, None, None) as source:
+                code = commands.bulk(
+                    Access(domain=url, api_key=KEY),
+                    source,
+                    concurrency=100,
+                    failures=commands.open_failures(failed, users),
+                )
+        if code == INTERRUPTED:
+            return code
+        return _show_proof(out, db, failed, expected=missing | refused)
+
+
+@contextmanager
+def _tenant(db: Path) -> Iterator[str]:
+    command = [sys.executable, "-m", "monocloud_async", "sandbox", "--port", "0", "--db", str(db)]
+    options = {"--users": USERS, "--rate-limit": RATE, "--burst": BURST, "--api-key": KEY}
+    with subprocess.Popen(  # noqa: S603  this very program
+        [*command, *(str(part) for option in options.items() for part in option)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        # Ctrl-C in the terminal is for the run: the tenant must be there while it drains.
+        start_new_session=True,
+    ) as process:
+        try:
+            assert process.stdout is not None  # noqa: S101  it is a pipe
+            url = process.stdout.readline().strip()
+            if not url:
+                raise ConfigurationError("the sandbox did not start; see monocloud-async sandbox")
+            yield url
+        finally:
+            process.terminate()
+
+
+def _ids(db: Path) -> list[str]:
+    with closing(sqlite3.connect(db)) as sql:
+        return [row[0] for row in sql.execute("SELECT user_id FROM users ORDER BY position")]
+
+
+async def _make_flaky(url: str, ids: list[str]) -> set[str]:
+    """Give some users faults; answers those that will stay disabled."""
+    refused = set()
+    async with aiohttp.ClientSession(headers={"X-API-KEY": KEY}, raise_for_status=True) as http:
+        for place, user_id in enumerate(Random(1).sample(ids, FLAKY)):  # noqa: S311  a demo
+            script = FAULTS[place % len(FAULTS)]
+            if "422:identity" in script:
+                refused.add(user_id)
+            async with http.put(f"{url}/_sandbox/users/{user_id}", json={"script": script}):
+                await asyncio.sleep(0)
+    return refused
+
+
+def _write_csv(path: Path, ids: list[str]) -> set[str]:
+    rng = Random(2)  # noqa: S311  a demo
+    missing = {f"nobody{number:02}" for number in range(MISSING)}
+    rows = ids + sorted(missing)
+    rng.shuffle(rows)
+    with path.open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["user_id", "ticket"])
+        table.writerows((user_id, f"HELP-{place}") for place, user_id in enumerate(rows, 1000))
+    return missing
+
+
+def _show_proof(out: Console, db: Path, failed: Path, *, expected: set[str]) -> int:
+    with closing(sqlite3.connect(db)) as sql:
+        enabled, disabled = sql.execute(
+            "SELECT count(*) FILTER (WHERE NOT disabled), count(*) FILTER (WHERE disabled)"
+            " FROM users"
+        ).fetchone()
+        latest = sql.execute(
+            "SELECT user_id, datetime(last_updated, 'unixepoch') FROM users WHERE NOT disabled"
+            " ORDER BY last_updated DESC LIMIT 3"
+        ).fetchall()
+    with failed.open(newline="") as file:
+        fed_back = {row["user_id"] for row in csv.DictReader(file)}
+    out.print("\nThe tenant's own database, now that its process has ended:")
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("user_id", "disabled", "last_updated (UTC)"):
+        table.add_column(name)
+    for user_id, moment in latest:
+        table.add_row(user_id, "0", moment)
+    out.print(table)
+    say(out, f"{enabled:,} users are enabled, {disabled} are not: refused with 422.")
+    say(out, f"failed.csv has those and the {MISSING} that do not exist.")
+    if fed_back != expected or enabled + disabled != USERS:
+        say(out, "This is not what the demo expects: the run was not finished, or is wrong.")
+        return 1
+    say(out, "Your turn: monocloud-async sandbox --ids users.txt, and --help for the rest.")
+    return 0

@@ -1,0 +1,129 @@
+"""What a run leaves behind: JSON lines for programs, and a file of failures to feed back."""
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from monocloud_async.cli.inputs import IdSource, Line
+from monocloud_async.errors import ConfigurationError, MonoCloudError, StatusError
+from monocloud_async.outcome import BulkReport, Outcome
+from monocloud_async.wire import clean
+
+OnBroken = Callable[[str], None]
+
+_MANY = 1 << 16  # bytes
+
+
+class JsonLines:
+    """One JSON object a line on stdout, written by a thread: a slow reader stalls no request."""
+
+    def __init__(self, on_broken: OnBroken) -> None:
+        self._on_broken = on_broken
+        self._buffer = bytearray()
+        self._writing = asyncio.Lock()
+        self._broken = False
+
+    def outcome(self, line: Line, outcome: Outcome) -> None:
+        """One user's end."""
+        members: dict[str, Any] = {
+            "line": line.number,
+            "user_id": outcome.user_id,
+            "status": outcome.status,
+            "attempts": outcome.attempts,
+            "seconds": round(outcome.seconds, 3),
+        }
+        if outcome.user is not None:
+            members["disabled"] = outcome.user.disabled
+        if outcome.error is not None:
+            members["error"] = _described(outcome.error)
+        self._add(members)
+
+    def bad_line(self, line: Line) -> None:
+        """A line without a usable id."""
+        error = {"type": "InvalidUserIdError", "message": f"line {line.number} {line.problem}"}
+        self._add({"line": line.number, "user_id": None, "status": "failed", "error": error})
+
+    def summary(self, report: BulkReport, bad_lines: int, ended: str) -> None:
+        """The last line: the counts, and whether the run came to its own end."""
+        members = msgspec.structs.asdict(report)
+        del members["failures"]
+        members["seconds"] = round(report.seconds, 3)
+        self._add({"summary": members | {"bad_lines": bad_lines, "ended": ended}})
+
+    async def flush(self, *, when_many: bool = False) -> None:
+        """Everything is written; with `when_many` only if it is worth a thread's time."""
+        if when_many and len(self._buffer) < _MANY:
+            return
+        async with self._writing:
+            lines, self._buffer = self._buffer, bytearray()
+            if not lines or self._broken:
+                return
+            try:
+                await asyncio.to_thread(_write, lines)
+            except OSError as error:
+                self._broken = True
+                forget_stdout()
+                self._on_broken(f"stdout cannot be written to ({error.strerror})")
+
+    def _add(self, members: dict[str, Any]) -> None:
+        self._buffer += msgspec.json.encode(members) + b"\n"
+
+
+def _write(lines: bytearray) -> None:
+    sys.stdout.buffer.write(lines)
+    sys.stdout.buffer.flush()
+
+
+def forget_stdout() -> None:
+    """Nothing more reaches stdout: its reader is gone, and Python would complain at exit."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
+def _described(error: MonoCloudError) -> dict[str, Any]:
+    members: dict[str, Any] = {"type": type(error).__name__, "message": str(error)}
+    if isinstance(error, StatusError):
+        members |= {"status": error.status, "trace_id": error.trace_id}
+    return members
+
+
+class FailuresFile:
+    """The lines of the input that did not end in an enabled user, as they stood there."""
+
+    def __init__(self, file: FileIO, source: IdSource, on_broken: OnBroken) -> None:
+        self._file = file  # unbuffered: what is added is not lost with the process
+        self._source = source
+        self._on_broken = on_broken
+        self.lines = 0
+        self.name = clean(str(file.name))
+
+    def add(self, line: Line) -> None:
+        """One line more, on disk when this returns."""
+        start = b"" if self.lines else self._source.header
+        end = b"" if line.raw.endswith(b"\n") else b"\n"
+        self.lines += 1
+        try:
+            self._file.write(start + line.raw + end)
+        except OSError as error:
+            self._on_broken(f"the file of failures cannot be written to ({error.strerror})")
+
+
+def open_failures(path: Path, input_path: Path) -> FileIO:
+    """The file, empty; refused when it is the input itself.
+
+    Raises:
+        ConfigurationError: it cannot be written, or would destroy the input.
+    """
+    try:
+        if path.exists() and input_path.exists() and path.samefile(input_path):
+            raise ConfigurationError("--failures names the input itself; choose another file")
+        return path.open("wb", buffering=0)
+    except OSError as error:
+        raise ConfigurationError(f"cannot write {path}: {error.strerror}") from None

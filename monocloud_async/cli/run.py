@@ -1,0 +1,263 @@
+"""One run from the terminal: lines in, outcomes out, signals obeyed, an exit code in the end."""
+
+import asyncio
+import signal
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+
+from rich.console import Console
+
+from monocloud_async.bulk import BulkRun
+from monocloud_async.cli.access import Access
+from monocloud_async.cli.display import TICK, Display, Tally, pace, reasons, say, summary
+from monocloud_async.cli.inputs import Line
+from monocloud_async.cli.outputs import FailuresFile, JsonLines
+from monocloud_async.errors import MonoCloudError, RunStoppedError
+from monocloud_async.models import User
+from monocloud_async.outcome import BulkReport, Outcome
+
+ALL_ENABLED, SOME_FAILED, STOPPED, INTERRUPTED = 0, 1, 3, 130
+
+_AHEAD = 1000  # lines that are read from a pipe before there is a place for them
+
+Lines = Iterable[Line]
+EachUser = Callable[[User], None]
+
+
+class Job:
+    """One run and all that is told about it.
+
+    Args:
+        name: what the lines come from, for people.
+        lines: the input, in order.
+        expected: about how many there are, or None.
+        blocking: whether reading may have to wait for whoever writes.
+        quiet: whether the counts go without saying, because all went well.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        lines: Lines,
+        *,
+        expected: int | None = None,
+        blocking: bool = False,
+        quiet: bool = False,
+    ) -> None:
+        self.name = name
+        self.out = Console(highlight=False)
+        self.err = Console(stderr=True, highlight=False)
+        self.tally = Tally()
+        self.each_user: EachUser | None = None
+        self.json: JsonLines | None = None
+        self.failures: FailuresFile | None = None
+        self._lines = lines
+        self._expected = expected
+        self._blocking = blocking
+        self._quiet = quiet
+        self._unfinished: dict[int, Line] = {}
+        self._read = 0
+        self._run: BulkRun | None = None
+        self._display: Display | None = None
+        self._interrupts = 0
+        self._broken = False
+
+    async def enable(self, access: Access, concurrency: int) -> int:
+        """The exit code, after the summary."""
+        async with access.session() as session:
+            ids = self._ids_ahead() if self._blocking else self._ids()
+            self._run = run = session.bulk_enable(ids, concurrency=concurrency)
+            try:
+                with (
+                    self._shown(run, access) as self._display,
+                    _signals(self._interrupt),
+                ):
+                    await self._take(run)
+            except RunStoppedError as error:
+                return await self._end(run.report, "stopped", error)
+            except (OSError, MonoCloudError) as error:
+                if not run.report.total:
+                    raise  # the input could not be read at all: nothing to sum up
+                return await self._end(run.report, "stopped", error)
+        ended = "stopped" if self._broken else "interrupted" if self._interrupts else "finished"
+        return await self._end(run.report, ended)
+
+    def stop(self, why: str) -> None:
+        """Let the calls in flight finish, because the results have nowhere to go."""
+        if not self._broken and self._run is not None and self._display is not None:
+            self._broken = True
+            self._run.drain()
+            self._display.ending(f"Stopping: {why}")
+
+    def _shown(self, run: BulkRun, access: Access) -> Display:
+        title = "" if self._quiet else f"Enabling {self.name} on {access.tenant}"
+        return Display(self.err, run, self.tally, title=title, expected=self._expected)
+
+    async def _take(self, run: BulkRun) -> None:
+        async with run:
+            ticking = asyncio.create_task(self._tick())
+            try:
+                async for outcome in run:
+                    self._outcome(self._unfinished.pop(outcome.position), outcome)
+                    if self.json is not None:
+                        await self.json.flush(when_many=True)
+            finally:
+                ticking.cancel()
+                await asyncio.gather(ticking, return_exceptions=True)
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK)
+            if self._display is not None:
+                self._display.refresh()
+            if self.json is not None:
+                await self.json.flush()
+
+    def _ids(self) -> Iterator[str]:
+        return filter(None, map(self._admit, self._lines))
+
+    async def _ids_ahead(self) -> AsyncIterator[str]:
+        async for line in _ahead(self._lines):
+            if user_id := self._admit(line):
+                yield user_id
+
+    def _admit(self, line: Line) -> str | None:
+        if line.user_id is None:
+            self.tally.bad_line()
+            if self._display is not None:
+                self._display.failure(f"line {line.number} {line.problem}")
+            if self.json is not None:
+                self.json.bad_line(line)
+            if self.failures is not None:
+                self.failures.add(line)
+            return None
+        self._unfinished[self._read] = line
+        self._read += 1
+        return line.user_id
+
+    def _outcome(self, line: Line, outcome: Outcome) -> None:
+        self.tally.outcome(outcome)
+        if self.json is not None:
+            self.json.outcome(line, outcome)
+        if self.each_user is not None and outcome.user is not None:
+            self.each_user(outcome.user)
+        if outcome.status not in {"enabled", "already_enabled"}:
+            if self.failures is not None:
+                self.failures.add(line)
+            if self._display is not None:
+                # What to do about it is told once for all of a kind, in the end.
+                where = "" if self._quiet else f"line {line.number}: "
+                what = outcome.error.args[0] if outcome.error else f"{outcome.status}, cancelled"
+                self._display.failure(f"{where}user {outcome.user_id!r}: {what}")
+
+    def _interrupt(self) -> None:
+        self._interrupts += 1
+        if self._run is None or self._display is None:
+            return
+        if self._interrupts == 1:
+            self._run.drain()
+            self._display.ending(
+                f"Stopping: {self._run.in_flight} calls in flight finish first;"
+                " Ctrl-C again cancels them"
+            )
+        else:
+            self._run.cancel()
+            self._display.ending("Cancelling the calls in flight")
+
+    async def _end(self, report: BulkReport, ended: str, error: Exception | None = None) -> int:
+        if self.json is not None:
+            self.json.summary(report, self.tally.bad_lines, ended)
+            await self.json.flush()
+        if not self._quiet:
+            self._sum_up(self.out if self.json is None else self.err, report)
+        if not report.exhausted:
+            say(self.err, f"The run was {ended}; the rest of {self.name} was not read")
+        if error is not None:
+            say(self.err, f"Error: {error}")
+        if ended == "stopped":
+            return STOPPED
+        if ended == "interrupted":
+            return INTERRUPTED
+        return SOME_FAILED if self.tally.kinds or report.not_attempted else ALL_ENABLED
+
+    def _sum_up(self, console: Console, report: BulkReport) -> None:
+        console.print(summary(report, self.tally))
+        for reason in reasons(self.tally):
+            say(console, reason)
+        say(console, pace(report))
+        if self.failures is not None and self.failures.lines:
+            say(console, f"{self.failures.lines:,} lines to feed in again: {self.failures.name}")
+        elif report.unknown:
+            say(console, "Enabling twice is harmless: feed the unknown ones in again")
+        if not report.total and not self.tally.bad_lines:
+            say(console, f"There are no ids in {self.name}")
+
+
+async def _ahead(lines: Lines) -> AsyncIterator[Line]:
+    """The lines, read by a thread of their own: who writes them may be slow, the loop may not."""
+    loop = asyncio.get_running_loop()
+    read: deque[Line | Exception | None] = deque()
+    arrived = asyncio.Event()
+    room = threading.Semaphore(_AHEAD)
+
+    def hand_over(item: Line | Exception | None) -> None:
+        read.append(item)
+        with suppress(RuntimeError):  # the loop is closed: nobody wants the rest
+            loop.call_soon_threadsafe(arrived.set)
+
+    def reader() -> None:
+        end: Exception | None = RuntimeError("the thread that reads the input died")
+        try:
+            for line in lines:
+                room.acquire()
+                hand_over(line)
+            end = None
+        except (OSError, MonoCloudError) as error:
+            end = error
+        finally:
+            hand_over(end)
+
+    # A daemon: after Ctrl-C the process does not wait for a writer that says no more.
+    threading.Thread(target=reader, daemon=True, name="input").start()
+    while True:
+        while not read:
+            arrived.clear()
+            if not read:
+                await arrived.wait()
+        item = read.popleft()
+        if item is None:
+            return
+        if isinstance(item, Exception):
+            raise item
+        room.release()
+        yield item
+
+
+@contextmanager
+def _signals(interrupt: Callable[[], None]) -> Iterator[None]:
+    """Ctrl-C, and what a supervisor sends, call this; the third one ends the process at once."""
+    loop = asyncio.get_running_loop()
+    signals = (signal.SIGINT, signal.SIGTERM)
+    heard = 0
+
+    def hear() -> None:
+        nonlocal heard
+        heard += 1
+        if heard > 1:  # drained, then cancelled: what is left is to end
+            restore()
+        interrupt()
+
+    def restore() -> None:
+        for number in signals:
+            with suppress(NotImplementedError):
+                loop.remove_signal_handler(number)
+
+    for number in signals:
+        with suppress(NotImplementedError):  # Windows: Ctrl-C raises KeyboardInterrupt instead
+            loop.add_signal_handler(number, hear)
+    try:
+        yield
+    finally:
+        restore()

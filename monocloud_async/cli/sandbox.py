@@ -1,0 +1,69 @@
+"""The sandbox in a terminal: until Ctrl-C."""
+
+import asyncio
+import signal
+import sqlite3
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from monocloud_async.cli import loop
+from monocloud_async.errors import ConfigurationError
+from monocloud_async.sandbox import Sandbox
+from monocloud_async.tenant import API_KEY, DOMAIN
+from monocloud_async.wire import clean
+
+__all__ = ["Sandbox", "parse_script", "serve", "usage_errors"]
+
+
+@contextmanager
+def usage_errors() -> Iterator[None]:
+    """What the sandbox refuses is a wrong option."""
+    try:
+        yield
+    except (ValueError, sqlite3.Error) as error:
+        raise ConfigurationError(clean(str(error))) from None
+
+
+def parse_script(text: str) -> tuple[str, ...]:
+    """The id and the steps of `id=503,503,200`. An id may hold `=`: the last one counts."""
+    user_id, equals, steps = text.rpartition("=")
+    if not equals or not user_id or not steps:
+        raise ConfigurationError(f"--script {clean(text)!r} is not like ada=503,503,200")
+    return user_id, *steps.split(",")
+
+
+def serve(sandbox: Sandbox, ids: Path | None) -> int:
+    """The exit code, after Ctrl-C. The first line on stdout is the address, alone."""
+    if ids is not None:
+        try:
+            ids.write_text("".join(f"{user_id}\n" for user_id in sandbox.user_ids()))
+        except OSError as error:
+            raise ConfigurationError(f"cannot write {ids}: {error.strerror}") from None
+    return loop.run(_serve(sandbox))
+
+
+async def _serve(sandbox: Sandbox) -> int:
+    stopped = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    try:
+        await sandbox.start()
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot listen on {sandbox.host} port {sandbox.port}: {error.strerror}"
+        ) from None
+    users = sandbox.stats().users
+    print(sandbox.url)  # noqa: T201  a program's output
+    print(  # noqa: T201
+        f"{users['disabled']:,} disabled users, {users['enabled']:,} enabled; Ctrl-C ends it\n"
+        f"export {DOMAIN}={sandbox.url} {API_KEY}={sandbox.api_key}",
+        flush=True,
+    )
+    await stopped.wait()
+    stats = sandbox.stats()
+    await sandbox.stop()
+    told = ", ".join(f"{count:,} answered {status}" for status, count in stats.by_status.items())
+    sys.stderr.write(f"{stats.requests:,} requests{': ' if told else ''}{told}\n")
+    return 0
