@@ -81,15 +81,7 @@ __all__ = [
     "__version__",
 ]
 
-_MODULES = (
-    "version",
-    "errors",
-    "models",
-    "outcome",
-    "retry",
-    "bulk",
-    "session",
-)  # the quickest first
+_MODULES = ("version", "errors", "models", "outcome", "retry", "bulk", "session")  # quickest first
 
 
 def __getattr__(name: str) -> Any:

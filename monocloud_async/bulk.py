@@ -177,7 +177,7 @@ class BulkRun:
             raise self._bug
         if self._verdict is not None:
             raise RunStoppedError(
-                f"the run was stopped after {self.report.total} users: {self._verdict}",
+                f"the run was stopped (ids read: {self.report.total:,}): {self._verdict}",
                 report=self.report,
             ) from self._verdict
         if not self._reader.cancelled():

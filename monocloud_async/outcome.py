@@ -103,9 +103,11 @@ class Call:
         self.maybe_done |= isinstance(error, TransportError) and error.sent
 
     def enabled(self, user: User) -> Outcome:
+        """The outcome when the tenant answered with the user."""
         return self._outcome("enabled", user=user)
 
     def failed(self, error: MonoCloudError) -> Outcome:
+        """The outcome when the last attempt ended so."""
         unsure = self.maybe_done and isinstance(error, TransportError)
         # An outcome may live long; the frames of its error's traceback should not.
         return self._outcome("unknown" if unsure else "failed", error=error.with_traceback(None))

@@ -57,7 +57,7 @@ def credentials(api_key: str | None) -> Credentials:
     Raises:
         ConfigurationError: no key, or one that no header can hold; it never quotes the key.
     """
-    key = os.environ.get(API_KEY) if api_key is None else api_key
+    key = (os.environ.get(API_KEY) or None) if api_key is None else api_key
     if key is None:
         raise ConfigurationError(f"no API key: pass api_key, or set {API_KEY}")
     if not isinstance(key, str) or not _KEY.fullmatch(key):
@@ -75,7 +75,7 @@ def base_url(domain: str | None) -> str:
         ConfigurationError: no domain, or one with a path, a query or credentials in it, or plain
             `http://` to anything but this machine.
     """
-    named = os.environ.get(DOMAIN) if domain is None else domain
+    named = (os.environ.get(DOMAIN) or None) if domain is None else domain
     if named is None:
         raise ConfigurationError(f"no domain: pass domain, or set {DOMAIN}")
     text = named if "://" in named else f"https://{named}"

@@ -120,10 +120,10 @@ def bulk(
     with commands.open_ids(file, form, column) as source:
         if dry_run:
             raise typer.Exit(commands.dry_run(access, source))
-        kept = None if failures is None else commands.open_failures(failures, file)
-        raise typer.Exit(
-            commands.bulk(access, source, concurrency=concurrency, failures=kept, json=json)
-        )
+        with commands.open_failures(failures, file) as kept:
+            raise typer.Exit(
+                commands.bulk(access, source, concurrency=concurrency, failures=kept, json=json)
+            )
 
 
 @app.command()

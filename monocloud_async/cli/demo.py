@@ -47,12 +47,12 @@ def demo() -> int:
             say(out, f"It has {USERS:,} disabled users, {FLAKY} of them flaky, and grants at most")
             say(out, f"{RATE} requests a second. {MISSING} ids of the csv are nobody's.")
             out.print("\n[bold]$ monocloud-async bulk users.csv --failures failed.csv[/]\n")
-            with commands.open_ids(users, None, None) as source:
+            with (
+                commands.open_ids(users, None, None) as source,
+                commands.open_failures(failed, users) as kept,
+            ):
                 code = commands.bulk(
-                    Access(domain=url, api_key=KEY),
-                    source,
-                    concurrency=100,
-                    failures=commands.open_failures(failed, users),
+                    Access(domain=url, api_key=KEY), source, concurrency=100, failures=kept
                 )
         if code == INTERRUPTED:
             return code

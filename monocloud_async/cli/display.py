@@ -35,6 +35,7 @@ TICK = 0.2  # seconds between two looks at a terminal
 PLAIN_TICK = 10.0  # seconds between two plain lines, in a log that somebody may read for hours
 _SHOWN = 10  # failures that are told one by one
 _KINDS = 5
+_BAD_LINE = "bad line"
 _SHORT = 0.1  # seconds of waiting that nobody needs to hear of
 
 
@@ -57,7 +58,7 @@ class Tally:
     def bad_line(self) -> None:
         """Count a line without a usable id."""
         self.bad_lines += 1
-        self.kinds["bad line"] += 1
+        self.kinds[_BAD_LINE] += 1
 
     def listed(self) -> str:
         """The most frequent kinds of failure, and how many others there are."""
@@ -255,6 +256,7 @@ def reasons(tally: Tally) -> list[str]:
     return [
         f"{name}: {count:,}. {tally.advice.get(name, '')}".rstrip(" .")
         for name, count in tally.kinds.most_common(_KINDS)
+        if name != _BAD_LINE
     ]
 
 

@@ -68,8 +68,6 @@ class IdSource:
     def __init__(
         self, stream: BinaryIO, form: Format, *, column: str | None = None, name: str = "input"
     ) -> None:
-        if column is not None and form is Format.TXT:
-            raise ConfigurationError("a txt file has no columns; leave --column out")
         mode = os.fstat(stream.fileno())
         self.name = name
         self.size = mode.st_size if stat.S_ISREG(mode.st_mode) else None
@@ -164,6 +162,8 @@ def open_ids(path: Path, form: Format | None, column: str | None) -> Iterator[Id
         form = Format.TXT if path == STDIN else _SUFFIXES.get(path.suffix.lower())
     if form is None:
         raise ConfigurationError(f"say which format {path} has: --format txt, csv or jsonl")
+    if column is not None and form is Format.TXT:
+        raise ConfigurationError("a txt file has no columns; leave --column out")
     name = "stdin" if path == STDIN else clean(str(path))
     try:
         # Not `sys.stdin`: at exit Python would wait for a thread that still reads from it.

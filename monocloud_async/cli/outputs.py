@@ -3,7 +3,8 @@
 import asyncio
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -115,15 +116,21 @@ class FailuresFile:
             self._on_broken(f"the file of failures cannot be written to ({error.strerror})")
 
 
-def open_failures(path: Path, input_path: Path) -> FileIO:
-    """The file, empty; refused when it is the input itself.
+@contextmanager
+def open_failures(path: Path | None, input_path: Path) -> Iterator[FileIO | None]:
+    """The file, empty; refused when it is the input itself. Without a path there is none.
 
     Raises:
         ConfigurationError: it cannot be written, or would destroy the input.
     """
+    if path is None:
+        yield None
+        return
     try:
         if path.exists() and input_path.exists() and path.samefile(input_path):
             raise ConfigurationError("--failures names the input itself; choose another file")
-        return path.open("wb", buffering=0)
+        file = path.open("wb", buffering=0)
     except OSError as error:
         raise ConfigurationError(f"cannot write {path}: {error.strerror}") from None
+    with file:
+        yield file

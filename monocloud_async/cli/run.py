@@ -245,14 +245,11 @@ def _signals(interrupt: Callable[[], None]) -> Iterator[None]:
     def hear() -> None:
         nonlocal heard
         heard += 1
-        if heard > 1:  # drained, then cancelled: what is left is to end
-            restore()
         interrupt()
-
-    def restore() -> None:
-        for number in signals:
-            with suppress(NotImplementedError):
+        if heard > 1:  # drained, then cancelled: what is left is to end, whatever is stuck
+            for number in signals:
                 loop.remove_signal_handler(number)
+                signal.signal(number, signal.SIG_DFL)
 
     for number in signals:
         with suppress(NotImplementedError):  # Windows: Ctrl-C raises KeyboardInterrupt instead
@@ -260,4 +257,6 @@ def _signals(interrupt: Callable[[], None]) -> Iterator[None]:
     try:
         yield
     finally:
-        restore()
+        for number in signals:
+            with suppress(NotImplementedError):
+                loop.remove_signal_handler(number)

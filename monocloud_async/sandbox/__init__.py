@@ -1,8 +1,7 @@
 """A tenant on this machine: aiohttp.web over SQLite, with scriptable faults.
 
-`server` speaks HTTP, `control` is for tests, `users` keeps the table, `people` invents who is in
-it, and `answers`
-holds everything that can be answered without looking at a user.
+`server` speaks HTTP, `control` has what its endpoints for tests take and tell, `users` keeps the
+table, `people` invents who is in it, and `answers` holds what can be answered without a user.
 It shares no code with the client, so a mistake in one cannot hide the same mistake in the other.
 """
 
