@@ -20,22 +20,19 @@ from types import TracebackType
 from typing import Final, Self
 
 from monocloud_async import retry
+from monocloud_async.ceiling import Ticket
 from monocloud_async.errors import (
     ConfigurationError,
-    ForbiddenError,
-    InvalidResponseError,
     InvalidUserIdError,
     MonoCloudError,
-    PaymentRequiredError,
-    RateLimitedError,
     RunStoppedError,
-    TransportError,
-    UnauthorizedError,
 )
 from monocloud_async.models import User
 from monocloud_async.outcome import BulkReport, Call, Outcome
 from monocloud_async.pace import Pace
 from monocloud_async.retry import RetryPolicy
+from monocloud_async.spacing import Spacing
+from monocloud_async.verdict import Judge, Verdict
 from monocloud_async.wire import check_user_id
 
 UserIds = Iterable[str] | AsyncIterable[str]
@@ -76,7 +73,9 @@ class BulkRun:
         policy: RetryPolicy,
         pace: Pace,
         concurrency: int,
-        on_outcome: OnOutcome | None,
+        max_rate: float | None = None,
+        max_outage: float = 300.0,
+        on_outcome: OnOutcome | None = None,
     ) -> None:
         if isinstance(user_ids, str | bytes):
             raise ConfigurationError("user_ids must be many ids; pass a single one as [user_id]")
@@ -89,6 +88,8 @@ class BulkRun:
         self._send = send
         self._policy = policy
         self._pace = pace
+        self._limit = None if max_rate is None else Spacing(max_rate)
+        self._line = asyncio.Lock()  # for `_limit`: first come, first served
         self._on_outcome = on_outcome
         self._slots = asyncio.BoundedSemaphore(concurrency)
         self._calls: dict[asyncio.Task[None], Call] = {}
@@ -98,7 +99,8 @@ class BulkRun:
         self._reader: asyncio.Task[None] | None = None
         self._started = False
         self._draining = False
-        self._verdict: MonoCloudError | None = None
+        self._judge_of_run = Judge(pace, max_outage)
+        self._verdict: Verdict | None = None
         self._bug: BaseException | None = None
 
     @property
@@ -110,6 +112,11 @@ class BulkRun:
     def waiting(self) -> float:
         """Seconds that are left of the pause that the tenant asked for; 0.0 when there is none."""
         return self._pace.pause_left(asyncio.get_running_loop().time())
+
+    @property
+    def pace(self) -> Pace:
+        """The session's pace: what the tenant grants, and whether it is there."""
+        return self._pace
 
     def drain(self) -> None:
         """Start no more calls; those in flight finish, those that only wait end as they are.
@@ -165,34 +172,37 @@ class BulkRun:
         if self._started:
             raise ConfigurationError("this run was started before; call bulk_enable again")
         self._started = True
-        began = asyncio.get_running_loop().time()
+        clock = asyncio.get_running_loop().time
+        began, paused = clock(), self._pace.paused_seconds(clock())
         self._reader = asyncio.create_task(self._read())
         try:
             await asyncio.wait([self._reader])
             while self._calls:
                 await asyncio.wait(self._calls)
         finally:
-            await self._end(asyncio.get_running_loop().time() - began)
+            await self._end()
+            self.report.seconds = clock() - began
+            self.report.paused_seconds = self._pace.paused_seconds(clock()) - paused
+            if self._outcomes is not None:
+                self._outcomes.put_nowait(None)
         if self._bug is not None:
             raise self._bug
         if self._verdict is not None:
             raise RunStoppedError(
-                f"the run was stopped (ids read: {self.report.total:,}): {self._verdict}",
+                f"the run was stopped{self._verdict.why} (ids read: {self.report.total:,}):"
+                f" {self._verdict.error}",
                 report=self.report,
-            ) from self._verdict
+            ) from self._verdict.error
         if not self._reader.cancelled():
             self._reader.result()  # raises what the input raised
         return self.report
 
-    async def _end(self, seconds: float) -> None:
+    async def _end(self) -> None:
         """Leave no task behind and no user uncounted, however the run ended."""
         tasks = [task for task in (self._reader, *self._calls) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self.report.seconds = seconds
-        if self._outcomes is not None:
-            self._outcomes.put_nowait(None)
 
     async def _read(self) -> None:
         ids = aiter(self._user_ids) if isinstance(self._user_ids, AsyncIterable) else None
@@ -200,9 +210,9 @@ class BulkRun:
             iter(()) if isinstance(self._user_ids, AsyncIterable) else iter(self._user_ids)
         )
         try:
-            while True:
+            while not self._draining:
                 await self._slots.acquire()
-                await self._pace.ready()
+                await self._ready()
                 user_id = next(ids_at_hand, _END) if ids is None else await anext(ids, _END)
                 if isinstance(user_id, _End):
                     self.report.exhausted = True
@@ -227,6 +237,8 @@ class BulkRun:
         task.add_done_callback(self._ended)
         if not self._proved.is_set():
             await self._proved.wait()  # the first request goes alone: a wrong key costs one
+        elif self._limit is not None or self._pace.state != "open":
+            await asyncio.sleep(0)  # the call takes its turn before the next id is read
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         call = self._calls.pop(task)
@@ -240,7 +252,6 @@ class BulkRun:
         clock = call.clock
 
         async def attempt(left: float) -> User:
-            self.report.retries += call.attempts > 0
             return await self._attempt(call, left)
 
         async def sleep(seconds: float) -> None:
@@ -259,32 +270,54 @@ class BulkRun:
         self._record(call, outcome)
 
     async def _attempt(self, call: Call, left: float) -> User:
-        """One request, and again after every 429: that is news of the tenant, not of this user."""
+        """One request, and again after what is news of the tenant and no failure of this user."""
         while True:
+            ticket = await self._turn(call)
             self.report.requests += 1
+            self.report.retries += call.error is not None and not call.was_throttled
             sent_at = call.clock()
             call.in_flight = True
             try:
-                user = await self._send(call.user_id, left)
-            except RateLimitedError as error:
-                call.learn(error)
-                self.report.throttled += 1
-                if not self._pace.throttled(error, sent_at, call.clock()):
-                    self._stop(error)
+                user = await self._pace.watch(ticket, call.user_id, self._send(call.user_id, left))
             except MonoCloudError as error:
                 call.learn(error)
-                if _is_verdict(error, first=not self._proved.is_set()):
-                    self._stop(error)
-                raise
+                self.report.throttled += call.was_throttled
+                self._judge(error)
+                if not (call.was_throttled or (error.transient and self._pace.down)):
+                    raise
+                if self._draining:
+                    raise asyncio.CancelledError from None
             else:
                 call.in_flight = False
                 call.attempts += 1
-                self._pace.granted()
+                self._judge_of_run.acquit()
                 return user
             finally:
                 self._proved.set()
-            await self._wait(call, self._pace.ready)
             call.paused += call.clock() - sent_at
+
+    async def _ready(self) -> None:
+        """Returns when a request may go out, by the session's pace and the run's own limit."""
+        if self._limit is None:
+            await self._pace.ready()
+            return
+        clock = asyncio.get_running_loop().time
+        async with self._line:
+            await self._pace.ready()
+            while left := self._limit.delay(clock()):
+                await asyncio.sleep(left)
+                await self._pace.ready()
+
+    async def _turn(self, call: Call) -> Ticket:
+        """The ticket of a request that goes out now; the wait for it is no retry time."""
+        now = call.clock()
+        if self._pace.busy(now) or (self._limit is not None and self._limit.delay(now)):
+            await self._wait(call, self._ready)
+            call.paused += call.clock() - now
+            now = call.clock()
+        if self._limit is not None:
+            self._limit.take(now)
+        return self._pace.send(now)
 
     async def _wait(self, call: Call, wait: Callable[[], Awaitable[None]]) -> None:
         """Wait in a way that `drain` ends."""
@@ -296,8 +329,10 @@ class BulkRun:
         finally:
             call.waiting = False
 
-    def _stop(self, verdict: MonoCloudError) -> None:
-        if self._verdict is None:
+    def _judge(self, error: MonoCloudError) -> None:
+        now = asyncio.get_running_loop().time()
+        verdict = self._judge_of_run.judge(error, now, first=not self._proved.is_set())
+        if self._verdict is None and verdict is not None:
             self._verdict = verdict
             self.drain()
 
@@ -315,17 +350,3 @@ class BulkRun:
             self._outcomes.put_nowait(outcome)
         if self._on_outcome is not None:
             self._on_outcome(outcome)
-
-
-def _is_verdict(error: MonoCloudError, *, first: bool) -> bool:
-    """Whether this answer condemns the whole run, not only this user."""
-    if isinstance(error, UnauthorizedError | PaymentRequiredError):
-        return True
-    if not first:
-        return False
-    return (
-        isinstance(error, ForbiddenError)
-        or (isinstance(error, InvalidResponseError) and error.foreign)
-        # A certificate that does not fit will not fit the next user's call either.
-        or (isinstance(error, TransportError) and not error.transient)
-    )

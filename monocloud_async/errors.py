@@ -69,6 +69,7 @@ class TransportError(MonoCloudError):
 
     `sent` is False when the tenant cannot have seen the request.
     Where it is True, the user may or may not be enabled; asking again is safe.
+    `lasting` is True when trying again at once is in vain: a certificate, TLS, or an unknown host.
     `stale` is True when the connection was closed instead of an answer, as a server does with a
     connection that it holds for idle.
     """
@@ -82,11 +83,13 @@ class TransportError(MonoCloudError):
         user_id: str | None = None,
         sent: bool = True,
         transient: bool = True,
+        lasting: bool = False,
         stale: bool = False,
     ) -> None:
         super().__init__(message, user_id=user_id)
         self.sent = sent
         self.transient = transient
+        self.lasting = lasting
         self.stale = stale
 
 

@@ -22,16 +22,18 @@ def broken(error: aiohttp.ClientError | OSError, user_id: str) -> TransportError
 
 
 def _not_sent(error: aiohttp.ClientError | OSError, user_id: str) -> TransportError | None:
-    transient = True
+    transient, lasting = True, False
     match error:
         case aiohttp.ClientConnectorCertificateError():
             reason = getattr(error.certificate_error, "verify_message", "") or "it is not trusted"
-            what, transient = f"the server's TLS certificate was refused: {reason}", False
+            what = f"the server's TLS certificate was refused: {reason}"
+            transient, lasting = False, True
         case aiohttp.ClientSSLError():
             reason = getattr(error.os_error, "reason", "") or "no TLS on this port"
-            what, transient = f"TLS could not be set up: {reason}", False
+            what = f"TLS could not be set up: {reason}"
+            transient, lasting = False, True
         case aiohttp.ClientConnectorDNSError():
-            what = "the tenant's host name could not be resolved"
+            what, lasting = "the tenant's host name could not be resolved", True
         case aiohttp.ClientProxyConnectionError():
             what = "the proxy could not be reached"
         case aiohttp.ClientConnectorError():
@@ -40,7 +42,7 @@ def _not_sent(error: aiohttp.ClientError | OSError, user_id: str) -> TransportEr
             what = f"the proxy refused to connect (status {error.status})"
         case _:
             return None
-    return TransportError(what, user_id=user_id, sent=False, transient=transient)
+    return TransportError(what, user_id=user_id, sent=False, transient=transient, lasting=lasting)
 
 
 def _cut_off(error: aiohttp.ClientError | OSError, user_id: str) -> TransportError:

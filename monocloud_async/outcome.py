@@ -45,6 +45,7 @@ class BulkReport(Struct, kw_only=True):
         requests: requests sent.
         retries: requests sent again after a passing failure.
         throttled: requests that the tenant answered with 429.
+        paused_seconds: how long nobody was sent, because the tenant asked for it or was down.
         seconds: how long the run took.
         exhausted: whether the input was read to its end.
         failures: the first thousand outcomes that are failed or unknown.
@@ -60,6 +61,7 @@ class BulkReport(Struct, kw_only=True):
     requests: int = 0
     retries: int = 0
     throttled: int = 0
+    paused_seconds: float = 0.0
     seconds: float = 0.0
     exhausted: bool = False
     failures: list[Outcome] = field(default_factory=list)
@@ -95,6 +97,11 @@ class Call:
         self.waiting = False
         self.recorded = False
 
+    @property
+    def was_throttled(self) -> bool:
+        """Whether the last answer was a 429."""
+        return isinstance(self.error, RateLimitedError)
+
     def learn(self, error: MonoCloudError) -> None:
         """What an attempt that did not succeed tells."""
         self.error = error
@@ -116,7 +123,8 @@ class Call:
         """The outcome where the run ended before the call did."""
         if self.in_flight:
             return self._outcome("unknown")
-        if self.error is None or isinstance(self.error, RateLimitedError):
+        never_seen = isinstance(self.error, TransportError) and not self.maybe_done
+        if self.error is None or self.was_throttled or never_seen:
             return self._outcome("not_attempted", error=self.error)
         return self.failed(self.error)
 

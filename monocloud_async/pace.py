@@ -1,50 +1,310 @@
-"""The tenant's pace, shared by every call of a session: when it says 429, everyone waits once."""
+"""The tenant's pace: when a request may go out.
+
+One pace per session, shared by everything that goes through it. It has three states:
+
+- **open**: no limit was seen. It costs nothing and holds nobody back.
+- **paced**: a limit was seen. Requests go out evenly, at the rate that `ceiling` learns.
+- **paused**: until a moment. Nobody is sent; then one request goes ahead, and the others follow
+  when it is granted.
+
+A pause comes from a 429, which pauses everyone once, or from an outage: several users in a row
+whose requests failed. The moment then is that of the next probe.
+
+No I/O happens in the rules: they take `now`, monotonic seconds. `turn` is the queue around them.
+"""
 
 import asyncio
+import logging
+import math
+import random
+from collections.abc import Awaitable
+from typing import Final, Literal
 
-from monocloud_async.errors import RateLimitedError
+from monocloud_async.ceiling import Ceiling, Stretch, Ticket
+from monocloud_async.errors import MonoCloudError, RateLimitedError, StatusError
+from monocloud_async.models import User
+from monocloud_async.outage import Outage
+from monocloud_async.spacing import Spacing
 
-MAX_PAUSE = 900.0  # seconds; a run that the tenant holds longer than this is stopped
+MAX_PAUSE: Final = 900.0  # seconds; a run is stopped that is paused, or granted nothing, for longer
 
-_FIRST_PAUSE = 0.5
-_LONGEST_GUESS = 30.0
+_FIRST_PAUSE: Final = 0.5  # seconds, where a 429 does not say how long
+_LONGEST_GUESS: Final = 30.0
+_JITTER: Final = 0.02  # seconds at most; several clients of one tenant do not come back as one
+_GENTLE: Final = 3.0  # seconds from one request at a time to as many as there are
+_GENTLE_RATE: Final = 20.0  # requests a second that it begins with
+
+logger = logging.getLogger("monocloud_async")
+
+State = Literal["open", "paced", "paused"]
 
 
 class Pace:
-    """Holds calls back while the tenant asks for a pause; costs nothing while it does not."""
+    """When a request may go out; people may look at it as `session.pace`.
 
-    def __init__(self) -> None:
-        self._until = 0.0
+    Attributes:
+        throttled: requests that were answered 429.
+    """
+
+    def __init__(self, max_rate: float | None = None, *, seed: int | None = None) -> None:
+        self.throttled = 0
+        self._limit = None if max_rate is None else Spacing(max_rate)
+        self._random = random.Random(seed)  # noqa: S311  jitter, no secret
+        self._ceiling: Ceiling | None = None
+        self._spacing = Spacing()
+        self._stretch = Stretch(0)
+        self._until = -math.inf  # the end of the pause
+        self._paused = False
+        self._paused_at = 0.0
+        self._paused_seconds = 0.0
+        self._scout: Ticket | None = None  # the one request that goes ahead after a pause
+        self._scouting = False
         self._guess = _FIRST_PAUSE
-        self._refused_since: float | None = None
+        self._refused: tuple[Stretch, float, float] | None = None  # what is to be learnt from
+        self._refused_rate = math.inf
+        self._hungry_since: float | None = None  # the first 429 after the last grant
+        self._outage = Outage()
+        self._gentle: float | None = None  # seconds of the gentle start that are over
+        self._line = asyncio.Lock()  # first come, first served
+        self._sleeper: asyncio.Future[None] | None = None
 
     def __repr__(self) -> str:
-        return f"<Pace {'paused' if self._until else 'open'}>"
+        rate = "" if self.rate is None else f" {self.rate:.4g}/s"
+        return f"<Pace {self.state}{rate}{' down' if self.down else ''}>"
+
+    # What people see
+
+    @property
+    def state(self) -> State:
+        """One of "open", "paced" and "paused"."""
+        if self._paused or self._scouting:
+            return "paused"
+        return "open" if self._ceiling is None and self._gentle is None else "paced"
+
+    @property
+    def rate(self) -> float | None:
+        """Requests a second that the tenant is thought to grant; None while nothing is known."""
+        return self._ceiling.rate if self._ceiling is not None and self._ceiling.known else None
+
+    @property
+    def down(self) -> bool:
+        """Whether the tenant is out of order, and only probes go out."""
+        return self._outage.since is not None
+
+    def down_for(self, now: float) -> float:
+        """Seconds since the outage began; 0.0 when there is none."""
+        return 0.0 if self._outage.since is None else now - self._outage.since
 
     def pause_left(self, now: float) -> float:
-        """Seconds until the next request may go out; 0.0 when it may go now."""
-        return max(0.0, self._until - now)
+        """Seconds that are left of the pause that the tenant asked for; 0.0 in an outage."""
+        return max(0.0, self._until - now) if self._paused and not self.down else 0.0
 
-    def granted(self) -> None:
-        """The tenant let a request in."""
-        if self._refused_since is not None:
-            self._guess, self._refused_since = _FIRST_PAUSE, None
+    def paused_seconds(self, now: float) -> float:
+        """Seconds of all pauses so far, those of outages included."""
+        return self._paused_seconds + (now - self._paused_at if self._paused else 0.0)
 
-    def throttled(self, error: RateLimitedError, sent_at: float, now: float) -> bool:
-        """Pause after a 429; False when the tenant has held us off too long to go on waiting."""
-        if self._refused_since is None:
-            self._refused_since = now
-        wait = error.retry_after
-        if wait is None:
-            if sent_at < self._until:
-                return True  # sent before the last pause ended: old news
-            wait, self._guess = self._guess, min(self._guess * 2, _LONGEST_GUESS)
-        self._until = max(self._until, now + wait)
-        return self._until - self._refused_since <= MAX_PAUSE
+    def hungry_for(self, now: float) -> float:
+        """Seconds, from the first 429 since the tenant granted something to the pause's end."""
+        return 0.0 if self._hungry_since is None else max(now, self._until) - self._hungry_since
+
+    # The rules
+
+    def delay(self, now: float) -> float:
+        """Seconds until a request may go out; infinity while one that went ahead is on its way."""
+        wait = 0.0 if self._limit is None else self._limit.delay(now)
+        if self._paused:
+            if now < self._until:
+                return max(wait, self._until - now)
+            self._reopen(now)
+        if self._scouting:
+            return wait if self._scout is None else math.inf
+        if self._ceiling is None and self._gentle is None:
+            return wait
+        return max(wait, self._spacing.delay(now))
+
+    def send(self, now: float) -> Ticket:
+        """A request goes out now; its ticket is wanted when its answer comes."""
+        if self._limit is not None:
+            self._limit.take(now)
+        ceiling = self._ceiling
+        ticket = self._stretch.send(now, math.inf if ceiling is None else ceiling.rate)
+        if self._scouting and self._scout is None and not self._paused:
+            self._scout = ticket
+        elif ceiling is not None:
+            self._spacing.rate = ceiling.rate
+            gap = self._spacing.take(now)
+            if gap:
+                ceiling.spent(gap)
+        elif self._gentle is not None:
+            self._start_gently(now)
+        return ticket
+
+    def granted(self, ticket: Ticket, now: float) -> None:
+        """The tenant considered the request, whatever it said of the user."""
+        self._hungry_since = None
+        if self._outage.answered():
+            self._back(now)
+        if ticket is self._scout:
+            self._scout, self._scouting = None, False
+            self._guess = _FIRST_PAUSE
+            if self._refused is not None:
+                self._learn(ticket)
+            self._wake()
+
+    def refused(self, ticket: Ticket, retry_after: float | None, now: float) -> None:
+        """The request was answered 429: everyone pauses, once."""
+        self.throttled += 1
+        if self._hungry_since is None:
+            self._hungry_since = now
+        if ticket.stretch != self._stretch.number:
+            return  # sent before the last pause ended: that is no news
+        self._stretch.refuse(ticket)
+        if self._paused:
+            if retry_after is not None:
+                self._until = max(self._until, now + retry_after)
+            return
+        if ticket is self._scout:
+            self._scout = None
+            self._guess = min(self._guess * 2, _LONGEST_GUESS)
+        else:
+            self._guess = _FIRST_PAUSE
+            self._refused = self._stretch, ticket.rate, now
+        wait = max(retry_after or 0.0, self._guess)
+        self._pause(now, wait + self._random.uniform(0.0, _JITTER))
+        logger.info("paused for %.1f s: the tenant answered 429", wait)
+
+    def failed(self, ticket: Ticket, user_id: str, now: float) -> None:
+        """The request met a passing fault: the user's, or with several users in a row, an outage.
+
+        `down` tells which.
+        """
+        probe = ticket is self._scout
+        if probe:
+            self._scout = None
+            self._wake()  # where nothing changes, the next one goes ahead
+        wait = self._outage.failed(user_id, now, probe=probe)
+        if wait is not None:
+            self._pause(now, wait)
+
+    def lost(self, ticket: Ticket) -> None:
+        """Nobody waits for this request's answer any more, so it says nothing."""
+        if ticket is self._scout:
+            self._scout = None
+            self._wake()
+
+    def _pause(self, now: float, seconds: float) -> None:
+        if not self._paused:
+            self._paused, self._paused_at = True, now
+        self._until = max(self._until, now + seconds)
+        self._scouting = True
+        self._wake()
+
+    def _reopen(self, now: float) -> None:
+        self._paused = False
+        self._paused_seconds += now - self._paused_at
+        self._stretch = Stretch(self._stretch.number + 1)
+
+    def _learn(self, ticket: Ticket) -> None:
+        assert self._refused is not None  # noqa: S101  for the type checkers
+        (stretch, rate, paused_at), self._refused = self._refused, None
+        if self._ceiling is None:
+            self._ceiling, self._gentle = Ceiling(), None
+        self._ceiling.learn(stretch, rate, paused_at, ticket.sent_at)
+        self._spacing.hold(ticket.sent_at + 1 / self._ceiling.rate)
+        if self._ceiling.known:
+            logger.info("paced: the tenant grants about %.3g requests/s", self._ceiling.rate)
+
+    def _back(self, now: float) -> None:
+        if self._paused:
+            self._reopen(now)
+        self._scout, self._scouting = None, False
+        if self._ceiling is None:
+            self._gentle = 0.0
+            self._spacing = Spacing(_GENTLE_RATE)
+        self._wake()
+
+    def _start_gently(self, now: float) -> None:
+        assert self._gentle is not None  # noqa: S101  for the type checkers
+        self._gentle += 1 / self._spacing.rate
+        self._spacing.take(now)
+        self._spacing.rate = _GENTLE_RATE * 10**self._gentle
+        if self._gentle > _GENTLE:
+            self._gentle = None
+
+    # The queue
 
     async def ready(self) -> None:
-        """Returns when a request may go out."""
+        """Returns when a request may go out; first come, first served."""
+        loop = asyncio.get_running_loop()
+        if not self.busy(loop.time()):
+            return
+        async with self._line:
+            while (left := self.delay(loop.time())) > 0:
+                await self._sleep(left, loop)
+
+    def busy(self, now: float) -> bool:
+        """Whether a request has to wait in the queue."""
+        return self._line.locked() or self.delay(now) > 0
+
+    async def pass_by(self, longest: float) -> Ticket:
+        """The ticket of a single call: it obeys a pause and `max_rate`, and does not queue.
+
+        Raises:
+            RateLimitedError: the pause is longer than `longest` seconds; nothing was sent.
+        """
         clock = asyncio.get_running_loop().time
-        # A 429 that arrives meanwhile moves the moment: look again.
-        while (left := self._until - clock()) > 0:  # noqa: ASYNC110  nobody else knows the moment
-            await asyncio.sleep(left)
+        while wait := self._wait_of_one(clock()):
+            if wait > longest:
+                raise RateLimitedError(
+                    f"the tenant asked everybody to wait, {wait:.0f} s more; nothing was sent",
+                    status=429,
+                    retry_after=wait,
+                )
+            await asyncio.sleep(wait)
+        return self.send(clock())
+
+    def _wait_of_one(self, now: float) -> float:
+        limit = 0.0 if self._limit is None else self._limit.delay(now)
+        return max(limit, self.pause_left(now))
+
+    async def watch(self, ticket: Ticket, user_id: str, request: Awaitable[User]) -> User:
+        """What the request answers, once its answer is taken in."""
+        clock = asyncio.get_running_loop().time
+        try:
+            user = await request
+        except RateLimitedError as error:
+            self.refused(ticket, error.retry_after, clock())
+            raise
+        except MonoCloudError as error:
+            if error.transient:
+                self.failed(ticket, user_id, clock())
+            elif isinstance(error, StatusError):
+                self.granted(ticket, clock())
+            else:
+                self.lost(ticket)
+            raise
+        except BaseException:
+            self.lost(ticket)
+            raise
+        self.granted(ticket, clock())
+        return user
+
+    async def _sleep(self, seconds: float, loop: asyncio.AbstractEventLoop) -> None:
+        """Until then, or until something changes: one timer, for the head of the queue."""
+        self._sleeper = sleeper = loop.create_future()
+        timer = None if seconds == math.inf else loop.call_later(seconds, _wake_up, sleeper)
+        try:
+            await sleeper
+        finally:
+            self._sleeper = None
+            if timer is not None:
+                timer.cancel()
+
+    def _wake(self) -> None:
+        if self._sleeper is not None:
+            _wake_up(self._sleeper)
+
+
+def _wake_up(sleeper: asyncio.Future[None]) -> None:
+    if not sleeper.done():
+        sleeper.set_result(None)

@@ -8,14 +8,15 @@ import aiohttp
 from multidict import CIMultiDictProxy
 from yarl import URL
 
-from monocloud_async import retry, tenant
+from monocloud_async import retry as retry_module
+from monocloud_async import tenant
 from monocloud_async.bulk import BulkRun, OnOutcome, UserIds
 from monocloud_async.errors import ConfigurationError, TransportError
 from monocloud_async.faults import broken, timed_out
 from monocloud_async.models import User
 from monocloud_async.pace import Pace
 from monocloud_async.retry import RetryPolicy
-from monocloud_async.wire import MAX_BODY, enable_path, read_answer
+from monocloud_async.wire import MAX_BODY, check_user_id, enable_path, read_answer
 
 DEFAULT_RETRY = RetryPolicy()
 
@@ -37,6 +38,8 @@ class MonoCloudSession:
         timeout: seconds for one request with the reading of its answer. Default: the
             environment's `MONOCLOUD_MANAGEMENT_TIMEOUT` (milliseconds), or 10.
         retry: how hard to try; see `RetryPolicy`.
+        max_rate: requests a second that everything together keeps to. Default: what the tenant
+            grants, which the session finds out.
         client_session: an `aiohttp.ClientSession` to borrow, with its proxy, TLS, tracing and
             middlewares. It is never closed here. Without one, the session opens connections of its
             own at the first call, as many as there are calls at once, so that a timeout never
@@ -54,6 +57,7 @@ class MonoCloudSession:
         *,
         timeout: float | None = None,
         retry: RetryPolicy = DEFAULT_RETRY,
+        max_rate: float | None = None,
         client_session: aiohttp.ClientSession | None = None,
     ) -> None:
         self._base_url = tenant.base_url(domain)
@@ -64,7 +68,15 @@ class MonoCloudSession:
         self._owned: aiohttp.ClientSession | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
-        self._pace = Pace()
+        if max_rate is not None:
+            tenant.positive("max_rate", max_rate)
+        self._pace = Pace(max_rate)
+        self._budget = retry_module.RetryBudget()
+
+    @property
+    def pace(self) -> Pace:
+        """The tenant's pace: `state`, `rate`, `throttled`, `down`."""
+        return self._pace
 
     def __repr__(self) -> str:
         closed = ", closed" if self._closed else ""
@@ -93,6 +105,10 @@ class MonoCloudSession:
     ) -> User:
         """The user as the tenant has it after the call. Enabling an enabled user is fine.
 
+        A single call obeys a pause that the tenant asked for, and does not queue behind a bulk
+        run. The session has a budget for the retries of single calls, so that a web backend does
+        not multiply its load when the tenant is broken.
+
         Args:
             user_id: sent as exactly itself, or refused before any request.
             timeout: seconds for one request, in place of the session's.
@@ -100,7 +116,8 @@ class MonoCloudSession:
 
         Raises:
             InvalidUserIdError: the id cannot be one user; nothing was sent.
-            StatusError: the tenant refused; see its subclasses.
+            StatusError: the tenant refused; see its subclasses. `RateLimitedError` at once, with
+                `retry_after`, when a pause lasts longer than `max_retry_after` of the policy.
             TransportError: no complete answer came (`RequestTimeoutError`: in time). The user
                 may or may not be enabled; calling again is safe.
             InvalidResponseError: the answer was not this user.
@@ -108,10 +125,18 @@ class MonoCloudSession:
         limit = self._timeout if timeout is None else tenant.positive("timeout", timeout)
         policy = self._retry if retry is None else retry
 
-        async def attempt(left: float) -> User:
-            return await self._send(user_id, min(limit, left))
+        clock = asyncio.get_running_loop().time
 
-        return await _call(policy, attempt, clock=asyncio.get_running_loop().time)
+        async def attempt(left: float) -> User:
+            deadline = clock() + left
+            ticket = await self._pace.pass_by(min(policy.max_retry_after, left))
+            request = self._send(user_id, min(limit, deadline - clock()))
+            return await self._pace.watch(ticket, user_id, request)
+
+        check_user_id(user_id)
+        user = await retry_module.call(policy, attempt, budget=self._budget, clock=clock)
+        self._budget.succeeded()
+        return user
 
     def bulk_enable(
         self,
@@ -120,6 +145,8 @@ class MonoCloudSession:
         concurrency: int = 100,
         timeout: float | None = None,
         retry: RetryPolicy | None = None,
+        max_rate: float | None = None,
+        max_outage: float = 300.0,
         on_outcome: OnOutcome | None = None,
     ) -> BulkRun:
         """A run over many users: `await` it for its `BulkReport`, or iterate over its outcomes.
@@ -135,11 +162,14 @@ class MonoCloudSession:
                 its connector has connections.
             timeout: seconds for one request, in place of the session's.
             retry: in place of the session's.
+            max_rate: requests a second that this run keeps to, from the first one.
+            max_outage: seconds that the run waits for a tenant that is down.
             on_outcome: called with every `Outcome`, in the order in which they finish.
 
         Raises:
-            RunStoppedError: (from the run) a refused key, or something that answers in
-                MonoCloud's place; its `report` has what was done, and the rest stays unread.
+            RunStoppedError: (from the run) a refused key, something that answers in MonoCloud's
+                place, a tenant that is down for longer than `max_outage` or that grants nothing
+                for 15 minutes; its `report` has what was done, and the rest stays unread.
         """
         limit = self._timeout if timeout is None else tenant.positive("timeout", timeout)
 
@@ -152,6 +182,8 @@ class MonoCloudSession:
             policy=self._retry if retry is None else retry,
             pace=self._pace,
             concurrency=self._connections(concurrency),
+            max_rate=None if max_rate is None else tenant.positive("max_rate", max_rate),
+            max_outage=tenant.positive("max_outage", max_outage),
             on_outcome=on_outcome,
         )
 
@@ -205,10 +237,6 @@ class MonoCloudSession:
         connector = None if self._borrowed is None else self._borrowed.connector
         limits = [] if connector is None else [connector.limit, connector.limit_per_host]
         return min([wanted, *filter(None, limits)])
-
-
-# Under another name: `retry` is what callers pass.
-_call = retry.call
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:

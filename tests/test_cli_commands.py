@@ -143,6 +143,7 @@ def test_json_is_one_object_a_line_and_the_summary_last(
         "requests": 2,
         "retries": 0,
         "throttled": 0,
+        "paused_seconds": 0,
         "seconds": 0,
         "exhausted": True,
         "bad_lines": 1,

@@ -1,0 +1,46 @@
+"""Is it this user, or is the tenant down? And when to look again."""
+
+import logging
+from typing import Final
+
+_USERS: Final = 5  # whose requests failed in a row
+_FIRST_PROBE, _LAST_PROBE = 0.5, 15.0  # seconds between two probes
+
+logger = logging.getLogger("monocloud_async")
+
+
+class Outage:
+    """The tenant is down when the requests of several users failed in a row.
+
+    One user can fail for reasons of its own, however often; five in a row without one answer in
+    between do not, in a tenant that is well.
+    """
+
+    def __init__(self) -> None:
+        self.since: float | None = None
+        self._failing: set[str] = set()
+        self._wait = _FIRST_PROBE
+
+    def failed(self, user_id: str, now: float, *, probe: bool) -> float | None:
+        """Seconds that nobody is to be sent after this failure, or None where nothing changes."""
+        self._failing.add(user_id)
+        if self.since is not None:
+            if not probe:
+                return None  # it was on its way when the tenant went down
+            self._wait = min(self._wait * 2, _LAST_PROBE)
+        elif len(self._failing) < _USERS:
+            return None
+        else:
+            self.since, self._wait = now, _FIRST_PROBE
+            logger.warning("the tenant is down: %d users failed in a row; probing", _USERS)
+        return self._wait
+
+    def answered(self) -> bool:
+        """The tenant answered; says whether an outage is over by that."""
+        if self._failing:
+            self._failing.clear()
+        if self.since is None:
+            return False
+        self.since = None
+        logger.warning("the tenant is back")
+        return True
