@@ -31,7 +31,7 @@ from monocloud_async.models import User
 from monocloud_async.outcome import BulkReport, Call, Outcome
 from monocloud_async.pace import Pace
 from monocloud_async.retry import RetryPolicy
-from monocloud_async.spacing import Spacing
+from monocloud_async.turns import Turns, watch
 from monocloud_async.verdict import Judge, Verdict
 from monocloud_async.wire import check_user_id
 
@@ -87,9 +87,7 @@ class BulkRun:
         self._user_ids = user_ids
         self._send = send
         self._policy = policy
-        self._pace = pace
-        self._limit = None if max_rate is None else Spacing(max_rate)
-        self._line = asyncio.Lock()  # for `_limit`: first come, first served
+        self._turns = Turns(pace, max_rate)
         self._on_outcome = on_outcome
         self._slots = asyncio.BoundedSemaphore(concurrency)
         self._calls: dict[asyncio.Task[None], Call] = {}
@@ -109,14 +107,9 @@ class BulkRun:
         return len(self._calls)
 
     @property
-    def waiting(self) -> float:
-        """Seconds that are left of the pause that the tenant asked for; 0.0 when there is none."""
-        return self._pace.pause_left(asyncio.get_running_loop().time())
-
-    @property
     def pace(self) -> Pace:
         """The session's pace: what the tenant grants, and whether it is there."""
-        return self._pace
+        return self._turns.pace
 
     def drain(self) -> None:
         """Start no more calls; those in flight finish, those that only wait end as they are.
@@ -173,7 +166,7 @@ class BulkRun:
             raise ConfigurationError("this run was started before; call bulk_enable again")
         self._started = True
         clock = asyncio.get_running_loop().time
-        began, paused = clock(), self._pace.paused_seconds(clock())
+        began, paused = clock(), self.pace.paused_seconds(clock())
         self._reader = asyncio.create_task(self._read())
         try:
             await asyncio.wait([self._reader])
@@ -182,7 +175,7 @@ class BulkRun:
         finally:
             await self._end()
             self.report.seconds = clock() - began
-            self.report.paused_seconds = self._pace.paused_seconds(clock()) - paused
+            self.report.paused_seconds = self.pace.paused_seconds(clock()) - paused
             if self._outcomes is not None:
                 self._outcomes.put_nowait(None)
         if self._bug is not None:
@@ -212,7 +205,7 @@ class BulkRun:
         try:
             while not self._draining:
                 await self._slots.acquire()
-                await self._ready()
+                await self._turns.ready()
                 user_id = next(ids_at_hand, _END) if ids is None else await anext(ids, _END)
                 if isinstance(user_id, _End):
                     self.report.exhausted = True
@@ -237,7 +230,7 @@ class BulkRun:
         task.add_done_callback(self._ended)
         if not self._proved.is_set():
             await self._proved.wait()  # the first request goes alone: a wrong key costs one
-        elif self._limit is not None or self._pace.state != "open":
+        elif not self._turns.free:
             await asyncio.sleep(0)  # the call takes its turn before the next id is read
 
     def _ended(self, task: asyncio.Task[None]) -> None:
@@ -278,12 +271,13 @@ class BulkRun:
             sent_at = call.clock()
             call.in_flight = True
             try:
-                user = await self._pace.watch(ticket, call.user_id, self._send(call.user_id, left))
+                request = self._send(call.user_id, left)
+                user = await watch(self.pace, ticket, call.user_id, request)
             except MonoCloudError as error:
                 call.learn(error)
                 self.report.throttled += call.was_throttled
                 self._judge(error)
-                if not (call.was_throttled or (error.transient and self._pace.down)):
+                if not (call.was_throttled or (error.transient and self.pace.down)):
                     raise
                 if self._draining:
                     raise asyncio.CancelledError from None
@@ -296,28 +290,14 @@ class BulkRun:
                 self._proved.set()
             call.paused += call.clock() - sent_at
 
-    async def _ready(self) -> None:
-        """Returns when a request may go out, by the session's pace and the run's own limit."""
-        if self._limit is None:
-            await self._pace.ready()
-            return
-        clock = asyncio.get_running_loop().time
-        async with self._line:
-            await self._pace.ready()
-            while left := self._limit.delay(clock()):
-                await asyncio.sleep(left)
-                await self._pace.ready()
-
     async def _turn(self, call: Call) -> Ticket:
         """The ticket of a request that goes out now; the wait for it is no retry time."""
         now = call.clock()
-        if self._pace.busy(now) or (self._limit is not None and self._limit.delay(now)):
-            await self._wait(call, self._ready)
+        if self._turns.busy(now):
+            await self._wait(call, self._turns.ready)
             call.paused += call.clock() - now
             now = call.clock()
-        if self._limit is not None:
-            self._limit.take(now)
-        return self._pace.send(now)
+        return self._turns.take(now)
 
     async def _wait(self, call: Call, wait: Callable[[], Awaitable[None]]) -> None:
         """Wait in a way that `drain` ends."""

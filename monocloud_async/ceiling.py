@@ -2,7 +2,7 @@
 
 Whatever counts requests, a token bucket or a window, can grant no more than a burst plus its rate
 times the time. So each stretch of requests that ended in a refusal says how high the rate must be
-at least, and the stretch that says most is right: at the end of it the bucket was empty.
+at least, and the part of it that says most is right: at its end, the bucket was empty.
 docs/pace.md has the law in words, and where each constant comes from.
 """
 
@@ -12,26 +12,37 @@ from typing import Final
 
 from msgspec import Struct
 
-_RUSH: Final = 3.0  # a search starts at so many times what the first stretch granted a second
-_SEARCH: Final = 0.2  # seconds in which a search multiplies its rate by e
-_LEAP: Final = 1.25  # the most by which one request raises the rate of a search
+# The search, from the first refusal to the second
+_RUSH: Final = 3.0  # it starts at so many times what the first stretch granted a second
+_SEARCH: Final = 0.2  # seconds in which it multiplies its rate by e
+_LEAP: Final = 1.25  # the most by which one request raises its rate
 
+# Holding the rate
 _LEAST: Final = 1.0  # requests a second; who grants less may say so each time
-_MARGIN: Final = 0.003  # below the ceiling when requests begin again, made good in the quiet time
-_GROWTH: Final = 0.002  # a second; what probing starts with when the quiet time is over
-_STEEP: Final = 0.15  # a second; the most that probing grows by
-_DOUBLINGS: Final = 16  # of the growth, in a time as long as the quiet time was
-
+_MARGIN: Final = 0.002  # below the ceiling while it is quiet
 _DOUBTFUL: Final = 4.0  # seconds of quiet after a guess
 _SURE: Final = 15.0  # seconds of quiet after a measurement
-_LONGEST: Final = 60.0  # seconds; a limit that rises is found within a minute and a half
-_LONGER: Final = 1.12  # how the quiet time grows from one refusal to the next
-_COST: Final = 100.0  # the quiet time is worth so many requests for each one refused
-_MOVED: Final = 0.15  # a change of the ceiling by more than this is a new limit
+_LONGEST: Final = 90.0  # seconds; longer, and a limit that rises is found too late
+_LONGER: Final = 1.4  # how the quiet time grows from one probe that was refused to the next
+_COST: Final = 150.0  # the quiet time is worth so many requests for each one refused
 
-_ENOUGH: Final = 20  # requests that make a stretch worth measuring
+# Probing, when the quiet time is over
+_GROWTH: Final = 0.002  # a second, at first
+_DOUBLINGS: Final = 16  # of that growth, in a time as long as the quiet time was
+_BRISK: Final = 40.0  # seconds; after a longer quiet time probing is no slower than after this one
+_STEEP: Final = 0.15  # a second; the most that it grows by
+_STEP: Final = 0.01  # the most that one request raises the rate by: at 5/s each one is news
+_FAR: Final = 2.0  # times the ceiling; beyond, a window could lose its whole quota in a moment
+_CAUTIOUS: Final = 0.03  # a second; the growth there
+
+# Measuring
+_ENOUGH: Final = 20  # requests that make a part of a stretch worth measuring
+_PLENTY: Final = 50  # requests that make a measurement sure
 _RESOLUTION: Final = 0.005  # seconds
 _MARKS: Final = 1024
+_MOVED: Final = 0.15  # a change of the ceiling by more than this is a new limit
+_LONG_PAUSE: Final = 0.1  # of a cycle; so long a pause ends when a window does, or after that
+_MEMORY: Final = 0.7  # what the cycles before such a one weigh
 _CHEAP: Final = 0.01  # share of refused requests up to which it pays to reach higher
 _HIGH, _LOW = 1.25, 1.03  # how far to reach, as shares of what was granted
 
@@ -92,16 +103,17 @@ class Stretch:
         """Requests up to the last refused one that were not refused themselves."""
         return self._end - self.refused
 
-    def least_rate(self, burst: float) -> float:
-        """Requests a second that who grants `burst` at once must have granted at least."""
+    def rate(self, burst: float) -> float:
+        """Requests a second of who grants `burst` at once: the most that any part of it says."""
         granted, end = self.granted, self.last_refused_at
-        least = 0.0
+        most = 0.0
         for place, (at, before) in enumerate(self.marks):
             if at > self.first_refused_at or (place and granted - before < _ENOUGH):
                 break
             if end > at:
-                least = max(least, (granted - before - burst) / (end - at))
-        return least
+                # One more would have been refused, so that much was not quite there.
+                most = max(most, (granted - before + 1 - burst) / (end - at))
+        return most
 
 
 class Ceiling:
@@ -117,8 +129,9 @@ class Ceiling:
         self._age = 0.0  # seconds of sending at the rate, idle time left out
         self._quiet = _DOUBTFUL
         self._rush = 0.0  # seconds; while it searches, how fast the rate grows
-        self._first: tuple[int, float] = (0, 0.0)  # granted in the first stretch, and in what time
+        self._first = (0, 0.0)  # granted in the first stretch, and in what time
         self._began = 0.0
+        self._cycles = (0.0, 0.0)  # granted, and in what time, in cycles with a long pause
 
     def __repr__(self) -> str:
         return f"<Ceiling {self.rate:.4g}/s>"
@@ -134,18 +147,12 @@ class Ceiling:
             self.rate *= min(_LEAP, math.exp(gap / self._rush))
             return
         self._age += gap
-        self.rate = self._top * self._course(self._age)
-
-    def _course(self, age: float) -> float:
-        """Where the rate is after so many seconds, as a share of the ceiling."""
-        quiet = self._quiet
-        if age < quiet:
-            return 1 - _MARGIN * (1 - age / quiet)
-        doubling = quiet / _DOUBLINGS
-        steep = doubling * math.log2(_STEEP / _GROWTH)  # seconds until growth grows no more
-        probing = age - quiet
-        growth = _GROWTH * doubling / math.log(2) * (2 ** (min(probing, steep) / doubling) - 1)
-        return math.exp(min(growth + _STEEP * max(0.0, probing - steep), 50.0))
+        probing = self._age - self._quiet
+        if probing < 0:
+            return
+        doublings = min(_DOUBLINGS * probing / min(self._quiet, _BRISK), 10.0)
+        growth = min(_GROWTH * 2**doublings, _STEEP if self.rate < _FAR * self._top else _CAUTIOUS)
+        self.rate *= math.exp(min(growth * gap, _STEP))
 
     def learn(self, stretch: Stretch, refused_rate: float, paused_at: float, now: float) -> None:
         """Take in a stretch that ended in a refusal, once the tenant grants again.
@@ -170,19 +177,16 @@ class Ceiling:
         self._top = self.rate = max(_LEAST, rush * stretch.granted / (now - stretch.began))
 
     def _measure(self, stretch: Stretch, refused_rate: float, pause: float, now: float) -> None:
-        # From one beginning to the next, the pause included: right where a burst outlasts a pause.
-        whole = stretch.granted / (now - self._began)
-        granted_at_once, seconds = self._first
-        burst = float(granted_at_once)
-        for _ in range(5):  # burst and rate depend on each other; this settles in two or three
-            least = max(whole, stretch.least_rate(burst))
-            burst = max(1.0, granted_at_once - least * seconds)
-        before, top = self._top, min(least, refused_rate)
+        whole = self._whole(stretch, pause, now)
+        measured, burst = self._settled(stretch, whole)
+        top = min(measured, refused_rate)
         if not self._rush:
-            top = self._reach(stretch, least, whole, refused_rate, burst / (least * pause))
-        if self._rush or abs(top / before - 1) > _MOVED:
-            self._quiet = _SURE if least > 1.1 * whole else _DOUBTFUL
-        else:
+            cover = burst / (measured * pause)
+            top = self._reach(stretch, measured, whole, refused_rate, cover)
+        if self._rush or abs(top / self._top - 1) > _MOVED:
+            sure = measured > 1.1 * whole and stretch.granted >= _PLENTY
+            self._quiet = _SURE if sure else _DOUBTFUL
+        elif self._age >= self._quiet:  # refused above the ceiling: it is where it was thought
             longer = self._quiet * (2 if self._quiet < _SURE else _LONGER)
             worth = min(_COST * stretch.refused / top, 2 * self._quiet)
             self._quiet = min(max(longer, worth), _LONGEST)
@@ -190,16 +194,39 @@ class Ceiling:
         self._top = max(_LEAST, top)
         self.rate = self._top * (1 - _MARGIN)
 
+    def _whole(self, stretch: Stretch, pause: float, now: float) -> float:
+        """The rate from one beginning to the next, right where a burst outlasts a pause.
+
+        A window's pause ends some time after the window does; over several cycles that evens out.
+        """
+        granted, seconds = float(stretch.granted), now - self._began
+        if pause <= _LONG_PAUSE * seconds:
+            self._cycles = 0.0, 0.0
+            return granted / seconds
+        granted += _MEMORY * self._cycles[0]
+        seconds += _MEMORY * self._cycles[1]
+        self._cycles = granted, seconds
+        return granted / seconds
+
+    def _settled(self, stretch: Stretch, whole: float) -> tuple[float, float]:
+        """The rate and the burst, which depend on each other."""
+        at_once, seconds = self._first
+        rate, burst = whole, float(at_once)
+        for _ in range(5):  # two or three are enough
+            rate = max(whole, stretch.rate(burst))
+            burst = max(1.0, at_once - rate * seconds)
+        return rate, burst
+
     @staticmethod
     def _reach(
-        stretch: Stretch, least: float, whole: float, refused_rate: float, cover: float
+        stretch: Stretch, measured: float, whole: float, refused_rate: float, cover: float
     ) -> float:
-        """Half-way from what was surely granted to what was refused, where trying costs little.
+        """Half-way from what was measured to what was refused, where trying costs little.
 
-        `cover` is the share of a pause that the burst makes good. A window's limit is higher than
-        what a stretch below it shows, and it shows that by refusing nothing else.
+        It does where a burst makes a pause good (`cover` says how much of it), and below a
+        window's limit, which is higher than what a stretch below it shows.
         """
-        share = 1.0 if least <= 1.005 * whole else min(1.0, cover)
+        share = 1.0 if measured <= 1.005 * whole else max(0.0, min(1.0, 2 * cover - 1))
         cheap = stretch.refused < _CHEAP * stretch.granted
-        highest = min(refused_rate, (_HIGH if cheap else _LOW) * least)
-        return max(least, least + share * (highest - least) / 2)
+        highest = min(refused_rate, (_HIGH if cheap else _LOW) * measured)
+        return max(measured, measured + share * (highest - measured) / 2)

@@ -4,7 +4,7 @@ import logging
 from typing import Final
 
 _USERS: Final = 5  # whose requests failed in a row
-_FIRST_PROBE, _LAST_PROBE = 0.5, 15.0  # seconds between two probes
+_FIRST_PROBE, _LAST_PROBE = 0.5, 5.0  # seconds between two probes
 
 logger = logging.getLogger("monocloud_async")
 

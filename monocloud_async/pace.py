@@ -4,32 +4,31 @@ One pace per session, shared by everything that goes through it. It has three st
 
 - **open**: no limit was seen. It costs nothing and holds nobody back.
 - **paced**: a limit was seen. Requests go out evenly, at the rate that `ceiling` learns.
-- **paused**: until a moment. Nobody is sent; then one request goes ahead, and the others follow
-  when it is granted.
+- **paused**: until a moment. Nobody is sent; then one request goes ahead, the scout, and the
+  others follow when it is granted.
 
 A pause comes from a 429, which pauses everyone once, or from an outage: several users in a row
 whose requests failed. The moment then is that of the next probe.
 
-No I/O happens in the rules: they take `now`, monotonic seconds. `turn` is the queue around them.
+Here are the rules, and nothing that waits: they take `now`, monotonic seconds. `turns` is the
+queue in front of them, and docs/pace.md says why they are what they are.
 """
 
 import asyncio
 import logging
 import math
 import random
-from collections.abc import Awaitable
+import time
+from collections.abc import Callable
 from typing import Final, Literal
 
 from monocloud_async.ceiling import Ceiling, Stretch, Ticket
-from monocloud_async.errors import MonoCloudError, RateLimitedError, StatusError
-from monocloud_async.models import User
 from monocloud_async.outage import Outage
 from monocloud_async.spacing import Spacing
 
-MAX_PAUSE: Final = 900.0  # seconds; a run is stopped that is paused, or granted nothing, for longer
-
 _FIRST_PAUSE: Final = 0.5  # seconds, where a 429 does not say how long
-_LONGEST_GUESS: Final = 30.0
+_LONGER: Final = 1.3  # how that grows while the scouts are refused: what is waited too long is lost
+_LONGEST_GUESS: Final = 30.0  # seconds
 _JITTER: Final = 0.02  # seconds at most; several clients of one tenant do not come back as one
 _GENTLE: Final = 3.0  # seconds from one request at a time to as many as there are
 _GENTLE_RATE: Final = 20.0  # requests a second that it begins with
@@ -37,6 +36,7 @@ _GENTLE_RATE: Final = 20.0  # requests a second that it begins with
 logger = logging.getLogger("monocloud_async")
 
 State = Literal["open", "paced", "paused"]
+Listener = Callable[[], None]
 
 
 class Pace:
@@ -44,10 +44,12 @@ class Pace:
 
     Attributes:
         throttled: requests that were answered 429.
+        listeners: called when somebody who waits should look again.
     """
 
     def __init__(self, max_rate: float | None = None, *, seed: int | None = None) -> None:
         self.throttled = 0
+        self.listeners: set[Listener] = set()
         self._limit = None if max_rate is None else Spacing(max_rate)
         self._random = random.Random(seed)  # noqa: S311  jitter, no secret
         self._ceiling: Ceiling | None = None
@@ -61,12 +63,9 @@ class Pace:
         self._scouting = False
         self._guess = _FIRST_PAUSE
         self._refused: tuple[Stretch, float, float] | None = None  # what is to be learnt from
-        self._refused_rate = math.inf
         self._hungry_since: float | None = None  # the first 429 after the last grant
         self._outage = Outage()
         self._gentle: float | None = None  # seconds of the gentle start that are over
-        self._line = asyncio.Lock()  # first come, first served
-        self._sleeper: asyncio.Future[None] | None = None
 
     def __repr__(self) -> str:
         rate = "" if self.rate is None else f" {self.rate:.4g}/s"
@@ -77,9 +76,9 @@ class Pace:
     @property
     def state(self) -> State:
         """One of "open", "paced" and "paused"."""
-        if self._paused or self._scouting:
+        if self._scouting or (self._paused and _now() < self._until):
             return "paused"
-        return "open" if self._ceiling is None and self._gentle is None else "paced"
+        return "open" if self.is_open else "paced"
 
     @property
     def rate(self) -> float | None:
@@ -87,17 +86,25 @@ class Pace:
         return self._ceiling.rate if self._ceiling is not None and self._ceiling.known else None
 
     @property
+    def pause_left(self) -> float:
+        """Seconds that are left of the pause that the tenant asked for; 0.0 in an outage."""
+        return self.pause_of_one(_now())
+
+    @property
     def down(self) -> bool:
         """Whether the tenant is out of order, and only probes go out."""
         return self._outage.since is not None
 
+    # What a run asks
+
+    @property
+    def is_open(self) -> bool:
+        """Whether nobody is held back."""
+        return self._ceiling is None and self._gentle is None and not self._scouting
+
     def down_for(self, now: float) -> float:
         """Seconds since the outage began; 0.0 when there is none."""
         return 0.0 if self._outage.since is None else now - self._outage.since
-
-    def pause_left(self, now: float) -> float:
-        """Seconds that are left of the pause that the tenant asked for; 0.0 in an outage."""
-        return max(0.0, self._until - now) if self._paused and not self.down else 0.0
 
     def paused_seconds(self, now: float) -> float:
         """Seconds of all pauses so far, those of outages included."""
@@ -110,7 +117,7 @@ class Pace:
     # The rules
 
     def delay(self, now: float) -> float:
-        """Seconds until a request may go out; infinity while one that went ahead is on its way."""
+        """Seconds until a request may go out; infinity while the scout is on its way."""
         wait = 0.0 if self._limit is None else self._limit.delay(now)
         if self._paused:
             if now < self._until:
@@ -121,6 +128,17 @@ class Pace:
         if self._ceiling is None and self._gentle is None:
             return wait
         return max(wait, self._spacing.delay(now))
+
+    def delay_of_one(self, now: float) -> float:
+        """Seconds until a single call may go out: it obeys a pause and `max_rate`, no queue."""
+        wait = 0.0 if self._limit is None else self._limit.delay(now)
+        if self._paused and now >= self._until:
+            self._reopen(now)
+        return max(wait, self.pause_of_one(now))
+
+    def pause_of_one(self, now: float) -> float:
+        """Seconds that a single call has to wait because the tenant asked for it."""
+        return max(0.0, self._until - now) if self._paused and not self.down else 0.0
 
     def send(self, now: float) -> Ticket:
         """A request goes out now; its ticket is wanted when its answer comes."""
@@ -149,11 +167,12 @@ class Pace:
             self._guess = _FIRST_PAUSE
             if self._refused is not None:
                 self._learn(ticket)
-            self._wake()
+            self._changed()
 
     def refused(self, ticket: Ticket, retry_after: float | None, now: float) -> None:
         """The request was answered 429: everyone pauses, once."""
         self.throttled += 1
+        self._outage.answered()
         if self._hungry_since is None:
             self._hungry_since = now
         if ticket.stretch != self._stretch.number:
@@ -165,7 +184,7 @@ class Pace:
             return
         if ticket is self._scout:
             self._scout = None
-            self._guess = min(self._guess * 2, _LONGEST_GUESS)
+            self._guess = min(self._guess * _LONGER, _LONGEST_GUESS)
         else:
             self._guess = _FIRST_PAUSE
             self._refused = self._stretch, ticket.rate, now
@@ -181,7 +200,7 @@ class Pace:
         probe = ticket is self._scout
         if probe:
             self._scout = None
-            self._wake()  # where nothing changes, the next one goes ahead
+            self._changed()  # where nothing else changes, the next one goes ahead
         wait = self._outage.failed(user_id, now, probe=probe)
         if wait is not None:
             self._pause(now, wait)
@@ -190,14 +209,14 @@ class Pace:
         """Nobody waits for this request's answer any more, so it says nothing."""
         if ticket is self._scout:
             self._scout = None
-            self._wake()
+            self._changed()
 
     def _pause(self, now: float, seconds: float) -> None:
         if not self._paused:
             self._paused, self._paused_at = True, now
         self._until = max(self._until, now + seconds)
         self._scouting = True
-        self._wake()
+        self._changed()
 
     def _reopen(self, now: float) -> None:
         self._paused = False
@@ -218,10 +237,11 @@ class Pace:
         if self._paused:
             self._reopen(now)
         self._scout, self._scouting = None, False
+        self._refused = None  # the outage is in that measurement
         if self._ceiling is None:
             self._gentle = 0.0
             self._spacing = Spacing(_GENTLE_RATE)
-        self._wake()
+        self._changed()
 
     def _start_gently(self, now: float) -> None:
         assert self._gentle is not None  # noqa: S101  for the type checkers
@@ -231,80 +251,14 @@ class Pace:
         if self._gentle > _GENTLE:
             self._gentle = None
 
-    # The queue
-
-    async def ready(self) -> None:
-        """Returns when a request may go out; first come, first served."""
-        loop = asyncio.get_running_loop()
-        if not self.busy(loop.time()):
-            return
-        async with self._line:
-            while (left := self.delay(loop.time())) > 0:
-                await self._sleep(left, loop)
-
-    def busy(self, now: float) -> bool:
-        """Whether a request has to wait in the queue."""
-        return self._line.locked() or self.delay(now) > 0
-
-    async def pass_by(self, longest: float) -> Ticket:
-        """The ticket of a single call: it obeys a pause and `max_rate`, and does not queue.
-
-        Raises:
-            RateLimitedError: the pause is longer than `longest` seconds; nothing was sent.
-        """
-        clock = asyncio.get_running_loop().time
-        while wait := self._wait_of_one(clock()):
-            if wait > longest:
-                raise RateLimitedError(
-                    f"the tenant asked everybody to wait, {wait:.0f} s more; nothing was sent",
-                    status=429,
-                    retry_after=wait,
-                )
-            await asyncio.sleep(wait)
-        return self.send(clock())
-
-    def _wait_of_one(self, now: float) -> float:
-        limit = 0.0 if self._limit is None else self._limit.delay(now)
-        return max(limit, self.pause_left(now))
-
-    async def watch(self, ticket: Ticket, user_id: str, request: Awaitable[User]) -> User:
-        """What the request answers, once its answer is taken in."""
-        clock = asyncio.get_running_loop().time
-        try:
-            user = await request
-        except RateLimitedError as error:
-            self.refused(ticket, error.retry_after, clock())
-            raise
-        except MonoCloudError as error:
-            if error.transient:
-                self.failed(ticket, user_id, clock())
-            elif isinstance(error, StatusError):
-                self.granted(ticket, clock())
-            else:
-                self.lost(ticket)
-            raise
-        except BaseException:
-            self.lost(ticket)
-            raise
-        self.granted(ticket, clock())
-        return user
-
-    async def _sleep(self, seconds: float, loop: asyncio.AbstractEventLoop) -> None:
-        """Until then, or until something changes: one timer, for the head of the queue."""
-        self._sleeper = sleeper = loop.create_future()
-        timer = None if seconds == math.inf else loop.call_later(seconds, _wake_up, sleeper)
-        try:
-            await sleeper
-        finally:
-            self._sleeper = None
-            if timer is not None:
-                timer.cancel()
-
-    def _wake(self) -> None:
-        if self._sleeper is not None:
-            _wake_up(self._sleeper)
+    def _changed(self) -> None:
+        for listener in self.listeners:
+            listener()
 
 
-def _wake_up(sleeper: asyncio.Future[None]) -> None:
-    if not sleeper.done():
-        sleeper.set_result(None)
+def _now() -> float:
+    """Seconds by the running event loop's clock, or by the one that event loops use."""
+    try:
+        return asyncio.get_running_loop().time()
+    except RuntimeError:
+        return time.monotonic()

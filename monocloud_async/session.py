@@ -16,6 +16,7 @@ from monocloud_async.faults import broken, timed_out
 from monocloud_async.models import User
 from monocloud_async.pace import Pace
 from monocloud_async.retry import RetryPolicy
+from monocloud_async.turns import pass_by, watch
 from monocloud_async.wire import MAX_BODY, check_user_id, enable_path, read_answer
 
 DEFAULT_RETRY = RetryPolicy()
@@ -75,7 +76,7 @@ class MonoCloudSession:
 
     @property
     def pace(self) -> Pace:
-        """The tenant's pace: `state`, `rate`, `throttled`, `down`."""
+        """The tenant's pace: `state`, `rate`, `pause_left`, `throttled`, `down`."""
         return self._pace
 
     def __repr__(self) -> str:
@@ -129,9 +130,9 @@ class MonoCloudSession:
 
         async def attempt(left: float) -> User:
             deadline = clock() + left
-            ticket = await self._pace.pass_by(min(policy.max_retry_after, left))
+            ticket = await pass_by(self._pace, min(policy.max_retry_after, left))
             request = self._send(user_id, min(limit, deadline - clock()))
-            return await self._pace.watch(ticket, user_id, request)
+            return await watch(self._pace, ticket, user_id, request)
 
         check_user_id(user_id)
         user = await retry_module.call(policy, attempt, budget=self._budget, clock=clock)

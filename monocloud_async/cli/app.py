@@ -101,6 +101,12 @@ def bulk(
         typer.Option(help="Write the lines that failed to this file, to be fed back."),
     ] = None,
     concurrency: Annotated[int, typer.Option(min=1, help="Requests in flight at most.")] = 100,
+    max_rate: Annotated[
+        float | None,
+        typer.Option(
+            help="Requests a second at most. Default: what the tenant turns out to grant."
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything and send nothing.")
     ] = False,
@@ -121,9 +127,15 @@ def bulk(
         if dry_run:
             raise typer.Exit(commands.dry_run(access, source))
         with commands.open_failures(failures, file) as kept:
-            raise typer.Exit(
-                commands.bulk(access, source, concurrency=concurrency, failures=kept, json=json)
+            code = commands.bulk(
+                access,
+                source,
+                concurrency=concurrency,
+                max_rate=max_rate,
+                failures=kept,
+                json=json,
             )
+            raise typer.Exit(code)
 
 
 @app.command()

@@ -58,6 +58,7 @@ def bulk(
     source: IdSource,
     *,
     concurrency: int,
+    max_rate: float | None = None,
     failures: FileIO | None = None,
     json: bool = False,
 ) -> int:
@@ -67,7 +68,7 @@ def bulk(
         job.json = JsonLines(job.stop)
     if failures is not None:
         job.failures = FailuresFile(failures, source, job.stop)
-    return loop.run(job.enable(access, concurrency))
+    return loop.run(job.enable(access, concurrency, max_rate))
 
 
 def dry_run(access: Access, source: IdSource) -> int:

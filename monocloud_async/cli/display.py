@@ -29,6 +29,7 @@ from monocloud_async.errors import (
     TransportError,
 )
 from monocloud_async.outcome import BulkReport, Outcome
+from monocloud_async.pace import Pace
 from monocloud_async.wire import clean
 
 TICK = 0.2  # seconds between two looks at a terminal
@@ -171,8 +172,8 @@ class Display(AbstractContextManager["Display"]):
             parts.append(f"{self._tally.kinds.total():,} failed ({self._tally.listed()})")
         if self._ending:
             parts.append(self._ending)
-        elif (waiting := self._run.waiting) > _SHORT:
-            parts.append(f"waiting {waiting:.1f} s more: the tenant asked for a pause")
+        elif told := _in_words(self._run.pace):
+            parts.append(told)
         return parts
 
 
@@ -209,6 +210,15 @@ class _Amount(ProgressColumn):
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
         return Text("" if task.speed is None else f"{task.speed:,.0f}/s")
+
+
+def _in_words(pace: Pace) -> str:
+    """What the tenant is doing to us, or nothing while all is well."""
+    if pace.down:
+        return "the tenant is down: probing until it is back"
+    if (left := pace.pause_left) > _SHORT:
+        return f"paused {left:.1f} s at the tenant's request"
+    return "" if pace.rate is None else f"the tenant allows about {pace.rate:,.3g}/s"
 
 
 def _amount(done: int, total: int | None) -> str:
@@ -266,4 +276,5 @@ def pace(report: BulkReport) -> str:
     return (
         f"{report.seconds:,.1f} s, {per_second:,.0f} users a second; {report.requests:,} requests,"
         f" {report.retries:,} of them retries, {report.throttled:,} answered 429"
+        + (f"; paused for {report.paused_seconds:,.1f} s" if report.paused_seconds else "")
     )

@@ -64,11 +64,11 @@ class Job:
         self._interrupts = 0
         self._broken = False
 
-    async def enable(self, access: Access, concurrency: int) -> int:
+    async def enable(self, access: Access, concurrency: int, max_rate: float | None = None) -> int:
         """The exit code, after the summary."""
         async with access.session() as session:
             ids = self._ids_ahead() if self._blocking else self._ids()
-            self._run = run = session.bulk_enable(ids, concurrency=concurrency)
+            self._run = run = session.bulk_enable(ids, concurrency=concurrency, max_rate=max_rate)
             try:
                 with (
                     self._shown(run, access) as self._display,

@@ -1,0 +1,283 @@
+"""How well the pace holds a limit that nobody told it, beside what others do.
+
+python benchmarks/pace.py              # 20,000 users, every scenario, four ways
+python benchmarks/pace.py --long       # 900 seconds' worth of users, ours alone
+python benchmarks/pace.py --real       # against the sandbox, over real connections
+python benchmarks/pace.py --picture docs/pace.svg
+"""
+
+import argparse
+import asyncio
+import math
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from multiprocessing import Pool
+from pathlib import Path
+from typing import Any
+
+from limiters import LIMITERS
+from tenants import (
+    Both,
+    Bucket,
+    Result,
+    Shared,
+    SlidingWindow,
+    Tenant,
+    Unlimited,
+    Window,
+    simulate,
+)
+
+from monocloud_async import MonoCloudSession, __version__
+
+SHORT = 20_000  # users
+LONG = 900.0  # seconds
+MOST = 200_000  # users, where nothing limits a long run
+
+
+@dataclass(frozen=True)
+class Scenario:
+    family: str
+    case: str
+    make: Callable[[float], Tenant]  # from the middle of the run to a tenant
+    rate: Callable[[float, float], float]  # what it grants at a time, given that middle
+    concurrency: int
+    latency: float
+
+    @property
+    def name(self) -> str:
+        return f"{self.family}, {self.case}"
+
+    def users(self, *, long: bool) -> int:
+        return min(int(self.granted(LONG, LONG / 2)), MOST) if long else SHORT
+
+    def granted(self, seconds: float, middle: float) -> float:
+        steps = 2000
+        return sum(self.rate((i + 0.5) * seconds / steps, middle) for i in range(steps)) * (
+            seconds / steps
+        )
+
+    def middle(self, *, long: bool) -> float:
+        """Where a limit changes: half-way by time at its first rate."""
+        return LONG / 2 if long else SHORT / 2 / self.rate(0.0, 1.0)
+
+    def ideal(self, *, long: bool) -> float:
+        """Seconds that nobody could beat: the tenant's rate, and one round trip."""
+        users, middle = self.users(long=long), self.middle(long=long)
+        low, high = 0.0, 100_000.0
+        while high - low > 1e-3 * high:
+            seconds = (low + high) / 2
+            low, high = (low, seconds) if self.granted(seconds, middle) > users else (seconds, high)
+        return high + self.latency
+
+
+def scenarios() -> Iterator[Scenario]:
+    for concurrency in (50, 300):
+        for latency in (0.02, 0.2):
+            fits = concurrency / latency
+            for tells in (True, False):
+                yield from _scenarios(concurrency, latency, fits, tells=tells)
+
+
+def _scenarios(concurrency: int, latency: float, fits: float, *, tells: bool) -> Iterator[Scenario]:
+    case = f"C={concurrency} {latency * 1000:.0f} ms {'RA' if tells else '--'}"
+
+    def one(family: str, make: Callable[[float], Tenant], rate: Any) -> Scenario:
+        constant = rate if callable(rate) else lambda _now, _middle: min(rate, fits)
+        return Scenario(family, case, make, constant, concurrency, latency)
+
+    for rate in (5, 50, 200, 1000):
+        for share in (0.1, 1.0):
+            if rate < fits:
+                yield one(
+                    f"bucket {rate}/s burst {share:g} s",
+                    lambda _m, r=rate, s=share: Bucket(r, r * s, tells=tells),
+                    rate,
+                )
+    for quota, seconds in ((100, 1), (1000, 10), (6000, 60)):
+        yield one(
+            f"window {quota} per {seconds} s",
+            lambda _m, q=quota, s=seconds: Window(q, s, tells=tells),
+            quota / seconds,
+        )
+    for before, after in ((200, 100), (100, 200)):
+        yield one(
+            f"bucket {before}/s, then {after}/s",
+            lambda m, b=before, a=after: Bucket(
+                lambda now: b if now < m else a, min(b, a), tells=tells
+            ),
+            lambda now, m, b=before, a=after: b if now < m else a,
+        )
+    yield one(
+        "bucket 200/s, half of it another's",
+        lambda _m: Shared(Bucket(200, 200, tells=tells), 100),
+        100,
+    )
+    yield one("no limit", lambda _m: Unlimited(), fits)
+    # Not looked at while the constants were chosen:
+    yield one("sliding 300 per 5 s *", lambda _m: SlidingWindow(300, 5, tells=tells), 60)
+    yield one(
+        "bucket 150/s and 1000 per 10 s *",
+        lambda _m: Both(Bucket(150, 30, tells=tells), Window(1000, 10, tells=tells)),
+        100,
+    )
+    yield one(
+        "bucket 100/s, wandering 40 % *",
+        lambda _m: Bucket(_wander, 100, tells=tells),
+        lambda now, _m: _wander(now),
+    )
+
+
+def _wander(now: float) -> float:
+    return 100 * (1 + 0.4 * math.sin(2 * math.pi * now / 120))
+
+
+def run(job: tuple[int, str, bool]) -> tuple[float, Result]:
+    """Time over the ideal, and the rest, of one scenario with one limiter."""
+    number, limiter, long = job
+    scenario = list(scenarios())[number]
+    result = simulate(
+        LIMITERS[limiter](),
+        scenario.make(scenario.middle(long=long)),
+        users=scenario.users(long=long),
+        concurrency=scenario.concurrency,
+        latency=scenario.latency,
+    )
+    return result.seconds / scenario.ideal(long=long), result
+
+
+def table(*, long: bool) -> None:
+    names = ["ours"] if long else list(LIMITERS)
+    every = list(scenarios())
+    print(f"monocloud-async {__version__}, Python {sys.version.split()[0]}, virtual time, seed 1")
+    print("time over the ideal / % of requests answered 429 / users lost / worst attempts\n")
+    print(f"{'':54}" + "".join(f"{name:>26}" for name in names))
+    with Pool() as pool:
+        jobs = [(i, name, long) for i in range(len(every)) for name in names]
+        outcomes = dict(zip(jobs, pool.map(run, jobs, chunksize=4), strict=True))
+    for number, scenario in enumerate(every):
+        cells = [outcomes[number, name, long] for name in names]
+        print(
+            f"{scenario.name:54}"
+            + "".join(
+                f"{over:8.3f} {100 * r.refused / r.requests:6.2f}% {r.lost:5} {r.worst:4}"
+                for over, r in cells
+            ),
+            flush=True,
+        )
+    for name in names:
+        mine = [(every[i], *outcomes[i, n, long]) for i, n, _ in jobs if n == name]
+        waste = [100 * r.refused / r.requests for _, _, r in mine]
+        outside = [
+            100 * r.refused / r.requests for s, _, r in mine if not s.family.startswith("bucket 5/")
+        ]
+        overs = [over for _, over, _ in mine]
+        print(
+            f"{name}: goodput median {100 / statistics.median(overs):.1f} %, worst"
+            f" {100 / max(overs):.1f} % (time over ideal {max(overs):.3f}); waste median"
+            f" {statistics.median(waste):.2f} %, worst {max(waste):.2f} %, outside the 5/s buckets"
+            f" {max(outside):.2f} %; users lost {sum(r.lost for _, _, r in mine):,}"
+        )
+
+
+REAL = [(200, 200, 6000), (200, 20, 6000), (400, 40, 8000), (50, 5, 2000)]
+
+
+async def real() -> None:
+    print("the sandbox, 100 connections: time over the ideal, share of requests answered 429")
+    for rate, burst, users in REAL:
+        command = f"sandbox --port 0 --users {users} --rate-limit {rate} --burst {burst}".split()
+        with subprocess.Popen(
+            [sys.executable, "-m", "monocloud_async", *command, "--ids", "/dev/stderr"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            ids = [process.stderr.readline().strip() for _ in range(users)]
+            url = process.stdout.readline().strip()
+            async with MonoCloudSession(url, "sandbox-key") as session:
+                report = await session.bulk_enable(ids, concurrency=100)
+            process.terminate()
+        assert report.enabled == users
+        over = report.seconds / (users / rate)
+        print(
+            f"  {rate}/s burst {burst}, {users:,} users: {over:.2f} x,"
+            f" {100 * report.throttled / report.requests:.2f} %",
+            flush=True,
+        )
+
+
+PICTURES = (
+    "bucket 200/s burst 0.1 s",
+    "window 1000 per 10 s",
+    "bucket 200/s, then 100/s",
+    "bucket 100/s, then 200/s",
+)
+
+
+def picture(path: Path) -> None:
+    """Granted requests by the second, against the limit: four scenarios, one below the other."""
+    width, height, gap = 760, 120, 46
+    chosen = [s for f in PICTURES for s in scenarios() if s.family == f][::8]
+    parts = []
+    for place, scenario in enumerate(chosen):
+        middle = 150.0
+        limiter, tenant = Ours(), scenario.make(middle)
+        users = int(scenario.granted(300.0, middle))
+        result = simulate(limiter, tenant, users=users, concurrency=50, latency=0.02)
+        seconds = range(300)
+        smooth = 10 if scenario.family.startswith("window") else 1
+        granted = [
+            sum(result.grants[max(0, s - smooth + 1) : s + 1]) / min(smooth, s + 1) for s in seconds
+        ]
+        limit = [scenario.rate(s, middle) for s in seconds]
+        top = 1.25 * max(limit)
+        y0 = place * (height + gap) + 26
+
+        def line(values: list[float], y0: float = y0, top: float = top) -> str:
+            return " ".join(
+                f"{40 + s * (width - 50) / 300:.1f},{y0 + height - min(v, top) * height / top:.1f}"
+                for s, v in enumerate(values)
+            )
+
+        parts += [
+            f'<text x="40" y="{y0 - 8}">{scenario.family}</text>',
+            f'<path d="M40 {y0}V{y0 + height}H{width - 10}" fill="none" stroke="#888"/>',
+            f'<text x="36" y="{y0 + height - max(limit) * height / top + 4:.0f}"'
+            f' text-anchor="end">{max(limit):.0f}</text>',
+            f'<polyline points="{line(limit)}" fill="none" stroke="#c33" stroke-dasharray="5 4"/>',
+            f'<polyline points="{line(granted)}" fill="none" stroke="#26c" stroke-width="1.3"/>',
+        ]
+    bottom = len(chosen) * (height + gap) + 10
+    parts.append(
+        f'<text x="40" y="{bottom}">granted requests a second (blue) and the limit (red), 300 s;'
+        " the window's over its last 10 s</text>"
+    )
+    path.write_text(
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {bottom + 14}"'
+        ' font-family="sans-serif" font-size="12" fill="#666">\n'
+        f'<rect width="100%" height="100%" fill="#fff"/>\n{chr(10).join(parts)}\n</svg>\n'
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--long", action="store_true")
+    parser.add_argument("--real", action="store_true")
+    parser.add_argument("--picture", type=Path)
+    options = parser.parse_args()
+    if options.picture:
+        picture(options.picture)
+    elif options.real:
+        asyncio.run(real())
+    else:
+        table(long=options.long)
+
+
+if __name__ == "__main__":
+    main()

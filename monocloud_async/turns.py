@@ -1,0 +1,118 @@
+"""The queue in front of the pace: a run's requests take turns, a single call passes them by."""
+
+import asyncio
+import math
+import random
+from collections.abc import Awaitable
+from typing import Final
+
+from monocloud_async.ceiling import Ticket
+from monocloud_async.errors import MonoCloudError, RateLimitedError, StatusError
+from monocloud_async.models import User
+from monocloud_async.pace import Pace
+from monocloud_async.spacing import Spacing
+
+_SCATTER: Final = 0.1  # of a pause, at most; so much later single calls come back, each by itself
+_LONGEST_SCATTER: Final = 1.0  # seconds
+
+
+class Turns:
+    """When a run's next request may go out: first come, first served.
+
+    Args:
+        pace: the session's.
+        max_rate: requests a second that this run keeps to, whatever the session does.
+    """
+
+    def __init__(self, pace: Pace, max_rate: float | None = None) -> None:
+        self.pace = pace
+        self._limit = None if max_rate is None else Spacing(max_rate)
+        self._line = asyncio.Lock()
+        self._sleeper: asyncio.Future[None] | None = None  # of the head of the queue
+
+    @property
+    def free(self) -> bool:
+        """Whether nobody is held back."""
+        return self._limit is None and self.pace.is_open
+
+    def busy(self, now: float) -> bool:
+        """Whether a request has to wait in the queue."""
+        return self._line.locked() or self._delay(now) > 0
+
+    async def ready(self) -> None:
+        """Returns when a request may go out."""
+        loop = asyncio.get_running_loop()
+        if not self.busy(loop.time()):
+            return
+        async with self._line:
+            while (left := self._delay(loop.time())) > 0:
+                await self._sleep(left, loop)
+
+    def take(self, now: float) -> Ticket:
+        """The ticket of a request that goes out now."""
+        if self._limit is not None:
+            self._limit.take(now)
+        return self.pace.send(now)
+
+    def _delay(self, now: float) -> float:
+        wait = self.pace.delay(now)
+        return wait if self._limit is None else max(wait, self._limit.delay(now))
+
+    async def _sleep(self, seconds: float, loop: asyncio.AbstractEventLoop) -> None:
+        """Until then, or until the pace changes: one timer, for the head of the queue."""
+        self._sleeper = sleeper = loop.create_future()
+        timer = None if seconds == math.inf else loop.call_later(seconds, self._wake)
+        self.pace.listeners.add(self._wake)
+        try:
+            await sleeper
+        finally:
+            self.pace.listeners.discard(self._wake)
+            self._sleeper = None
+            if timer is not None:
+                timer.cancel()
+
+    def _wake(self) -> None:
+        if self._sleeper is not None and not self._sleeper.done():
+            self._sleeper.set_result(None)
+
+
+async def pass_by(pace: Pace, longest: float) -> Ticket:
+    """The ticket of a single call: it obeys a pause and `max_rate`, and does not queue.
+
+    Raises:
+        RateLimitedError: the pause is longer than `longest` seconds; nothing was sent.
+    """
+    clock = asyncio.get_running_loop().time
+    while wait := pace.delay_of_one(clock()):
+        if wait > longest:
+            raise RateLimitedError(
+                f"the tenant asked everybody to wait, {wait:.0f} s more; nothing was sent",
+                status=429,
+                retry_after=wait,
+            )
+        scatter = min(_SCATTER * pace.pause_of_one(clock()), _LONGEST_SCATTER)
+        await asyncio.sleep(wait + random.uniform(0.0, scatter))  # noqa: S311  jitter, no secret
+    return pace.send(clock())
+
+
+async def watch(pace: Pace, ticket: Ticket, user_id: str, request: Awaitable[User]) -> User:
+    """What the request answers, once the pace has taken the answer in."""
+    clock = asyncio.get_running_loop().time
+    try:
+        user = await request
+    except RateLimitedError as error:
+        pace.refused(ticket, error.retry_after, clock())
+        raise
+    except MonoCloudError as error:
+        if error.transient:
+            pace.failed(ticket, user_id, clock())
+        elif isinstance(error, StatusError):
+            pace.granted(ticket, clock())
+        else:
+            pace.lost(ticket)
+        raise
+    except BaseException:
+        pace.lost(ticket)
+        raise
+    pace.granted(ticket, clock())
+    return user
