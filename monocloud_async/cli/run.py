@@ -245,11 +245,11 @@ def _signals(interrupt: Callable[[], None]) -> Iterator[None]:
     def hear() -> None:
         nonlocal heard
         heard += 1
-        interrupt()
-        if heard > 1:  # drained, then cancelled: what is left is to end, whatever is stuck
+        if heard > 1:  # drained, now cancelled: what is left is to end, whatever is stuck
             for number in signals:
                 loop.remove_signal_handler(number)
                 signal.signal(number, signal.SIG_DFL)
+        interrupt()
 
     for number in signals:
         with suppress(NotImplementedError):  # Windows: Ctrl-C raises KeyboardInterrupt instead
