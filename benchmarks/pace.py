@@ -14,11 +14,11 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import Pool
 from pathlib import Path
-from typing import Any
 
-from limiters import LIMITERS
+from limiters import LIMITERS, Ours
 from tenants import (
     Both,
     Bucket,
@@ -31,11 +31,14 @@ from tenants import (
     simulate,
 )
 
-from monocloud_async import MonoCloudSession, __version__
+from monocloud_async import BulkReport, MonoCloudSession, __version__
 
 SHORT = 20_000  # users
 LONG = 900.0  # seconds
 MOST = 200_000  # users, where nothing limits a long run
+
+
+RateOf = Callable[[float, float], float]
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Scenario:
     family: str
     case: str
     make: Callable[[float], Tenant]  # from the middle of the run to a tenant
-    rate: Callable[[float, float], float]  # what it grants at a time, given that middle
+    rate: RateOf  # what it grants at a time, given that middle
     concurrency: int
     latency: float
 
@@ -85,31 +88,23 @@ def scenarios() -> Iterator[Scenario]:
 def _scenarios(concurrency: int, latency: float, fits: float, *, tells: bool) -> Iterator[Scenario]:
     case = f"C={concurrency} {latency * 1000:.0f} ms {'RA' if tells else '--'}"
 
-    def one(family: str, make: Callable[[float], Tenant], rate: Any) -> Scenario:
-        constant = rate if callable(rate) else lambda _now, _middle: min(rate, fits)
-        return Scenario(family, case, make, constant, concurrency, latency)
+    def one(family: str, make: Callable[[float], Tenant], rate: float | RateOf) -> Scenario:
+        granted = rate if callable(rate) else partial(_constant, min(rate, fits))
+        return Scenario(family, case, make, granted, concurrency, latency)
 
     for rate in (5, 50, 200, 1000):
         for share in (0.1, 1.0):
             if rate < fits:
-                yield one(
-                    f"bucket {rate}/s burst {share:g} s",
-                    lambda _m, r=rate, s=share: Bucket(r, r * s, tells=tells),
-                    rate,
-                )
+                bucket = partial(_bucket, rate, rate * share, tells)
+                yield one(f"bucket {rate}/s burst {share:g} s", bucket, rate)
     for quota, seconds in ((100, 1), (1000, 10), (6000, 60)):
-        yield one(
-            f"window {quota} per {seconds} s",
-            lambda _m, q=quota, s=seconds: Window(q, s, tells=tells),
-            quota / seconds,
-        )
+        window = partial(_window, quota, seconds, tells)
+        yield one(f"window {quota} per {seconds} s", window, quota / seconds)
     for before, after in ((200, 100), (100, 200)):
         yield one(
             f"bucket {before}/s, then {after}/s",
-            lambda m, b=before, a=after: Bucket(
-                lambda now: b if now < m else a, min(b, a), tells=tells
-            ),
-            lambda now, m, b=before, a=after: b if now < m else a,
+            partial(_moving, before, after, tells),
+            partial(_step, before, after),
         )
     yield one(
         "bucket 200/s, half of it another's",
@@ -129,6 +124,26 @@ def _scenarios(concurrency: int, latency: float, fits: float, *, tells: bool) ->
         lambda _m: Bucket(_wander, 100, tells=tells),
         lambda now, _m: _wander(now),
     )
+
+
+def _bucket(rate: float, burst: float, tells: bool, _middle: float) -> Tenant:
+    return Bucket(rate, burst, tells=tells)
+
+
+def _window(quota: int, seconds: float, tells: bool, _middle: float) -> Tenant:
+    return Window(quota, seconds, tells=tells)
+
+
+def _moving(before: float, after: float, tells: bool, middle: float) -> Tenant:
+    return Bucket(lambda now: _step(before, after, now, middle), min(before, after), tells=tells)
+
+
+def _step(before: float, after: float, now: float, middle: float) -> float:
+    return before if now < middle else after
+
+
+def _constant(rate: float, _now: float, _middle: float) -> float:
+    return rate
 
 
 def _wander(now: float) -> float:
@@ -186,7 +201,12 @@ def table(*, long: bool) -> None:
 REAL = [(200, 200, 6000), (200, 20, 6000), (400, 40, 8000), (50, 5, 2000)]
 
 
-async def real() -> None:
+async def enable(url: str, ids: list[str]) -> BulkReport:
+    async with MonoCloudSession(url, "sandbox-key") as session:
+        return await session.bulk_enable(ids, concurrency=100)
+
+
+def real() -> None:
     print("the sandbox, 100 connections: time over the ideal, share of requests answered 429")
     for rate, burst, users in REAL:
         command = f"sandbox --port 0 --users {users} --rate-limit {rate} --burst {burst}".split()
@@ -200,8 +220,7 @@ async def real() -> None:
             assert process.stderr is not None
             ids = [process.stderr.readline().strip() for _ in range(users)]
             url = process.stdout.readline().strip()
-            async with MonoCloudSession(url, "sandbox-key") as session:
-                report = await session.bulk_enable(ids, concurrency=100)
+            report = asyncio.run(enable(url, ids))
             process.terminate()
         assert report.enabled == users
         over = report.seconds / (users / rate)
@@ -248,8 +267,7 @@ def picture(path: Path) -> None:
         parts += [
             f'<text x="40" y="{y0 - 8}">{scenario.family}</text>',
             f'<path d="M40 {y0}V{y0 + height}H{width - 10}" fill="none" stroke="#888"/>',
-            f'<text x="36" y="{y0 + height - max(limit) * height / top + 4:.0f}"'
-            f' text-anchor="end">{max(limit):.0f}</text>',
+            f'<text x="6" y="{y0 + 0.2 * height + 4:.0f}">{max(limit):.0f}</text>',
             f'<polyline points="{line(limit)}" fill="none" stroke="#c33" stroke-dasharray="5 4"/>',
             f'<polyline points="{line(granted)}" fill="none" stroke="#26c" stroke-width="1.3"/>',
         ]
@@ -266,7 +284,9 @@ def picture(path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        description="How well the pace holds a limit that nobody told it."
+    )
     parser.add_argument("--long", action="store_true")
     parser.add_argument("--real", action="store_true")
     parser.add_argument("--picture", type=Path)
@@ -274,7 +294,7 @@ def main() -> None:
     if options.picture:
         picture(options.picture)
     elif options.real:
-        asyncio.run(real())
+        real()
     else:
         table(long=options.long)
 

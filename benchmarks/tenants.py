@@ -112,7 +112,7 @@ class Result:
     grants: list[int] = field(default_factory=list)  # by the second
 
 
-def simulate(  # noqa: C901  one event loop, read from top to bottom
+def simulate(  # noqa: C901, PLR0912, PLR0915  one event loop, read from top to bottom
     limiter: Limiter,
     tenant: Tenant,
     *,

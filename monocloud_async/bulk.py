@@ -10,33 +10,23 @@ from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
     AsyncIterator,
-    Awaitable,
     Callable,
     Generator,
     Iterable,
 )
-from functools import partial
 from types import TracebackType
 from typing import Final, Self
 
-from monocloud_async import retry
-from monocloud_async.ceiling import Ticket
-from monocloud_async.errors import (
-    ConfigurationError,
-    InvalidUserIdError,
-    MonoCloudError,
-    RunStoppedError,
-)
-from monocloud_async.models import User
-from monocloud_async.outcome import BulkReport, Call, Outcome
+from monocloud_async.calls import Call, Caller, Send
+from monocloud_async.errors import ConfigurationError, InvalidUserIdError, RunStoppedError
+from monocloud_async.outcome import BulkReport, Outcome
 from monocloud_async.pace import Pace
 from monocloud_async.retry import RetryPolicy
-from monocloud_async.turns import Turns, watch
-from monocloud_async.verdict import Judge, Verdict
+from monocloud_async.turns import Turns
+from monocloud_async.verdict import Judge
 from monocloud_async.wire import check_user_id
 
 UserIds = Iterable[str] | AsyncIterable[str]
-Send = Callable[[str, float], Awaitable[User]]
 OnOutcome = Callable[[Outcome], None]
 
 
@@ -85,20 +75,22 @@ class BulkRun:
             raise ConfigurationError(f"concurrency must be 1 or more, not {concurrency!r}")
         self.report = BulkReport()
         self._user_ids = user_ids
-        self._send = send
-        self._policy = policy
         self._turns = Turns(pace, max_rate)
+        self._caller = Caller(
+            send,
+            self._turns,
+            policy=policy,
+            judge=Judge(pace, max_outage),
+            report=self.report,
+            on_verdict=self.drain,
+        )
         self._on_outcome = on_outcome
         self._slots = asyncio.BoundedSemaphore(concurrency)
         self._calls: dict[asyncio.Task[None], Call] = {}
-        self._proved = asyncio.Event()  # the first request has been answered, one way or another
         self._outcomes: asyncio.Queue[Outcome | None] | None = None  # only where somebody iterates
         self._run_task: asyncio.Task[BulkReport] | None = None
         self._reader: asyncio.Task[None] | None = None
         self._started = False
-        self._draining = False
-        self._judge_of_run = Judge(pace, max_outage)
-        self._verdict: Verdict | None = None
         self._bug: BaseException | None = None
 
     @property
@@ -116,7 +108,7 @@ class BulkRun:
 
         The run then ends as usual, its report's `exhausted` False.
         """
-        self._draining = True
+        self._caller.draining = True
         if self._reader is not None:
             self._reader.cancel()
         for task, call in self._calls.items():
@@ -180,12 +172,12 @@ class BulkRun:
                 self._outcomes.put_nowait(None)
         if self._bug is not None:
             raise self._bug
-        if self._verdict is not None:
+        if (verdict := self._caller.verdict) is not None:
             raise RunStoppedError(
-                f"the run was stopped{self._verdict.why} (ids read: {self.report.total:,}):"
-                f" {self._verdict.error}",
+                f"the run was stopped{verdict.why} (ids read: {self.report.total:,}):"
+                f" {verdict.error}",
                 report=self.report,
-            ) from self._verdict.error
+            ) from verdict.error
         if not self._reader.cancelled():
             self._reader.result()  # raises what the input raised
         return self.report
@@ -203,7 +195,7 @@ class BulkRun:
             iter(()) if isinstance(self._user_ids, AsyncIterable) else iter(self._user_ids)
         )
         try:
-            while not self._draining:
+            while not self._caller.draining:
                 await self._slots.acquire()
                 await self._turns.ready()
                 user_id = next(ids_at_hand, _END) if ids is None else await anext(ids, _END)
@@ -228,8 +220,8 @@ class BulkRun:
         task = asyncio.create_task(self._enable(call))
         self._calls[task] = call
         task.add_done_callback(self._ended)
-        if not self._proved.is_set():
-            await self._proved.wait()  # the first request goes alone: a wrong key costs one
+        if not self._caller.proved.is_set():
+            await self._caller.proved.wait()  # the first request goes alone: a wrong key costs one
         elif not self._turns.free:
             await asyncio.sleep(0)  # the call takes its turn before the next id is read
 
@@ -242,79 +234,12 @@ class BulkRun:
             self.cancel()
 
     async def _enable(self, call: Call) -> None:
-        clock = call.clock
-
-        async def attempt(left: float) -> User:
-            return await self._attempt(call, left)
-
-        async def sleep(seconds: float) -> None:
-            await self._wait(call, partial(asyncio.sleep, seconds))
-
         try:
-            user = await retry.call(
-                self._policy, attempt, clock=lambda: clock() - call.paused, sleep=sleep
-            )
-            outcome = call.enabled(user)
-        except MonoCloudError as error:
-            outcome = call.failed(error)
+            outcome = await self._caller.enable(call)
         except asyncio.CancelledError:
             self._record(call, call.cut_off())
             raise
         self._record(call, outcome)
-
-    async def _attempt(self, call: Call, left: float) -> User:
-        """One request, and again after what is news of the tenant and no failure of this user."""
-        while True:
-            ticket = await self._turn(call)
-            self.report.requests += 1
-            self.report.retries += call.error is not None and not call.was_throttled
-            sent_at = call.clock()
-            call.in_flight = True
-            try:
-                request = self._send(call.user_id, left)
-                user = await watch(self.pace, ticket, call.user_id, request)
-            except MonoCloudError as error:
-                call.learn(error)
-                self.report.throttled += call.was_throttled
-                self._judge(error)
-                if not (call.was_throttled or (error.transient and self.pace.down)):
-                    raise
-                if self._draining:
-                    raise asyncio.CancelledError from None
-            else:
-                call.in_flight = False
-                call.attempts += 1
-                self._judge_of_run.acquit()
-                return user
-            finally:
-                self._proved.set()
-            call.paused += call.clock() - sent_at
-
-    async def _turn(self, call: Call) -> Ticket:
-        """The ticket of a request that goes out now; the wait for it is no retry time."""
-        now = call.clock()
-        if self._turns.busy(now):
-            await self._wait(call, self._turns.ready)
-            call.paused += call.clock() - now
-            now = call.clock()
-        return self._turns.take(now)
-
-    async def _wait(self, call: Call, wait: Callable[[], Awaitable[None]]) -> None:
-        """Wait in a way that `drain` ends."""
-        if self._draining:
-            raise asyncio.CancelledError
-        call.waiting = True
-        try:
-            await wait()
-        finally:
-            call.waiting = False
-
-    def _judge(self, error: MonoCloudError) -> None:
-        now = asyncio.get_running_loop().time()
-        verdict = self._judge_of_run.judge(error, now, first=not self._proved.is_set())
-        if self._verdict is None and verdict is not None:
-            self._verdict = verdict
-            self.drain()
 
     def _record(self, call: Call, outcome: Outcome) -> None:
         call.recorded = True

@@ -1,11 +1,10 @@
-"""What became of one user, the counts of a run, and how a call turns into its outcome."""
+"""What became of one user, and the counts of a run."""
 
-from collections.abc import Callable
 from typing import Literal
 
 from msgspec import Struct, field
 
-from monocloud_async.errors import MonoCloudError, RateLimitedError, TransportError
+from monocloud_async.errors import MonoCloudError
 from monocloud_async.models import User
 
 Status = Literal["enabled", "failed", "unknown", "not_attempted", "already_enabled"]
@@ -65,78 +64,3 @@ class BulkReport(Struct, kw_only=True):
     seconds: float = 0.0
     exhausted: bool = False
     failures: list[Outcome] = field(default_factory=list)
-
-
-class Call:
-    """One user on the way through a run: what is known so far, and what it makes in the end."""
-
-    __slots__ = (
-        "attempts",
-        "began",
-        "clock",
-        "error",
-        "in_flight",
-        "maybe_done",
-        "paused",
-        "position",
-        "recorded",
-        "user_id",
-        "waiting",
-    )
-
-    def __init__(self, user_id: str, position: int, clock: Callable[[], float]) -> None:
-        self.user_id = user_id
-        self.position = position
-        self.clock = clock
-        self.began = clock()
-        self.attempts = 0  # requests that were not answered 429
-        self.paused = 0.0  # seconds that do not count as retry time
-        self.error: MonoCloudError | None = None
-        self.maybe_done = False  # a request went out that nobody answered
-        self.in_flight = False
-        self.waiting = False
-        self.recorded = False
-
-    @property
-    def was_throttled(self) -> bool:
-        """Whether the last answer was a 429."""
-        return isinstance(self.error, RateLimitedError)
-
-    def learn(self, error: MonoCloudError) -> None:
-        """What an attempt that did not succeed tells."""
-        self.error = error
-        self.in_flight = False
-        self.attempts += not isinstance(error, RateLimitedError)
-        self.maybe_done |= isinstance(error, TransportError) and error.sent
-
-    def enabled(self, user: User) -> Outcome:
-        """The outcome when the tenant answered with the user."""
-        return self._outcome("enabled", user=user)
-
-    def failed(self, error: MonoCloudError) -> Outcome:
-        """The outcome when the last attempt ended so."""
-        unsure = self.maybe_done and isinstance(error, TransportError)
-        # An outcome may live long; the frames of its error's traceback should not.
-        return self._outcome("unknown" if unsure else "failed", error=error.with_traceback(None))
-
-    def cut_off(self) -> Outcome:
-        """The outcome where the run ended before the call did."""
-        if self.in_flight:
-            return self._outcome("unknown")
-        never_seen = isinstance(self.error, TransportError) and not self.maybe_done
-        if self.error is None or self.was_throttled or never_seen:
-            return self._outcome("not_attempted", error=self.error)
-        return self.failed(self.error)
-
-    def _outcome(
-        self, status: Status, *, user: User | None = None, error: MonoCloudError | None = None
-    ) -> Outcome:
-        return Outcome(
-            user_id=self.user_id,
-            position=self.position,
-            status=status,
-            user=user,
-            error=error,
-            attempts=self.attempts + self.in_flight,
-            seconds=self.clock() - self.began,
-        )

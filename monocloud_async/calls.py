@@ -1,0 +1,199 @@
+"""One user on the way through a run: turns, attempts, and the outcome that they come to."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+from monocloud_async import retry
+from monocloud_async.ceiling import Ticket
+from monocloud_async.errors import MonoCloudError, RateLimitedError, TransportError
+from monocloud_async.models import User
+from monocloud_async.outcome import BulkReport, Outcome, Status
+from monocloud_async.retry import RetryPolicy
+from monocloud_async.turns import Turns, watch
+from monocloud_async.verdict import Judge, Verdict
+
+Send = Callable[[str, float], Awaitable[User]]
+
+
+class Call:
+    """What is known of one user so far, and what it makes in the end."""
+
+    __slots__ = (
+        "attempts",
+        "began",
+        "clock",
+        "error",
+        "in_flight",
+        "maybe_done",
+        "paused",
+        "position",
+        "recorded",
+        "user_id",
+        "waiting",
+    )
+
+    def __init__(self, user_id: str, position: int, clock: Callable[[], float]) -> None:
+        self.user_id = user_id
+        self.position = position
+        self.clock = clock
+        self.began = clock()
+        self.attempts = 0  # requests that were not answered 429
+        self.paused = 0.0  # seconds that do not count as retry time
+        self.error: MonoCloudError | None = None
+        self.maybe_done = False  # a request went out that nobody answered
+        self.in_flight = False
+        self.waiting = False
+        self.recorded = False
+
+    @property
+    def was_throttled(self) -> bool:
+        """Whether the last answer was a 429."""
+        return isinstance(self.error, RateLimitedError)
+
+    def learn(self, error: MonoCloudError) -> None:
+        """What an attempt that did not succeed tells."""
+        self.error = error
+        self.in_flight = False
+        self.attempts += not isinstance(error, RateLimitedError)
+        self.maybe_done |= isinstance(error, TransportError) and error.sent
+
+    def enabled(self, user: User) -> Outcome:
+        """The outcome when the tenant answered with the user."""
+        return self._outcome("enabled", user=user)
+
+    def failed(self, error: MonoCloudError) -> Outcome:
+        """The outcome when the last attempt ended so."""
+        unsure = self.maybe_done and isinstance(error, TransportError)
+        # An outcome may live long; the frames of its error's traceback should not.
+        return self._outcome("unknown" if unsure else "failed", error=error.with_traceback(None))
+
+    def cut_off(self) -> Outcome:
+        """The outcome where the run ended before the call did."""
+        if self.in_flight:
+            return self._outcome("unknown")
+        never_seen = isinstance(self.error, TransportError) and not self.maybe_done
+        if self.error is None or self.was_throttled or never_seen:
+            return self._outcome("not_attempted", error=self.error)
+        return self.failed(self.error)
+
+    def _outcome(
+        self, status: Status, *, user: User | None = None, error: MonoCloudError | None = None
+    ) -> Outcome:
+        return Outcome(
+            user_id=self.user_id,
+            position=self.position,
+            status=status,
+            user=user,
+            error=error,
+            attempts=self.attempts + self.in_flight,
+            seconds=self.clock() - self.began,
+        )
+
+
+class Caller:
+    """Makes the calls of a run, and notices what ends it.
+
+    Args:
+        send: makes one request for a user id, within so many seconds.
+        turns: when a request may go out.
+        policy: the retries of one user.
+        judge: knows which answers condemn the run.
+        report: where requests are counted.
+        on_verdict: called once, when the run is not to go on.
+    """
+
+    def __init__(
+        self,
+        send: Send,
+        turns: Turns,
+        *,
+        policy: RetryPolicy,
+        judge: Judge,
+        report: BulkReport,
+        on_verdict: Callable[[], None],
+    ) -> None:
+        self.turns = turns
+        self.proved = asyncio.Event()  # the first request has been answered, one way or another
+        self.verdict: Verdict | None = None
+        self.draining = False
+        self._send = send
+        self._policy = policy
+        self._judge = judge
+        self._report = report
+        self._on_verdict = on_verdict
+
+    async def enable(self, call: Call) -> Outcome:
+        """What became of the user.
+
+        Raises:
+            CancelledError: the run is over for this user; `call.cut_off()` says how.
+        """
+        clock = call.clock
+
+        async def attempt(left: float) -> User:
+            return await self._attempt(call, left)
+
+        async def sleep(seconds: float) -> None:
+            await self._wait(call, partial(asyncio.sleep, seconds))
+
+        try:
+            user = await retry.call(
+                self._policy, attempt, clock=lambda: clock() - call.paused, sleep=sleep
+            )
+        except MonoCloudError as error:
+            return call.failed(error)
+        return call.enabled(user)
+
+    async def _attempt(self, call: Call, left: float) -> User:
+        """One request, and again after what is news of the tenant and no failure of this user."""
+        while True:
+            ticket = await self._turn(call)
+            self._report.requests += 1
+            self._report.retries += call.error is not None and not call.was_throttled
+            sent_at = call.clock()
+            call.in_flight = True
+            try:
+                request = self._send(call.user_id, left)
+                user = await watch(self.turns.pace, ticket, call.user_id, request)
+            except MonoCloudError as error:
+                call.learn(error)
+                self._report.throttled += call.was_throttled
+                self._consider(error, call.clock())
+                if not (call.was_throttled or (error.transient and self.turns.pace.down)):
+                    raise
+                if self.draining:
+                    raise asyncio.CancelledError from None
+            else:
+                call.in_flight = False
+                call.attempts += 1
+                self._judge.acquit()
+                return user
+            finally:
+                self.proved.set()
+            call.paused += call.clock() - sent_at
+
+    async def _turn(self, call: Call) -> Ticket:
+        """The ticket of a request that goes out now; the wait for it is no retry time."""
+        now = call.clock()
+        if self.turns.busy(now):
+            await self._wait(call, self.turns.ready)
+            call.paused += call.clock() - now
+            now = call.clock()
+        return self.turns.take(now)
+
+    async def _wait(self, call: Call, wait: Callable[[], Awaitable[None]]) -> None:
+        """Wait in a way that draining ends."""
+        if self.draining:
+            raise asyncio.CancelledError
+        call.waiting = True
+        try:
+            await wait()
+        finally:
+            call.waiting = False
+
+    def _consider(self, error: MonoCloudError, now: float) -> None:
+        verdict = self._judge.judge(error, now, first=not self.proved.is_set())
+        if self.verdict is None and verdict is not None:
+            self.verdict = verdict
+            self._on_verdict()
