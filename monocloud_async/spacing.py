@@ -4,6 +4,7 @@ import math
 from typing import Final
 
 SLACK: Final = 0.01  # seconds; timers wake up late, and what they miss is caught up with
+_REST: Final = 0.1  # seconds; whoever comes so late was not waiting
 
 
 class Spacing:
@@ -21,7 +22,7 @@ class Spacing:
         """The next moment is used; answers the gap to the one after it, or 0.0 after a rest."""
         gap = 1 / self.rate
         late = now - self._next
-        self._next = max(self._next, now - SLACK) + gap
+        self._next = (now if late > _REST else max(self._next, now - SLACK)) + gap
         return gap if late <= SLACK else 0.0
 
     def hold(self, until: float) -> None:

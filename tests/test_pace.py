@@ -1,0 +1,465 @@
+"""The rules of the pace, each by itself, and the law over simulated tenants."""
+
+import logging
+import math
+import random
+from collections.abc import Callable
+from itertools import pairwise
+
+import pytest
+import tenants
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from limiters import Ours
+
+from monocloud_async.ceiling import Ticket
+from monocloud_async.pace import Pace
+
+
+def at_once(pace: Pace, count: int, now: float) -> list[Ticket]:
+    """So many requests, none of which has to wait."""
+    tickets = []
+    for _ in range(count):
+        assert pace.delay(now) == 0
+        tickets.append(pace.send(now))
+    return tickets
+
+
+def due(pace: Pace, now: float) -> float:
+    """When the next request may go out."""
+    while wait := pace.delay(now):
+        now += max(wait, 1e-9)  # sums of floats fall short
+    return now
+
+
+def reopen(pace: Pace, now: float) -> float:
+    """The pause is sat out and the scout is granted; answers when."""
+    now = due(pace, now)
+    scout = at_once(pace, 1, now)[0]
+    pace.granted(scout, now + 0.02)
+    return now + 0.02
+
+
+def paced(rate: float) -> tuple[Pace, float]:
+    """A pace that has measured `rate`, and the time."""
+    tenant, pace, now = tenants.Bucket(rate, 1), Pace(seed=1), 0.0
+    while pace.rate is None:
+        now = due(pace, now)
+        ticket = pace.send(now)
+        wait = tenant.take(now)
+        if wait is None:
+            pace.granted(ticket, now)
+        else:
+            pace.refused(ticket, wait, now)
+    return pace, now
+
+
+def gaps(pace: Pace, now: float, count: int) -> list[float]:
+    found = []
+    for _ in range(count):
+        at = due(pace, now)
+        pace.granted(pace.send(at), at)
+        found.append(at - now)
+        now = at
+    return found[1:]
+
+
+# Open
+
+
+def test_nobody_waits_where_no_limit_was_seen() -> None:
+    pace = Pace()
+    for ticket in at_once(pace, 1000, 0.0):
+        pace.granted(ticket, 0.02)
+    assert (pace.state, pace.rate, pace.pause_left, pace.throttled) == ("open", None, 0.0, 0)
+    assert repr(pace) == "<Pace open>"
+
+
+@pytest.mark.parametrize("rate", [0.5, 7.0, 250.0])
+def test_max_rate_is_exact_from_the_first_request(rate: float) -> None:
+    pace, now, sent = Pace(rate), 100.0, []
+    for _ in range(50):
+        now = due(pace, now)
+        pace.granted(pace.send(now), now + 0.02)
+        sent.append(now)
+    assert sent == pytest.approx([100 + place / rate for place in range(50)])
+
+
+def test_max_rate_makes_no_burst_after_a_rest() -> None:
+    pace = Pace(10)
+    at_once(pace, 1, 0.0)
+    assert gaps(pace, 60.0, 5) == pytest.approx([0.1] * 4)
+
+
+# Paused
+
+
+def test_a_429_pauses_everybody_for_what_the_tenant_asks_and_a_little_jitter() -> None:
+    ends = set()
+    for seed in range(50):
+        pace = Pace(seed=seed)
+        pace.refused(at_once(pace, 1, 0.0)[0], 7.0, 1.0)
+        ends.add(1.0 + pace.delay(1.0))
+        assert pace.delay(5.0) > 3
+    assert min(ends) >= 8.0
+    assert max(ends) <= 8.02
+    assert len(ends) > 40
+
+
+def test_without_retry_after_the_pause_grows_from_half_a_second_until_one_is_granted() -> None:
+    pace, now, waits = Pace(seed=1), 0.0, []
+    for _ in range(30):
+        now = due(pace, now)
+        pace.refused(pace.send(now), None, now)
+        waits.append(pace.delay(now))
+    assert waits[0] == pytest.approx(0.5, abs=0.021)
+    assert waits[3] == pytest.approx(0.5 * 1.3**3, abs=0.021)
+    assert waits[-1] == pytest.approx(30, abs=0.021)
+    now = reopen(pace, now)
+    now = due(pace, now)
+    pace.refused(pace.send(now), None, now)
+    assert pace.delay(now) == pytest.approx(0.5, abs=0.021)
+
+
+def test_429s_of_requests_from_before_the_pause_are_no_news() -> None:
+    """The guard that counts an episode once: late answers neither pause again nor cut again."""
+    pace = Pace(seed=1)
+    tickets = at_once(pace, 40, 0.0)
+    pace.granted(tickets[0], 0.02)
+    pace.refused(tickets[1], 1.0, 0.02)
+    now = reopen(pace, 0.02)
+    rate = pace._ceiling and pace._ceiling.rate
+    for late in tickets[2:]:
+        pace.refused(late, 60.0, now)
+    assert pace.state == "paced"
+    assert pace.delay(now) < 1.5
+    assert pace._ceiling is not None
+    assert pace._ceiling.rate == rate
+    assert pace.throttled == 39
+
+
+def test_a_longer_retry_after_of_the_same_episode_lengthens_the_pause() -> None:
+    pace = Pace(seed=1)
+    first, second = at_once(pace, 2, 0.0)
+    pace.refused(first, 1.0, 0.02)
+    pace.refused(second, 9.0, 0.03)
+    assert pace.delay(0.03) == pytest.approx(9.0, abs=0.02)
+
+
+def test_after_a_pause_one_request_goes_ahead_and_the_rest_wait_for_its_answer() -> None:
+    pace = Pace(seed=1)
+    pace.refused(at_once(pace, 1, 0.0)[0], 1.0, 0.0)
+    now = due(pace, 0.0)
+    scout = at_once(pace, 1, now)[0]
+    assert pace.delay(now + 5) == math.inf
+    assert pace.state == "paused"
+    pace.refused(scout, 2.0, now + 5)
+    assert pace.delay(now + 5) == pytest.approx(2.0, abs=0.02)
+    reopen(pace, now + 5)
+    assert pace.delay(now + 60) == 0
+
+
+@pytest.mark.parametrize("how", ["lost", "failed"])
+def test_a_scout_that_brings_no_news_is_followed_by_another(how: str) -> None:
+    pace, heard = Pace(seed=1), []
+    pace.refused(at_once(pace, 1, 0.0)[0], 1.0, 0.0)
+    pace.listeners.add(lambda: heard.append(how))
+    scout = at_once(pace, 1, 2.0)[0]
+    pace.lost(scout) if how == "lost" else pace.failed(scout, "a", 2.1)
+    assert pace.delay(2.1) == 0
+    assert heard
+
+
+def test_time_spent_paused_is_counted() -> None:
+    pace = Pace(seed=1)
+    pace.refused(at_once(pace, 1, 10.0)[0], 5.0, 10.0)
+    assert pace.paused_seconds(12.0) == 2.0
+    now = reopen(pace, 10.0)
+    assert pace.paused_seconds(now + 100) == pytest.approx(5.0, abs=0.02)
+
+
+def test_hunger_is_counted_from_the_first_429_to_the_end_of_the_pause() -> None:
+    pace = Pace(seed=1)
+    assert pace.hungry_for(5.0) == 0
+    pace.refused(at_once(pace, 1, 10.0)[0], 60.0, 10.0)
+    assert pace.hungry_for(11.0) == pytest.approx(60.0, abs=0.02)
+    now = due(pace, 10.0)
+    pace.refused(at_once(pace, 1, now)[0], 100.0, now)
+    assert pace.hungry_for(now) == pytest.approx(160.0, abs=0.04)
+    now = reopen(pace, now)
+    assert pace.hungry_for(now) == 0
+
+
+# Paced
+
+
+@pytest.mark.parametrize("rate", [20.0, 300.0])
+def test_requests_are_evenly_spaced_at_what_the_tenant_grants(rate: float) -> None:
+    pace, now = paced(rate)
+    assert pace.state == "paced"
+    assert pace.rate is not None
+    assert pace.rate < 1.1 * rate  # a first guess
+    found = gaps(pace, now, 30)
+    assert found == pytest.approx([1 / pace.rate] * 29)
+
+
+def test_a_reservation_does_not_outlive_the_pause() -> None:
+    """Moments that were given out before the pause would let a burst through after it."""
+    pace, now = paced(50)
+    at_once(pace, 1, due(pace, now))
+    ticket = pace.send(now + 1)
+    pace.refused(ticket, 5.0, now + 1)
+    now = reopen(pace, now + 1)
+    assert min(gaps(pace, now, 20)) > 0.015
+
+
+def test_grants_that_arrive_late_do_not_raise_the_measure() -> None:
+    """Requests are counted where they were sent: answers bunch up behind a slow network."""
+    slow, fast = Pace(seed=1), Pace(seed=1)
+    for pace, latency in ((slow, 3.0), (fast, 0.02)):
+        sent, now = [], 0.0
+        for _ in range(100):
+            sent.append(pace.send(now))
+            now += 0.01
+        refused = pace.send(now)
+        pace.refused(refused, 1.0, now + 0.02)
+        for ticket in sent:
+            pace.granted(ticket, ticket.sent_at + latency)
+        reopen(pace, now + 0.02)
+    assert slow._ceiling is not None
+    assert fast._ceiling is not None
+    assert slow._ceiling.rate == fast._ceiling.rate
+
+
+def test_probing_is_gentle_and_goes_above_the_last_ceiling() -> None:
+    pace, now = paced(100)
+    before = pace.rate or 0
+    rates = []
+    for _ in range(6000):
+        now = due(pace, now)
+        pace.granted(pace.send(now), now)
+        rates.append(pace.rate or 0)
+    assert rates[-1] > 1.05 * before
+    steps = [b / a for a, b in pairwise(rates)]
+    assert max(steps) <= 1.01
+    assert min(steps) >= 1.0
+
+
+def test_one_line_is_logged_for_a_change_and_none_for_a_request(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG, "monocloud_async")
+    pace, now = paced(100)
+    rate = pace.rate
+    gaps(pace, now, 500)
+    assert [record.message for record in caplog.records] == [
+        *["paused for 1.0 s: the tenant answered 429"] * pace.throttled,
+        f"paced: the tenant grants about {rate:.3g} requests/s",
+    ]
+
+
+# Outages
+
+
+def test_several_users_in_a_row_are_an_outage_and_one_user_is_none() -> None:
+    pace = Pace(seed=1)
+    for _ in range(50):
+        pace.failed(at_once(pace, 1, 0.0)[0], "same", 0.1)
+    assert not pace.down
+    for user_id in "bcd":
+        pace.failed(at_once(pace, 1, 0.0)[0], user_id, 0.1)
+    assert not pace.down
+    pace.granted(at_once(pace, 1, 0.0)[0], 0.1)
+    for user_id in "efgh":
+        pace.failed(at_once(pace, 1, 0.0)[0], user_id, 0.1)
+    assert not pace.down
+    pace.failed(at_once(pace, 1, 0.0)[0], "i", 0.1)
+    assert pace.down
+    assert pace.state == "paused"
+    assert pace.pause_left == 0.0
+    assert "down" in repr(pace)
+
+
+def outage(pace: Pace, now: float) -> None:
+    for number, ticket in enumerate(at_once(pace, 5, now)):
+        pace.failed(ticket, f"u{number}", now)
+    assert pace.down
+
+
+def test_in_an_outage_one_probe_at_a_time_goes_out_at_growing_intervals() -> None:
+    pace, now, waits = Pace(seed=1), 0.0, []
+    outage(pace, now)
+    for _ in range(8):
+        waits.append(pace.delay(now))
+        now = due(pace, now)
+        probe = at_once(pace, 1, now)[0]
+        assert pace.delay(now + 1) == math.inf
+        pace.failed(probe, "u0", now)
+    assert waits == [0.5, 1, 2, 4, 5, 5, 5, 5]
+    assert pace.down_for(now) == now
+
+
+def test_one_answer_ends_an_outage_gently(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "monocloud_async")
+    pace = Pace(seed=1)
+    outage(pace, 0.0)
+    now = reopen(pace, 0.0)
+    assert not pace.down
+    assert pace.state == "paced"
+    sent = []
+    while pace.state == "paced":
+        now = due(pace, now)
+        pace.granted(pace.send(now), now)
+        sent.append(now)
+    assert sent[1] - sent[0] > 0.04
+    assert sent[-1] - sent[-2] < 0.001
+    assert 2.5 < sent[-1] - sent[0] < 3.5
+    assert pace.state == "open"
+    assert [record.message for record in caplog.records] == [
+        "the tenant is down: 5 users failed in a row; probing",
+        "the tenant is back",
+    ]
+
+
+def test_a_429_ends_an_outage_too() -> None:
+    pace = Pace(seed=1)
+    outage(pace, 0.0)
+    now = due(pace, 0.0)
+    pace.refused(at_once(pace, 1, now)[0], 3.0, now)
+    assert not pace.down
+    assert pace.delay(now) == pytest.approx(3, abs=0.02)
+
+
+def test_failures_of_requests_sent_before_the_outage_do_not_lengthen_it() -> None:
+    pace = Pace(seed=1)
+    tickets = at_once(pace, 50, 0.0)
+    for number, ticket in enumerate(tickets):
+        pace.failed(ticket, f"u{number}", 0.1)
+    assert pace.delay(0.1) == 0.5
+
+
+def test_an_outage_does_not_count_in_what_is_learnt() -> None:
+    pace, now = paced(100)
+    before = pace.rate
+    outage_at = now + 1
+    for number in range(5):
+        now = due(pace, now)
+        pace.failed(pace.send(now), f"u{number}", outage_at)
+    assert pace.down
+    reopen(pace, outage_at + 100)
+    assert pace.rate == pytest.approx(before, rel=0.01)
+
+
+# Single calls
+
+
+def test_a_single_call_obeys_a_pause_and_max_rate_and_no_queue() -> None:
+    pace, now = paced(5)
+    pace.send(due(pace, now))
+    assert pace.delay(now) > 0.1
+    assert pace.delay_of_one(now) == 0
+    pace.refused(pace.send(now), 9.0, now)
+    assert pace.delay_of_one(now) == pytest.approx(9, abs=0.02)
+    limited = Pace(2)
+    limited.send(0.0)
+    assert limited.delay_of_one(0.0) == 0.5
+
+
+def test_a_single_call_goes_on_trying_while_the_tenant_is_down() -> None:
+    pace = Pace(seed=1)
+    outage(pace, 0.0)
+    assert pace.delay(0.0) > 0
+    assert pace.delay_of_one(0.0) == 0
+
+
+# Whatever the tenant answers
+
+
+class Checked(Ours):
+    """A pace whose every request is held against what its state allows."""
+
+    def __init__(self, max_rate: float | None) -> None:
+        super().__init__()
+        self._limit_rate = max_rate
+        if max_rate is not None:
+            self._limit = type(self._spacing)(max_rate)
+        self.sent: list[float] = []
+
+    def send(self, now: float) -> Ticket:
+        assert now >= self._until, "sent in a pause"
+        assert not (self._scouting and self._scout), "sent beside the scout"
+        if self._limit_rate is not None:
+            since = [at for at in self.sent if at > now - 1]
+            assert len(since) <= self._limit_rate * 1.02 + 1, "over max_rate"
+        self.sent.append(now)
+        return super().send(now)
+
+
+ANSWERS = st.sampled_from(["ok", "ok", "ok", "404", "429", "429 for 2 s", "503", "lost"])
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    answers=st.lists(ANSWERS, max_size=200),
+    max_rate=st.sampled_from([None, 3.0, 50.0]),
+    seed=st.integers(0, 1000),
+)
+def test_for_any_answers_it_sends_no_more_than_its_state_allows_and_every_pause_ends(
+    answers: list[str], max_rate: float | None, seed: int
+) -> None:
+    pace, now, jitter = Checked(max_rate), 0.0, random.Random(seed)
+    flying: list[tuple[Ticket, str]] = []
+    for number, answer in enumerate(answers):
+        while (wait := pace.delay(now)) == math.inf or (flying and jitter.random() < 0.5):
+            assert flying, "everybody waits for a scout that is not there"
+            now += 0.01 * jitter.random()
+            ticket, said = flying.pop(jitter.randrange(len(flying)))
+            if said in {"ok", "404"}:
+                pace.granted(ticket, now)
+            elif said == "503":
+                pace.failed(ticket, f"u{number}", now)
+            elif said == "lost":
+                pace.lost(ticket)
+            else:
+                pace.refused(ticket, 2.0 if said.endswith("s") else None, now)
+        assert wait < 60, "a pause that does not end"
+        now += wait
+        if pace.delay(now) == 0:
+            flying.append((pace.send(now), answer))
+    for ticket, _ in flying:
+        pace.granted(ticket, now)
+    now = due(pace, now)
+    assert pace.delay(now) == 0
+
+
+# The law, as a whole; benchmarks/pace.py has many more
+
+
+@pytest.mark.parametrize("concurrency", [50, 300])
+@pytest.mark.parametrize("tells", [True, False])
+@pytest.mark.parametrize(
+    ("make", "rate"),
+    [
+        (lambda tells: tenants.Bucket(200, 20, tells=tells), 200),
+        (lambda tells: tenants.Bucket(50, 50, tells=tells), 50),
+        (lambda tells: tenants.Window(1000, 10, tells=tells), 100),
+        (lambda tells: tenants.Shared(tenants.Bucket(200, 200, tells=tells), 100), 100),
+    ],
+)
+def test_it_finds_the_pace_and_holds_it(
+    make: Callable[[bool], tenants.Tenant], rate: float, concurrency: int, *, tells: bool
+) -> None:
+    result = tenants.simulate(
+        Ours(), make(tells), users=8000, concurrency=concurrency, latency=0.05
+    )
+    assert result.seconds <= 1.15 * 8000 / rate
+    assert result.refused <= 0.06 * result.requests
+    assert result.lost == 0
+
+
+@pytest.mark.parametrize(("before", "after"), [(200.0, 100.0), (100.0, 200.0)])
+def test_it_follows_a_limit_that_changes(before: float, after: float) -> None:
+    tenant = tenants.Bucket(lambda now: before if now < 100 else after, 20)
+    result = tenants.simulate(Ours(), tenant, users=30_000, concurrency=50, latency=0.05)
+    assert sum(result.grants[-40:]) / 40 == pytest.approx(after, rel=0.05)
+    assert result.refused <= 0.01 * result.requests
