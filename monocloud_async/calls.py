@@ -22,6 +22,7 @@ class Call:
     __slots__ = (
         "attempts",
         "began",
+        "blamed",
         "clock",
         "error",
         "in_flight",
@@ -41,6 +42,7 @@ class Call:
         self.attempts = 0  # requests that were not answered 429
         self.paused = 0.0  # seconds that do not count as retry time
         self.error: MonoCloudError | None = None
+        self.blamed = False  # a failure was counted as this user's own
         self.maybe_done = False  # a request went out that nobody answered
         self.in_flight = False
         self.waiting = False
@@ -155,12 +157,15 @@ class Caller:
             call.in_flight = True
             try:
                 request = self._send(call.user_id, left)
-                user = await watch(self.turns.pace, ticket, call.user_id, request)
+                user = await watch(
+                    self.turns.pace, ticket, call.user_id, request, again=call.blamed
+                )
             except MonoCloudError as error:
                 call.learn(error)
                 self._report.throttled += call.was_throttled
                 self._consider(error, call.clock())
                 if not (call.was_throttled or (error.transient and self.turns.pace.down)):
+                    call.blamed = True
                     raise
                 if self.draining:
                     raise asyncio.CancelledError from None
@@ -177,7 +182,8 @@ class Caller:
         """The ticket of a request that goes out now; the wait for it is no retry time."""
         now = call.clock()
         if self.turns.busy(now):
-            await self._wait(call, self.turns.ready)
+            failed = call.error is not None and not call.was_throttled
+            await self._wait(call, partial(self.turns.ready, again=failed))
             call.paused += call.clock() - now
             now = call.clock()
         return self.turns.take(now)

@@ -96,11 +96,20 @@ class Stretch:
             self.first_refused_at = ticket.sent_at
         self.refused += 1
         if ticket.place >= self._end:
-            self._end, self.last_refused_at = ticket.place + 1, ticket.sent_at
+            self._end, self.last_refused_at = self._sent_with(ticket), ticket.sent_at
+
+    def _sent_with(self, ticket: Ticket) -> int:
+        """Requests sent before this one or with it: who sees them first, nobody knows."""
+        end = self.sent
+        for at, before in reversed(self.marks):
+            if at <= ticket.sent_at:
+                break
+            end = before
+        return end
 
     @property
     def granted(self) -> int:
-        """Requests up to the last refused one that were not refused themselves."""
+        """Requests sent no later than the last refused one that were not refused themselves."""
         return self._end - self.refused
 
     def rate(self, burst: float) -> float:

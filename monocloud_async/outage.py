@@ -3,7 +3,7 @@
 import logging
 from typing import Final
 
-_USERS: Final = 5  # whose requests failed in a row
+_USERS: Final = 5  # whose requests failed in a row, each for the first time
 _FIRST_PROBE, _LAST_PROBE = 0.5, 5.0  # seconds between two probes
 
 logger = logging.getLogger("monocloud_async")
@@ -12,8 +12,9 @@ logger = logging.getLogger("monocloud_async")
 class Outage:
     """The tenant is down when the requests of several users failed in a row.
 
-    One user can fail for reasons of its own, however often; five in a row without one answer in
-    between do not, in a tenant that is well.
+    One user can fail for reasons of its own, however often, and a run may meet several of that kind
+    again as it retries them; five new ones in a row, without one answer in between, do not occur in
+    a tenant that is well.
     """
 
     def __init__(self) -> None:
@@ -21,9 +22,10 @@ class Outage:
         self._failing: set[str] = set()
         self._wait = _FIRST_PROBE
 
-    def failed(self, user_id: str, now: float, *, probe: bool) -> float | None:
+    def failed(self, user_id: str, now: float, *, probe: bool, again: bool) -> float | None:
         """Seconds that nobody is to be sent after this failure, or None where nothing changes."""
-        self._failing.add(user_id)
+        if not again:
+            self._failing.add(user_id)
         if self.since is not None:
             if not probe:
                 return None  # it was on its way when the tenant went down

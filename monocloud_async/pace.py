@@ -192,16 +192,16 @@ class Pace:
         self._pause(now, wait + self._random.uniform(0.0, _JITTER))
         logger.info("paused for %.1f s: the tenant answered 429", wait)
 
-    def failed(self, ticket: Ticket, user_id: str, now: float) -> None:
+    def failed(self, ticket: Ticket, user_id: str, now: float, *, again: bool = False) -> None:
         """The request met a passing fault: the user's, or with several users in a row, an outage.
 
-        `down` tells which.
+        `down` tells which. With `again` the user failed before, and was to blame for it.
         """
         probe = ticket is self._scout
         if probe:
             self._scout = None
             self._changed()  # where nothing else changes, the next one goes ahead
-        wait = self._outage.failed(user_id, now, probe=probe)
+        wait = self._outage.failed(user_id, now, probe=probe, again=again)
         if wait is not None:
             self._pause(now, wait)
 

@@ -116,7 +116,7 @@ def timeout(seconds: float | None) -> float:
 
 def positive(name: str, value: float) -> float:
     """The value, if it is above 0 and finite; else raises `ConfigurationError`."""
-    if not 0 < value < float("inf"):
+    if not isinstance(value, int | float) or not 0 < value < float("inf"):
         raise ConfigurationError(f"{name} must be a number above 0, not {value!r}")
     return value
 

@@ -28,6 +28,7 @@ class Turns:
         self.pace = pace
         self._limit = None if max_rate is None else Spacing(max_rate)
         self._line = asyncio.Lock()
+        self._behind = asyncio.Lock()  # a line behind the line
         self._sleeper: asyncio.Future[None] | None = None  # of the head of the queue
 
     @property
@@ -39,8 +40,16 @@ class Turns:
         """Whether a request has to wait in the queue."""
         return self._line.locked() or self._delay(now) > 0
 
-    async def ready(self) -> None:
-        """Returns when a request may go out."""
+    async def ready(self, *, again: bool = False) -> None:
+        """Returns when a request may go out.
+
+        Those who failed and come `again` stand in line one at a time. Else, in an outage, a row of
+        users who fail for reasons of their own would keep the probes to themselves for minutes.
+        """
+        if again:
+            async with self._behind:
+                await self.ready()
+            return
         loop = asyncio.get_running_loop()
         if not self.busy(loop.time()):
             return
@@ -95,7 +104,9 @@ async def pass_by(pace: Pace, longest: float) -> Ticket:
     return pace.send(clock())
 
 
-async def watch(pace: Pace, ticket: Ticket, user_id: str, request: Awaitable[User]) -> User:
+async def watch(
+    pace: Pace, ticket: Ticket, user_id: str, request: Awaitable[User], *, again: bool = False
+) -> User:
     """What the request answers, once the pace has taken the answer in."""
     clock = asyncio.get_running_loop().time
     try:
@@ -105,7 +116,7 @@ async def watch(pace: Pace, ticket: Ticket, user_id: str, request: Awaitable[Use
         raise
     except MonoCloudError as error:
         if error.transient:
-            pace.failed(ticket, user_id, clock())
+            pace.failed(ticket, user_id, clock(), again=again)
         elif isinstance(error, StatusError):
             pace.granted(ticket, clock())
         else:

@@ -2,51 +2,19 @@ import asyncio
 import gc
 import tracemalloc
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from itertools import pairwise
 
 import pytest
 from conftest import QUICK
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from runs import Send, adds_up, bulk, enable
 from virtual_time import run
 
 import monocloud_async as m
-from monocloud_async import BulkReport, BulkRun, MonoCloudSession, Outcome, RetryPolicy, User
-from monocloud_async.bulk import UserIds
-from monocloud_async.pace import Pace
+from monocloud_async import BulkReport, MonoCloudSession, Outcome, RetryPolicy, User
 from monocloud_async.sandbox import Sandbox
-
-Send = Callable[[str, float], Awaitable[User]]
-
-
-def adds_up(report: BulkReport) -> bool:
-    counts = report.enabled + report.failed + report.unknown
-    return counts + report.not_attempted + report.already_enabled == report.total
-
-
-def bulk(
-    user_ids: UserIds,
-    send: Send,
-    *,
-    policy: RetryPolicy | None = None,
-    concurrency: int = 10,
-    on_outcome: Callable[[Outcome], None] | None = None,
-) -> BulkRun:
-    """A run without HTTP: `send` stands for the tenant."""
-    return BulkRun(
-        user_ids,
-        send,
-        policy=policy or RetryPolicy(),
-        pace=Pace(),
-        concurrency=concurrency,
-        on_outcome=on_outcome,
-    )
-
-
-async def enable(user_id: str, _seconds: float) -> User:
-    await asyncio.sleep(0.02)
-    return User(user_id=user_id)
 
 
 async def test_everybody_is_enabled_and_counted(

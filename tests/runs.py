@@ -1,0 +1,45 @@
+"""Runs without HTTP: a function stands for the tenant."""
+
+import asyncio
+from collections.abc import Callable
+
+from monocloud_async import BulkReport, BulkRun, Outcome, RetryPolicy, User
+from monocloud_async.bulk import UserIds
+from monocloud_async.calls import Send
+from monocloud_async.pace import Pace
+
+__all__ = ["Send", "adds_up", "bulk", "enable"]
+
+
+def adds_up(report: BulkReport) -> bool:
+    counts = report.enabled + report.failed + report.unknown
+    return counts + report.not_attempted + report.already_enabled == report.total
+
+
+def bulk(
+    user_ids: UserIds,
+    send: Send,
+    *,
+    policy: RetryPolicy | None = None,
+    concurrency: int = 10,
+    max_rate: float | None = None,
+    max_outage: float = 300.0,
+    on_outcome: Callable[[Outcome], None] | None = None,
+    pace: Pace | None = None,
+) -> BulkRun:
+    """A run without HTTP: `send` stands for the tenant."""
+    return BulkRun(
+        user_ids,
+        send,
+        policy=policy or RetryPolicy(),
+        pace=pace or Pace(seed=1),
+        concurrency=concurrency,
+        max_rate=max_rate,
+        max_outage=max_outage,
+        on_outcome=on_outcome,
+    )
+
+
+async def enable(user_id: str, _seconds: float) -> User:
+    await asyncio.sleep(0.02)
+    return User(user_id=user_id)
