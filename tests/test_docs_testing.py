@@ -1,10 +1,11 @@
 """What docs/testing.md tells people to write works as it stands there."""
 
-import asyncio
+import argparse
 import re
-import shutil
+import shlex
 from pathlib import Path
 
+import aiohttp
 import pytest
 from suites import run_suite
 
@@ -26,14 +27,32 @@ def test_a_python_block_is_a_suite_that_passes(block: str, tmp_path: Path) -> No
     assert f" {tests} passed in " in output, output
 
 
-@pytest.mark.skipif(not shutil.which("curl"), reason="needs curl")
+async def curl(command: str) -> int:
+    """The status, of as much of curl as the page uses: not every machine has it."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--fail-with-body", action="store_true")
+    parser.add_argument("-X", dest="method", default="GET")
+    parser.add_argument("-H", dest="header")
+    parser.add_argument("-d", dest="data")
+    parser.add_argument("url")
+    name, *words = shlex.split(command.replace("\\\n", " "))
+    assert name == "curl"
+    options = parser.parse_args(words)
+    key, _, value = options.header.partition(": ")
+    async with (
+        aiohttp.ClientSession() as client,
+        client.request(
+            options.method, options.url, data=options.data, headers={key: value}
+        ) as answer,
+    ):
+        return answer.status
+
+
 async def test_the_curl_lines_work_against_a_sandbox() -> None:
     async with Sandbox(users=100) as sandbox:
         for block in blocks("sh"):
             assert "http://127.0.0.1:8080" in block
-            command = block.replace("http://127.0.0.1:8080", sandbox.url)
-            curl = await asyncio.create_subprocess_shell(command)
-            assert await curl.wait() == 0
+            assert await curl(block.replace("http://127.0.0.1:8080", sandbox.url)) < 300
         assert sandbox.user_ids()[100:] == ["bob"]
         assert sandbox.stats().requests == 0
 
