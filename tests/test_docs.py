@@ -1,4 +1,4 @@
-"""The code of README.md and docs/design.md works as it stands there."""
+"""The code of README.md and of the pages works as it stands there."""
 
 import ast
 import inspect
@@ -14,7 +14,7 @@ from monocloud_async import MonoCloudSession
 from monocloud_async.sandbox import Sandbox
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "docs/design.md")
+PAGES = ("README.md", "docs/design.md", "docs/pace.md")
 DOMAIN = "acme.eu.monocloud.com"
 
 
