@@ -203,6 +203,7 @@ class Pace:
             self._changed()  # where nothing else changes, the next one goes ahead
         wait = self._outage.failed(user_id, now, probe=probe, again=again)
         if wait is not None:
+            self._refused = None  # the outage would be in that measurement
             self._pause(now, wait)
 
     def lost(self, ticket: Ticket) -> None:
@@ -237,7 +238,6 @@ class Pace:
         if self._paused:
             self._reopen(now)
         self._scout, self._scouting = None, False
-        self._refused = None  # the outage is in that measurement
         if self._ceiling is None:
             self._gentle = 0.0
             self._spacing = Spacing(_GENTLE_RATE)

@@ -220,6 +220,17 @@ def test_users_that_fail_in_a_tenant_that_is_well_never_stop_the_others() -> Non
     run(main(), sockets=False)
 
 
+def test_users_that_fail_by_themselves_do_not_keep_the_probes_from_the_others() -> None:
+    async def main() -> None:
+        tenant = Tenant()
+        tenant.failing = lambda user_id: int(user_id[1:]) < 20
+        report = await bulk(users(100), tenant.send, concurrency=50, max_rate=100)
+        assert (report.enabled, report.failed) == (80, 20)
+        assert now() < 200
+
+    run(main(), sockets=False)
+
+
 def test_draining_in_an_outage_ends_at_once() -> None:
     async def main() -> None:
         tenant = Tenant(down=(2, 1e9))

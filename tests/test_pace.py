@@ -341,13 +341,18 @@ def test_failures_of_requests_sent_before_the_outage_do_not_lengthen_it() -> Non
 def test_an_outage_does_not_count_in_what_is_learnt() -> None:
     pace, now = paced(100)
     before = pace.rate
-    outage_at = now + 1
-    for number in range(5):
+    tickets = []
+    for _ in range(6):
         now = due(pace, now)
-        pace.failed(pace.send(now), f"u{number}", outage_at)
+        tickets.append(pace.send(now))
+    pace.refused(tickets[0], 1.0, now)
+    for number, ticket in enumerate(tickets[1:]):
+        pace.failed(ticket, f"u{number}", now)
     assert pace.down
-    reopen(pace, outage_at + 100)
-    assert pace.rate == pytest.approx(before, rel=0.01)
+    now = due(pace, now + 100)
+    pace.refused(pace.send(now), 1.0, now)
+    reopen(pace, now)
+    assert pace.rate == before
 
 
 # Single calls
