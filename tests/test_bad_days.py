@@ -156,6 +156,28 @@ def test_a_quarter_of_an_hour_of_429s_stops_the_run() -> None:
     run(main(), sockets=False)
 
 
+def test_waiting_in_the_queue_is_no_retry_time() -> None:
+    async def main() -> None:
+        answers = {"a": [503, 503], "b": [429]}
+
+        async def send(user_id: str, _seconds: float) -> User:
+            await asyncio.sleep(0.02)
+            match answers.get(user_id):
+                case [503, *rest]:
+                    answers[user_id] = rest
+                    raise m.ServerError(status=503)
+                case [429]:
+                    del answers[user_id]
+                    raise m.RateLimitedError(status=429, retry_after=100)
+            return User(user_id=user_id)
+
+        report = await bulk(["x", "a", "b"], send, policy=RetryPolicy(total=10))
+        assert (report.enabled, report.retries) == (3, 2)
+        assert now() > 100
+
+    run(main(), sockets=False)
+
+
 # Outages
 
 
