@@ -68,7 +68,7 @@ class Pace:
         self._gentle: float | None = None  # seconds of the gentle start that are over
 
     def __repr__(self) -> str:
-        rate = "" if self.rate is None else f" {self.rate:.4g}/s"
+        rate = "" if self.rate is None else f" {self.rate:.1f}/s"
         return f"<Pace {self.state}{rate}{' down' if self.down else ''}>"
 
     # What people see
@@ -232,7 +232,7 @@ class Pace:
         self._ceiling.learn(stretch, rate, paused_at, ticket.sent_at)
         self._spacing.hold(ticket.sent_at + 1 / self._ceiling.rate)
         if self._ceiling.known:
-            logger.info("paced: the tenant grants about %.3g requests/s", self._ceiling.rate)
+            logger.info("paced: the tenant grants about %.1f requests/s", self._ceiling.rate)
 
     def _back(self, now: float) -> None:
         if self._paused:

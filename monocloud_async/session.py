@@ -130,7 +130,7 @@ class MonoCloudSession:
 
         async def attempt(left: float) -> User:
             deadline = clock() + left
-            ticket = await pass_by(self._pace, min(policy.max_retry_after, left))
+            ticket = await pass_by(self._pace, user_id, longest=policy.max_retry_after, left=left)
             request = self._send(user_id, min(limit, deadline - clock()))
             return await watch(self._pace, ticket, user_id, request)
 

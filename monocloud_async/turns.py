@@ -7,7 +7,12 @@ from collections.abc import Awaitable
 from typing import Final
 
 from monocloud_async.ceiling import Ticket
-from monocloud_async.errors import MonoCloudError, RateLimitedError, StatusError
+from monocloud_async.errors import (
+    MonoCloudError,
+    RateLimitedError,
+    RequestTimeoutError,
+    StatusError,
+)
 from monocloud_async.models import User
 from monocloud_async.pace import Pace
 from monocloud_async.spacing import Spacing
@@ -85,21 +90,32 @@ class Turns:
             self._sleeper.set_result(None)
 
 
-async def pass_by(pace: Pace, longest: float) -> Ticket:
+async def pass_by(pace: Pace, user_id: str, *, longest: float, left: float) -> Ticket:
     """The ticket of a single call: it obeys a pause and `max_rate`, and does not queue.
 
     Raises:
-        RateLimitedError: the pause is longer than `longest` seconds; nothing was sent.
+        RateLimitedError: the pause is longer than `longest` seconds, or than the call has `left`.
+        RequestTimeoutError: others use up `max_rate` for as long as that. Nothing was sent.
     """
     clock = asyncio.get_running_loop().time
+    deadline = clock() + left
     while wait := pace.delay_of_one(clock()):
-        if wait > longest:
+        pause = pace.pause_of_one(clock())
+        if pause > min(longest, deadline - clock()):
             raise RateLimitedError(
-                f"the tenant asked everybody to wait, {wait:.0f} s more; nothing was sent",
+                f"the tenant asked everybody to wait, {pause:.0f} s more; nothing was sent",
                 status=429,
-                retry_after=wait,
+                user_id=user_id,
+                retry_after=pause,
             )
-        scatter = min(_SCATTER * pace.pause_of_one(clock()), _LONGEST_SCATTER)
+        if clock() + wait > deadline:
+            raise RequestTimeoutError(
+                f"max_rate had no place for it within {left:.0f} s; nothing was sent",
+                user_id=user_id,
+                sent=False,
+                transient=False,
+            )
+        scatter = min(_SCATTER * pause, _LONGEST_SCATTER)
         await asyncio.sleep(wait + random.uniform(0.0, scatter))  # noqa: S311  jitter, no secret
     return pace.send(clock())
 

@@ -323,11 +323,30 @@ def test_a_single_call_sits_out_a_pause() -> None:
 def test_a_single_call_fails_at_once_where_the_pause_is_too_long() -> None:
     async def main() -> None:
         tenant, session = paused(400)
-        with pytest.raises(m.RateLimitedError, match="400 s more; nothing was sent") as caught:
+        with pytest.raises(
+            m.RateLimitedError, match=r"user 'ada': .* 400 s more; nothing"
+        ) as caught:
             await session.enable_user("ada")
         assert now() == 0
         assert caught.value.retry_after == pytest.approx(400, abs=0.1)
         assert tenant.sent == []
+
+    run(main(), sockets=False)
+
+
+def test_a_max_rate_that_leaves_no_place_is_not_the_tenants_fault() -> None:
+    async def main() -> None:
+        tenant = Tenant()
+        async with tenant.session(1) as session:
+            policy = RetryPolicy(total=10)
+            calls = [session.enable_user(user_id, retry=policy) for user_id in users(30)]
+            ended = await asyncio.gather(*calls, return_exceptions=True)
+            assert now() == pytest.approx(10, abs=0.1)
+        errors = [error for error in ended if isinstance(error, m.RequestTimeoutError)]
+        assert len(errors) == 30 - len(tenant.sent) >= 19
+        assert "max_rate had no place for it within 10 s; nothing was sent" in str(errors[0])
+        assert not errors[0].sent
+        assert session.pace.throttled == 0
 
     run(main(), sockets=False)
 

@@ -3,6 +3,8 @@
 import logging
 import math
 import random
+import re
+import time
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -13,7 +15,9 @@ from hypothesis import strategies as st
 from limiters import Ours
 
 from monocloud_async.ceiling import Ticket
+from monocloud_async.cli.display import _in_words
 from monocloud_async.pace import Pace
+from monocloud_async.spacing import Spacing
 
 
 def at_once(pace: Pace, count: int, now: float) -> list[Ticket]:
@@ -254,8 +258,17 @@ def test_one_line_is_logged_for_a_change_and_none_for_a_request(
     gaps(pace, now, 500)
     assert [record.message for record in caplog.records] == [
         *["paused for 1.0 s: the tenant answered 429"] * pace.throttled,
-        f"paced: the tenant grants about {rate:.3g} requests/s",
+        f"paced: the tenant grants about {rate:.1f} requests/s",
     ]
+
+
+def test_a_rate_reads_as_a_number(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "monocloud_async")
+    pace, _ = paced(20_000)
+    assert pace.rate is not None
+    assert pace.rate > 10_000
+    assert re.fullmatch(r"<Pace paced \d+\.\d/s>", repr(pace))
+    assert re.search(r"about \d+\.\d requests/s$", caplog.messages[-1])
 
 
 # Outages
@@ -387,7 +400,7 @@ class Checked(Ours):
         super().__init__()
         self._limit_rate = max_rate
         if max_rate is not None:
-            self._limit = type(self._spacing)(max_rate)
+            self._limit = Spacing(max_rate)
         self.sent: list[float] = []
 
     def send(self, now: float) -> Ticket:
@@ -468,3 +481,18 @@ def test_it_follows_a_limit_that_changes(before: float, after: float) -> None:
     result = tenants.simulate(Ours(), tenant, users=30_000, concurrency=50, latency=0.05)
     assert sum(result.grants[-40:]) / 40 == pytest.approx(after, rel=0.05)
     assert result.refused <= 0.01 * result.requests
+
+
+# In words
+
+
+def test_the_display_says_what_the_tenant_does() -> None:
+    assert _in_words(Pace()) == ""
+    fast, _ = paced(20_000)
+    assert re.fullmatch(r"the tenant allows about 1\d,\d{3}/s", _in_words(fast))
+    resting, now = Pace(seed=1), time.monotonic()
+    resting.refused(resting.send(now), 60.0, now)
+    assert re.fullmatch(r"paused (60\.0|59\.\d) s at the tenant's request", _in_words(resting))
+    broken = Pace()
+    outage(broken, now)
+    assert _in_words(broken) == "the tenant is down: probing until it is back"

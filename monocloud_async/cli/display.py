@@ -218,7 +218,7 @@ def _in_words(pace: Pace) -> str:
         return "the tenant is down: probing until it is back"
     if (left := pace.pause_left) > _SHORT:
         return f"paused {left:.1f} s at the tenant's request"
-    return "" if pace.rate is None else f"the tenant allows about {pace.rate:,.3g}/s"
+    return "" if pace.rate is None else f"the tenant allows about {pace.rate:,.0f}/s"
 
 
 def _amount(done: int, total: int | None) -> str:
