@@ -6,19 +6,15 @@ bounds the requests in flight and the outcomes that wait, whatever the number of
 """
 
 import asyncio
-from collections.abc import (
-    AsyncGenerator,
-    AsyncIterable,
-    AsyncIterator,
-    Callable,
-    Generator,
-    Iterable,
-)
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator, Iterable
 from types import TracebackType
-from typing import Final, Self
+from typing import Self
 
 from monocloud_async.calls import Call, Caller, Send
 from monocloud_async.errors import ConfigurationError, InvalidUserIdError, RunStoppedError
+from monocloud_async.intake import BREATH, End, Intake, UserIds
+from monocloud_async.journal import Journal
+from monocloud_async.journal.recorder import Recorder
 from monocloud_async.outcome import BulkReport, Outcome
 from monocloud_async.pace import Pace
 from monocloud_async.retry import RetryPolicy
@@ -26,17 +22,10 @@ from monocloud_async.turns import Turns
 from monocloud_async.verdict import Judge
 from monocloud_async.wire import check_user_id
 
-UserIds = Iterable[str] | AsyncIterable[str]
 OnOutcome = Callable[[Outcome], None]
 
 
-class _End:
-    pass
-
-
-_END: Final = _End()
 _MAX_FAILURES = 1000
-_BREATH = 256  # ids that never suspend (refused ones) before others get a turn on the event loop
 
 
 class BulkRun:
@@ -66,6 +55,7 @@ class BulkRun:
         max_rate: float | None = None,
         max_outage: float = 300.0,
         on_outcome: OnOutcome | None = None,
+        journal: Journal | None = None,
     ) -> None:
         if isinstance(user_ids, str | bytes):
             raise ConfigurationError("user_ids must be many ids; pass a single one as [user_id]")
@@ -85,6 +75,9 @@ class BulkRun:
             on_verdict=self.drain,
         )
         self._on_outcome = on_outcome
+        self._recorder = (
+            None if journal is None else Recorder(journal, self.report, pace, self.drain)
+        )
         self._slots = asyncio.BoundedSemaphore(concurrency)
         self._calls: dict[asyncio.Task[None], Call] = {}
         self._outcomes: asyncio.Queue[Outcome | None] | None = None  # only where somebody iterates
@@ -168,10 +161,16 @@ class BulkRun:
             await self._end()
             self.report.seconds = clock() - began
             self.report.paused_seconds = self.pace.paused_seconds(clock()) - paused
-            if self._outcomes is not None:
-                self._outcomes.put_nowait(None)
+            try:
+                if self._recorder is not None:
+                    await self._recorder.close(self._how())
+            finally:
+                if self._outcomes is not None:
+                    self._outcomes.put_nowait(None)
         if self._bug is not None:
             raise self._bug
+        if self._recorder is not None and self._recorder.error is not None:
+            raise self._unwritten(self._recorder.error, self._recorder.unwritten)
         if (verdict := self._caller.verdict) is not None:
             raise RunStoppedError(
                 f"the run was stopped{verdict.why} (ids read: {self.report.total:,}):"
@@ -189,32 +188,57 @@ class BulkRun:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _read(self) -> None:
-        ids = aiter(self._user_ids) if isinstance(self._user_ids, AsyncIterable) else None
-        ids_at_hand = (
-            iter(()) if isinstance(self._user_ids, AsyncIterable) else iter(self._user_ids)
+    def _how(self) -> str:
+        """How the run ended, for people who read its journal."""
+        if (verdict := self._caller.verdict) is not None:
+            return f"stopped{verdict.why}: {verdict.error.args[0]}"
+        return "finished" if self.report.exhausted else "interrupted"
+
+    def _unwritten(self, error: BaseException, outcomes: int) -> RunStoppedError:
+        stopped = RunStoppedError(
+            f"the run was stopped, because its journal could not be written ({error});"
+            f" {outcomes:,} of {self.report.total:,} outcomes are not in it. Mend that, make room"
+            " if the disk is full, and start the same run again: only these are repeated",
+            report=self.report,
         )
+        stopped.__cause__ = error
+        return stopped
+
+    async def _read(self) -> None:
+        tell = None if self._outcomes is None and self._on_outcome is None else self._tell_of
+        intake = Intake(self._user_ids, self.report, self._recorder, tell)
         try:
+            await intake.open()
             while not self._caller.draining:
                 await self._slots.acquire()
+                if self._recorder is not None:
+                    await self._recorder.in_time()
                 await self._turns.ready()
-                user_id = next(ids_at_hand, _END) if ids is None else await anext(ids, _END)
-                if isinstance(user_id, _End):
-                    self.report.exhausted = True
+                user_id = await intake.next()
+                if user_id is End.END:
                     return
                 await self._start(user_id)
         finally:
-            if isinstance(ids, AsyncGenerator):
-                await ids.aclose()
+            if intake.held is not None:
+                call = self._call(intake.held)
+                self._record(call, call.cut_off())
+            await intake.close()
+
+    async def _tell_of(self, outcome: Outcome) -> None:
+        """Hand on the outcome of a user that the journal has as enabled."""
+        if self._on_outcome is not None:
+            self._on_outcome(outcome)
+        if self._outcomes is not None:
+            self._outcomes.put_nowait(outcome)
+            await self._slots.acquire()  # this one's comes back when somebody takes it
 
     async def _start(self, user_id: str) -> None:
-        call = Call(user_id, self.report.total, asyncio.get_running_loop().time)
-        self.report.total += 1
+        call = self._call(user_id)
         try:
             check_user_id(user_id)
         except InvalidUserIdError as error:
             self._record(call, call.failed(error))
-            if call.position % _BREATH == 0:
+            if call.position % BREATH == 0:
                 await asyncio.sleep(0)
             return
         task = asyncio.create_task(self._enable(call))
@@ -224,6 +248,11 @@ class BulkRun:
             await self._caller.proved.wait()  # the first request goes alone: a wrong key costs one
         elif not self._turns.free:
             await asyncio.sleep(0)  # the call takes its turn before the next id is read
+
+    def _call(self, user_id: str) -> Call:
+        call = Call(user_id, self.report.total, asyncio.get_running_loop().time)
+        self.report.total += 1
+        return call
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         call = self._calls.pop(task)
@@ -247,8 +276,10 @@ class BulkRun:
         setattr(report, status, getattr(report, status) + 1)
         if status == "enabled":
             report.unconfirmed += outcome.user is not None and outcome.user.disabled is True
-        elif status != "not_attempted" and len(report.failures) < _MAX_FAILURES:
+        elif status in {"failed", "unknown"} and len(report.failures) < _MAX_FAILURES:
             report.failures.append(outcome)
+        if self._recorder is not None and status != "already_enabled":
+            self._recorder.add(outcome)
         if self._outcomes is None:
             self._slots.release()
         else:

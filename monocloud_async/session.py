@@ -1,6 +1,7 @@
 """The way in: connections to one tenant, one call, and the start of a bulk run."""
 
 import asyncio
+import os
 from types import TracebackType
 from typing import Self
 
@@ -10,9 +11,12 @@ from yarl import URL
 
 from monocloud_async import retry as retry_module
 from monocloud_async import tenant
-from monocloud_async.bulk import BulkRun, OnOutcome, UserIds
+from monocloud_async.bulk import BulkRun, OnOutcome
 from monocloud_async.errors import ConfigurationError, TransportError
 from monocloud_async.faults import broken, timed_out
+from monocloud_async.intake import UserIds
+from monocloud_async.journal import Journal
+from monocloud_async.journal.file import JournalFile
 from monocloud_async.models import User
 from monocloud_async.pace import Pace
 from monocloud_async.retry import RetryPolicy
@@ -149,6 +153,7 @@ class MonoCloudSession:
         max_rate: float | None = None,
         max_outage: float = 300.0,
         on_outcome: OnOutcome | None = None,
+        journal: str | os.PathLike[str] | Journal | None = None,
     ) -> BulkRun:
         """A run over many users: `await` it for its `BulkReport`, or iterate over its outcomes.
 
@@ -166,11 +171,20 @@ class MonoCloudSession:
             max_rate: requests a second that this run keeps to, from the first one.
             max_outage: seconds that the run waits for a tenant that is down.
             on_outcome: called with every `Outcome`, in the order in which they finish.
+            journal: a file that makes the run survive: the same call with the same ids after a
+                crash goes on where it was, and users that are enabled there are
+                "already_enabled" and not asked for again. An outcome is on disk within 50 ms of
+                its answer, or no more calls are started until it is. Ids may be added at the end;
+                any other change is refused. Or an object with the two methods of
+                `monocloud_async.journal.Journal`. Default: none.
 
         Raises:
             RunStoppedError: (from the run) a refused key, something that answers in MonoCloud's
                 place, a tenant that is down for longer than `max_outage` or that grants nothing
-                for 15 minutes; its `report` has what was done, and the rest stays unread.
+                for 15 minutes, or a journal that cannot be written; its `report` has what was
+                done, and the rest stays unread.
+            ConfigurationError: (from the run) the journal is in use, or of another tenant,
+                another input or a newer version.
         """
         limit = self._timeout if timeout is None else tenant.positive("timeout", timeout)
 
@@ -186,6 +200,9 @@ class MonoCloudSession:
             max_rate=None if max_rate is None else tenant.positive("max_rate", max_rate),
             max_outage=tenant.positive("max_outage", max_outage),
             on_outcome=on_outcome,
+            journal=JournalFile(journal, self._base_url)
+            if isinstance(journal, str | os.PathLike)
+            else journal,
         )
 
     async def _send(self, user_id: str, timeout: float) -> User:

@@ -4,8 +4,9 @@ import asyncio
 from collections.abc import Callable
 
 from monocloud_async import BulkReport, BulkRun, Outcome, RetryPolicy, User
-from monocloud_async.bulk import UserIds
 from monocloud_async.calls import Send
+from monocloud_async.intake import UserIds
+from monocloud_async.journal import Journal
 from monocloud_async.pace import Pace
 
 __all__ = ["Send", "adds_up", "bulk", "enable"]
@@ -26,6 +27,7 @@ def bulk(
     max_outage: float = 300.0,
     on_outcome: Callable[[Outcome], None] | None = None,
     pace: Pace | None = None,
+    journal: Journal | None = None,
 ) -> BulkRun:
     """A run without HTTP: `send` stands for the tenant."""
     return BulkRun(
@@ -37,6 +39,7 @@ def bulk(
         max_rate=max_rate,
         max_outage=max_outage,
         on_outcome=on_outcome,
+        journal=journal,
     )
 
 

@@ -9,11 +9,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from terminal import PROGRAM, environment, running, started
+from terminal import PROGRAM, environment, running, started, wait_for
 
 from monocloud_async.sandbox import Sandbox
 
@@ -29,13 +29,6 @@ def users(sandbox: Sandbox, tmp_path: Path) -> Path:
     path = tmp_path / "users.txt"
     path.write_text("".join(f"{user_id}\n" for user_id in sandbox.user_ids()))
     return path
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def summary(out: str) -> dict[str, object]:

@@ -107,6 +107,16 @@ def bulk(
             help="Requests a second at most. Default: what the tenant turns out to grant."
         ),
     ] = None,
+    journal: Annotated[
+        Path | None,
+        typer.Option(
+            help="The file that makes the run survive: the same command goes on where this one"
+            " ends. Default: FILE.journal, beside the input; none for stdin."
+        ),
+    ] = None,
+    no_journal: Annotated[
+        bool, typer.Option("--no-journal", help="Keep none, and ask for everybody.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything and send nothing.")
     ] = False,
@@ -119,9 +129,12 @@ def bulk(
     """Enable all users of a file.
 
     The first Ctrl-C lets the calls in flight finish, the second cancels them.
+    The same command goes on where a run was interrupted or killed.
     """
     from monocloud_async.cli import commands  # noqa: PLC0415
 
+    if journal is not None and no_journal:
+        raise typer.BadParameter("--journal and --no-journal contradict each other")
     access = commands.access(domain, api_key_file, timeout, attempts)
     with commands.open_ids(file, form, column) as source:
         if dry_run:
@@ -133,6 +146,7 @@ def bulk(
                 concurrency=concurrency,
                 max_rate=max_rate,
                 failures=kept,
+                journal=commands.journal_path(source, journal, wanted=not no_journal),
                 json=json,
             )
             raise typer.Exit(code)

@@ -13,10 +13,12 @@ from monocloud_async.cli.display import say
 from monocloud_async.cli.inputs import IdSource, Line, open_ids
 from monocloud_async.cli.outputs import FailuresFile, JsonLines, open_failures
 from monocloud_async.cli.run import ALL_ENABLED, SOME_FAILED, Job
+from monocloud_async.journal.file import JournalFile
+from monocloud_async.journal.records import Source
 from monocloud_async.models import User
 from monocloud_async.wire import check_user_id
 
-__all__ = ["access", "bulk", "dry_run", "enable", "open_failures", "open_ids"]
+__all__ = ["access", "bulk", "dry_run", "enable", "journal_path", "open_failures", "open_ids"]
 
 _SHOWN = 20  # bad lines that a dry run tells one by one
 
@@ -60,15 +62,26 @@ def bulk(
     concurrency: int,
     max_rate: float | None = None,
     failures: FileIO | None = None,
+    journal: Path | None = None,
     json: bool = False,
 ) -> int:
     """The exit code, after a summary."""
     job = Job(source.name, source, expected=source.expected(), blocking=source.size is None)
+    if journal is not None:
+        origin = Source(source.name, source.form, source.column, source.again())
+        job.keep(JournalFile(journal, access.tenant, source=origin), journal)
     if json:
         job.json = JsonLines(job.stop)
     if failures is not None:
         job.failures = FailuresFile(failures, source, job.stop)
     return loop.run(job.enable(access, concurrency, max_rate))
+
+
+def journal_path(source: IdSource, named: Path | None, *, wanted: bool) -> Path | None:
+    """Where the journal of a run over this input is: beside it, unless somebody said otherwise."""
+    if named is not None or not wanted or source.path is None:
+        return named
+    return source.path.with_name(f"{source.path.name}.journal")
 
 
 def dry_run(access: Access, source: IdSource) -> int:

@@ -168,6 +168,8 @@ class Display(AbstractContextManager["Display"]):
     def _status(self) -> list[str]:
         report = self._run.report
         parts = [f"{report.enabled:,} enabled, {self._run.in_flight:,} in flight"]
+        if report.already_enabled:
+            parts.append(f"{report.already_enabled:,} were enabled before")
         if self._tally.kinds:
             parts.append(f"{self._tally.kinds.total():,} failed ({self._tally.listed()})")
         if self._ending:
@@ -248,7 +250,7 @@ def summary(report: BulkReport, tally: Tally) -> Table:
     table.add_column()
     table.add_row(f"{report.enabled:,}", "enabled")
     rows = [
-        (report.already_enabled, "already enabled"),
+        (report.already_enabled, "enabled before, as the journal has it"),
         (report.unconfirmed, "of them unconfirmed: the answer still said disabled"),
         (report.failed, "failed"),
         (tally.bad_lines, "bad lines"),

@@ -61,20 +61,30 @@ class IdSource:
 
     Attributes:
         name: for people.
+        form: how the ids are written down.
+        column: where they are, if somebody said so.
+        path: where the input can be opened once more, or None.
         size: bytes in all, or None for a pipe, which may block whoever reads it.
         header: the csv header as it stands in the input, once it is read.
     """
 
     def __init__(
-        self, stream: BinaryIO, form: Format, *, column: str | None = None, name: str = "input"
+        self,
+        stream: BinaryIO,
+        form: Format,
+        *,
+        column: str | None = None,
+        name: str = "input",
+        path: Path | None = None,
     ) -> None:
         mode = os.fstat(stream.fileno())
         self.name = name
+        self.form = form
+        self.column = column
+        self.path = path if stat.S_ISREG(mode.st_mode) else None
         self.size = mode.st_size if stat.S_ISREG(mode.st_mode) else None
         self.header = b""
         self._stream = stream
-        self._form = form
-        self._column = column
         self._number = 0
         self._mark = b""
 
@@ -85,10 +95,16 @@ class IdSource:
         with open(self._stream.fileno(), "rb", closefd=False) as file:
             ends = sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b""))
             file.seek(0)
-        return max(0, ends - (self._form is Format.CSV))
+        return max(0, ends - (self.form is Format.CSV))
+
+    def again(self) -> Iterator[str] | None:
+        """The usable ids once more, from the start, or None for a pipe."""
+        if self.path is None:
+            return None
+        return _ids(self.path, self.form, self.column)
 
     def __iter__(self) -> Iterator[Line]:
-        match self._form:
+        match self.form:
             case Format.TXT:
                 return map(self._txt, self._lines())
             case Format.CSV:
@@ -120,7 +136,7 @@ class IdSource:
         return _line(self._number, raw, lambda text: text.strip())
 
     def _jsonl(self, raw: bytes) -> Line:
-        return _line(self._number, raw, lambda _: _id_in_json(raw, self._column))
+        return _line(self._number, raw, lambda _: _id_in_json(raw, self.column))
 
     def _csv(self) -> Iterator[Line]:
         taken: list[bytes] = []  # the lines of the row at hand: a quoted cell may span several
@@ -145,7 +161,7 @@ class IdSource:
         if not raw:
             return
         self.header = self._mark + raw
-        delimiter, columns, place = _header(self.name, raw, self._column)
+        delimiter, columns, place = _header(self.name, raw, self.column)
         for raw, row in rows(delimiter):
             number = self._number - raw.count(b"\n", 0, -1)
             yield _line(number, raw, partial(_cell, row, columns, place))
@@ -170,13 +186,18 @@ def open_ids(path: Path, form: Format | None, column: str | None) -> Iterator[Id
         stream = Path(path).open("rb") if path != STDIN else open(0, "rb", closefd=False)  # noqa: SIM115
     except OSError as error:
         raise ConfigurationError(f"cannot read {name}: {error.strerror}") from None
-    source = IdSource(stream, form, column=column, name=name)
+    source = IdSource(stream, form, column=column, name=name, path=None if path == STDIN else path)
     try:
         yield source
     finally:
         # A thread may wait in a pipe's `read`, and `close` would wait for it: the exit ends both.
         if source.size is not None:
             stream.close()
+
+
+def _ids(path: Path, form: Format, column: str | None) -> Iterator[str]:
+    with open_ids(path, form, column) as source:
+        yield from (line.user_id for line in source if line.user_id is not None)
 
 
 def _line(number: int, raw: bytes, find: Callable[[str], str]) -> Line:

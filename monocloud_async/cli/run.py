@@ -6,6 +6,7 @@ import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from rich.console import Console
 
@@ -14,11 +15,12 @@ from monocloud_async.cli.access import Access
 from monocloud_async.cli.display import TICK, Display, Tally, pace, reasons, say, summary
 from monocloud_async.cli.inputs import Line
 from monocloud_async.cli.outputs import FailuresFile, JsonLines
-from monocloud_async.errors import MonoCloudError, RunStoppedError
+from monocloud_async.errors import ConfigurationError, MonoCloudError, RunStoppedError
+from monocloud_async.journal.file import JournalFile
 from monocloud_async.models import User
 from monocloud_async.outcome import BulkReport, Outcome
 
-ALL_ENABLED, SOME_FAILED, STOPPED, INTERRUPTED = 0, 1, 3, 130
+ALL_ENABLED, SOME_FAILED, USAGE, STOPPED, INTERRUPTED = 0, 1, 2, 3, 130
 
 _AHEAD = 1000  # lines that are read from a pipe before there is a place for them
 
@@ -53,6 +55,7 @@ class Job:
         self.each_user: EachUser | None = None
         self.json: JsonLines | None = None
         self.failures: FailuresFile | None = None
+        self._journal: JournalFile | None = None
         self._lines = lines
         self._expected = expected
         self._blocking = blocking
@@ -64,11 +67,24 @@ class Job:
         self._interrupts = 0
         self._broken = False
 
+    def keep(self, journal: JournalFile, path: Path) -> None:
+        """Keep a journal of the run, and say so."""
+        self._journal = journal
+        before = path.exists() and path.stat().st_size > 0
+        say(
+            self.err,
+            f"Going on where the journal {path} ends; who is enabled there is not asked for again"
+            if before
+            else f"The journal of this run is {path}: the same command goes on where this one ends",
+        )
+
     async def enable(self, access: Access, concurrency: int, max_rate: float | None = None) -> int:
         """The exit code, after the summary."""
         async with access.session() as session:
             ids = self._ids_ahead() if self._blocking else self._ids()
-            self._run = run = session.bulk_enable(ids, concurrency=concurrency, max_rate=max_rate)
+            self._run = run = session.bulk_enable(
+                ids, concurrency=concurrency, max_rate=max_rate, journal=self._journal
+            )
             try:
                 with (
                     self._shown(run, access) as self._display,
@@ -77,6 +93,11 @@ class Job:
                     await self._take(run)
             except RunStoppedError as error:
                 return await self._end(run.report, "stopped", error)
+            except ConfigurationError as error:
+                if not run.report.total:
+                    raise
+                await self._end(run.report, "stopped", error)
+                return USAGE
             except (OSError, MonoCloudError) as error:
                 if not run.report.total:
                     raise  # the input could not be read at all: nothing to sum up
@@ -174,6 +195,8 @@ class Job:
             self._sum_up(self.out if self.json is None else self.err, report)
         if not report.exhausted:
             say(self.err, f"The run was {ended}; the rest of {self.name} was not read")
+            if self._journal is not None:
+                say(self.err, "The same command goes on from here")
         if error is not None:
             say(self.err, f"Error: {error}")
         if ended == "stopped":

@@ -1,0 +1,94 @@
+"""The ids of a run, one at a time; those that its journal has as enabled are passed over."""
+
+import asyncio
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+)
+from enum import Enum
+from typing import Final
+
+from monocloud_async.journal.recorder import Recorder
+from monocloud_async.outcome import BulkReport, Outcome
+
+UserIds = Iterable[str] | AsyncIterable[str]
+Tell = Callable[[Outcome], Awaitable[None]]
+
+BREATH: Final = 256  # ids that may never suspend before others get a turn on the event loop
+
+
+class End(Enum):
+    """What comes after the last id; None could be an id that somebody put in by mistake."""
+
+    END = 0
+
+
+class Intake:
+    """The input of a run. It is read as places become free, and no further.
+
+    Args:
+        user_ids: any iterable or async iterable.
+        report: where those that are passed over are counted.
+        recorder: knows the journal, if there is one.
+        tell: called with the outcome of each that is passed over, where anybody wants to know.
+
+    Attributes:
+        held: an id that was read and not handed on, because the run was cut off just then.
+    """
+
+    def __init__(
+        self, user_ids: UserIds, report: BulkReport, recorder: Recorder | None, tell: Tell | None
+    ) -> None:
+        self.held: str | None = None
+        self._user_ids = user_ids
+        self._report = report
+        self._recorder = recorder
+        self._tell = tell
+        self._later: AsyncIterator[str] | None = None
+        self._at_hand: Iterator[str] = iter(())
+
+    async def open(self) -> None:
+        """Begin to read; raises `ConfigurationError` where the journal is not for these ids."""
+        if self._recorder is not None:
+            await self._recorder.open(self._user_ids)
+        if isinstance(self._user_ids, AsyncIterable):
+            self._later = aiter(self._user_ids)
+        else:
+            self._at_hand = iter(self._user_ids)
+
+    async def close(self) -> None:
+        """Read no more."""
+        if isinstance(self._later, AsyncGenerator):
+            await self._later.aclose()
+
+    async def next(self) -> str | End:
+        """The next id that the journal does not have as enabled."""
+        report, recorder, tell = self._report, self._recorder, self._tell
+        later, at_hand = self._later, self._at_hand
+        while True:
+            user_id = next(at_hand, End.END) if later is None else await anext(later, End.END)
+            if user_id is End.END:
+                report.exhausted = True
+                if recorder is not None:
+                    recorder.input_ended(report.total)
+                return user_id
+            if recorder is None:
+                return user_id
+            position = report.total
+            try:
+                if not await recorder.enabled(position, user_id):
+                    return user_id
+            except asyncio.CancelledError:
+                self.held = user_id
+                raise
+            report.total = position + 1
+            report.already_enabled += 1
+            if tell is not None:
+                await tell(Outcome(user_id=user_id, position=position, status="already_enabled"))
+            if position % BREATH == 0:
+                await asyncio.sleep(0)

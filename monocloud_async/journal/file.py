@@ -1,0 +1,202 @@
+"""The journal that is a SQLite file: one run at a time, one input for ever.
+
+What it promises: a group of outcomes is one transaction, on disk (`synchronous=FULL`) before the
+next one begins; nothing is written before tenant and input are known to be the journal's own; the
+API key and the bodies of answers are never in it.
+
+The input is bound by its ids themselves: each that was recorded must stand where it stood. That
+tells which line changed, which a fingerprint of them could not, and no user is passed over or
+asked for again on another one's account, not even where ids come only once.
+"""
+
+import asyncio
+import os
+import sqlite3
+import time
+from collections.abc import AsyncIterable, Callable, Collection, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+from typing import Final, TypeVar, TypeVarTuple
+
+from monocloud_async.errors import ConfigurationError
+from monocloud_async.journal.lock import Lock
+from monocloud_async.journal.records import Counts, Page, Records, Source, shown
+from monocloud_async.outcome import BulkReport, Outcome
+from monocloud_async.pace import Pace
+
+Args = TypeVarTuple("Args")
+T = TypeVar("T")
+
+_BEAT: Final = 1.0  # seconds between two samples of the counts
+_NO_PAGE: Final = Page(0, 0, (), "")
+
+
+class JournalFile:
+    """What `journal=path` makes.
+
+    Args:
+        path: made with mode 0600 if it is not there. It needs a local disk, as SQLite's WAL does.
+        tenant: its address; a journal belongs to one tenant.
+        source: what the ids come from, for the report; None where nobody knows.
+        now: the time of day, in seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        tenant: str,
+        *,
+        source: Source | None = None,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._path = Path(path)
+        self._source = source or Source()
+        self._now = now
+        self._lock = Lock(self._path.with_name(f"{self._path.name}-lock"), f"the journal {path}")
+        self._records = Records(self._path, tenant, self._source)
+        self._thread: ThreadPoolExecutor | None = None
+        self._beat: asyncio.Task[None] | None = None
+        self._page = _NO_PAGE
+        self._ahead: asyncio.Future[Page] | None = None
+
+    def __repr__(self) -> str:
+        return f"<JournalFile {self._path}>"
+
+    async def open(
+        self, report: BulkReport, pace: Pace, user_ids: Iterable[str] | AsyncIterable[str]
+    ) -> None:
+        """Begin a run on this journal: until `close`, it is nobody else's.
+
+        Raises:
+            ConfigurationError: another process is at it, it is another tenant's or another
+                input's, or no journal at all. Nothing was written.
+        """
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
+        try:
+            await self._run(self._lock.take)
+            await self._run(self._records.open)
+            await self._check(self._again(user_ids))
+        except OSError as error:
+            raise ConfigurationError(
+                f"cannot write the journal {self._path}: {error.strerror};"
+                " name another place for it, or do without one"
+            ) from None
+        except sqlite3.Error as error:
+            raise ConfigurationError(f"cannot read the journal {self._path}: {error}") from None
+        self._beat = asyncio.create_task(self._keep_counts(report, pace))
+
+    async def close(self, report: BulkReport, pace: Pace, how: str) -> None:
+        """End the run, whether or not `open` went well: `how` it ended is for people."""
+        if self._thread is None:
+            return
+        try:
+            if self._beat is not None:
+                self._beat.cancel()
+                await asyncio.gather(self._beat, return_exceptions=True)
+                if report.total > report.already_enabled:
+                    await self._keep(report, pace, how)
+        finally:
+            await self._run(self._let_go)
+            self._thread.shutdown(wait=False)
+
+    async def enabled(self, position: int, user_id: str, /) -> bool:
+        """Whether the journal has this user as enabled.
+
+        Raises:
+            ConfigurationError: the journal has somebody else at this position.
+        """
+        page = self._page
+        if position >= page.end:
+            if position >= self._records.reached:
+                return False
+            page = self._page = await (self._ahead or self._look_up(page.end))
+            more = page.end < self._records.reached
+            self._ahead = self._look_up(page.end) if more else None
+        place = position - page.start
+        if page.ids[place] != user_id:
+            self._compare(position, page.ids[place], user_id)
+        return page.enabled[place] == "1"
+
+    async def write(self, outcomes: Sequence[Outcome], /) -> None:
+        """Commit these outcomes; raises `sqlite3.Error` when it cannot."""
+        await self._run(self._records.write, outcomes, self._milliseconds())
+
+    def check_length(self, length: int) -> None:
+        """Raise `ConfigurationError` where an input of so many ids has lost some."""
+        if length < self._records.reached:
+            raise self._changed(
+                f"it ends after {length:,} ids, and the journal has {self._records.reached:,}"
+            )
+
+    def _let_go(self) -> None:
+        if not self._lock.held:
+            return
+        with suppress(sqlite3.Error, OSError):  # what is not on disk was told of before
+            self._records.close()
+        self._lock.release()
+
+    async def _keep_counts(self, report: BulkReport, pace: Pace) -> None:
+        while True:
+            await asyncio.sleep(_BEAT)
+            if report.requests:
+                await self._keep(report, pace)
+
+    async def _keep(self, report: BulkReport, pace: Pace, how: str | None = None) -> None:
+        counts = Counts(
+            report.requests,
+            report.retries,
+            report.throttled,
+            round(1000 * pace.paused_seconds(asyncio.get_running_loop().time())),
+            pace.down,
+        )
+        with suppress(sqlite3.Error):  # a report can do without; the next outcome cannot
+            await self._run(self._records.sample, counts, self._milliseconds(), how)
+
+    def _again(self, user_ids: Iterable[str] | AsyncIterable[str]) -> Iterable[str] | None:
+        """The ids for a look before the run, or None where they come only once."""
+        return user_ids if isinstance(user_ids, Collection) else self._source.again
+
+    async def _check(self, user_ids: Iterable[str] | None) -> None:
+        """Refuse an input that changed before anything of it is sent again.
+
+        One that comes only once is compared as it comes, each id before it is sent.
+        """
+        if user_ids is None or self._records.enabled == self._records.reached:
+            return
+        ids = iter(user_ids)
+        position = 0
+        while position < self._records.reached:
+            page = await self._look_up(position)
+            here = list(islice(ids, page.end - position))
+            if here != page.ids:
+                for there, user_id in zip(page.ids, here, strict=False):
+                    if there != user_id:
+                        self._compare(position, there, user_id)
+                    position += 1
+                if position < page.end:
+                    self.check_length(position)
+            position = page.end
+
+    def _look_up(self, start: int) -> asyncio.Future[Page]:
+        return asyncio.get_running_loop().run_in_executor(self._thread, self._records.page, start)
+
+    def _compare(self, position: int, there: str | None, user_id: str) -> None:
+        if there is not None and there != shown(user_id):
+            raise self._changed(
+                f"id number {position + 1:,} is {shown(user_id)}, and there it is {shown(there)}"
+            )
+
+    def _changed(self, how: str) -> ConfigurationError:
+        return ConfigurationError(
+            f"the input is not the one that the journal {self._path} was begun with: {how};"
+            " restore it (only adding at its end is fine), or begin another journal"
+        )
+
+    def _milliseconds(self) -> int:
+        return round(1000 * self._now())
+
+    async def _run(self, work: Callable[[*Args], T], *args: *Args) -> T:
+        """What the function returns, which the journal's thread runs."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *args)

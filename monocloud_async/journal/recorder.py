@@ -1,0 +1,103 @@
+"""A run's dealings with its journal: outcomes get there in groups, soon, one write at a time."""
+
+import asyncio
+from collections.abc import AsyncIterable, Callable, Iterable
+from typing import Final
+
+from monocloud_async.journal import Journal
+from monocloud_async.journal.file import JournalFile
+from monocloud_async.outcome import BulkReport, Outcome
+from monocloud_async.pace import Pace
+
+_GROUP: Final = 0.02  # seconds that the first outcome of a group waits for others
+# Seconds after which an outcome that is not written holds up the calls that have not begun. So
+# kill -9 costs the calls in flight and this much work, however slow the disk is.
+_LATE: Final = 0.05
+
+
+class Recorder:
+    """Asks the journal about every id, and hands it every outcome.
+
+    Args:
+        journal: a file, which is opened and closed here, or any other.
+        report, pace: the run's, for the counts that a file keeps.
+        on_failure: called once, when the journal could not be written.
+
+    Attributes:
+        error: why the journal could not be written, or None.
+        unwritten: outcomes that are not known to be in the journal.
+        enabled: the journal's answer, whether the user at this position is enabled.
+    """
+
+    def __init__(
+        self, journal: Journal, report: BulkReport, pace: Pace, on_failure: Callable[[], None]
+    ) -> None:
+        self.error: BaseException | None = None
+        self.unwritten = 0
+        self.enabled = journal.enabled
+        self._journal = journal
+        self._file = journal if isinstance(journal, JournalFile) else None
+        self._report = report
+        self._pace = pace
+        self._on_failure = on_failure
+        self._waiting: list[Outcome] = []
+        self._writing: asyncio.Task[None] | None = None
+        self._in_time = asyncio.Event()
+        self._in_time.set()
+
+    async def open(self, user_ids: Iterable[str] | AsyncIterable[str]) -> None:
+        """Begin; raises `ConfigurationError` where the journal is not for this run."""
+        if self._file is not None:
+            await self._file.open(self._report, self._pace, user_ids)
+
+    def input_ended(self, length: int) -> None:
+        """The input had so many ids; raises `ConfigurationError` where some are gone."""
+        if self._file is not None:
+            self._file.check_length(length)
+
+    def add(self, outcome: Outcome) -> None:
+        """Take one more."""
+        self.unwritten += 1
+        self._waiting.append(outcome)
+        if self._writing is None and self.error is None:
+            self._start()
+
+    async def in_time(self) -> None:
+        """Wait until the disk has kept up, so that another call may begin."""
+        await self._in_time.wait()
+
+    async def close(self, how: str) -> None:
+        """Returns when every outcome is in the journal, or has no way to get there."""
+        try:
+            while self._writing is not None:
+                await asyncio.wait([self._writing])
+        finally:
+            if self._file is not None:
+                await self._file.close(self._report, self._pace, how)
+
+    def _start(self) -> None:
+        self._writing = asyncio.create_task(self._write())
+        self._writing.add_done_callback(self._ended)
+
+    async def _write(self) -> None:
+        """Write a group, and the next one, until nothing waits."""
+        loop = asyncio.get_running_loop()
+        while self._waiting:
+            late = loop.call_later(_LATE, self._in_time.clear)
+            try:
+                await asyncio.sleep(_GROUP)
+                group, self._waiting = self._waiting, []
+                await self._journal.write(group)
+                self.unwritten -= len(group)
+            finally:
+                late.cancel()
+                self._in_time.set()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._writing = None
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self.error = error
+            self._on_failure()
+        elif self._waiting:  # they came between its last look and its end
+            self._start()

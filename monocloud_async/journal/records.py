@@ -1,0 +1,304 @@
+"""A journal's file: its tables, and the SQL that writes them and looks up what they have.
+
+Synchronous and for one thread, which `file` gives it.
+"""
+
+import os
+import socket
+import sqlite3
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import msgspec
+
+from monocloud_async.errors import (
+    ConfigurationError,
+    InvalidResponseError,
+    InvalidUserIdError,
+    StatusError,
+)
+from monocloud_async.outcome import Outcome
+from monocloud_async.version import __version__
+from monocloud_async.wire import clean
+
+ENDPOINT: Final = "POST /api/users/{user_id}/enable"
+FORMAT: Final = 1
+PAGE: Final = 8192  # positions that are looked up at once
+_APPLICATION: Final = 0x4D4F4E43  # "MONC", which tells SQLite's tools and us what this file is
+_MAGIC: Final = b"SQLite format 3\0"  # https://www.sqlite.org/fileformat.html, section 1.3
+_OK: Final = 200
+_MAX_TEXT: Final = 1000
+
+# Times are milliseconds, those of day since 1970. A sitting is one run of the command: it has no
+# `ended` while it lasts, and for ever where it was cut off. A sample has the counts of its sitting
+# until then, once a second.
+_TABLES: Final = """
+CREATE TABLE header (
+    tenant TEXT, endpoint TEXT, created INTEGER, input TEXT, form TEXT, input_column TEXT);
+CREATE TABLE users (
+    position INTEGER PRIMARY KEY, user_id TEXT, outcome TEXT, status INTEGER, attempts INTEGER,
+    ms INTEGER, at INTEGER, error TEXT, title TEXT, trace_id TEXT);
+CREATE TABLE sittings (
+    sitting INTEGER PRIMARY KEY, began INTEGER, ended INTEGER, how TEXT, process INTEGER,
+    host TEXT, version TEXT);
+CREATE TABLE samples (
+    sitting INTEGER, at INTEGER, requests INTEGER, retries INTEGER, throttled INTEGER,
+    paused INTEGER, down INTEGER);
+"""
+
+# One statement is one transaction, and one step: sqlite3 lets go of the interpreter at each step,
+# and would have to wait for it again, beside a busy event loop, for every row.
+_UPSERT: Final = """
+INSERT INTO users
+SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
+    json_extract(value, '$[3]'), json_extract(value, '$[4]'), json_extract(value, '$[5]'), :at,
+    json_extract(value, '$[6]'), json_extract(value, '$[7]'), json_extract(value, '$[8]')
+FROM json_each(:rows) WHERE true
+ON CONFLICT (position) DO UPDATE SET
+    outcome = excluded.outcome, status = excluded.status, attempts = attempts + excluded.attempts,
+    ms = excluded.ms, at = excluded.at, error = excluded.error, title = excluded.title,
+    trace_id = excluded.trace_id
+WHERE excluded.outcome <> 'not_attempted'
+"""
+
+# One row for a page, for the same reason.
+_PAGE_OF_USERS: Final = """
+SELECT count(*), json_group_array(user_id), group_concat(outcome = 'enabled', '')
+FROM users WHERE position >= ? AND position < ?
+"""
+_PLACES: Final = """
+SELECT json_group_array(position) FROM users WHERE position >= ? AND position < ?
+"""
+
+_numbers = msgspec.json.Decoder(list[int])
+_texts = msgspec.json.Decoder(list[str])
+
+
+class Page(NamedTuple):
+    """What is known of some positions that follow each other.
+
+    Attributes:
+        start, end: the first of them, and the first that is beyond.
+        ids: the ids there; None where nothing was recorded, as of a call that a kill cut off.
+        enabled: "1" where that user is enabled, else "0".
+    """
+
+    start: int
+    end: int
+    ids: Sequence[str | None]
+    enabled: str
+
+
+class Source(NamedTuple):
+    """What an input is, so that a report can write failures in the same form.
+
+    Attributes:
+        name: the file's path.
+        form: "txt", "csv" or "jsonl".
+        column: where the ids are in it.
+        again: the ids, to be read from the start once more, or None where that cannot be.
+    """
+
+    name: str = ""
+    form: str = "txt"
+    column: str | None = None
+    again: Iterable[str] | None = None
+
+
+class Counts(NamedTuple):
+    """A run's counts at a moment."""
+
+    requests: int
+    retries: int
+    throttled: int
+    paused: int
+    down: bool
+
+
+def shown(user_id: object) -> str:
+    """The text that stands for an id that cannot be one, which may not even be text."""
+    return ascii(user_id)[:_MAX_TEXT]
+
+
+def connect(path: Path) -> sqlite3.Connection | None:
+    """A connection to a journal, or None where nothing is in the file yet.
+
+    Raises:
+        ConfigurationError: it is no journal, or one of a newer format.
+        sqlite3.Error: it cannot be read.
+    """
+    sql = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None)
+    try:
+        if _is_journal(sql, path):
+            return sql
+    except BaseException:
+        sql.close()
+        raise
+    sql.close()
+    return None
+
+
+def _is_journal(sql: sqlite3.Connection, path: Path) -> bool:
+    """Whether it is one; False where a kill came before the first transaction."""
+    with path.open("rb") as file:
+        start = file.read(len(_MAGIC))
+    # SQLite itself takes a file of a few bytes, such as somebody's list of two ids, for empty.
+    application, form, tables = -1, 0, 0
+    if start in {b"", _MAGIC}:
+        (application,) = sql.execute("PRAGMA application_id").fetchone()
+        (form,) = sql.execute("PRAGMA user_version").fetchone()
+        (tables,) = sql.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if not application and not tables:
+        return False
+    if application != _APPLICATION:
+        raise ConfigurationError(f"{path} is no journal of this program; name another file")
+    if form > FORMAT:
+        raise ConfigurationError(
+            f"the journal {path} was made by a newer version (format {form}, this one reads"
+            f" {FORMAT}); upgrade monocloud-async, or begin another journal"
+        )
+    return True
+
+
+class Records:
+    """The file during one sitting.
+
+    Args:
+        path: made with mode 0600 if it is not there.
+        tenant: whose users they are.
+        source: what the ids come from.
+
+    Attributes:
+        reached: one more than the last position that is there.
+        enabled: how many users before it are enabled.
+    """
+
+    def __init__(self, path: Path, tenant: str, source: Source) -> None:
+        self.reached = 0
+        self.enabled = 0
+        self._path = path
+        self._tenant = tenant
+        self._source = source
+        self._sql: sqlite3.Connection | None = None
+        self._sitting: int | None = None  # None until there is something to write
+
+    def open(self) -> None:
+        """Look whose file it is; writes nothing.
+
+        Raises:
+            ConfigurationError: it is not this run's.
+            OSError, sqlite3.Error: it cannot be opened.
+        """
+        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
+        self._sql = connect(self._path)
+        if self._sql is None:
+            return
+        header = self._sql.execute("SELECT tenant, endpoint FROM header").fetchone()
+        tenant, endpoint = header or ("", "")
+        if (tenant, endpoint) != (self._tenant, ENDPOINT):
+            whose = f"tenant {tenant}" if endpoint == ENDPOINT else f"endpoint {endpoint}"
+            raise ConfigurationError(
+                f"the journal {self._path} belongs to the {clean(whose)}, and this run is for"
+                f" {self._tenant}; name another journal, or that tenant"
+            )
+        self.reached, self.enabled = self._sql.execute(
+            "SELECT ifnull(max(position) + 1, 0), count(*) FILTER (WHERE outcome = 'enabled')"
+            " FROM users"
+        ).fetchone()
+
+    def page(self, start: int) -> Page:
+        """What is known of the positions from this one on."""
+        assert self._sql is not None  # noqa: S101  only asked for what was reached before
+        end = min(start + PAGE, self.reached)
+        span = (start, end)
+        count, ids, enabled = self._sql.execute(_PAGE_OF_USERS, span).fetchone()
+        found: Sequence[str | None] = _texts.decode(ids)
+        if count < end - start:
+            (places,) = self._sql.execute(_PLACES, span).fetchone()
+            rows = zip(_numbers.decode(places), found, enabled or "", strict=True)
+            known = {position: (user_id, flag) for position, user_id, flag in rows}
+            spread = [known.get(position, (None, "0")) for position in range(start, end)]
+            found, enabled = [row[0] for row in spread], "".join(row[1] for row in spread)
+        return Page(start, end, found, enabled)
+
+    def write(self, outcomes: Sequence[Outcome], now: int) -> None:
+        """Commit these outcomes; all of them, or none and `sqlite3.Error`."""
+        rows = msgspec.json.encode([_row(outcome) for outcome in outcomes]).decode()
+        self._begun(now).execute(_UPSERT, {"rows": rows, "at": now})
+
+    def sample(self, counts: Counts, now: int, how: str | None = None) -> None:
+        """Commit the counts of this moment, and with `how` that the sitting ended so."""
+        sql = self._begun(now)
+        sql.execute(
+            "INSERT INTO samples VALUES (?, ?, ?, ?, ?, ?, ?)", (self._sitting, now, *counts)
+        )
+        if how is not None:
+            sql.execute(
+                "UPDATE sittings SET ended = ?, how = ? WHERE sitting = ?",
+                (now, clean(how), self._sitting),
+            )
+
+    def close(self) -> None:
+        """Let go of the file; one that nothing was written to is not left behind."""
+        if self._sql is not None:
+            self._sql.close()
+        elif not self._path.stat().st_size:
+            self._path.unlink()
+
+    def _begun(self, now: int) -> sqlite3.Connection:
+        """The connection, once the file knows of this sitting."""
+        if self._sql is None:
+            self._sql = self._laid_out(now)
+        if self._sitting is None:
+            self._sql.execute("PRAGMA synchronous = FULL")
+            added = self._sql.execute(
+                "INSERT INTO sittings (began, process, host, version) VALUES (?, ?, ?, ?)",
+                (now, os.getpid(), socket.gethostname(), __version__),
+            )
+            self._sitting = added.lastrowid
+        return self._sql
+
+    def _laid_out(self, now: int) -> sqlite3.Connection:
+        source = self._source
+        sql = sqlite3.connect(self._path, isolation_level=None)
+        try:
+            sql.execute("PRAGMA journal_mode = WAL")
+            sql.execute("BEGIN IMMEDIATE")
+            sql.execute(f"PRAGMA application_id = {_APPLICATION}")
+            sql.execute(f"PRAGMA user_version = {FORMAT}")
+            for table in _TABLES.strip().split(";\n"):
+                sql.execute(table)
+            sql.execute(
+                "INSERT INTO header VALUES (?, ?, ?, ?, ?, ?)",
+                (self._tenant, ENDPOINT, now, source.name, source.form, source.column),
+            )
+            sql.execute("COMMIT")
+        except BaseException:
+            sql.close()
+            raise
+        return sql
+
+
+def _row(outcome: Outcome) -> tuple[object, ...]:
+    error = outcome.error
+    user_id = outcome.user_id
+    status = None if outcome.user is None else _OK
+    known: tuple[object, ...] = ()
+    if error is not None:
+        title = str(error.args[0])
+        trace_id = None
+        if isinstance(error, StatusError):
+            status, trace_id = error.status, error.trace_id
+            title = error.problem.title or ""
+        elif isinstance(error, InvalidResponseError):
+            status = error.status
+        elif isinstance(error, InvalidUserIdError):
+            user_id = shown(user_id)
+        known = (type(error).__name__, _text(title), trace_id and _text(trace_id))
+    ms = round(outcome.seconds * 1000)
+    return outcome.position, user_id, outcome.status, status, outcome.attempts, ms, *known
+
+
+def _text(text: str) -> str:
+    return clean(text).encode(errors="replace").decode()

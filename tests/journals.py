@@ -1,0 +1,23 @@
+"""What a journal's file has, read past the package."""
+
+import sqlite3
+from collections import Counter
+from contextlib import closing
+from pathlib import Path
+
+
+def rows(path: Path) -> list[tuple[int, str, str, int]]:
+    """Position, id, outcome and attempts, in order."""
+    with closing(sqlite3.connect(path)) as sql:
+        return sql.execute(
+            "SELECT position, user_id, outcome, attempts FROM users ORDER BY position"
+        ).fetchall()
+
+
+def outcomes(path: Path) -> Counter[str]:
+    return Counter(outcome for _, _, outcome, _ in rows(path))
+
+
+def is_intact(path: Path) -> bool:
+    with closing(sqlite3.connect(path)) as sql:
+        return sql.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
