@@ -9,8 +9,10 @@ from collections.abc import (
     Callable,
     Iterable,
     Iterator,
+    Sequence,
 )
 from enum import Enum
+from itertools import chain, islice
 from typing import Final
 
 from monocloud_async.journal.recorder import Recorder
@@ -68,10 +70,11 @@ class Intake:
 
     async def next(self) -> str | End:
         """The next id that the journal does not have as enabled."""
-        report, recorder, tell = self._report, self._recorder, self._tell
-        later, at_hand = self._later, self._at_hand
+        report, recorder, tell, later = self._report, self._recorder, self._tell, self._later
         while True:
-            user_id = next(at_hand, End.END) if later is None else await anext(later, End.END)
+            if tell is None and later is None and recorder is not None:
+                await self._skip(recorder.enabled_from(report.total))
+            user_id = next(self._at_hand, End.END) if later is None else await anext(later, End.END)
             if user_id is End.END:
                 report.exhausted = True
                 if recorder is not None:
@@ -92,3 +95,18 @@ class Intake:
                 await tell(Outcome(user_id=user_id, position=position, status="already_enabled"))
             if position % BREATH == 0:
                 await asyncio.sleep(0)
+
+    async def _skip(self, known: Sequence[str | None]) -> None:
+        """Pass over all of these at once, where they are what comes next.
+
+        Only for speed: ten million users of an earlier run take seconds, not a minute.
+        """
+        if not known:
+            return
+        here = list(islice(self._at_hand, len(known)))
+        if here == known:
+            self._report.total += len(here)
+            self._report.already_enabled += len(here)
+            await asyncio.sleep(0)
+        else:  # one by one, to the place where they differ
+            self._at_hand = chain(here, self._at_hand)

@@ -119,6 +119,18 @@ class JournalFile:
             self._compare(position, page.ids[place], user_id)
         return page.enabled[place] == "1"
 
+    def enabled_from(self, position: int) -> Sequence[str | None]:
+        """The ids that stand there in a row from this position on and are enabled: those at hand.
+
+        Whoever has them need not ask for each.
+        """
+        page = self._page
+        start = position - page.start
+        if position >= page.end:
+            return ()
+        end = page.enabled.find("0", start)
+        return page.ids[start:] if end < 0 else page.ids[start:end]
+
     async def write(self, outcomes: Sequence[Outcome], /) -> None:
         """Commit these outcomes; raises `sqlite3.Error` when it cannot."""
         await self._run(self._records.write, outcomes, self._milliseconds())

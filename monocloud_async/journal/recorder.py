@@ -1,7 +1,7 @@
 """A run's dealings with its journal: outcomes get there in groups, soon, one write at a time."""
 
 import asyncio
-from collections.abc import AsyncIterable, Callable, Iterable
+from collections.abc import AsyncIterable, Callable, Iterable, Sequence
 from typing import Final
 
 from monocloud_async.journal import Journal
@@ -49,6 +49,10 @@ class Recorder:
         """Begin; raises `ConfigurationError` where the journal is not for this run."""
         if self._file is not None:
             await self._file.open(self._report, self._pace, user_ids)
+
+    def enabled_from(self, position: int) -> Sequence[str | None]:
+        """The ids that the journal has from this position on as enabled, as far as is at hand."""
+        return () if self._file is None else self._file.enabled_from(position)
 
     def input_ended(self, length: int) -> None:
         """The input had so many ids; raises `ConfigurationError` where some are gone."""
