@@ -35,7 +35,9 @@ _MAX_ID_BYTES = 1024  # servers refuse a request line of about 8 KiB; quoting tr
 _MAX_TEXT = 500
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 # Controls, and marks that reverse or hide text in a terminal.
-_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]+")
+UNSAFE = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff]+"
+)
 _PATH_IN_MESSAGE = re.compile(r" - at `(?P<path>[^`]*)`$")
 _DELAY_SECONDS = re.compile(r"[0-9]{1,9}")
 _OK, _MULTIPLE_CHOICES, _BAD_REQUEST, _UNPROCESSABLE, _LAST = 200, 300, 400, 422, 600
@@ -245,7 +247,7 @@ def _text(value: object) -> str | None:
 
 def clean(text: str) -> str:
     """A text from outside on one line, at most 500 characters, harmless in a terminal or log."""
-    return _UNSAFE.sub(" ", text[: _MAX_TEXT + 1])[:_MAX_TEXT]
+    return UNSAFE.sub(" ", text[: _MAX_TEXT + 1])[:_MAX_TEXT]
 
 
 def _origin(location: str | None) -> str:

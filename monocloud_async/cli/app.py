@@ -153,6 +153,32 @@ def bulk(
 
 
 @app.command()
+def report(
+    journal: Annotated[Path, typer.Argument(metavar="JOURNAL", help="What a bulk run kept.")],
+    *,
+    failures: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the users who are not enabled to this file, in the form of the input, to"
+            " be fed back.",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="Write the report to this file, as one HTML page."),
+    ] = None,
+) -> None:
+    """Show what became of a run, from its journal; also while it is at work."""
+    from monocloud_async.cli import report as terminal  # noqa: PLC0415
+
+    terminal.show(journal)
+    if failures is not None:
+        terminal.write_failures(journal, failures)
+    if output is not None:
+        terminal.write_page(journal, output)
+
+
+@app.command()
 def demo() -> None:
     """See a bulk run work, on a tenant that runs on this machine for a moment."""
     from monocloud_async.cli import demo as show  # noqa: PLC0415

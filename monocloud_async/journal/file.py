@@ -58,6 +58,7 @@ class JournalFile:
         self._records = Records(self._path, tenant, self._source)
         self._thread: ThreadPoolExecutor | None = None
         self._beat: asyncio.Task[None] | None = None
+        self._paused_before = 0.0  # seconds, in earlier runs of the same session
         self._page = _NO_PAGE
         self._ahead: asyncio.Future[Page] | None = None
 
@@ -85,6 +86,7 @@ class JournalFile:
             ) from None
         except sqlite3.Error as error:
             raise ConfigurationError(f"cannot read the journal {self._path}: {error}") from None
+        self._paused_before = pace.paused_seconds(_clock())
         self._beat = asyncio.create_task(self._keep_counts(report, pace))
 
     async def close(self, report: BulkReport, pace: Pace, how: str) -> None:
@@ -160,7 +162,7 @@ class JournalFile:
             report.requests,
             report.retries,
             report.throttled,
-            round(1000 * pace.paused_seconds(asyncio.get_running_loop().time())),
+            round(1000 * (pace.paused_seconds(_clock()) - self._paused_before)),
             pace.down,
         )
         with suppress(sqlite3.Error):  # a report can do without; the next outcome cannot
@@ -212,3 +214,7 @@ class JournalFile:
     async def _run(self, work: Callable[[*Args], T], *args: *Args) -> T:
         """What the function returns, which the journal's thread runs."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
+
+
+def _clock() -> float:
+    return asyncio.get_running_loop().time()

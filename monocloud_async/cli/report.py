@@ -1,0 +1,173 @@
+"""A run that is over, in a terminal and in files, read from its journal."""
+
+import csv
+import io
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from monocloud_async.cli.display import say
+from monocloud_async.cli.inputs import Format
+from monocloud_async.errors import ConfigurationError
+from monocloud_async.report.figures import Figures, Group, failures, read
+
+MISSING_EXTRA = "the page needs its extra: pip install 'monocloud-async[report]'"
+
+_GROUPS = 10
+_NOT_SENT = "InvalidUserIdError"
+# What a spreadsheet takes for a formula (OWASP, "CSV Injection"), full-width signs included.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+_NAMES = {
+    "enabled": "enabled",
+    "failed": "failed",
+    "unknown": "unknown: a request went out and no answer came",
+    "not_attempted": "not attempted",
+}
+
+
+def show(journal: Path) -> None:
+    """The summary on stdout."""
+    figures = read(journal)
+    out = Console(highlight=False)
+    name = figures.source or "A run"
+    say(out, f"{name} on {figures.tenant}, by the journal {figures.journal}")
+    out.print(_outcomes(figures))
+    say(out, _pace(figures))
+    if figures.percentiles:
+        times = figures.percentiles
+        say(
+            out,
+            f"Users were enabled within {times[50]:,} ms (half of them), {times[90]:,} ms (90 %),"
+            f" {times[99]:,} ms (99 %), {times[100]:,} ms (all), waits included",
+        )
+    _show_table(out, "Runs", _runs(figures))
+    if figures.groups:
+        _show_table(out, "Failures", _groups(figures.groups))
+    if len(figures.groups) > _GROUPS:
+        say(out, f"and {len(figures.groups) - _GROUPS:,} other kinds")
+
+
+def write_failures(journal: Path, path: Path) -> None:
+    """Every user who is not enabled, in a file that `bulk` takes."""
+    figures = read(journal)
+    count = left_out = 0
+    with _written(journal, path) as file:
+        write = _writer(file, figures)
+        for failure in failures(journal):
+            if failure.kind == _NOT_SENT:
+                left_out += 1  # what stands for it there could be another user's id
+            else:
+                write(failure.user_id)
+                count += 1
+    out = Console(highlight=False)
+    say(out, f"{count:,} users to feed in again: {path}")
+    if left_out:
+        say(out, f"{left_out:,} ids that cannot be any user's are left out")
+
+
+def write_page(journal: Path, path: Path) -> None:
+    """The report as a page."""
+    try:
+        from monocloud_async.report.page import page  # noqa: PLC0415  an extra
+    except ModuleNotFoundError:
+        raise ConfigurationError(MISSING_EXTRA) from None
+    text = page(journal)
+    with _written(journal, path) as file:
+        file.write(text)
+    say(Console(highlight=False), f"The report as a page: {path}")
+
+
+def _outcomes(figures: Figures) -> Table:
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(justify="right")
+    table.add_column()
+    for outcome, name in _NAMES.items():
+        count = figures.outcomes.get(outcome, 0)
+        if count or outcome == "enabled":
+            table.add_row(f"{count:,}", name)
+    if figures.unrecorded:
+        table.add_row(f"{figures.unrecorded:,}", "in flight when a run was killed: unknown")
+    return table
+
+
+def _pace(figures: Figures) -> str:
+    requests, retries, throttled = (
+        sum(getattr(sitting, name) for sitting in figures.sittings)
+        for name in ("requests", "retries", "throttled")
+    )
+    paused = sum(sitting.paused for sitting in figures.sittings)
+    outage = sum(mark.end - mark.start for mark in figures.marks if mark.what == "outage")
+    return (
+        f"{figures.seconds:,.1f} s of work, {figures.rate:,.0f} users a second; {requests:,}"
+        f" requests, {retries:,} of them retries, {throttled:,} answered 429"
+        + (f"; paused for {paused:,.1f} s" if paused else "")
+        + (f", of which the tenant was down for {outage:,.0f} s" if outage else "")
+    )
+
+
+def _runs(figures: Figures) -> Table:
+    table = _table("began (UTC)", "lasted", "requests", "ended")
+    for run in figures.sittings:
+        how = run.how or f"cut off, or still at work: {run.process}"
+        began = f"{datetime.fromtimestamp(run.began, UTC):%Y-%m-%d %H:%M:%S}"
+        table.add_row(began, f"{run.seconds:,.1f} s", f"{run.requests:,}", Text(how))
+    return table
+
+
+def _groups(groups: list[Group]) -> Table:
+    table = _table("users", "what was said", "such as")
+    for group in groups[:_GROUPS]:
+        examples = ", ".join(repr(user_id) for user_id in group.examples)
+        table.add_row(f"{group.count:,}", Text(group.message), Text(examples))
+    return table
+
+
+def _table(*names: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in names:
+        number = name in {"lasted", "requests", "users"}
+        table.add_column(name, justify="right" if number else "left", overflow="fold")
+    return table
+
+
+def _show_table(out: Console, title: str, table: Table) -> None:
+    out.print(f"\n[bold]{title}[/]")
+    out.print(table)
+
+
+def _written(journal: Path, path: Path) -> io.TextIOWrapper:
+    try:
+        if path.exists() and path.samefile(journal):
+            raise ConfigurationError(f"{path} is the journal itself; choose another file")
+        return path.open("w", encoding="utf-8", newline="")
+    except OSError as error:
+        raise ConfigurationError(f"cannot write {path}: {error.strerror}") from None
+
+
+def _writer(file: io.TextIOWrapper, figures: Figures) -> Callable[[str], object]:
+    """What writes one id in the form of the input."""
+    column = figures.column or "user_id"
+    match figures.form:
+        case Format.CSV:
+            table = csv.writer(file, lineterminator="\n")
+            table.writerow([column])
+            return lambda user_id: table.writerow([_no_formula(user_id)])
+        case Format.JSONL:
+            return lambda user_id: file.write(
+                msgspec.json.encode({column: user_id}).decode() + "\n"
+            )
+        case _:
+            return lambda user_id: file.write(f"{user_id}\n")
+
+
+def _no_formula(user_id: str) -> str:
+    """The id, such that a spreadsheet takes it for text.
+
+    A space before it does that, and `bulk` reads cells without the spaces around them.
+    """
+    return f" {user_id}" if user_id.startswith(_FORMULA) else user_id

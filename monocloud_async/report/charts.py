@@ -1,0 +1,202 @@
+"""The charts of the page: Vega-Lite says what they show, vl-convert draws them as SVG.
+
+Colours are the page's CSS variables, so that one drawing serves light and dark. Each chart is drawn
+twice, wide and narrow: a wide one that shrinks to a phone cannot be read there.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple
+
+import vl_convert
+
+from monocloud_async.report.figures import Figures
+
+Spec = dict[str, Any]
+
+_WIDE, _NARROW = 760, 300
+_VERSION: Final = "5.20"  # of Vega-Lite: the drawing does not change when the library is upgraded
+_CONFIG: Final = {
+    "font": "system-ui, sans-serif",
+    "view": {"stroke": None},
+    "axis": {
+        "labelColor": "var(--text)",
+        "titleColor": "var(--text)",
+        "labelFontSize": 12,
+        "titleFontSize": 12,
+        "titleFontWeight": "normal",
+        "gridColor": "var(--line)",
+        "domainColor": "var(--line)",
+        "tickColor": "var(--line)",
+    },
+}
+
+
+class Chart(NamedTuple):
+    """One chart, and what it shows for those who do not see it.
+
+    Attributes:
+        title: its heading.
+        summary: its message in a sentence.
+        wide, narrow: the drawings, as SVG.
+        header, rows: its figures as a table.
+    """
+
+    title: str
+    summary: str
+    wide: str
+    narrow: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def charts(figures: Figures) -> list[Chart]:
+    """The charts of a run; those that would be empty are left out."""
+    drawn = [_timeline(figures)] if figures.seconds else []
+    if figures.times:
+        drawn.append(_times(figures))
+    if figures.attempts:
+        drawn.append(_attempts(figures))
+    return drawn
+
+
+def _chart(
+    title: str,
+    summary: str,
+    spec: Callable[[int], Spec],
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+) -> Chart:
+    wide, narrow = (_draw(spec(width), width) for width in (_WIDE, _NARROW))
+    return Chart(title, summary, wide, narrow, header, rows)
+
+
+def _draw(spec: Spec, width: int) -> str:
+    whole = {"width": width, "height": 200, "background": None, "config": _CONFIG, **spec}
+    svg: str = vl_convert.vegalite_to_svg(whole, vl_version=_VERSION)
+    return svg[svg.index("<svg") :]
+
+
+def _timeline(figures: Figures) -> Chart:
+    unit, name = (60.0, "minutes") if figures.seconds > 300 else (1.0, "seconds")  # noqa: PLR2004
+    axis = {"type": "quantitative", "title": f"{name} of work", "axis": {"grid": False}}
+    points = [
+        {"x": point.seconds / unit, "enabled": point.enabled, "other": point.other}
+        for point in figures.timeline
+    ]
+    marks = [
+        {"x": mark.start / unit, "x2": mark.end / unit, "what": mark.what} for mark in figures.marks
+    ]
+    borders = [{"x": border / unit} for border in figures.borders]
+
+    def line(member: str, colour: str) -> Spec:
+        return {
+            "data": {"values": points},
+            "mark": {"type": "line", "interpolate": "step-after", "color": colour},
+            "encoding": {
+                "x": {"field": "x", **axis},
+                "y": {"field": member, "type": "quantitative", "title": "users a second"},
+            },
+        }
+
+    def band(what: str, colour: str) -> Spec:
+        return {
+            "data": {"values": [mark for mark in marks if mark["what"] == what]},
+            "mark": {"type": "rect", "color": colour, "opacity": 0.3},
+            "encoding": {"x": {"field": "x", **axis}, "x2": {"field": "x2"}},
+        }
+
+    def spec(width: int) -> Spec:
+        axis["axis"] = {"grid": False, "tickCount": width // 80}
+        layers = [
+            band("paused", "var(--paused)"),
+            band("outage", "var(--failed)"),
+            {
+                "data": {"values": borders},
+                "mark": {"type": "rule", "color": "var(--text)", "strokeDash": [4, 3]},
+                "encoding": {"x": {"field": "x", **axis}},
+            },
+            line("enabled", "var(--enabled)"),
+            line("other", "var(--failed)"),
+        ]
+        return {"layer": layers}
+
+    def seconds(what: str) -> float:
+        return sum(mark.end - mark.start for mark in figures.marks if mark.what == what)
+
+    peak = max(point.enabled for point in figures.timeline)
+    summary = (
+        f"{figures.rate:,.0f} users a second on average, {peak:,.0f} at most;"
+        f" {seconds('paused'):,.0f} s with pauses and {seconds('outage'):,.0f} s of outage."
+    )
+    every = -(-len(figures.timeline) // 20)
+    rows = []
+    for start in range(0, len(figures.timeline), every):
+        part = figures.timeline[start : start + every]
+        end = part[-1].seconds + figures.step
+        about = {m.what for m in figures.marks if m.start < end and m.end > part[0].seconds}
+        rows.append(
+            (
+                f"{part[0].seconds:,.6g} to {end:,.6g}",
+                f"{sum(point.enabled for point in part) / len(part):,.1f}",
+                f"{sum(point.other for point in part) / len(part):,.1f}",
+                ", ".join(sorted(about)),
+            )
+        )
+    header = ("Seconds of work", "Enabled a second", "Others a second", "Meanwhile")
+    return _chart("Users a second", summary, spec, header, rows)
+
+
+def _bars(values: list[Spec], title: str, colour: str) -> Callable[[int], Spec]:
+    def spec(width: int) -> Spec:
+        return {
+            "data": {"values": values},
+            "mark": {"type": "bar", "color": colour},
+            "encoding": {
+                "x": {
+                    "field": "label",
+                    "type": "ordinal",
+                    "sort": None,
+                    "title": title,
+                    "axis": {"labelAngle": -90 if width < _WIDE else 0},
+                },
+                "y": {"field": "users", "type": "quantitative", "title": "users"},
+            },
+        }
+
+    return spec
+
+
+def _times(figures: Figures) -> Chart:
+    labels = [f"{ms} ms" if ms < 1000 else f"{ms // 1000} s" for ms, _ in figures.times]  # noqa: PLR2004
+    counts = [count for _, count in figures.times]
+    found = figures.percentiles
+    return _chart(
+        "Time until a user was enabled",
+        f"Half within {found[50]:,} ms, 90 % within {found[90]:,} ms, 99 % within {found[99]:,} ms,"
+        f" the slowest after {found[100]:,} ms; waits for the tenant's pace are in it.",
+        _bars(
+            [{"label": f"≤ {a}", "users": b} for a, b in zip(labels, counts, strict=True)],
+            "from the start of the call to its end",
+            "var(--enabled)",
+        ),
+        ("Within", "Users"),
+        [(f"{label}", f"{count:,}") for label, count in zip(labels, counts, strict=True)],
+    )
+
+
+def _attempts(figures: Figures) -> Chart:
+    labels = [str(n) if n < 6 else "6 or more" for n, _ in figures.attempts]  # noqa: PLR2004
+    counts = [count for _, count in figures.attempts]
+    again = sum(count for (n, _), count in zip(figures.attempts, counts, strict=True) if n > 1)
+    return _chart(
+        "Requests until a user was enabled",
+        f"{again:,} of {sum(counts):,} enabled users took more than one;"
+        " requests that were answered 429 are not counted.",
+        _bars(
+            [{"label": a, "users": b} for a, b in zip(labels, counts, strict=True)],
+            "requests",
+            "var(--again)",
+        ),
+        ("Requests", "Users"),
+        [(label, f"{count:,}") for label, count in zip(labels, counts, strict=True)],
+    )

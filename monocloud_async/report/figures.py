@@ -1,0 +1,271 @@
+"""A journal in figures: counts, pace, times, and failures by kind."""
+
+import sqlite3
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from itertools import pairwise
+from pathlib import Path
+from typing import Final
+
+from msgspec import Struct, field
+
+from monocloud_async.errors import ConfigurationError
+from monocloud_async.journal.records import connect
+from monocloud_async.wire import UNSAFE
+
+_EXAMPLES: Final = 3
+_POINTS: Final = 200  # of a timeline, at most
+_STEPS: Final = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200)
+_BINS: Final = tuple(k * 10**e for e in range(6) for k in (1, 2, 5))  # milliseconds
+
+
+class Sitting(Struct, frozen=True):
+    """One run of the command: `ended` is None while it lasts, or where it was killed.
+
+    Times are seconds since 1970; `seconds` is how long it lasted, as far as is known.
+    """
+
+    began: float
+    ended: float | None
+    how: str
+    process: str
+    seconds: float
+    requests: int
+    retries: int
+    throttled: int
+    paused: float
+
+
+class Group(Struct, frozen=True):
+    """Failures of one kind: the error's class, what was said, how many, and some of the ids."""
+
+    kind: str
+    message: str
+    count: int
+    examples: list[str]
+
+
+class Point(Struct):
+    """One stretch of a timeline: users per second, from so many seconds of work on."""
+
+    seconds: float
+    enabled: float = 0.0
+    other: float = 0.0
+
+
+class Mark(Struct, frozen=True):
+    """A stretch, in seconds of work, in which nobody or only probes were sent."""
+
+    start: float
+    end: float
+    what: str  # "paused" or "outage"
+
+
+class Failure(Struct, frozen=True):
+    """One user that is not enabled."""
+
+    position: int
+    user_id: str
+    outcome: str
+    kind: str
+    message: str
+    attempts: int
+    trace_id: str
+
+
+class Figures(Struct):
+    """What the journal tells of all its runs together.
+
+    Attributes:
+        outcomes: users by outcome.
+        unrecorded: users that were in flight when a run was killed, so that nobody knows.
+        percentiles: milliseconds from the start of a user's call to its end, waits included,
+            within which so many percent of the enabled ones were done; 100 for the longest.
+        times: enabled users by that time: up to so many milliseconds, how many.
+        attempts: enabled users by the requests that they took.
+        step: seconds from one point of the timeline to the next.
+        borders: where on the timeline one run ended and the next began.
+    """
+
+    journal: str
+    tenant: str
+    source: str
+    form: str
+    column: str | None
+    created: float
+    outcomes: dict[str, int] = field(default_factory=dict)
+    unrecorded: int = 0
+    sittings: list[Sitting] = field(default_factory=list)
+    percentiles: dict[int, int] = field(default_factory=dict)
+    times: list[tuple[int, int]] = field(default_factory=list)
+    attempts: list[tuple[int, int]] = field(default_factory=list)
+    groups: list[Group] = field(default_factory=list)
+    step: float = 1.0
+    timeline: list[Point] = field(default_factory=list)
+    marks: list[Mark] = field(default_factory=list)
+    borders: list[float] = field(default_factory=list)
+
+    @property
+    def users(self) -> int:
+        """Users with an outcome."""
+        return sum(self.outcomes.values())
+
+    @property
+    def seconds(self) -> float:
+        """How long all runs lasted together."""
+        return sum(sitting.seconds for sitting in self.sittings)
+
+    @property
+    def rate(self) -> float:
+        """Users a second over all runs."""
+        return self.users / self.seconds if self.seconds else 0.0
+
+
+def read(path: Path) -> Figures:
+    """The figures of this journal, also while a run is at it.
+
+    Raises:
+        ConfigurationError: it is no journal, or cannot be read.
+    """
+    with _opened(path) as sql:
+        tenant, created, source, form, column = sql.execute(
+            "SELECT tenant, created / 1000.0, input, form, input_column FROM header"
+        ).fetchone()
+        figures = Figures(visible(str(path)), tenant, visible(source), form, column, created)
+        figures.outcomes = dict(
+            sql.execute("SELECT outcome, count(*) FROM users GROUP BY 1 ORDER BY 2 DESC")
+        )
+        (reached,) = sql.execute("SELECT ifnull(max(position) + 1, 0) FROM users").fetchone()
+        figures.unrecorded = reached - figures.users
+        figures.sittings = [Sitting(*row) for row in sql.execute(_SITTINGS)]
+        figures.groups = [
+            Group(*_told(error, status, title), count, _examples(sql, error, status, title))
+            for error, status, title, count in sql.execute(_GROUPS)
+        ]
+        figures.attempts = sql.execute(
+            "SELECT min(attempts, 6), count(*) FROM users WHERE outcome = 'enabled' GROUP BY 1"
+        ).fetchall()
+        _read_times(figures, sql)
+        _read_timeline(figures, sql)
+    return figures
+
+
+def failures(path: Path) -> Iterator[Failure]:
+    """Every user that is not enabled, in the order of the input; see `read` for what it raises."""
+    with _opened(path) as sql:
+        for position, user_id, outcome, error, status, title, attempts, trace in sql.execute(
+            "SELECT position, user_id, outcome, error, status, title, attempts, trace_id"
+            " FROM users WHERE outcome <> 'enabled' ORDER BY position"
+        ):
+            told = _told(error, status, title)
+            yield Failure(position, user_id, outcome, *told, attempts, visible(trace or ""))
+
+
+def visible(text: str) -> str:
+    """A text from outside, in which what moves a cursor or turns text around is spelled out."""
+    return UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+_SITTINGS: Final = """
+SELECT began / 1000.0, ended / 1000.0, ifnull(how, ''), 'process ' || process || ' on ' || host,
+    (coalesce(ended, max(at), began) - began) / 1000.0,
+    ifnull(max(requests), 0), ifnull(max(retries), 0), ifnull(max(throttled), 0),
+    ifnull(max(paused), 0) / 1000.0
+FROM sittings LEFT JOIN samples USING (sitting) GROUP BY sitting ORDER BY sitting
+"""
+_GROUPS: Final = """
+SELECT error, status, title, count(*) FROM users WHERE outcome IN ('failed', 'unknown')
+GROUP BY 1, 2, 3 ORDER BY 4 DESC
+"""
+
+
+def _opened(path: Path) -> "closing[sqlite3.Connection]":
+    try:
+        sql = connect(path)
+    except OSError as error:
+        raise ConfigurationError(f"cannot read the journal {path}: {error.strerror}") from None
+    except sqlite3.Error as error:
+        raise ConfigurationError(f"cannot read the journal {path}: {error}") from None
+    if sql is None:
+        raise ConfigurationError(f"there is nothing in the journal {path} yet")
+    return closing(sql)
+
+
+def _told(error: str | None, status: int | None, title: str | None) -> tuple[str, str]:
+    if error is None:
+        return "cancelled", "the run ended before its answer came"
+    return error, visible(f"{status or ''} {title or ''}".strip())
+
+
+def _examples(
+    sql: sqlite3.Connection, error: str | None, status: int | None, title: str | None
+) -> list[str]:
+    found = sql.execute(
+        "SELECT user_id FROM users WHERE outcome IN ('failed', 'unknown')"
+        " AND error IS ? AND status IS ? AND title IS ? ORDER BY position LIMIT ?",
+        (error, status, title, _EXAMPLES),
+    )
+    return [visible(user_id) for (user_id,) in found]
+
+
+def _read_times(figures: Figures, sql: sqlite3.Connection) -> None:
+    counts: list[tuple[int, int]] = sql.execute(
+        "SELECT ms, count(*) FROM users WHERE outcome = 'enabled' GROUP BY ms ORDER BY ms"
+    ).fetchall()
+    total = sum(count for _, count in counts)
+    wanted = [50, 90, 99, 100]
+    bins = [0] * (len(_BINS) + 1)
+    seen = 0
+    for ms, count in counts:
+        bins[min(bisect_right(_BINS, max(0, ms - 1)), len(_BINS))] += count
+        seen += count
+        while wanted and seen * 100 >= total * wanted[0]:
+            figures.percentiles[wanted.pop(0)] = ms
+    used = [place for place, count in enumerate(bins) if count]
+    if used:
+        edges = (*_BINS, _BINS[-1] * 10)
+        figures.times = [(edges[i], bins[i]) for i in range(used[0], used[-1] + 1)]
+
+
+def _read_timeline(figures: Figures, sql: sqlite3.Connection) -> None:
+    """Put the runs one after the other, so that the night between them takes no room."""
+    total = figures.seconds
+    step = next((step for step in _STEPS if total / step <= _POINTS), _STEPS[-1])
+    figures.step = step
+    began = [sitting.began for sitting in figures.sittings]
+    offsets = [0.0]
+    for sitting in figures.sittings:
+        offsets.append(offsets[-1] + sitting.seconds)
+    figures.borders = offsets[1:-1]
+    points = [Point(number * step) for number in range(int(total / step) + 1)]
+
+    def place(at: float) -> float:
+        number = max(0, bisect_right(began, at) - 1)
+        return min(offsets[number] + at - began[number], offsets[number + 1])
+
+    for at, enabled, count in sql.execute(
+        "SELECT at / 100 / 10.0, outcome = 'enabled', count(*) FROM users GROUP BY 1, 2"
+    ):
+        point = points[int(place(at) / step)]
+        if enabled:
+            point.enabled += count / step
+        else:
+            point.other += count / step
+    figures.timeline = points
+    figures.marks = list(_marks(sql, place))
+
+
+def _marks(sql: sqlite3.Connection, place: Callable[[float], float]) -> Iterator[Mark]:
+    rows = sql.execute("SELECT sitting, at / 1000.0, paused, down FROM samples ORDER BY 1, 2")
+    open_mark: Mark | None = None
+    for (sitting, at, paused, was_down), (its, then, later, is_down) in pairwise(rows):
+        what = "outage" if was_down or is_down else "paused" if later > paused else ""
+        start, end = place(at), place(then)
+        if open_mark is not None and (what != open_mark.what or its != sitting):
+            yield open_mark
+            open_mark = None
+        if what and its == sitting:
+            open_mark = Mark(start if open_mark is None else open_mark.start, end, what)
+    if open_mark is not None:
+        yield open_mark

@@ -1,0 +1,76 @@
+"""A run as one HTML page that opens from disk, with no network and no other file."""
+
+import base64
+import hashlib
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+import jinja2
+
+from monocloud_async.report.charts import charts
+from monocloud_async.report.figures import Failure, Figures, failures, read, visible
+from monocloud_async.version import __version__
+
+_HERE: Final = Path(__file__).parent
+_ROOM: Final = 400_000  # bytes for the table of failures; the page stays under 1 MB
+_MARKUP: Final = 160  # bytes of a row beside its texts
+
+
+def page(journal: Path) -> str:
+    """The page, as HTML.
+
+    Raises:
+        ConfigurationError: it is no journal, or cannot be read.
+    """
+    figures = read(journal)
+    rows = _rows(journal)
+    script = (_HERE / "page.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_HERE),
+        autoescape=True,  # ids and what servers said are untrusted text
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"count": _count, "moment": _moment, "visible": visible}
+    return environment.get_template("page.html").render(
+        figures=figures,
+        charts=charts(figures),
+        rows=rows,
+        not_enabled=_not_enabled(figures),
+        kinds={said: str(n) for n, said in enumerate(sorted({row.message for row in rows}))},
+        script=script,
+        script_hash=f"sha256-{digest}",
+        version=__version__,
+    )
+
+
+def _rows(journal: Path) -> list[Failure]:
+    rows: list[Failure] = []
+    room = _ROOM
+    for failure in islice(failures(journal), _ROOM // _MARKUP):
+        room -= _MARKUP + sum(len(text.encode()) for text in failure_texts(failure))
+        if room < 0:
+            break
+        rows.append(failure)
+    return rows
+
+
+def failure_texts(failure: Failure) -> tuple[str, ...]:
+    """What of a failure is text from outside."""
+    return visible(failure.user_id), failure.message, failure.trace_id
+
+
+def _not_enabled(figures: Figures) -> int:
+    return figures.users - figures.outcomes.get("enabled", 0)
+
+
+def _count(number: float) -> str:
+    return f"{number:,.0f}"
+
+
+def _moment(seconds: float) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"
