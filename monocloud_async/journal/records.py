@@ -126,8 +126,13 @@ def connect(path: Path) -> sqlite3.Connection | None:
 
     Raises:
         ConfigurationError: it is no journal, or one of a newer format.
-        sqlite3.Error: it cannot be read.
+        OSError, sqlite3.Error: it cannot be read.
     """
+    with path.open("rb") as file:
+        start = file.read(len(_MAGIC))
+    # SQLite itself takes a file of a few bytes, such as somebody's list of two ids, for empty.
+    if start not in {b"", _MAGIC}:
+        raise _no_journal(path)
     sql = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None)
     try:
         if _is_journal(sql, path):
@@ -141,24 +146,23 @@ def connect(path: Path) -> sqlite3.Connection | None:
 
 def _is_journal(sql: sqlite3.Connection, path: Path) -> bool:
     """Whether it is one; False where a kill came before the first transaction."""
-    with path.open("rb") as file:
-        start = file.read(len(_MAGIC))
-    # SQLite itself takes a file of a few bytes, such as somebody's list of two ids, for empty.
-    application, form, tables = -1, 0, 0
-    if start in {b"", _MAGIC}:
-        (application,) = sql.execute("PRAGMA application_id").fetchone()
-        (form,) = sql.execute("PRAGMA user_version").fetchone()
-        (tables,) = sql.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    (application,) = sql.execute("PRAGMA application_id").fetchone()
+    (form,) = sql.execute("PRAGMA user_version").fetchone()
+    (tables,) = sql.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if not application and not tables:
         return False
     if application != _APPLICATION:
-        raise ConfigurationError(f"{path} is no journal of this program; name another file")
+        raise _no_journal(path)
     if form > FORMAT:
         raise ConfigurationError(
             f"the journal {path} was made by a newer version (format {form}, this one reads"
             f" {FORMAT}); upgrade monocloud-async, or begin another journal"
         )
     return True
+
+
+def _no_journal(path: Path) -> ConfigurationError:
+    return ConfigurationError(f"{path} is no journal of this program; name another file")
 
 
 class Records:

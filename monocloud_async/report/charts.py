@@ -157,7 +157,10 @@ def _bars(values: list[Spec], title: str, colour: str) -> Callable[[int], Spec]:
                     "type": "ordinal",
                     "sort": None,
                     "title": title,
-                    "axis": {"labelAngle": -90 if width < _WIDE else 0},
+                    # Rotated labels need room that vl-convert does not leave them.
+                    "axis": {"labelAngle": -90, "titlePadding": 20}
+                    if width < _WIDE
+                    else {"labelAngle": 0},
                 },
                 "y": {"field": "users", "type": "quantitative", "title": "users"},
             },

@@ -169,7 +169,11 @@ def visible(text: str) -> str:
 
 _SITTINGS: Final = """
 SELECT began / 1000.0, ended / 1000.0, ifnull(how, ''), 'process ' || process || ' on ' || host,
-    (coalesce(ended, max(at), began) - began) / 1000.0,
+    (coalesce(ended, max(began, ifnull(max(at), 0), ifnull((
+        SELECT max(at) FROM users WHERE at >= sittings.began AND at < ifnull((
+            SELECT min(began) FROM sittings AS later WHERE later.sitting > sittings.sitting
+        ), at + 1)
+    ), 0))) - began) / 1000.0,
     ifnull(max(requests), 0), ifnull(max(retries), 0), ifnull(max(throttled), 0),
     ifnull(max(paused), 0) / 1000.0
 FROM sittings LEFT JOIN samples USING (sitting) GROUP BY sitting ORDER BY sitting
