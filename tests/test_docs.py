@@ -14,7 +14,7 @@ from monocloud_async import MonoCloudSession
 from monocloud_async.sandbox import Sandbox
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "docs/design.md", "docs/pace.md")
+PAGES = ("README.md", "docs/bulk.md", "docs/design.md", "docs/pace.md")
 DOMAIN = "acme.eu.monocloud.com"
 
 
@@ -28,9 +28,10 @@ def blocks() -> Iterator[ParameterSet]:
 
 @pytest.mark.parametrize("block", list(blocks()))
 async def test_a_block_runs_against_a_tenant(
-    block: str, capsys: pytest.CaptureFixture[str]
+    block: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert DOMAIN in block
+    monkeypatch.chdir(tmp_path)  # a page may leave a journal
     async with Sandbox(users=["UOtBaOybB6dTpIJNrnkRw", "ada", "bob"]) as sandbox:
         names = {
             "MonoCloudSession": MonoCloudSession,

@@ -85,11 +85,11 @@ def test_a_signal_leaves_nothing_to_repeat(tmp_path: Path, number: signal.Signal
 
 @pytest.fixture(params=["a full disk", "a file size limit"])
 def cramped(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Path, list[str]]]:
-    """A folder, and a prefix for commands, in which files do not grow beyond 256 KiB."""
+    """A folder, and a prefix for commands, in which files do not grow beyond about 150 KiB."""
     if request.param == "a file size limit":
-        yield tmp_path, ["sh", "-c", 'ulimit -f 512; exec "$@"', "sh"]
+        yield tmp_path, ["sh", "-c", 'ulimit -f 256; exec "$@"', "sh"]
         return
-    mount = ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(tmp_path)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=192k", "tmpfs", str(tmp_path)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("only root can mount a small disk; the file size limit is tested anyway")
     yield tmp_path, []

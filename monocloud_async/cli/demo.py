@@ -52,7 +52,11 @@ def demo() -> int:
                 commands.open_failures(failed, users) as kept,
             ):
                 code = commands.bulk(
-                    Access(domain=url, api_key=KEY), source, concurrency=100, failures=kept
+                    Access(domain=url, api_key=KEY),
+                    source,
+                    concurrency=100,
+                    failures=kept,
+                    journal=commands.journal_path(source, None, wanted=True),
                 )
         if code == INTERRUPTED:
             return code

@@ -37,13 +37,14 @@ def show(journal: Path) -> None:
     name = figures.source or "A run"
     say(out, f"{name} on {figures.tenant}, by the journal {figures.journal}")
     out.print(_outcomes(figures))
-    say(out, _pace(figures))
+    say(out, f"{figures.seconds:,.1f} s of work, {figures.rate:,.0f} users a second")
+    say(out, _requests(figures))
     if figures.percentiles:
         times = figures.percentiles
         say(
             out,
-            f"Users were enabled within {times[50]:,} ms (half of them), {times[90]:,} ms (90 %),"
-            f" {times[99]:,} ms (99 %), {times[100]:,} ms (all), waits included",
+            f"Half were enabled within {times[50]:,} ms, 90 % within {times[90]:,} ms,"
+            f" 99 % within {times[99]:,} ms, all within {times[100]:,} ms",
         )
     _show_table(out, "Runs", _runs(figures))
     if figures.groups:
@@ -95,7 +96,7 @@ def _outcomes(figures: Figures) -> Table:
     return table
 
 
-def _pace(figures: Figures) -> str:
+def _requests(figures: Figures) -> str:
     requests, retries, throttled = (
         sum(getattr(sitting, name) for sitting in figures.sittings)
         for name in ("requests", "retries", "throttled")
@@ -103,8 +104,7 @@ def _pace(figures: Figures) -> str:
     paused = sum(sitting.paused for sitting in figures.sittings)
     outage = sum(mark.end - mark.start for mark in figures.marks if mark.what == "outage")
     return (
-        f"{figures.seconds:,.1f} s of work, {figures.rate:,.0f} users a second; {requests:,}"
-        f" requests, {retries:,} of them retries, {throttled:,} answered 429"
+        f"{requests:,} requests, {retries:,} of them retries, {throttled:,} answered 429"
         + (f"; paused for {paused:,.1f} s" if paused else "")
         + (f", of which the tenant was down for {outage:,.0f} s" if outage else "")
     )

@@ -26,7 +26,7 @@ class Journal(Protocol):
     async def write(self, outcomes: Sequence[Outcome], /) -> None:
         """Keep these outcomes for good.
 
-        Called with one group at a time, 30 ms after the first of it came, and never with users
+        Called with one group at a time, 40 ms after the first of it came, and never with users
         that are "already_enabled". What it raises ends the run with a `RunStoppedError`; the calls
         in flight finish first.
         """

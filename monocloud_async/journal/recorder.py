@@ -9,7 +9,7 @@ from monocloud_async.journal.file import JournalFile
 from monocloud_async.outcome import BulkReport, Outcome
 from monocloud_async.pace import Pace
 
-_GROUP: Final = 0.03  # seconds that the first outcome of a group waits for others
+_GROUP: Final = 0.04  # seconds that the first outcome of a group waits for others
 # Seconds after which an outcome that is not written holds up the calls that have not begun. So
 # kill -9 costs the calls in flight and this much work, however slow the disk is.
 _LATE: Final = 0.05

@@ -3,10 +3,12 @@
 Synchronous and for one thread, which `file` gives it.
 """
 
+import math
 import os
 import socket
 import sqlite3
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -47,20 +49,20 @@ CREATE TABLE samples (
     paused INTEGER, down INTEGER);
 """
 
-# One statement is one transaction, and one step: sqlite3 lets go of the interpreter at each step,
-# and would have to wait for it again, beside a busy event loop, for every row.
+# `sqlite3` lets go of the interpreter at each step of a statement, and has to wait for it again,
+# beside a busy event loop, for up to 5 ms. So many rows go into one step, not one row each.
+_ROW: Final = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _UPSERT: Final = """
-INSERT INTO users
-SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
-    json_extract(value, '$[3]'), json_extract(value, '$[4]'), json_extract(value, '$[5]'), :at,
-    json_extract(value, '$[6]'), json_extract(value, '$[7]'), json_extract(value, '$[8]')
-FROM json_each(:rows) WHERE true
-ON CONFLICT (position) DO UPDATE SET
+INSERT INTO users VALUES {rows} ON CONFLICT (position) DO UPDATE SET
     outcome = excluded.outcome, status = excluded.status, attempts = attempts + excluded.attempts,
     ms = excluded.ms, at = excluded.at, error = excluded.error, title = excluded.title,
     trace_id = excluded.trace_id
 WHERE excluded.outcome <> 'not_attempted'
 """
+# Few sizes, so that every statement is prepared once; SQLite of old takes 999 values at most.
+_UPSERTS: Final = [
+    (size, _UPSERT.format(rows=", ".join([_ROW] * size))) for size in (64, 32, 16, 8, 4, 2, 1)
+]
 
 # One row for a page, for the same reason.
 _PAGE_OF_USERS: Final = """
@@ -228,8 +230,21 @@ class Records:
 
     def write(self, outcomes: Sequence[Outcome], now: int) -> None:
         """Commit these outcomes; all of them, or none and `sqlite3.Error`."""
-        rows = msgspec.json.encode([_row(outcome) for outcome in outcomes]).decode()
-        self._begun(now).execute(_UPSERT, {"rows": rows, "at": now})
+        rows = [_row(outcome, now) for outcome in outcomes]
+        sql = self._begun(now)
+        sql.execute("BEGIN IMMEDIATE")
+        try:
+            done = 0
+            for size, statement in _UPSERTS:
+                while len(rows) - done >= size:
+                    part = rows[done : done + size]
+                    sql.execute(statement, tuple(chain.from_iterable(part)))
+                    done += size
+            sql.execute("COMMIT")
+        except BaseException:
+            if sql.in_transaction:
+                sql.execute("ROLLBACK")
+            raise
 
     def sample(self, counts: Counts, now: int, how: str | None = None) -> None:
         """Commit the counts of this moment, and with `how` that the sitting ended so."""
@@ -284,24 +299,25 @@ class Records:
         return sql
 
 
-def _row(outcome: Outcome) -> tuple[object, ...]:
+def _row(outcome: Outcome, now: int) -> tuple[object, ...]:
     error = outcome.error
     user_id = outcome.user_id
     status = None if outcome.user is None else _OK
-    known: tuple[object, ...] = ()
+    kind = title = trace_id = None
     if error is not None:
-        title = str(error.args[0])
-        trace_id = None
+        kind, title = type(error).__name__, str(error.args[0])
         if isinstance(error, StatusError):
-            status, trace_id = error.status, error.trace_id
-            title = error.problem.title or ""
+            status, title, trace_id = error.status, error.problem.title or "", error.trace_id
         elif isinstance(error, InvalidResponseError):
             status = error.status
         elif isinstance(error, InvalidUserIdError):
             user_id = shown(user_id)
-        known = (type(error).__name__, _text(title), trace_id and _text(trace_id))
-    ms = round(outcome.seconds * 1000)
-    return outcome.position, user_id, outcome.status, status, outcome.attempts, ms, *known
+        title, trace_id = _text(title), trace_id and _text(trace_id)
+    ms = math.ceil(outcome.seconds * 1000)
+    return (
+        outcome.position, user_id, outcome.status, status, outcome.attempts, ms, now,
+        kind, title, trace_id,
+    )  # fmt: skip
 
 
 def _text(text: str) -> str:
