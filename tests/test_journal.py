@@ -211,6 +211,39 @@ async def test_a_newer_format_is_refused(
         await session.bulk_enable(sandbox.user_ids(), journal=path)
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE users SET user_id = x'ff' WHERE position = 7",
+        "DROP TABLE users",
+        "DELETE FROM header",
+    ],
+)
+async def test_a_damaged_journal_is_refused_in_words(
+    sandbox: Sandbox, session: MonoCloudSession, path: Path, damage: str
+) -> None:
+    await session.bulk_enable(sandbox.user_ids(), journal=path)
+    seen = sandbox.stats().requests
+    with closing(sqlite3.connect(path, isolation_level=None)) as sql:
+        sql.execute(damage)
+    for ids in (sandbox.user_ids(), iter(sandbox.user_ids())):
+        with pytest.raises(ConfigurationError, match=r"the journal .*(read|run)"):
+            await session.bulk_enable(ids, journal=path)
+    assert sandbox.stats().requests == seen
+
+
+async def test_a_torn_journal_is_refused_in_words(
+    sandbox: Sandbox, session: MonoCloudSession, path: Path
+) -> None:
+    await session.bulk_enable(sandbox.user_ids(), journal=path)
+    whole = path.read_bytes()
+    for size in (17, 100, 511, 1000, len(whole) // 2):
+        path.write_bytes(whole[:size])
+        with pytest.raises(ConfigurationError, match="journal"):
+            await session.bulk_enable(sandbox.user_ids(), journal=path)
+        assert path.read_bytes() == whole[:size]
+
+
 async def test_a_journal_has_one_run_at_a_time(
     sandbox: Sandbox, session: MonoCloudSession, path: Path
 ) -> None:

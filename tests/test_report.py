@@ -88,6 +88,10 @@ def journal(tmp_path: Path) -> Path:
     return write(tmp_path / "users.csv.journal", outcomes, source)
 
 
+def tear(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:9000])
+
+
 def told(capsys: pytest.CaptureFixture[str], *argv: object) -> str:
     assert main(["report", *map(str, argv)]) == 0
     return capsys.readouterr().out
@@ -195,6 +199,10 @@ async def test_ids_that_cannot_be_sent_are_no_ids_to_feed_back(
         (lambda path: None, "No such file"),
         (lambda path: path.write_bytes(b""), "there is nothing in the journal"),
         (lambda path: path.write_text("user_id\n"), "is no journal of this program"),
+        (
+            lambda path: write(path, [outcome(0, "ada")]).write_bytes(path.read_bytes()[:9000]),
+            "read",
+        ),
     ],
 )
 def test_what_is_no_journal_is_an_error_of_usage(

@@ -13,12 +13,14 @@ import asyncio
 import os
 import sqlite3
 import time
-from collections.abc import AsyncIterable, Callable, Collection, Iterable, Sequence
+from collections.abc import AsyncIterable, Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Final, TypeVar, TypeVarTuple
+
+import msgspec
 
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.journal.lock import Lock
@@ -74,18 +76,13 @@ class JournalFile:
             ConfigurationError: another process is at it, it is another tenant's or another
                 input's, or no journal at all. Nothing was written.
         """
+        if self._thread is not None:
+            raise ConfigurationError("a JournalFile is for one run; make another one, or name it")
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
-        try:
+        with self._readable():
             await self._run(self._lock.take)
             await self._run(self._records.open)
             await self._check(self._again(user_ids))
-        except OSError as error:
-            raise ConfigurationError(
-                f"cannot write the journal {self._path}: {error.strerror};"
-                " name another place for it, or do without one"
-            ) from None
-        except sqlite3.Error as error:
-            raise ConfigurationError(f"cannot read the journal {self._path}: {error}") from None
         self._paused_before = pace.paused_seconds(_clock())
         self._beat = asyncio.create_task(self._keep_counts(report, pace))
 
@@ -113,7 +110,8 @@ class JournalFile:
         if position >= page.end:
             if position >= self._records.reached:
                 return False
-            page = self._page = await (self._ahead or self._look_up(page.end))
+            with self._readable():
+                page = self._page = await (self._ahead or self._look_up(page.end))
             more = page.end < self._records.reached
             self._ahead = self._look_up(page.end) if more else None
         place = position - page.start
@@ -195,6 +193,22 @@ class JournalFile:
 
     def _look_up(self, start: int) -> asyncio.Future[Page]:
         return asyncio.get_running_loop().run_in_executor(self._thread, self._records.page, start)
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        """What the file system and SQLite raise, in words and with a way out."""
+        try:
+            yield
+        except OSError as error:
+            raise ConfigurationError(
+                f"cannot write the journal {self._path}: {error.strerror};"
+                " name another place for it, or do without one"
+            ) from None
+        except (sqlite3.Error, msgspec.MsgspecError) as error:
+            raise ConfigurationError(
+                f"cannot read the journal {self._path}: {error};"
+                " restore it from a copy, or begin another journal"
+            ) from None
 
     def _compare(self, position: int, there: str | None, user_id: str) -> None:
         if there is not None and there != shown(user_id):

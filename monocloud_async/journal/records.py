@@ -29,6 +29,7 @@ FORMAT: Final = 1
 PAGE: Final = 8192  # positions that are looked up at once
 _APPLICATION: Final = 0x4D4F4E43  # "MONC", which tells SQLite's tools and us what this file is
 _MAGIC: Final = b"SQLite format 3\0"  # https://www.sqlite.org/fileformat.html, section 1.3
+_SMALLEST: Final = 512  # bytes of a page
 _OK: Final = 200
 _MAX_TEXT: Final = 1000
 
@@ -131,9 +132,9 @@ def connect(path: Path) -> sqlite3.Connection | None:
         OSError, sqlite3.Error: it cannot be read.
     """
     with path.open("rb") as file:
-        start = file.read(len(_MAGIC))
+        start = file.read(_SMALLEST)
     # SQLite itself takes a file of a few bytes, such as somebody's list of two ids, for empty.
-    if start not in {b"", _MAGIC}:
+    if start and not (start.startswith(_MAGIC) and len(start) == _SMALLEST):
         raise _no_journal(path)
     sql = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None)
     try:

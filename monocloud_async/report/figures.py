@@ -3,7 +3,7 @@
 import sqlite3
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Final
@@ -184,16 +184,20 @@ GROUP BY 1, 2, 3 ORDER BY 4 DESC
 """
 
 
-def _opened(path: Path) -> "closing[sqlite3.Connection]":
+@contextmanager
+def _opened(path: Path) -> Iterator[sqlite3.Connection]:
+    """The journal as it is at one moment, also while a run writes to it."""
     try:
         sql = connect(path)
+        if sql is None:
+            raise ConfigurationError(f"there is nothing in the journal {path} yet")
+        with closing(sql):
+            sql.execute("BEGIN")
+            yield sql
     except OSError as error:
         raise ConfigurationError(f"cannot read the journal {path}: {error.strerror}") from None
     except sqlite3.Error as error:
         raise ConfigurationError(f"cannot read the journal {path}: {error}") from None
-    if sql is None:
-        raise ConfigurationError(f"there is nothing in the journal {path} yet")
-    return closing(sql)
 
 
 def _told(error: str | None, status: int | None, title: str | None) -> tuple[str, str]:
