@@ -1,4 +1,4 @@
-"""A journal's file: its tables, and the SQL that writes them and looks up what they have.
+"""A journal's rows: the SQL that writes them and looks up what is there.
 
 Synchronous and for one thread, which `file` gives it.
 """
@@ -20,35 +20,14 @@ from monocloud_async.errors import (
     InvalidUserIdError,
     StatusError,
 )
+from monocloud_async.journal.layout import ENDPOINT, connect, lay_out
 from monocloud_async.outcome import Outcome
 from monocloud_async.version import __version__
 from monocloud_async.wire import clean
 
-ENDPOINT: Final = "POST /api/users/{user_id}/enable"
-FORMAT: Final = 1
 PAGE: Final = 8192  # positions that are looked up at once
-_APPLICATION: Final = 0x4D4F4E43  # "MONC", which tells SQLite's tools and us what this file is
-_MAGIC: Final = b"SQLite format 3\0"  # https://www.sqlite.org/fileformat.html, section 1.3
-_SMALLEST: Final = 512  # bytes of a page
 _OK: Final = 200
 _MAX_TEXT: Final = 1000
-
-# Times are milliseconds, those of day since 1970. A sitting is one run of the command: it has no
-# `ended` while it lasts, and for ever where it was cut off. A sample has the counts of its sitting
-# until then, once a second.
-_TABLES: Final = """
-CREATE TABLE header (
-    tenant TEXT, endpoint TEXT, created INTEGER, input TEXT, form TEXT, input_column TEXT);
-CREATE TABLE users (
-    position INTEGER PRIMARY KEY, user_id TEXT, outcome TEXT, status INTEGER, attempts INTEGER,
-    ms INTEGER, at INTEGER, error TEXT, title TEXT, trace_id TEXT);
-CREATE TABLE sittings (
-    sitting INTEGER PRIMARY KEY, began INTEGER, ended INTEGER, how TEXT, process INTEGER,
-    host TEXT, version TEXT);
-CREATE TABLE samples (
-    sitting INTEGER, at INTEGER, requests INTEGER, retries INTEGER, throttled INTEGER,
-    paused INTEGER, down INTEGER);
-"""
 
 # `sqlite3` lets go of the interpreter at each step of a statement, and has to wait for it again,
 # beside a busy event loop, for up to 5 ms. So many rows go into one step, not one row each.
@@ -122,50 +101,6 @@ class Counts(NamedTuple):
 def shown(user_id: object) -> str:
     """The text that stands for an id that cannot be one, which may not even be text."""
     return ascii(user_id)[:_MAX_TEXT]
-
-
-def connect(path: Path) -> sqlite3.Connection | None:
-    """A connection to a journal, or None where nothing is in the file yet.
-
-    Raises:
-        ConfigurationError: it is no journal, or one of a newer format.
-        OSError, sqlite3.Error: it cannot be read.
-    """
-    with path.open("rb") as file:
-        start = file.read(_SMALLEST)
-    # SQLite itself takes a file of a few bytes, such as somebody's list of two ids, for empty.
-    if start and not (start.startswith(_MAGIC) and len(start) == _SMALLEST):
-        raise _no_journal(path)
-    sql = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None)
-    try:
-        if _is_journal(sql, path):
-            return sql
-    except BaseException:
-        sql.close()
-        raise
-    sql.close()
-    return None
-
-
-def _is_journal(sql: sqlite3.Connection, path: Path) -> bool:
-    """Whether it is one; False where a kill came before the first transaction."""
-    (application,) = sql.execute("PRAGMA application_id").fetchone()
-    (form,) = sql.execute("PRAGMA user_version").fetchone()
-    (tables,) = sql.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    if not application and not tables:
-        return False
-    if application != _APPLICATION:
-        raise _no_journal(path)
-    if form > FORMAT:
-        raise ConfigurationError(
-            f"the journal {path} was made by a newer version (format {form}, this one reads"
-            f" {FORMAT}); upgrade monocloud-async, or begin another journal"
-        )
-    return True
-
-
-def _no_journal(path: Path) -> ConfigurationError:
-    return ConfigurationError(f"{path} is no journal of this program; name another file")
 
 
 class Records:
@@ -269,7 +204,9 @@ class Records:
     def _begun(self, now: int) -> sqlite3.Connection:
         """The connection, once the file knows of this sitting."""
         if self._sql is None:
-            self._sql = self._laid_out(now)
+            source = self._source
+            header = (self._tenant, ENDPOINT, now, source.name, source.form, source.column)
+            self._sql = lay_out(self._path, header)
         if self._sitting is None:
             self._sql.execute("PRAGMA synchronous = FULL")
             added = self._sql.execute(
@@ -278,26 +215,6 @@ class Records:
             )
             self._sitting = added.lastrowid
         return self._sql
-
-    def _laid_out(self, now: int) -> sqlite3.Connection:
-        source = self._source
-        sql = sqlite3.connect(self._path, isolation_level=None)
-        try:
-            sql.execute("PRAGMA journal_mode = WAL")
-            sql.execute("BEGIN IMMEDIATE")
-            sql.execute(f"PRAGMA application_id = {_APPLICATION}")
-            sql.execute(f"PRAGMA user_version = {FORMAT}")
-            for table in _TABLES.strip().split(";\n"):
-                sql.execute(table)
-            sql.execute(
-                "INSERT INTO header VALUES (?, ?, ?, ?, ?, ?)",
-                (self._tenant, ENDPOINT, now, source.name, source.form, source.column),
-            )
-            sql.execute("COMMIT")
-        except BaseException:
-            sql.close()
-            raise
-        return sql
 
 
 def _row(outcome: Outcome, now: int) -> tuple[object, ...]:

@@ -11,7 +11,7 @@ from typing import Final
 from msgspec import Struct, field
 
 from monocloud_async.errors import ConfigurationError
-from monocloud_async.journal.records import connect
+from monocloud_async.journal.layout import connect
 from monocloud_async.wire import UNSAFE
 
 _EXAMPLES: Final = 3
