@@ -12,7 +12,7 @@ from collections.abc import (
     Sequence,
 )
 from enum import Enum
-from itertools import chain, islice
+from itertools import islice
 from typing import Final
 
 from monocloud_async.journal.recorder import Recorder
@@ -108,5 +108,5 @@ class Intake:
             self._report.total += len(here)
             self._report.already_enabled += len(here)
             await asyncio.sleep(0)
-        else:  # one by one, to the place where they differ
-            self._at_hand = chain(here, self._at_hand)
+        else:  # one by one, to the place where they differ, which ends the run
+            self._at_hand = iter(here)

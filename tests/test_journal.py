@@ -407,7 +407,23 @@ async def test_an_id_that_is_looked_up_when_the_run_is_drained_is_counted() -> N
     assert list(source) == ["bob"]
 
 
-def test_attempts_add_up_over_the_runs_and_not_attempted_changes_nothing(path: Path) -> None:
+def test_what_is_known_of_a_user_outlives_a_run_that_does_not_come_to_it(path: Path) -> None:
+    async def main() -> None:
+        async with Sandbox(users=["ada"]) as sandbox:
+            sandbox.script("ada", "422:identity", 429)
+            async with MonoCloudSession(sandbox.url, sandbox.api_key) as session:
+                await session.bulk_enable(["ada"], journal=path)
+                async with session.bulk_enable(["ada"], journal=path) as run:
+                    while run.report.throttled == 0:  # noqa: ASYNC110  a count has no event
+                        await asyncio.sleep(0.001)
+                    run.drain()
+                    assert [outcome.status async for outcome in run] == ["not_attempted"]
+
+    virtual_time.run(main())
+    assert journals.rows(path) == [(0, "ada", "failed", 1)]
+
+
+def test_attempts_add_up_over_the_runs(path: Path) -> None:
     async def main() -> None:
         async with Sandbox(users=["ada"]) as sandbox:
             url, key = sandbox.url, sandbox.api_key
