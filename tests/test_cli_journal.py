@@ -1,12 +1,13 @@
 """What `bulk` says and does about its journal: where it is, and when it is refused."""
 
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import journals
 import pytest
-from terminal import PROGRAM, environment, running
+from terminal import PROGRAM, environment, running, started
 
 from monocloud_async.sandbox import Sandbox
 
@@ -121,3 +122,19 @@ def test_a_place_that_cannot_be_written_names_the_ways_out(bulk: Bulk, users: Pa
     done = bulk(users, "--journal", users.parent / "missing" / "j")
     assert done.returncode == 2
     assert "No such file or directory; name another place for it, or do without" in done.stderr
+
+
+def test_a_run_that_is_interrupted_before_it_read_anything_does_not_call_the_input_empty(
+    sandbox: Sandbox, users: Path
+) -> None:
+    with started(sandbox, "bulk", "-") as process:  # nobody writes to it
+        assert process.stderr
+        process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == 130
+        assert process.stdout
+        assert "There are no ids" not in process.stdout.read()
+    users.write_text("")
+    with started(sandbox, "bulk", users) as process:
+        out, _ = process.communicate(timeout=30)
+    assert "There are no ids in" in out

@@ -214,7 +214,7 @@ class Job:
             say(console, f"{self.failures.lines:,} lines to feed in again: {self.failures.name}")
         elif report.unknown:
             say(console, "Enabling twice is harmless: feed the unknown ones in again")
-        if not report.total and not self.tally.bad_lines:
+        if report.exhausted and not report.total and not self.tally.bad_lines:
             say(console, f"There are no ids in {self.name}")
 
 
