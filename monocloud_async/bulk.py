@@ -6,7 +6,7 @@ bounds the requests in flight and the outcomes that wait, whatever the number of
 """
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Generator, Iterable
 from types import TracebackType
 from typing import Self
 
@@ -158,19 +158,11 @@ class BulkRun:
             while self._calls:
                 await asyncio.wait(self._calls)
         finally:
-            await self._end()
-            self.report.seconds = clock() - began
-            self.report.paused_seconds = self.pace.paused_seconds(clock()) - paused
-            try:
-                if self._recorder is not None:
-                    await self._recorder.close(self._how())
-            finally:
-                if self._outcomes is not None:
-                    self._outcomes.put_nowait(None)
+            await _to_the_end(self._close(began, paused))
         if self._bug is not None:
             raise self._bug
         if self._recorder is not None and self._recorder.error is not None:
-            raise self._unwritten(self._recorder.error, self._recorder.unwritten)
+            raise self._recorder.stopped()
         if (verdict := self._caller.verdict) is not None:
             raise RunStoppedError(
                 f"the run was stopped{verdict.why} (ids read: {self.report.total:,}):"
@@ -180,6 +172,19 @@ class BulkRun:
         if not self._reader.cancelled():
             self._reader.result()  # raises what the input raised
         return self.report
+
+    async def _close(self, began: float, paused: float) -> None:
+        """Whatever happened, the counts are true, and the journal has them."""
+        await self._end()
+        now = asyncio.get_running_loop().time()
+        self.report.seconds = now - began
+        self.report.paused_seconds = self.pace.paused_seconds(now) - paused
+        try:
+            if self._recorder is not None:
+                await self._recorder.close(self._how())
+        finally:
+            if self._outcomes is not None:
+                self._outcomes.put_nowait(None)
 
     async def _end(self) -> None:
         """Leave no task behind and no user uncounted, however the run ended."""
@@ -193,16 +198,6 @@ class BulkRun:
         if (verdict := self._caller.verdict) is not None:
             return f"stopped{verdict.why}: {verdict.error.args[0]}"
         return "finished" if self.report.exhausted else "interrupted"
-
-    def _unwritten(self, error: BaseException, outcomes: int) -> RunStoppedError:
-        stopped = RunStoppedError(
-            f"the run was stopped, because its journal could not be written ({error});"
-            f" {outcomes:,} of {self.report.total:,} outcomes are not in it. Mend that, make room"
-            " if the disk is full, and start the same run again: only these are repeated",
-            report=self.report,
-        )
-        stopped.__cause__ = error
-        return stopped
 
     async def _read(self) -> None:
         tell = None if self._outcomes is None and self._on_outcome is None else self._tell_of
@@ -286,3 +281,17 @@ class BulkRun:
             self._outcomes.put_nowait(outcome)
         if self._on_outcome is not None:
             self._on_outcome(outcome)
+
+
+async def _to_the_end(work: Coroutine[object, object, None]) -> None:
+    """Do this work whole; whoever cancels it meanwhile waits for its end."""
+    task = asyncio.ensure_future(work)
+    cancelled = False
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            cancelled = True
+    task.result()
+    if cancelled:
+        raise asyncio.CancelledError

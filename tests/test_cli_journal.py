@@ -138,3 +138,29 @@ def test_a_run_that_is_interrupted_before_it_read_anything_does_not_call_the_inp
     with started(sandbox, "bulk", users) as process:
         out, _ = process.communicate(timeout=30)
     assert "There are no ids in" in out
+
+
+def test_a_run_that_is_refused_leaves_the_failures_of_the_last_one(
+    bulk: Bulk, users: Path, tmp_path: Path
+) -> None:
+    failed = tmp_path / "failed.txt"
+    bulk(users, "--failures", failed)
+    assert failed.read_text() == "nobody\n"
+    ids = users.read_text()
+    users.write_text(ids.replace("nobody", "nobody2"))
+    assert bulk(users, "--failures", failed).returncode == 2
+    assert failed.read_text() == "nobody\n"
+    users.write_text(ids)
+    assert bulk(users, "--failures", failed).returncode == 1
+    assert failed.read_text() == "nobody\n"
+
+
+def test_the_failures_do_not_go_into_the_journal(bulk: Bulk, users: Path) -> None:
+    bulk(users)
+    journal = users.with_name("users.txt.journal")
+    before = journal.read_bytes()
+    for name in (journal, users.with_name("users.txt.journal-wal")):
+        done = bulk(users, "--failures", name)
+        assert done.returncode == 2
+        assert "--failures names the journal; choose another file" in done.stderr
+    assert journal.read_bytes() == before

@@ -5,6 +5,7 @@ import os
 import re
 import sqlite3
 import stat
+import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -25,6 +26,8 @@ from monocloud_async import (
 )
 from monocloud_async.intake import UserIds
 from monocloud_async.journal import Journal
+from monocloud_async.journal.file import JournalFile
+from monocloud_async.journal.records import Source
 from monocloud_async.sandbox import Sandbox
 
 
@@ -443,3 +446,76 @@ def test_attempts_add_up_over_the_runs(path: Path) -> None:
 
     virtual_time.run(main())
     assert journals.rows(path) == [(0, "ada", "enabled", 5)]
+
+
+@pytest.mark.parametrize("gaps", range(6))
+async def test_cancelled_twice_it_still_lets_go_of_everything(
+    sandbox: Sandbox, session: MonoCloudSession, path: Path, gaps: int
+) -> None:
+    ids = sandbox.user_ids()
+    sandbox.script(ids[0], "hang")
+    threads = threading.active_count()
+    task = asyncio.ensure_future(collected(session, ids, path))
+    while not sandbox.stats().in_flight:  # noqa: ASYNC110  a count has no event
+        await asyncio.sleep(0.001)
+    task.cancel()
+    for _ in range(gaps):
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not [t for t in asyncio.all_tasks() if "_keep_counts" in repr(t)]
+    report = await session.bulk_enable(ids, journal=path)
+    assert report.enabled == 20
+    assert threading.active_count() <= threads + 1
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+async def collected(session: MonoCloudSession, ids: list[str], path: Path) -> None:
+    await session.bulk_enable(ids, journal=path)
+
+
+async def test_a_link_to_a_journal_is_that_journal(
+    sandbox: Sandbox, session: MonoCloudSession, path: Path
+) -> None:
+    link = path.with_name("link")
+    link.symlink_to(path)
+    ids = sandbox.user_ids()
+    sandbox.script(ids[0], "hang")
+    async with session.bulk_enable(ids, journal=path):
+        while not sandbox.stats().in_flight:  # noqa: ASYNC110  a count has no event
+            await asyncio.sleep(0.001)
+        with pytest.raises(ConfigurationError, match="in use by process"):
+            await session.bulk_enable(ids, journal=link)
+
+
+async def test_the_lock_destroys_no_file_of_its_name(
+    sandbox: Sandbox, session: MonoCloudSession, path: Path
+) -> None:
+    place = path.with_name(f"{path.name}-lock")
+    victim = path.with_name("victim")
+    victim.write_text("precious")
+    place.write_text("precious")
+    with pytest.raises(ConfigurationError, match="is no lock file"):
+        await session.bulk_enable(sandbox.user_ids(), journal=path)
+    assert place.read_text() == "precious"
+    place.unlink()
+    place.symlink_to(victim)
+    with pytest.raises(ConfigurationError, match="cannot write the journal"):
+        await session.bulk_enable(sandbox.user_ids(), journal=path)
+    assert victim.read_text() == "precious"
+    assert sandbox.stats().requests == 0
+
+
+async def test_a_named_pipe_is_no_journal(session: MonoCloudSession, path: Path) -> None:
+    os.mkfifo(path)
+    with pytest.raises(ConfigurationError, match="is no journal of this program"):
+        await session.bulk_enable(["ada"], journal=path)
+
+
+async def test_an_input_whose_name_is_not_text_has_a_journal(
+    sandbox: Sandbox, session: MonoCloudSession, path: Path
+) -> None:
+    journal = JournalFile(path, sandbox.url, source=Source("us\udce9rs.txt"))
+    report = await session.bulk_enable(sandbox.user_ids(), journal=journal)
+    assert report.enabled == 20

@@ -372,3 +372,38 @@ def test_without_its_extra_the_page_says_what_to_install(
     monkeypatch.setitem(sys.modules, "monocloud_async.report.page", None)
     assert main(["report", str(journal), "-o", "run.html"]) == 2
     assert "pip install 'monocloud-async[report]'" in capsys.readouterr().err
+
+
+def test_a_clock_that_was_set_back_is_no_reason_to_fail(
+    journal: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for change in (
+        "UPDATE users SET at = at - 3600000 WHERE position > 100",
+        "UPDATE sittings SET ended = began - 7200000",
+        "UPDATE sittings SET began = began + 864000000 WHERE sitting = 1",
+    ):
+        with closing(sqlite3.connect(journal, isolation_level=None)) as sql:
+            sql.execute(change)
+        told(capsys, journal)
+
+
+def test_an_id_that_begins_with_a_mark_is_fed_back_as_itself(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ids = ["\ufeffnobody1", "\ufeffnobody2"]
+    path = write(tmp_path / "j", [outcome(*each, "No") for each in enumerate(ids)])
+    told(capsys, path, "--failures", tmp_path / "x.txt")
+    with open_ids(tmp_path / "x.txt", None, None) as source:
+        assert [line.user_id for line in source] == ids
+
+
+def test_the_input_is_not_overwritten_by_the_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    users = tmp_path / "users.txt"
+    users.write_text("ada\n")
+    path = write(tmp_path / "j", [outcome(0, "ada")], Source(str(users)))
+    for option in ("-o", "--failures"):
+        assert main(["report", str(path), option, str(users)]) == 2
+        assert "is the input itself" in capsys.readouterr().err
+    assert users.read_text() == "ada\n"

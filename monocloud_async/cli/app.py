@@ -139,14 +139,15 @@ def bulk(
     with commands.open_ids(file, form, column) as source:
         if dry_run:
             raise typer.Exit(commands.dry_run(access, source))
-        with commands.open_failures(failures, file) as kept:
+        place = commands.journal_path(source, journal, wanted=not no_journal)
+        with commands.open_failures(failures, file, place) as kept:
             code = commands.bulk(
                 access,
                 source,
                 concurrency=concurrency,
                 max_rate=max_rate,
                 failures=kept,
-                journal=commands.journal_path(source, journal, wanted=not no_journal),
+                journal=place,
                 json=json,
             )
             raise typer.Exit(code)

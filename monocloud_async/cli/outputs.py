@@ -1,6 +1,7 @@
 """What a run leaves behind: JSON lines for programs, and a file of failures to feed back."""
 
 import asyncio
+import codecs
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -102,12 +103,22 @@ class FailuresFile:
         self._file = file  # unbuffered: what is added is not lost with the process
         self._source = source
         self._on_broken = on_broken
+        self._begun = False
         self.lines = 0
         self.name = clean(str(file.name))
+
+    def begin(self) -> None:
+        """Forget what an earlier run left here: not before it is sure that this one may run."""
+        if not self._begun:
+            self._begun = True
+            if self._file.seekable():
+                self._file.truncate(0)
 
     def add(self, line: Line) -> None:
         """One line more, on disk when this returns."""
         start = b"" if self.lines else self._source.header
+        if not (self.lines or start) and line.raw.startswith(codecs.BOM_UTF8):
+            start = codecs.BOM_UTF8  # an id that begins with a mark keeps it
         end = b"" if line.raw.endswith(b"\n") else b"\n"
         self.lines += 1
         try:
@@ -117,8 +128,10 @@ class FailuresFile:
 
 
 @contextmanager
-def open_failures(path: Path | None, input_path: Path) -> Iterator[FileIO | None]:
-    """The file, empty; refused when it is the input itself. Without a path there is none.
+def open_failures(
+    path: Path | None, input_path: Path, journal: Path | None = None
+) -> Iterator[FileIO | None]:
+    """The file, as it is; refused when it is the input or the journal. Without a path, none.
 
     Raises:
         ConfigurationError: it cannot be written, or would destroy the input.
@@ -129,7 +142,9 @@ def open_failures(path: Path | None, input_path: Path) -> Iterator[FileIO | None
     try:
         if path.exists() and input_path.exists() and path.samefile(input_path):
             raise ConfigurationError("--failures names the input itself; choose another file")
-        file = path.open("wb", buffering=0)
+        if journal is not None and path.resolve().name.startswith(journal.resolve().name):
+            raise ConfigurationError("--failures names the journal; choose another file")
+        file = path.open("ab", buffering=0)
     except OSError as error:
         raise ConfigurationError(f"cannot write {path}: {error.strerror}") from None
     with file:

@@ -2,7 +2,8 @@
 
 import csv
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from monocloud_async.report.figures import Figures, Group, failures, read
 MISSING_EXTRA = "the page needs its extra: pip install 'monocloud-async[report]'"
 
 _GROUPS = 10
+_BOM = "\ufeff"
 _NOT_SENT = "InvalidUserIdError"
 # What a spreadsheet takes for a formula (OWASP, "CSV Injection"), full-width signs included.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")
@@ -57,7 +59,7 @@ def write_failures(journal: Path, path: Path) -> None:
     """Every user who is not enabled, in a file that `bulk` takes."""
     figures = read(journal)
     count = left_out = 0
-    with _written(journal, path) as file:
+    with _written(journal, figures.source, path) as file:
         write = _writer(file, figures)
         for failure in failures(journal):
             if failure.kind == _NOT_SENT:
@@ -78,7 +80,7 @@ def write_page(journal: Path, path: Path) -> None:
     except ModuleNotFoundError:
         raise ConfigurationError(MISSING_EXTRA) from None
     text = page(journal)
-    with _written(journal, path) as file:
+    with _written(journal, read(journal).source, path) as file:
         file.write(text)
     say(Console(highlight=False), f"The report as a page: {path}")
 
@@ -140,11 +142,15 @@ def _show_table(out: Console, title: str, table: Table) -> None:
     out.print(table)
 
 
-def _written(journal: Path, path: Path) -> io.TextIOWrapper:
+@contextmanager
+def _written(journal: Path, source: str, path: Path) -> Iterator[io.TextIOWrapper]:
+    """The file, empty; refused where that would destroy the journal or the run's input."""
     try:
-        if path.exists() and path.samefile(journal):
-            raise ConfigurationError(f"{path} is the journal itself; choose another file")
-        return path.open("w", encoding="utf-8", newline="")
+        for kept, name in ((journal, "the journal"), (Path(source or "."), "the input")):
+            if path.exists() and kept.exists() and path.samefile(kept):
+                raise ConfigurationError(f"{path} is {name} itself; choose another file")
+        with path.open("w", encoding="utf-8", newline="") as file:
+            yield file
     except OSError as error:
         raise ConfigurationError(f"cannot write {path}: {error.strerror}") from None
 
@@ -162,7 +168,12 @@ def _writer(file: io.TextIOWrapper, figures: Figures) -> Callable[[str], object]
                 msgspec.json.encode({column: user_id}).decode() + "\n"
             )
         case _:
-            return lambda user_id: file.write(f"{user_id}\n")
+            return lambda user_id: file.write(f"{_mark(file, user_id)}{user_id}\n")
+
+
+def _mark(file: io.TextIOWrapper, user_id: str) -> str:
+    """A byte order mark before an id that begins with one, where it would be taken for that."""
+    return _BOM if user_id.startswith(_BOM) and not file.tell() else ""
 
 
 def _no_formula(user_id: str) -> str:

@@ -145,6 +145,8 @@ class Job:
                 yield user_id
 
     def _admit(self, line: Line) -> str | None:
+        if self.failures is not None:
+            self.failures.begin()
         if line.user_id is None:
             self.tally.bad_line()
             if self._display is not None:
@@ -188,6 +190,8 @@ class Job:
             self._display.ending("Cancelling the calls in flight")
 
     async def _end(self, report: BulkReport, ended: str, error: Exception | None = None) -> int:
+        if self.failures is not None and report.exhausted:
+            self.failures.begin()
         if self.json is not None:
             self.json.summary(report, self.tally.bad_lines, ended)
             await self.json.flush()

@@ -53,7 +53,7 @@ class JournalFile:
         source: Source | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
-        self._path = Path(path)
+        self._path = Path(path).resolve()  # one file has one lock, whatever link leads to it
         self._source = source or Source()
         self._now = now
         self._lock = Lock(self._path.with_name(f"{self._path.name}-lock"), f"the journal {path}")

@@ -37,6 +37,8 @@ def connect(path: Path) -> sqlite3.Connection | None:
         ConfigurationError: it is no journal, or one of a newer format.
         OSError, sqlite3.Error: it cannot be read.
     """
+    if not path.is_file() and path.exists():  # a pipe would be waited for
+        raise _no_journal(path)
     with path.open("rb") as file:
         start = file.read(_SMALLEST)
     # SQLite itself takes a file of a few bytes, such as somebody's list of two ids, for empty.

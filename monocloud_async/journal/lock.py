@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from monocloud_async.errors import ConfigurationError
+from monocloud_async.wire import clean
 
 if sys.platform == "win32":
     import msvcrt
@@ -23,6 +24,7 @@ else:
 
 
 _FAR = 1 << 20
+_START = b"process "
 _TAKEN = {errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK}
 
 
@@ -55,13 +57,16 @@ class Lock:
             OSError: there is no place for the file.
         """
         while True:
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+            # Not through a link, which somebody may have laid to have another file overwritten.
+            flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+            descriptor = os.open(self._path, flags, 0o600)
             try:
                 _take(descriptor)
                 if self._is_there(descriptor):
+                    self._check_is_ours(descriptor)
                     os.ftruncate(descriptor, 0)
                     os.write(
-                        descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode()
+                        descriptor, _START + f"{os.getpid()} on {socket.gethostname()}".encode()
                     )
                     self._descriptor = descriptor
                     return
@@ -69,7 +74,7 @@ class Lock:
                 if error.errno not in _TAKEN:
                     raise
                 os.lseek(descriptor, 0, os.SEEK_SET)
-                holder = os.read(descriptor, 200).decode(errors="replace")
+                holder = clean(os.read(descriptor, 200).decode(errors="replace"))
                 raise ConfigurationError(
                     f"{self._what} is in use by {holder or 'another process'};"
                     " wait for its end, or use another journal"
@@ -81,10 +86,20 @@ class Lock:
     def release(self) -> None:
         """Let go."""
         if self._descriptor is not None:
-            if sys.platform != "win32":  # there, a file that is open cannot be removed
-                self._path.unlink(missing_ok=True)
-            os.close(self._descriptor)
-            self._descriptor = None
+            try:
+                if sys.platform != "win32":  # there, a file that is open cannot be removed
+                    self._path.unlink(missing_ok=True)
+            finally:
+                os.close(self._descriptor)
+                self._descriptor = None
+
+    def _check_is_ours(self, descriptor: int) -> None:
+        if os.read(descriptor, len(_START)) not in {b"", _START}:
+            raise ConfigurationError(
+                f"{self._path} is no lock file, and {self._what} would need that name;"
+                " move it, or use another journal"
+            )
+        os.lseek(descriptor, 0, os.SEEK_SET)
 
     def _is_there(self, descriptor: int) -> bool:
         """Whether the file is still the one of that name: who held it last may have removed it."""

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterable, Callable, Iterable, Sequence
 from typing import Final
 
+from monocloud_async.errors import RunStoppedError
 from monocloud_async.journal import Journal
 from monocloud_async.journal.file import JournalFile
 from monocloud_async.outcome import BulkReport, Outcome
@@ -78,6 +79,17 @@ class Recorder:
         finally:
             if self._file is not None:
                 await self._file.close(self._report, self._pace, how)
+
+    def stopped(self) -> RunStoppedError:
+        """What a run ends with whose journal could not be written."""
+        stopped = RunStoppedError(
+            f"the run was stopped, because its journal could not be written ({self.error});"
+            f" {self.unwritten:,} of {self._report.total:,} outcomes are not in it. Mend that, make"
+            " room if the disk is full, and start the same run again: only these are repeated",
+            report=self._report,
+        )
+        stopped.__cause__ = self.error
+        return stopped
 
     def _start(self) -> None:
         self._writing = asyncio.create_task(self._write())

@@ -46,7 +46,7 @@ _UPSERTS: Final = [
 
 # One row for a page, for the same reason.
 _PAGE_OF_USERS: Final = """
-SELECT count(*), json_group_array(user_id), group_concat(outcome = 'enabled', '')
+SELECT count(*), json_group_array(user_id), group_concat(ifnull(outcome = 'enabled', 0), '')
 FROM users WHERE position >= ? AND position < ?
 """
 _PLACES: Final = """
@@ -191,7 +191,7 @@ class Records:
         if how is not None:
             sql.execute(
                 "UPDATE sittings SET ended = ?, how = ? WHERE sitting = ?",
-                (now, clean(how), self._sitting),
+                (now, _text(how), self._sitting),
             )
 
     def close(self) -> None:
@@ -205,7 +205,8 @@ class Records:
         """The connection, once the file knows of this sitting."""
         if self._sql is None:
             source = self._source
-            header = (self._tenant, ENDPOINT, now, source.name, source.form, source.column)
+            column = None if source.column is None else _text(source.column)
+            header = (self._tenant, ENDPOINT, now, _text(source.name), source.form, column)
             self._sql = lay_out(self._path, header)
         if self._sitting is None:
             self._sql.execute("PRAGMA synchronous = FULL")

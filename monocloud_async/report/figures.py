@@ -132,13 +132,17 @@ def read(path: Path) -> Figures:
         tenant, created, source, form, column = sql.execute(
             "SELECT tenant, created / 1000.0, input, form, input_column FROM header"
         ).fetchone()
-        figures = Figures(visible(str(path)), tenant, visible(source), form, column, created)
+        tenant, source = visible(tenant), visible(source)
+        figures = Figures(visible(str(path)), tenant, source, form, column, created)
         figures.outcomes = dict(
             sql.execute("SELECT outcome, count(*) FROM users GROUP BY 1 ORDER BY 2 DESC")
         )
         (reached,) = sql.execute("SELECT ifnull(max(position) + 1, 0) FROM users").fetchone()
         figures.unrecorded = reached - figures.users
-        figures.sittings = [Sitting(*row) for row in sql.execute(_SITTINGS)]
+        figures.sittings = [
+            Sitting(began, ended, visible(how), visible(process), *counts)
+            for began, ended, how, process, *counts in sql.execute(_SITTINGS)
+        ]
         figures.groups = [
             Group(*_told(error, status, title), count, _examples(sql, error, status, title))
             for error, status, title, count in sql.execute(_GROUPS)
@@ -169,7 +173,7 @@ def visible(text: str) -> str:
 
 _SITTINGS: Final = """
 SELECT began / 1000.0, ended / 1000.0, ifnull(how, ''), 'process ' || process || ' on ' || host,
-    (coalesce(ended, max(began, ifnull(max(at), 0), ifnull((
+    max(0, coalesce(ended, max(began, ifnull(max(at), 0), ifnull((
         SELECT max(at) FROM users WHERE at >= sittings.began AND at < ifnull((
             SELECT min(began) FROM sittings AS later WHERE later.sitting > sittings.sitting
         ), at + 1)
@@ -196,7 +200,10 @@ def _opened(path: Path) -> Iterator[sqlite3.Connection]:
             yield sql
     except OSError as error:
         raise ConfigurationError(f"cannot read the journal {path}: {error.strerror}") from None
-    except sqlite3.Error as error:
+    except (sqlite3.Error, TypeError, ValueError, OverflowError) as error:
+        if isinstance(error, ConfigurationError):
+            raise
+        # By hand or by a fault of the disk, something is in it that no run has written.
         raise ConfigurationError(f"cannot read the journal {path}: {error}") from None
 
 
@@ -250,12 +257,13 @@ def _read_timeline(figures: Figures, sql: sqlite3.Connection) -> None:
 
     def place(at: float) -> float:
         number = max(0, bisect_right(began, at) - 1)
-        return min(offsets[number] + at - began[number], offsets[number + 1])
+        # Clocks are set back now and then: nothing is before its run, or after it.
+        return max(offsets[number], min(offsets[number] + at - began[number], offsets[number + 1]))
 
     for at, enabled, count in sql.execute(
         "SELECT at / 100 / 10.0, outcome = 'enabled', count(*) FROM users GROUP BY 1, 2"
     ):
-        point = points[int(place(at) / step)]
+        point = points[min(int(place(at) / step), len(points) - 1)]
         if enabled:
             point.enabled += count / step
         else:
