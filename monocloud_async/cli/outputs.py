@@ -111,7 +111,7 @@ class FailuresFile:
         """Forget what an earlier run left here: not before it is sure that this one may run."""
         if not self._begun:
             self._begun = True
-            if self._file.seekable():
+            if os.fstat(self._file.fileno()).st_size:  # a device or a pipe has none
                 self._file.truncate(0)
 
     def add(self, line: Line) -> None:
