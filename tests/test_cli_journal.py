@@ -164,3 +164,9 @@ def test_the_failures_do_not_go_into_the_journal(bulk: Bulk, users: Path) -> Non
         assert done.returncode == 2
         assert "--failures names the journal; choose another file" in done.stderr
     assert journal.read_bytes() == before
+
+
+def test_a_name_that_only_looks_like_the_journals_is_fine(bulk: Bulk, users: Path) -> None:
+    failed = users.with_name("users.txt.journal.failed")
+    assert bulk(users, "--failures", failed).returncode == 1
+    assert failed.read_text() == "nobody\n"

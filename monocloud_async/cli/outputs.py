@@ -134,7 +134,7 @@ def open_failures(
     """The file, as it is; refused when it is the input or the journal. Without a path, none.
 
     Raises:
-        ConfigurationError: it cannot be written, or would destroy the input.
+        ConfigurationError: it cannot be written, or would destroy the input or the journal.
     """
     if path is None:
         yield None
@@ -142,10 +142,15 @@ def open_failures(
     try:
         if path.exists() and input_path.exists() and path.samefile(input_path):
             raise ConfigurationError("--failures names the input itself; choose another file")
-        if journal is not None and path.resolve().name.startswith(journal.resolve().name):
+        if journal is not None and path.resolve() in _files_of(journal.resolve()):
             raise ConfigurationError("--failures names the journal; choose another file")
         file = path.open("ab", buffering=0)
     except OSError as error:
         raise ConfigurationError(f"cannot write {path}: {error.strerror}") from None
     with file:
         yield file
+
+
+def _files_of(journal: Path) -> list[Path]:
+    """A journal, what SQLite keeps beside it, and its lock."""
+    return [journal.with_name(journal.name + end) for end in ("", "-wal", "-shm", "-lock")]

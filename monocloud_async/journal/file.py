@@ -5,7 +5,7 @@ next one begins; nothing is written before tenant and input are known to be the 
 API key and the bodies of answers are never in it.
 
 The input is bound by its ids themselves: each that was recorded must stand where it stood. That
-tells which line changed, which a fingerprint of them could not, and no user is passed over or
+tells which one changed, which a fingerprint of them could not, and no user is passed over or
 asked for again on another one's account, not even where ids come only once.
 """
 

@@ -52,16 +52,12 @@ def _rows(journal: Path) -> list[Failure]:
     rows: list[Failure] = []
     room = _ROOM
     for failure in islice(failures(journal), _ROOM // _MARKUP):
-        room -= _MARKUP + sum(len(text.encode()) for text in failure_texts(failure))
+        texts = visible(failure.user_id), failure.message, failure.trace_id
+        room -= _MARKUP + sum(len(text.encode()) for text in texts)
         if room < 0:
             break
         rows.append(failure)
     return rows
-
-
-def failure_texts(failure: Failure) -> tuple[str, ...]:
-    """What of a failure is text from outside."""
-    return visible(failure.user_id), failure.message, failure.trace_id
 
 
 def _not_enabled(figures: Figures) -> int:
