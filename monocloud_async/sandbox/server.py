@@ -275,7 +275,7 @@ class Sandbox:
         try:
             wanted = msgspec.json.decode(body, type=SandboxUser)
             script = [checked_step(step) for step in wanted.script]
-        except ValueError as exc:  # msgspec's errors are ValueErrors, and name the member
+        except (msgspec.MsgspecError, ValueError) as exc:  # msgspec's errors name the member
             return problem(400, detail=str(exc))
         self.add_user(user_id, disabled=wanted.disabled)
         self.script(user_id, *script)
