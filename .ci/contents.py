@@ -1,0 +1,40 @@
+"""What is in the wheel and the sdist of a folder: files that git knows, and no others."""
+
+import subprocess
+import sys
+import tarfile
+import tomllib
+import zipfile
+from pathlib import Path
+
+PACKAGE = "monocloud_async"
+ADDED = {"pyproject.toml", "PKG-INFO", ".gitignore"}  # by hatchling, to every sdist
+
+(wheel,) = Path(sys.argv[1]).glob("*.whl")
+(sdist,) = Path(sys.argv[1]).glob("*.tar.gz")
+known = subprocess.check_output(["git", "ls-files", "-z"], text=True).split("\0")
+known = [name for name in known if "/." not in name]  # dotfiles are nobody's business
+build = tomllib.loads(Path("pyproject.toml").read_text())["tool"]["hatch"]["build"]
+roots = build["targets"]["sdist"]["only-include"]
+
+
+def under(*roots: str) -> set[str]:
+    return {name for name in known if any(name == r or name.startswith(f"{r}/") for r in roots)}
+
+
+def same(archive: Path, found: set[str], expected: set[str]) -> None:
+    if found != expected:
+        extra, missing = sorted(found - expected), sorted(expected - found)
+        sys.exit(f"{archive.name}: too much: {extra}; missing: {missing}")
+    print(f"{archive.name}: {len(found)} files")
+
+
+with zipfile.ZipFile(wheel) as opened:
+    metadata = "-".join(wheel.name.split("-")[:2]) + ".dist-info/"
+    names = {name for name in opened.namelist() if not name.startswith(metadata)}
+same(wheel, names, under(PACKAGE))
+
+with tarfile.open(sdist) as unpacked:
+    top = sdist.name.removesuffix(".tar.gz") + "/"
+    names = {name.removeprefix(top) for name in unpacked.getnames()}
+same(sdist, names, under(*roots) | ADDED)
