@@ -20,6 +20,7 @@ from monocloud_async.errors import (
     InvalidUserIdError,
     KeyValidationError,
     StatusError,
+    TransportError,
     status_class,
 )
 from monocloud_async.models import ProblemDetails, User
@@ -34,9 +35,10 @@ MAX_BODY = 1 << 20  # bytes of a decoded answer; a user of the documented page h
 _MAX_ID_BYTES = 1024  # servers refuse a request line of about 8 KiB; quoting triples the length
 _MAX_TEXT = 500
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-# Controls, and marks that reverse or hide text in a terminal.
+# Controls, marks that reverse or hide text in a terminal, and surrogates, which nothing can print:
+# they stand for the bytes of a header or a file name that are not UTF-8.
 UNSAFE = re.compile(
-    r"[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff]+"
+    r"[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]+"
 )
 _PATH_IN_MESSAGE = re.compile(r" - at `(?P<path>[^`]*)`$")
 _DELAY_SECONDS = re.compile(r"[0-9]{1,9}")
@@ -95,6 +97,7 @@ def read_answer(user_id: str, status: int, headers: Headers, body: bytes) -> Use
 
     Raises:
         StatusError: the status is a 4xx or 5xx.
+        TransportError: the user was cut short.
         InvalidResponseError: anything else that is not a 200 with this very user.
     """
     if status == _OK:
@@ -138,7 +141,7 @@ def _http_date(value: str) -> float | None:
 
 def _read_user(user_id: str, headers: Headers, body: bytes) -> User:
     user: User | None = None
-    fault, foreign = "", False
+    fault, foreign, cut = "", False, False
     try:
         if len(body) > MAX_BODY:
             fault = f"longer than {MAX_BODY} bytes"
@@ -146,8 +149,12 @@ def _read_user(user_id: str, headers: Headers, body: bytes) -> User:
             user = _user.decode(body)
     except msgspec.ValidationError as error:
         fault = _misfit(error)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         fault, foreign = f"not JSON{_described(headers, body)}", True
+        cut = body.lstrip().startswith(b"{") and "truncated" in str(error)
+    if cut:
+        # Whatever its length header says: a gateway measures what has come to it.
+        raise TransportError("the answer was cut short", user_id=user_id)
     if user is None:
         # Outside the `except`: a decoder's error would stay attached, and it may quote the body.
         raise InvalidResponseError(

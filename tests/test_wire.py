@@ -183,14 +183,23 @@ def test_a_member_of_the_wrong_type_is_named_without_its_value(body: bytes, path
     assert not error.foreign
 
 
+@pytest.mark.parametrize("upto", range(1, 30))
+def test_a_user_that_ends_early_was_cut_short_and_may_be_asked_for_again(upto: int) -> None:
+    body = b' {"user_id": "u", "emails": []}'
+    with pytest.raises(m.TransportError, match="cut short") as caught:
+        read_answer("u", 200, {"Content-Length": str(upto)}, body[: 1 + upto])
+    assert caught.value.transient
+    assert (caught.value.__cause__, caught.value.__context__) == (None, None)
+
+
 NOT_JSON = [
-    *BODIES[:3],
+    *BODIES[:2],
     b'{"user_id": "\xff"}',
     b'{"user_id": "u", "claims": {"a": ' + b"[" * 100_000,
 ]
 
 
-@pytest.mark.parametrize("body", NOT_JSON, ids=range(5))
+@pytest.mark.parametrize("body", NOT_JSON, ids=range(4))
 def test_a_200_without_json_is_somebody_elses_answer(body: bytes) -> None:
     assert misread(200, body, Content_Type="text/html").foreign
 
