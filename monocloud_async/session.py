@@ -1,6 +1,7 @@
 """The way in: connections to one tenant, one call, and the start of a bulk run."""
 
 import asyncio
+import math
 import os
 from types import TracebackType
 from typing import Self
@@ -12,6 +13,7 @@ from yarl import URL
 from monocloud_async import retry as retry_module
 from monocloud_async import tenant
 from monocloud_async.bulk import BulkRun, OnOutcome
+from monocloud_async.connector import Connector
 from monocloud_async.errors import ConfigurationError, TransportError
 from monocloud_async.faults import broken, timed_out
 from monocloud_async.intake import UserIds
@@ -229,8 +231,8 @@ class MonoCloudSession:
             # aiohttp sends custom headers, the key among them, wherever a redirect points.
             allow_redirects=False,
             raise_for_status=False,
-            # Without `ceil_threshold`, aiohttp rounds timeouts over 5 s up to whole seconds.
-            timeout=aiohttp.ClientTimeout(total=timeout, ceil_threshold=timeout),
+            # aiohttp rounds timeouts from this threshold on, 5 s by default, up to whole seconds.
+            timeout=aiohttp.ClientTimeout(total=timeout, ceil_threshold=math.inf),
         ) as response:
             return response.status, response.headers, await _read(response)
 
@@ -245,7 +247,7 @@ class MonoCloudSession:
         if self._owned is None:
             self._loop = loop
             self._owned = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0), cookie_jar=aiohttp.DummyCookieJar()
+                connector=Connector(), cookie_jar=aiohttp.DummyCookieJar()
             )
         elif self._loop is not loop:
             raise ConfigurationError("this session belongs to another event loop; open one here")

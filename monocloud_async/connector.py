@@ -1,0 +1,38 @@
+"""Connections of the session's own: none is used again on which the server spoke unasked."""
+
+from ssl import SSLContext
+from weakref import WeakSet
+
+from aiohttp import ClientRequest, ClientTimeout, TCPConnector
+from aiohttp.connector import Connection
+from aiohttp.tracing import Trace
+
+
+class Connector(TCPConnector):
+    """As many connections as there are calls at once, each of them kept for the next call.
+
+    What comes in over a connection that waits for its next use is nobody's answer. aiohttp keeps
+    it, and would take it for the answer to the next request: one user's answer for another's.
+    RFC 9112, section 6.3: a client must not process such data as a response.
+    """
+
+    def __init__(self, *, ssl: SSLContext | bool = True) -> None:
+        # No limit: a timeout would count the time that is spent in the queue for a connection.
+        super().__init__(limit=0, ssl=ssl)
+        self._used: WeakSet[object] = WeakSet()
+
+    async def connect(
+        self, req: ClientRequest, traces: list[Trace], timeout: ClientTimeout
+    ) -> Connection:
+        """A connection that is new, or has been silent since its last answer."""
+        while True:
+            connection = await super().connect(req, traces, timeout)
+            protocol = connection.protocol
+            if protocol is None or protocol not in self._used:
+                break
+            if not protocol.should_close:
+                return connection
+            connection.close()
+        if protocol is not None:
+            self._used.add(protocol)
+        return connection
