@@ -157,7 +157,9 @@ class IdSource:
         lines = texts()
         raw, head = next(rows(","), (b"", []))
         if isinstance(head, csv.Error):
-            raise ConfigurationError(f"the header of {self.name} is malformed csv: {head}")
+            raise ConfigurationError(
+                f"the header of {self.name} is malformed csv: {clean(str(head))}"
+            )
         if not raw:
             return
         self.header = self._mark + raw
@@ -271,7 +273,7 @@ def _holds_ids(name: str, column: str | None) -> bool:
 
 def _cell(row: list[str] | csv.Error, columns: int, place: int, _text: str) -> str:
     if isinstance(row, csv.Error):
-        raise _BadLineError(f"is malformed csv ({row}); look for a stray quote")
+        raise _BadLineError(f"is malformed csv ({clean(str(row))}); look for a stray quote")
     if len(row) < columns or any(row[columns:]):
         raise _BadLineError(f"has {len(row)} cells where the header has {columns}")
     return row[place].strip()
