@@ -1,0 +1,183 @@
+"""What must hold whatever comes: one function per promise, for hypothesis and for atheris alike.
+
+Each is given anything at all and raises AssertionError, or whatever escapes, where a promise fails.
+"""
+
+import codecs
+import csv
+import io
+import json
+import pickle
+import tempfile
+from urllib.parse import unquote, urlsplit
+
+from multidict import CIMultiDict, CIMultiDictProxy
+from yarl import URL
+
+import monocloud_async as m
+from monocloud_async import tenant
+from monocloud_async.cli.inputs import Format, IdSource, Line
+from monocloud_async.wire import UNSAFE, check_user_id, enable_path, read_answer, retry_after
+
+LONGEST_MESSAGE = 4_000  # characters; people read it in a terminal
+_CALLERS_ID = "u" * 8
+
+
+def is_harmless(text: str) -> None:
+    """It can be printed, logged and stored: one line, no control characters, valid Unicode."""
+    assert not UNSAFE.search(text), text
+    text.encode()
+    assert len(text) < LONGEST_MESSAGE
+
+
+def is_ours(error: m.MonoCloudError) -> None:
+    """It says what happened in one harmless line, and survives a pickle."""
+    is_harmless(str(error))
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)  # noqa: S301  our own bytes
+
+
+def is_alone(error: m.MonoCloudError) -> None:
+    """It is ours, and no other error hangs on it: those may hold headers or bodies."""
+    is_ours(error)
+    assert (error.__cause__, error.__context__) == (None, None)
+
+
+def an_answer_is_the_user_or_an_error_of_ours(
+    status: int, headers: dict[str, str], body: bytes, user_id: str = _CALLERS_ID
+) -> None:
+    received = CIMultiDictProxy(CIMultiDict(headers))  # what aiohttp hands over
+    try:
+        user = read_answer(user_id, status, received, body)
+    except m.StatusError as error:
+        assert error.status == status >= 400
+        is_alone(error)
+    except (m.InvalidResponseError, m.TransportError) as error:
+        assert status == 200 or not 400 <= status < 600
+        is_alone(error)
+    else:
+        assert (status, user.user_id) == (200, user_id)
+
+
+def a_wait_is_finite_or_none(value: str, date: str) -> None:
+    seconds = retry_after({"Retry-After": value, "Date": date}, 1795428000.0)
+    assert seconds is None or 0 <= seconds < float("inf")
+
+
+def an_id_is_itself_or_refused(user_id: str) -> None:
+    try:
+        path = enable_path(user_id)
+    except m.InvalidUserIdError as error:
+        is_ours(error)
+        return
+    url = URL("https://acme.eu.monocloud.com" + path, encoded=True)
+    assert (url.raw_host, url.raw_query_string, url.raw_fragment) == (
+        "acme.eu.monocloud.com",
+        "",
+        "",
+    )
+    parts = url.raw_path.split("/")
+    assert len(parts) == 5
+    assert unquote(parts[3], errors="strict") == user_id
+    assert parts[3] not in {"", ".", ".."}
+    assert path.isascii()
+
+
+def a_domain_is_itself_or_refused(domain: str) -> None:
+    try:
+        url = tenant.base_url(domain)
+    except m.ConfigurationError as error:
+        is_ours(error)
+        return
+    parts = urlsplit(url)
+    assert (parts.path, parts.query, parts.fragment, parts.username) == ("", "", "", None)
+    assert parts.scheme == "https" or parts.hostname in {"localhost", "::1"} or _is_127(parts)
+    assert (parts.hostname or "").lower() in domain.lower()
+    sent = URL(url + "/api/users/u/enable", encoded=True)
+    assert sent.raw_host == parts.hostname
+    assert sent.raw_path == "/api/users/u/enable"
+
+
+def _is_127(parts: object) -> bool:
+    host = getattr(parts, "hostname", "") or ""
+    return host.startswith("127.") and host.replace(".", "").isdigit()
+
+
+def a_key_is_sent_or_refused_without_being_shown(key: str) -> None:
+    try:
+        headers = tenant.credentials(key).headers
+    except m.ConfigurationError as error:
+        is_ours(error)
+        assert len(key) < 4 or key not in str(error) + repr(error.__dict__)
+        return
+    assert headers["X-API-KEY"] == key
+    assert key.isascii()
+    assert key.isprintable()
+    assert " " not in key
+
+
+def read_input(data: bytes, form: Format, column: str | None = None) -> tuple[bytes, list[Line]]:
+    """The header and the lines of a file with these bytes."""
+    with tempfile.TemporaryFile() as file:
+        file.write(data)
+        file.seek(0)
+        source = IdSource(file, form, column=column)
+        source.expected()
+        lines = list(source)
+    return source.header, lines
+
+
+def usable(user_id: str) -> str | None:
+    """The id as it is read from a cell, or None where it cannot be one."""
+    try:
+        check_user_id(user_id.strip())
+    except m.InvalidUserIdError:
+        return None
+    return user_id.strip()
+
+
+def an_input_is_read_or_its_lines_are_told(data: bytes, form: Format, column: str | None) -> None:
+    """Every line is an id or a problem with its number, and none is lost."""
+    try:
+        header, lines = read_input(data, form, column)
+    except m.ConfigurationError as error:
+        is_ours(error)
+        return
+    for line in lines:
+        if line.user_id is None:
+            assert line.problem
+            is_harmless(line.problem)
+        else:
+            check_user_id(line.user_id)
+            assert line.problem is None
+            _is_in(line.user_id, line.raw, form)
+    # Nothing is dropped but blank lines, the mark at the very start, and the rest of a megabyte.
+    if max(map(len, data.split(b"\n"))) < 1 << 20:
+        read = data
+        if data.startswith(codecs.BOM_UTF8):
+            read, header = data[3:], header.removeprefix(codecs.BOM_UTF8)
+        assert _solid(header + b"".join(line.raw for line in lines)) == _solid(read)
+    numbers = [line.number for line in lines]
+    assert numbers == sorted(set(numbers))
+
+
+def _solid(data: bytes) -> bytes:
+    return b"".join(data.split())
+
+
+def _is_in(user_id: str, raw: bytes, form: Format) -> None:
+    """The id is one that another reader finds in this line too."""
+    text = raw.decode()
+    match form:
+        case Format.TXT:
+            assert user_id == text.strip()
+        case Format.JSONL:
+            value = json.loads(text)
+            assert user_id in ([value] if isinstance(value, str) else list(value.values()))
+        case Format.CSV:
+            cells = {
+                cell.strip()
+                for delimiter in ",;\t"
+                for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+                for cell in row
+            }
+            assert user_id in cells
