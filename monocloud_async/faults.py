@@ -26,7 +26,7 @@ def _not_sent(error: aiohttp.ClientError | OSError, user_id: str) -> TransportEr
     match error:
         case aiohttp.ClientConnectorCertificateError():
             reason = getattr(error.certificate_error, "verify_message", "") or "it is not trusted"
-            what = f"the server's TLS certificate was refused: {reason}"
+            what = f"the server's TLS certificate was refused: {reason.rstrip('.')}"
             transient, lasting = False, True
         case aiohttp.ClientSSLError():
             reason = getattr(error.os_error, "reason", "") or "no TLS on this port"

@@ -57,6 +57,10 @@ class MonoCloudSession:
         ConfigurationError: no domain or key, or one that cannot be used. Nothing is sent.
     """
 
+    # A traceback with locals prints sessions that are not whole yet, too.
+    _base_url = "of no tenant yet"
+    _closed = False
+
     def __init__(
         self,
         domain: str | None = None,
@@ -67,6 +71,7 @@ class MonoCloudSession:
         max_rate: float | None = None,
         client_session: aiohttp.ClientSession | None = None,
     ) -> None:
+        api_key = tenant.masked(api_key)  # from here on, no traceback can show it
         self._base_url = tenant.base_url(domain)
         self._credentials = tenant.credentials(api_key)
         self._timeout = tenant.timeout(timeout)
@@ -74,7 +79,6 @@ class MonoCloudSession:
         self._borrowed = client_session
         self._owned: aiohttp.ClientSession | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._closed = False
         if max_rate is not None:
             tenant.positive("max_rate", max_rate)
         self._pace = Pace(max_rate)

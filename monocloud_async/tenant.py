@@ -4,7 +4,7 @@ import ipaddress
 import os
 import re
 from collections.abc import Mapping
-from typing import NoReturn
+from typing import NoReturn, SupportsIndex
 from urllib.parse import SplitResult, urlsplit
 
 from multidict import CIMultiDict, CIMultiDictProxy
@@ -20,52 +20,65 @@ _KEY = re.compile(r"[\x21-\x7e]{1,4096}")
 _HOST = re.compile(r"[A-Za-z0-9.\-_\[\]:]+")
 
 
-class _Masked(str):
-    """A header's value that does not show itself in the `repr` of what holds it.
+def _not_pickled(self: object) -> NoReturn:
+    raise TypeError("credentials are not pickled: give the key to the new process itself")
 
-    aiohttp's frames hold the headers as locals, which a traceback with locals prints.
+
+class Masked(str):
+    """A key that does not show itself in the `repr` of what holds it, nor a part of it.
+
+    A traceback with locals prints what the frames hold: ours the key, aiohttp's the headers.
     """
 
     __slots__ = ()
+    __reduce__ = _not_pickled
 
     def __repr__(self) -> str:
         return "'****'"
+
+    def __getitem__(self, part: SupportsIndex | slice) -> "Masked":
+        return Masked(super().__getitem__(part))  # rich cuts a text first, and prints it then
 
 
 class Credentials:
     """The headers of every request, the key among them, in a form that does not print or pickle."""
 
     __slots__ = ("headers",)
+    __reduce__ = _not_pickled
 
     headers: Mapping[str, str]
 
-    def __init__(self, api_key: str) -> None:
+    def __init__(self, api_key: Masked) -> None:
         self.headers = CIMultiDictProxy(
-            CIMultiDict({"X-API-KEY": _Masked(api_key), "Accept": ACCEPT, "User-Agent": USER_AGENT})
+            CIMultiDict({"X-API-KEY": api_key, "Accept": ACCEPT, "User-Agent": USER_AGENT})
         )
 
     def __repr__(self) -> str:
         return "<credentials>"
 
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("credentials are not pickled: give the key to the new process itself")
+
+def masked(api_key: str | None) -> Masked:
+    """This key, or the one of the environment, or an empty one: nothing about it is checked yet."""
+    if api_key is None:
+        return Masked(os.environ.get(API_KEY, ""))
+    # What is no text is no key, and its value is not for tracebacks either.
+    return Masked(api_key) if isinstance(api_key, str) else Masked(" ")
 
 
-def credentials(api_key: str | None) -> Credentials:
-    """The headers for this key, or for the one of the environment.
+def credentials(api_key: Masked) -> Credentials:
+    """The headers for this key.
 
     Raises:
         ConfigurationError: no key, or one that no header can hold; it never quotes the key.
     """
-    key = (os.environ.get(API_KEY) or None) if api_key is None else api_key
-    if key is None:
+    if not api_key:
         raise ConfigurationError(f"no API key: pass api_key, or set {API_KEY}")
-    if not isinstance(key, str) or not _KEY.fullmatch(key):
+    if not _KEY.fullmatch(api_key):
         raise ConfigurationError(
-            "the API key is empty, too long, or has characters other than visible ASCII;"
+            "the API key is no text, too long, or has characters other than visible ASCII;"
             " look for a stray space or line break"
         )
-    return Credentials(key)
+    return Credentials(api_key)
 
 
 def base_url(domain: str | None) -> str:

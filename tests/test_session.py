@@ -182,19 +182,6 @@ async def test_refusals_are_read_so_that_the_connection_is_kept(sandbox: Sandbox
     assert sandbox.stats().connections == 1
 
 
-async def test_cookies_netrc_and_proxies_of_the_environment_are_off(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: object
-) -> None:
-    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
-    answer = http(samples.user("u"), b"Set-Cookie: a=b")
-    async with RawServer(answering(answer)) as server, session_for(server.url) as session:
-        await session.enable_user("u")
-        await session.enable_user("u")
-    assert len(server.requests) == 2
-    assert b"ookie" not in server.requests[1]
-
-
 async def test_a_borrowed_client_session_is_used_and_stays_open(sandbox: Sandbox) -> None:
     async with aiohttp.ClientSession(headers={"X-Trace": "1"}, raise_for_status=True) as client:
         session = MonoCloudSession(sandbox.url, sandbox.api_key, retry=NEVER, client_session=client)

@@ -8,7 +8,7 @@ from pathlib import Path
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.retry import RetryPolicy
 from monocloud_async.session import MonoCloudSession
-from monocloud_async.tenant import base_url
+from monocloud_async.tenant import base_url, masked
 
 MAX_KEY = 8192  # bytes; what is longer was not meant as a key
 
@@ -50,4 +50,4 @@ def read_key(path: Path, warn: Say) -> str:
     if stat.S_ISREG(mode) and mode & (stat.S_IRGRP | stat.S_IROTH):
         warn(f"Others on this machine can read the key: chmod 600 {path}")
     # Latin-1 maps every byte, so that what is wrong with the key is told in one place: the session.
-    return content.decode("latin-1").removesuffix("\n").removesuffix("\r")
+    return masked(content.decode("latin-1").removesuffix("\n").removesuffix("\r"))

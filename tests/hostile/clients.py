@@ -24,14 +24,14 @@ POLICY = RetryPolicy(attempts=3, wait_initial=0.01, wait_max=0.01)
 
 @asynccontextmanager
 async def against(
-    fault: Fault, policy: RetryPolicy = POLICY
+    fault: Fault, policy: RetryPolicy = POLICY, *, key: str = KEY
 ) -> AsyncIterator[tuple[RawServer, MonoCloudSession]]:
     """The adversary, and a session with it."""
     tls = certificate(fault.tls) if fault.tls and not fault.raw else None
     async with RawServer(fault.act, tls=tls) as server:
         url = server.url.replace("http://", "https://") if fault.raw else server.url
         if fault.tls in {"", "untrusted"}:
-            async with MonoCloudSession(url, KEY, timeout=TIMEOUT, retry=policy) as session:
+            async with MonoCloudSession(url, key, timeout=TIMEOUT, retry=policy) as session:
                 yield server, session
             return
         context = ssl.create_default_context()
@@ -39,7 +39,7 @@ async def against(
         async with (
             aiohttp.ClientSession(connector=Connector(ssl=context)) as client,
             MonoCloudSession(
-                url, KEY, timeout=TIMEOUT, retry=policy, client_session=client
+                url, key, timeout=TIMEOUT, retry=policy, client_session=client
             ) as session,
         ):
             yield server, session
