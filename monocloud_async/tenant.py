@@ -17,11 +17,8 @@ API_KEY = "MONOCLOUD_MANAGEMENT_API_KEY"
 TIMEOUT = "MONOCLOUD_MANAGEMENT_TIMEOUT"  # milliseconds, as the official clients have it
 
 _KEY = re.compile(r"[\x21-\x7e]{1,4096}")
+_NOT_PICKLED = "credentials are not pickled: give the key to the new process itself"
 _HOST = re.compile(r"[A-Za-z0-9.\-_\[\]:]+")
-
-
-def _not_pickled(self: object) -> NoReturn:
-    raise TypeError("credentials are not pickled: give the key to the new process itself")
 
 
 class Masked(str):
@@ -31,10 +28,12 @@ class Masked(str):
     """
 
     __slots__ = ()
-    __reduce__ = _not_pickled
 
     def __repr__(self) -> str:
         return "'****'"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(_NOT_PICKLED)
 
     def __getitem__(self, part: SupportsIndex | slice) -> "Masked":
         return Masked(super().__getitem__(part))  # rich cuts a text first, and prints it then
@@ -44,7 +43,6 @@ class Credentials:
     """The headers of every request, the key among them, in a form that does not print or pickle."""
 
     __slots__ = ("headers",)
-    __reduce__ = _not_pickled
 
     headers: Mapping[str, str]
 
@@ -55,6 +53,9 @@ class Credentials:
 
     def __repr__(self) -> str:
         return "<credentials>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(_NOT_PICKLED)
 
 
 def masked(api_key: str | None) -> Masked:
