@@ -1,6 +1,6 @@
 """Connections of the session's own: none is used again on which the server spoke unasked."""
 
-from ssl import SSLContext
+from typing import Any
 from weakref import WeakSet
 
 from aiohttp import ClientRequest, ClientTimeout, TCPConnector
@@ -14,11 +14,14 @@ class Connector(TCPConnector):
     What comes in over a connection that waits for its next use is nobody's answer. aiohttp keeps
     it, and would take it for the answer to the next request: one user's answer for another's.
     RFC 9112, section 6.3: a client must not process such data as a response.
+
+    Args:
+        options: those of `aiohttp.TCPConnector`. Default: its own, but no limit, because a timeout
+            would count the time that is spent in the queue for a connection.
     """
 
-    def __init__(self, *, ssl: SSLContext | bool = True) -> None:
-        # No limit: a timeout would count the time that is spent in the queue for a connection.
-        super().__init__(limit=0, ssl=ssl)
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"limit": 0, **options})
         self._used: WeakSet[object] = WeakSet()
 
     async def connect(

@@ -14,7 +14,7 @@ from monocloud_async import MonoCloudSession
 from monocloud_async.sandbox import Sandbox
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "docs/bulk.md", "docs/design.md", "docs/pace.md")
+PAGES = ("README.md", *(f"docs/{page}.md" for page in ("bulk", "design", "pace", "security")))
 DOMAIN = "acme.eu.monocloud.com"
 
 
@@ -62,7 +62,7 @@ def test_the_readme_is_short_and_opens_with_two_commands() -> None:
     assert commands[1].rstrip().endswith("pytest -q")
 
 
-@pytest.mark.parametrize("page", [*PAGES, "docs/testing.md"])
+@pytest.mark.parametrize("page", [*PAGES, "docs/reliability.md", "docs/testing.md"])
 def test_links_between_pages_lead_somewhere(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     for target in re.findall(r"\]\((?!https?://)([^)#]+)", text):

@@ -271,6 +271,12 @@ def packed(coding: str, data: bytes) -> bytes | None:
 
 
 def _bombs() -> Iterator[Fault]:
+    yield Fault(
+        kind="bomb",
+        name="gzip: 100,000 empty streams, one after the other",
+        act=says(http((packed("gzip", b"") or b"") * 100_000, b"Content-Encoding: gzip")),
+        says="cut short|not HTTP",
+    )
     for coding in CODINGS:
         bomb = packed(coding, b"\0" * (64 * MIB))
         if bomb is None:

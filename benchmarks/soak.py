@@ -1,0 +1,213 @@
+"""A long run against a tenant with every fault at once, which is killed three times on the way.
+
+    python benchmarks/soak.py [--minutes 10]
+
+The tenant is a process of its own over a database; each kill is a SIGKILL. In the end its database
+is held against the journal of the run, user by user. Exit code 1: a bound was broken.
+"""
+
+import argparse
+import asyncio
+import gc
+import platform
+import signal
+import sqlite3
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import aiohttp
+
+from monocloud_async import BulkReport, BulkRun, MonoCloudSession, RetryPolicy, __version__
+
+RATE, BURST, LATENCY, ERRORS = 1000, 200, 0.005, 0.002
+CONCURRENCY, TIMEOUT = 100, 2.0
+EVERY = 100  # one user in so many meets a fault of its own, each in turn
+SCRIPTS = (
+    *("503", "reset", "cut", "hang", "408", "reset,cut,503", "429:1"),
+    *("html", "redirect", "404", "422:identity", "422:keyed"),
+)
+REPEATS = 8  # how many requests one round of those scripts costs beyond the first, 429 left out
+KILLS = 3
+KEY = {"X-API-KEY": "sandbox-key"}
+
+
+class Tenant:
+    """The sandbox as a process."""
+
+    def __init__(self, folder: Path, users: int) -> None:
+        self.db, self.ids = folder / "tenant.db", folder / "ids.txt"
+        self.url = self._start("--users", users, "--ids", self.ids)
+
+    def _start(self, *options: object, port: str = "0") -> str:
+        argv = [
+            *("--db", self.db, "--port", port, "--rate-limit", RATE, "--burst", BURST),
+            *("--latency", LATENCY, "--error-rate", ERRORS, *options),
+        ]
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "monocloud_async", "sandbox", *map(str, argv)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().strip()
+
+    def kill(self) -> None:
+        self._process.send_signal(signal.SIGKILL)
+        self._process.communicate()
+
+    def again(self) -> None:
+        self._start(port=self.url.rpartition(":")[2])
+
+    async def script(self, user_ids: list[str], start: int) -> None:
+        """Faults for every hundredth user from this one on."""
+        async with aiohttp.ClientSession(headers=KEY) as client:
+            for place in range(start - start % EVERY, len(user_ids), EVERY):
+                steps = SCRIPTS[place // EVERY % len(SCRIPTS)].split(",")
+                url = f"{self.url}/_sandbox/users/{user_ids[place]}"
+                async with client.put(url, json={"script": steps}) as response:
+                    response.raise_for_status()
+
+
+@dataclass
+class Watch:
+    """What the process of the run looks like, second by second."""
+
+    run: BulkRun
+    lags: list[float] = field(default_factory=list)
+    samples: list[tuple[int, float, int]] = field(default_factory=list)
+
+    async def lag(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + 0.01
+            await asyncio.sleep(0.01)
+            self.lags.append(loop.time() - due)
+
+    async def resources(self) -> None:
+        while True:
+            await asyncio.sleep(1)
+            self.samples.append((self.run.report.total, rss_mb(), descriptors()))
+
+    @property
+    def slope(self) -> float:
+        """MB per 100,000 users, after the first fifth: caches and pools fill at first."""
+        users, memory, _ = zip(*self.samples[len(self.samples) // 5 :], strict=True)
+        return statistics.linear_regression(users, memory).slope * 100_000
+
+
+def descriptors() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+def rss_mb() -> float:
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * 4096 / 1e6
+
+
+async def soak(tenant: Tenant, journal: Path, seconds: float) -> tuple[BulkReport, Watch]:
+    user_ids = tenant.ids.read_text(encoding="ascii").split()
+    await tenant.script(user_ids, 0)
+    began = time.monotonic()
+
+    def until_time_is_up() -> Iterator[str]:
+        for user_id in user_ids:
+            if time.monotonic() - began > seconds:
+                return
+            yield user_id
+
+    async def kills() -> None:
+        for number in range(KILLS):
+            await asyncio.sleep(began + seconds * (number + 1) / (KILLS + 1) - time.monotonic())
+            await asyncio.to_thread(tenant.kill)
+            await asyncio.sleep(3)
+            await asyncio.to_thread(tenant.again)
+            # Scripts are in the sandbox's memory: those of users who are still to come, anew.
+            await tenant.script(user_ids, run.report.total + 5 * CONCURRENCY)
+
+    gc.freeze()
+    policy = RetryPolicy(wait_initial=0.1, wait_max=1.0)
+    async with MonoCloudSession(
+        tenant.url, "sandbox-key", retry=policy, timeout=TIMEOUT
+    ) as session:
+        run = session.bulk_enable(until_time_is_up(), concurrency=CONCURRENCY, journal=journal)
+        watch = Watch(run)
+        tasks = [asyncio.create_task(task) for task in (watch.lag(), watch.resources(), kills())]
+        report = await run
+        for task in tasks:
+            task.cancel()
+        with suppress(asyncio.CancelledError):
+            await asyncio.gather(*tasks)
+    return report, watch
+
+
+def differences(tenant: Path, journal: Path, total: int) -> dict[str, int]:
+    """Users on whom the run's journal and the tenant's own database do not agree.
+
+    A user who was refused, or of whom nobody knows, may be anything there; nobody else may.
+    """
+    with closing(sqlite3.connect(tenant)) as sql:
+        sql.execute("ATTACH ? AS run", (str(journal),))
+        told, strangers, not_enabled = sql.execute(
+            """
+            SELECT count(*), sum(u.user_id IS NULL), sum(j.outcome = 'enabled' AND u.disabled)
+            FROM run.users j LEFT JOIN users u USING (user_id)
+            """
+        ).fetchone()
+    return {
+        "users without an outcome": total - told,
+        "users that nobody asked for": strangers,
+        "users told as enabled who are not": not_enabled,
+    }
+
+
+def figures(report: BulkReport, watch: Watch, before: int) -> Iterator[tuple[str, str, bool]]:
+    """Each figure, as people read it, and whether it is within its bound."""
+    lags = sorted(watch.lags)
+    repeats = report.requests - report.total - report.throttled
+    # What the tenant made necessary, and around each kill the calls in flight and the probes.
+    allowed = report.total / EVERY / len(SCRIPTS) * REPEATS + 1.5 * ERRORS * report.requests
+    allowed += KILLS * 2 * CONCURRENCY
+    middle = [descriptors for _, _, descriptors in watch.samples[5:]]
+    p99 = lags[len(lags) * 99 // 100] * 1000
+    yield "users", f"{report.total:,} in {report.seconds:.0f} s", report.exhausted
+    yield "enabled", f"{report.enabled:,}", report.enabled > 0.99 * report.total
+    yield "refused", f"{report.failed:,}", report.failed < 0.01 * report.total
+    yield "unknown", f"{report.unknown:,}", report.unknown <= KILLS * CONCURRENCY
+    yield "answered 429", f"{report.throttled:,}", report.throttled < 0.02 * report.requests
+    yield "requests sent again", f"{repeats:,} (at most {allowed:,.0f})", repeats <= allowed
+    yield "memory", f"{watch.slope:+.2f} MB per 100,000 users", watch.slope < 1
+    yield "descriptors", f"{min(middle)} to {max(middle)}", max(middle) < before + CONCURRENCY + 20
+    yield "loop lag", f"p99 {p99:.1f} ms, most {lags[-1] * 1000:.0f} ms", p99 < 50
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=10.0)
+    seconds = parser.parse_args().minutes * 60
+    with tempfile.TemporaryDirectory() as folder:
+        journal = Path(folder, "run.journal")
+        tenant = Tenant(Path(folder), int(seconds * RATE * 1.1))
+        try:
+            before = descriptors()
+            report, watch = asyncio.run(soak(tenant, journal, seconds))
+            lost = differences(tenant.db, journal, report.total)
+        finally:
+            tenant.kill()
+    rows = list(figures(report, watch, before))
+    rows += [(what, f"{count:,}", count == 0) for what, count in lost.items()]
+    print(f"monocloud-async {__version__}, Python {platform.python_version()}, {KILLS} kills")
+    for what, figure, within in rows:
+        print(f"{what:36}{figure}{'' if within else '   OUT OF BOUNDS'}")
+    return 0 if all(within for _, _, within in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
