@@ -7,8 +7,10 @@ import codecs
 import csv
 import io
 import json
+import os
 import pickle
 import tempfile
+from unittest.mock import patch
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -120,6 +122,16 @@ def a_key_is_sent_or_refused_without_being_shown(key: str) -> None:
     assert key.isascii()
     assert key.isprintable()
     assert " " not in key
+
+
+def a_timeout_is_seconds_or_refused(text: str) -> None:
+    with patch.dict(os.environ, {tenant.TIMEOUT: text}):
+        try:
+            seconds = tenant.timeout(None)
+        except m.ConfigurationError as error:
+            is_ours(error)
+        else:
+            assert 0 < seconds < float("inf")
 
 
 def read_input(data: bytes, form: Format, column: str | None = None) -> tuple[bytes, list[Line]]:

@@ -58,6 +58,8 @@ def line() -> Iterator[Line]:
         line.close()
 
 
+NUMBER = r"\A[-+]?[0-9_\u0660-\u0669]{0,20}(\.[0-9]*)?(e[-+]?[0-9]{1,3})?\Z"
+
 # Answers, through the parser that is used
 
 STATUSES = st.sampled_from([100, 101, 103, 200, 204, 206, 302, 304, 401, 404, 422, 429, 503, 999])
@@ -156,6 +158,12 @@ def test_every_configuration_is_taken_as_itself_or_refused(text: str) -> None:
     invariants.a_domain_is_itself_or_refused(text)
     invariants.a_key_is_sent_or_refused_without_being_shown(text)
     invariants.an_id_is_itself_or_refused(text)
+
+
+# What an environment variable can hold
+@given(text=st.text(st.characters(codec="utf-8", exclude_characters="\0")) | st.from_regex(NUMBER))
+def test_every_timeout_is_a_time_or_refused(text: str) -> None:
+    invariants.a_timeout_is_seconds_or_refused(text.replace("\0", ""))
 
 
 # Input files
