@@ -9,12 +9,12 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-_GRACE = 0.02  # real seconds in which a server on this machine surely answers
+GRACE = 0.02  # real seconds in which a server on this machine surely answers
 
 
 class _JumpingSelector(selectors.DefaultSelector):
     now = 0.0
-    grace = _GRACE
+    grace = GRACE
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if timeout is None:
@@ -34,13 +34,12 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return self._virtual.now
 
 
-def run(main: Coroutine[Any, Any, T], *, sockets: bool = True) -> T:
+def run(main: Coroutine[Any, Any, T], *, sockets: bool = True, grace: float = GRACE) -> T:
     """What the coroutine returns; without sockets, no real time is spent at all."""
 
     def new_loop() -> VirtualLoop:
         loop = VirtualLoop()
-        if not sockets:
-            loop._virtual.grace = 0.0
+        loop._virtual.grace = grace if sockets else 0.0
         return loop
 
     with asyncio.Runner(loop_factory=new_loop) as runner:

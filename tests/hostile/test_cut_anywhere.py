@@ -3,11 +3,10 @@
 import asyncio
 
 import pytest
-from clients import KEY, nothing_left_behind
+from clients import KEY, nothing_left_behind, run
 from faults import USER, chunked
 from invariants import is_alone
 from raw_server import Peer, RawServer, http
-from virtual_time import run
 
 import monocloud_async as m
 from monocloud_async import MonoCloudSession, RetryPolicy

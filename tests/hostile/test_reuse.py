@@ -4,10 +4,9 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
-from clients import KEY
+from clients import KEY, run
 from faults import USER
 from raw_server import Peer, RawServer, http
-from virtual_time import run
 
 import monocloud_async as m
 from monocloud_async import MonoCloudSession, RetryPolicy

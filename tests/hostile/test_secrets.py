@@ -11,7 +11,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from clients import against
+from clients import against, run
 from faults import Fault, faults
 from opentelemetry.instrumentation.aiohttp_client import AioHttpClientInstrumentor
 from opentelemetry.sdk.trace import TracerProvider
@@ -20,7 +20,6 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from raw_server import Peer, RawServer, answering, http
 from secrets_search import KEY, PLANTED, is_not_in, is_not_told_by
 from terminal import PROGRAM, running, started, wait_for
-from virtual_time import run
 
 import monocloud_async as m
 from monocloud_async import MonoCloudSession, RetryPolicy

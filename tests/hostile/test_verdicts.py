@@ -4,11 +4,10 @@ import asyncio
 import re
 
 import pytest
-from clients import POLICY, Peak, against, nothing_left_behind
+from clients import POLICY, Peak, against, nothing_left_behind, run
 from faults import Fault, faults
 from invariants import is_alone, is_ours
 from runs import adds_up
-from virtual_time import run
 
 import monocloud_async as m
 
