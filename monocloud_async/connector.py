@@ -1,9 +1,11 @@
 """Connections of the session's own: none is used again on which the server spoke unasked."""
 
+import select
 from typing import Any
 from weakref import WeakSet
 
 from aiohttp import ClientRequest, ClientTimeout, TCPConnector
+from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
 from aiohttp.tracing import Trace
 
@@ -22,7 +24,7 @@ class Connector(TCPConnector):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"limit": 0, **options})
-        self._used: WeakSet[object] = WeakSet()
+        self._used: WeakSet[ResponseHandler] = WeakSet()
 
     async def connect(
         self, req: ClientRequest, traces: list[Trace], timeout: ClientTimeout
@@ -33,9 +35,21 @@ class Connector(TCPConnector):
             protocol = connection.protocol
             if protocol is None or protocol not in self._used:
                 break
-            if not protocol.should_close:
+            if not protocol.should_close and not _is_readable(protocol):
                 return connection
             connection.close()
         if protocol is not None:
             self._used.add(protocol)
         return connection
+
+
+def _is_readable(protocol: ResponseHandler) -> bool:
+    """Whether something came in that a busy event loop has not seen yet; its end counts, too."""
+    if protocol.transport is None:
+        return True
+    descriptor = protocol.transport.get_extra_info("socket").fileno()
+    if not hasattr(select, "poll"):  # Windows
+        return bool(select.select([descriptor], [], [], 0)[0])
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))

@@ -14,7 +14,7 @@ from monocloud_async import retry as retry_module
 from monocloud_async import tenant
 from monocloud_async.bulk import BulkRun, OnOutcome
 from monocloud_async.connector import Connector
-from monocloud_async.errors import ConfigurationError, TransportError
+from monocloud_async.errors import ConfigurationError, RequestTimeoutError, TransportError
 from monocloud_async.faults import broken, timed_out
 from monocloud_async.intake import UserIds
 from monocloud_async.journal import Journal
@@ -23,7 +23,7 @@ from monocloud_async.models import User
 from monocloud_async.pace import Pace
 from monocloud_async.retry import RetryPolicy
 from monocloud_async.turns import pass_by, watch
-from monocloud_async.wire import MAX_BODY, check_user_id, enable_path, read_answer
+from monocloud_async.wire import check_user_id, enable_path, longest, read_answer
 
 DEFAULT_RETRY = RetryPolicy()
 
@@ -215,6 +215,13 @@ class MonoCloudSession:
         """One request. All that goes wrong on the way is translated here, once."""
         url = URL(self._base_url + enable_path(user_id), encoded=True)
         client = self._client()
+        if timeout <= 0:  # aiohttp would take that for no timeout at all
+            raise RequestTimeoutError(
+                "the time was over before it could be sent",
+                user_id=user_id,
+                sent=False,
+                transient=False,
+            )
         try:
             answer = await self._exchange(client, url, timeout)
         except TimeoutError as error:
@@ -264,20 +271,20 @@ class MonoCloudSession:
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:
-    """The body, decompressed; at most one chunk over `MAX_BODY` of it, which is refused later.
+    """The body, decompressed; at most one chunk more than is worth reading.
 
     `response.read()` has no bound: a gzip of 1 MiB made it spend 2 GiB.
     """
     chunks: list[bytes] = []
-    size = 0
+    size, most = 0, longest(response.status)
     try:
-        while size <= MAX_BODY and (chunk := await response.content.readany()):
+        while size <= most and (chunk := await response.content.readany()):
             chunks.append(chunk)
             size += len(chunk)
     except aiohttp.ClientPayloadError:
         if response.status == 200:  # noqa: PLR2004  a user that was cut short is no user
             raise
         return b""  # the status says enough
-    if size > MAX_BODY:
+    if size > most:
         response.close()  # the rest is not worth its bytes
     return b"".join(chunks)

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from itertools import islice
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -30,10 +31,13 @@ Headers = Mapping[str, str]
 
 ACCEPT = "application/json, application/problem+json"
 USER_AGENT = f"monocloud-async/{__version__}"
-MAX_BODY = 1 << 20  # bytes of a decoded answer; a user of the documented page has about 2,000
+# Bytes, decompressed: the user of the documented page has 2,000, and a problem 300. Not more,
+# because JSON takes up to 24 times its size in memory once it is read: "[[],[],[], ...".
+MAX_USER, MAX_REFUSAL = 1 << 19, 1 << 16
 
 _MAX_ID_BYTES = 1024  # servers refuse a request line of about 8 KiB; quoting triples the length
 _MAX_TEXT = 500
+_MAX_FAULTS = 20  # of one refusal, and texts of one fault: an error may live as long as its run
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 # Controls, marks that reverse or hide text in a terminal, and surrogates, which nothing can print:
 # they stand for the bytes of a header or a file name that are not UTF-8.
@@ -90,6 +94,11 @@ def enable_path(user_id: str) -> str:
     return f"/api/users/{quote(user_id, safe='')}/enable"
 
 
+def longest(status: int) -> int:
+    """How many bytes of an answer with this status are worth reading."""
+    return MAX_USER if status == _OK else MAX_REFUSAL
+
+
 def read_answer(user_id: str, status: int, headers: Headers, body: bytes) -> User:
     """The user that the tenant answered with.
 
@@ -143,8 +152,8 @@ def _read_user(user_id: str, headers: Headers, body: bytes) -> User:
     user: User | None = None
     fault, foreign, cut = "", False, False
     try:
-        if len(body) > MAX_BODY:
-            fault = f"longer than {MAX_BODY} bytes"
+        if len(body) > MAX_USER:
+            fault = f"longer than {MAX_USER} bytes"
         else:
             user = _user.decode(body)
     except msgspec.ValidationError as error:
@@ -195,7 +204,8 @@ def _refusal(user_id: str, status: int, headers: Headers, body: bytes) -> Status
     kind = status_class(status)
     faults = members.get("errors")
     if status == _UNPROCESSABLE and isinstance(faults, list):
-        found = tuple(_identity_fault(fault) for fault in faults if isinstance(fault, dict))
+        objects = (fault for fault in faults if isinstance(fault, dict))
+        found = tuple(map(_identity_fault, islice(objects, _MAX_FAULTS)))
         refused = IdentityValidationError(
             _with_faults(status, problem, [f.description or f.code or "" for f in found]),
             status=status,
@@ -206,7 +216,8 @@ def _refusal(user_id: str, status: int, headers: Headers, body: bytes) -> Status
         refused.faults = found
         return refused
     if status == _UNPROCESSABLE and isinstance(faults, dict):
-        by_member = {clean(name): _texts(said) for name, said in faults.items()}
+        named = islice(faults.items(), _MAX_FAULTS)
+        by_member = {clean(name): _texts(said) for name, said in named}
         malformed = KeyValidationError(
             _with_faults(status, problem, [f"{k}: {', '.join(v)}" for k, v in by_member.items()]),
             status=status,
@@ -226,7 +237,7 @@ def _with_faults(status: int, problem: ProblemDetails, faults: list[str]) -> str
 
 
 def _read_problem(body: bytes) -> dict[str, Any]:
-    if len(body) > MAX_BODY:
+    if len(body) > MAX_REFUSAL:
         return {}
     try:
         members = _anything.decode(body)
@@ -244,7 +255,7 @@ def _identity_fault(fault: dict[str, Any]) -> IdentityFault:
 
 
 def _texts(said: object) -> tuple[str, ...]:
-    values = said if isinstance(said, list) else [said]
+    values = said[:_MAX_FAULTS] if isinstance(said, list) else [said]
     return tuple(clean(value) for value in values if isinstance(value, str))
 
 

@@ -99,6 +99,28 @@ def test_no_attempt_outlives_the_total_time() -> None:
     run(main())
 
 
+def test_a_pause_that_ends_when_the_time_does_hangs_nobody() -> None:
+    """Aiohttp takes a timeout that is over already for none at all."""
+
+    async def main() -> None:
+        clock = asyncio.get_running_loop().time
+        async with (
+            RawServer(answering(lambda _: None)) as server,
+            session_for(server.url, RetryPolicy(attempts=1, total=10)) as session,
+        ):
+            session.pace.refused(session.pace.send(clock()), 9.9, clock())
+            async with asyncio.timeout(60):
+                calls = [session.enable_user("u") for _ in range(100)]
+                ended = await asyncio.gather(*calls, return_exceptions=True)
+            assert clock() < 11.1
+        assert {type(error) for error in ended} <= {m.RequestTimeoutError, m.RateLimitedError}
+        late = [error for error in ended if "before it could be sent" in str(error)]
+        assert late
+        assert not any(error.sent for error in late if isinstance(error, m.TransportError))
+
+    run(main())
+
+
 async def test_the_request_is_the_documented_one() -> None:
     answer = http(samples.user("u"))
     async with RawServer(answering(answer)) as server, session_for(server.url) as session:

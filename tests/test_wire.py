@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 import monocloud_async as m
 from monocloud_async.wire import (
-    MAX_BODY,
+    MAX_REFUSAL,
+    MAX_USER,
     check_user_id,
     clean,
     enable_path,
@@ -63,7 +64,7 @@ BODIES = [
     b'"text"',
     b"null",
     b'{"status": 200, "title": 5, "detail": [], "trace_id": {}, "traceId": 1}',
-    b'{"title": "' + b"x" * MAX_BODY + b'"}',
+    b'{"title": "' + b"x" * MAX_REFUSAL + b'"}',
 ]
 
 
@@ -136,6 +137,21 @@ def test_odd_faults_of_a_422_do_no_harm(errors: bytes, kind: type[m.StatusError]
     error = refusal(422, b'{"title": "No", "errors": ' + errors + b"}")
     assert type(error) is kind
     assert "422 No" in str(error)
+
+
+def test_of_many_faults_the_first_are_kept() -> None:
+    listed = refusal(422, b'{"errors": [' + b",".join([b'{"code": "c"}'] * 4000) + b"]}")
+    assert isinstance(listed, m.IdentityValidationError)
+    assert len(listed.faults) == 20
+    texts = b"[" + b",".join([b'"x"'] * 1000) + b"]"
+    named = b",".join(b'"m%d": %s' % (number, texts) for number in range(15))
+    keyed = refusal(422, b'{"errors": {' + named + b"}}")
+    assert isinstance(keyed, m.KeyValidationError)
+    assert {len(said) for said in keyed.faults.values()} == {20}
+    many = b",".join(b'"m%d": "x"' % number for number in range(1000))
+    keyed = refusal(422, b'{"errors": {' + many + b"}}")
+    assert isinstance(keyed, m.KeyValidationError)
+    assert len(keyed.faults) == 20
 
 
 @pytest.mark.parametrize("status", [100, 101, 201, 202, 204, 206, 299, 301, 302, 304, 307, 308])
@@ -212,8 +228,8 @@ def test_a_200_without_an_id_or_with_another_users_is_no_success() -> None:
 
 def test_a_user_at_the_bound_is_read_and_one_over_it_refused() -> None:
     shell = len(samples.user("u", x=""))
-    assert read_answer("u", 200, {}, samples.user("u", x="y" * (MAX_BODY - shell))).user_id == "u"
-    assert "longer" in str(misread(200, samples.user("u", x="y" * (MAX_BODY - shell + 1))))
+    assert read_answer("u", 200, {}, samples.user("u", x="y" * (MAX_USER - shell))).user_id == "u"
+    assert "longer" in str(misread(200, samples.user("u", x="y" * (MAX_USER - shell + 1))))
 
 
 def test_texts_from_outside_are_short_and_harmless() -> None:

@@ -277,6 +277,23 @@ def _bombs() -> Iterator[Fault]:
         act=says(http((packed("gzip", b"") or b"") * 100_000, b"Content-Encoding: gzip")),
         says="cut short|not HTTP",
     )
+    for name, item in (("objects", b"{}"), ("lists", b"[]")):
+        # JSON is a bomb of its own: a list that is empty takes 24 times the room of its two signs.
+        many = b",".join([item] * 500_000)
+        yield Fault(
+            kind="bomb",
+            name=f"500,000 empty {name} as faults of a refusal",
+            act=says(http(b'{"errors":[' + many + b"]}", status=422)),
+            error=m.UnprocessableError,
+            retried=False,
+        )
+        yield Fault(
+            kind="bomb",
+            name=f"170,000 empty {name} as claims of a user",
+            act=says(http(b'{"user_id":"ada","claims":{"a":[' + many[:510_000] + item + b"]}}")),
+            error=None,
+            retried=False,
+        )
     for coding in CODINGS:
         bomb = packed(coding, b"\0" * (64 * MIB))
         if bomb is None:

@@ -78,6 +78,35 @@ def test_words_that_nobody_asked_for_are_nobodys_answer(smuggled: bytes, when: f
     run(main())
 
 
+@pytest.mark.parametrize("ends", [False, True])
+def test_what_the_event_loop_has_not_read_yet_counts_too(ends: bool) -> None:  # noqa: FBT001  a table
+    """The words, or the end, are on this machine when the next call looks for a connection."""
+    spoken = asyncio.Event()
+
+    async def act(peer: Peer) -> None:
+        request = await peer.request()
+        if b"/bob/" in request:
+            await peer.send(http(b'{"user_id":"bob","creation_time":4711}'))
+            return
+        await peer.send(http(USER))
+        await asyncio.sleep(0.1)
+        if ends:
+            peer.drop()
+        else:
+            await peer.send(BOB)
+        spoken.set()
+
+    async def main() -> None:
+        async with RawServer(act) as server:
+            async with MonoCloudSession(server.url, KEY, retry=ONCE) as session:
+                await session.enable_user("ada")
+                await spoken.wait()
+                assert (await session.enable_user("bob")).creation_time == 4711
+            assert (server.connections, len(server.requests)) == (2, 2)
+
+    run(main())
+
+
 def test_every_connection_that_spoke_unasked_is_given_up() -> None:
     async def act(peer: Peer) -> None:
         await first_call(peer)
