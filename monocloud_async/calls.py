@@ -6,7 +6,7 @@ from functools import partial
 
 from monocloud_async import retry
 from monocloud_async.ceiling import Ticket
-from monocloud_async.errors import MonoCloudError, RateLimitedError, TransportError
+from monocloud_async.errors import MonoCloudError, RateLimitedError, StatusError, TransportError
 from monocloud_async.models import User
 from monocloud_async.outcome import BulkReport, Outcome, Status
 from monocloud_async.retry import RetryPolicy
@@ -66,7 +66,9 @@ class Call:
 
     def failed(self, error: MonoCloudError) -> Outcome:
         """The outcome when the last attempt ended so."""
-        unsure = self.maybe_done and isinstance(error, TransportError)
+        # A tenant that says no to this user has the last word; one in trouble, or nobody, has not.
+        final = isinstance(error, StatusError) and not error.transient
+        unsure = self.maybe_done and not final
         # An outcome may live long; the frames of its error's traceback should not.
         return self._outcome("unknown" if unsure else "failed", error=error.with_traceback(None))
 

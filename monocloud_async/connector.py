@@ -1,8 +1,8 @@
 """Connections of the session's own: none is used again on which the server spoke unasked."""
 
 import select
+from functools import partial
 from typing import Any
-from weakref import WeakSet
 
 from aiohttp import ClientRequest, ClientTimeout, TCPConnector
 from aiohttp.client_proto import ResponseHandler
@@ -13,9 +13,10 @@ from aiohttp.tracing import Trace
 class Connector(TCPConnector):
     """As many connections as there are calls at once, each of them kept for the next call.
 
-    What comes in over a connection that waits for its next use is nobody's answer. aiohttp keeps
-    it, and would take it for the answer to the next request: one user's answer for another's.
-    RFC 9112, section 6.3: a client must not process such data as a response.
+    What comes in over a connection that waits for its next use is nobody's answer, and ends it.
+    aiohttp keeps it, without any bound, and would take it for the answer to the next request: one
+    user's answer for another's. RFC 9112, section 6.3: a client must not process such data as a
+    response.
 
     Args:
         options: those of `aiohttp.TCPConnector`. Default: its own, but no limit, because a timeout
@@ -24,7 +25,8 @@ class Connector(TCPConnector):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"limit": 0, **options})
-        self._used: WeakSet[ResponseHandler] = WeakSet()
+        # aiohttp has no public way to bring a protocol of one's own; the tests see if it takes it.
+        self._factory = partial(_Attentive, loop=self._loop)  # type: ignore[assignment]
 
     async def connect(
         self, req: ClientRequest, traces: list[Trace], timeout: ClientTimeout
@@ -33,23 +35,39 @@ class Connector(TCPConnector):
         while True:
             connection = await super().connect(req, traces, timeout)
             protocol = connection.protocol
-            if protocol is None or protocol not in self._used:
-                break
-            if not protocol.should_close and not _is_readable(protocol):
+            if not isinstance(protocol, _Attentive):  # the outer one of a proxy's tunnel
                 return connection
-            connection.close()
-        if protocol is not None:
-            self._used.add(protocol)
-        return connection
+            if protocol.idle and protocol.heard():
+                connection.close()
+                continue
+            protocol.idle = False
+            connection.add_callback(protocol.rest)
+            return connection
 
 
-def _is_readable(protocol: ResponseHandler) -> bool:
-    """Whether something came in that a busy event loop has not seen yet; its end counts, too."""
-    if protocol.transport is None:
-        return True
-    descriptor = protocol.transport.get_extra_info("socket").fileno()
-    if not hasattr(select, "poll"):  # Windows
-        return bool(select.select([descriptor], [], [], 0)[0])
-    poll = select.poll()
-    poll.register(descriptor, select.POLLIN)
-    return bool(poll.poll(0))
+class _Attentive(ResponseHandler):
+    """Gives its connection up at the first byte that comes while nobody waits for an answer."""
+
+    idle = False
+
+    def rest(self) -> None:
+        """The answer is complete."""
+        self.idle = True
+
+    def data_received(self, data: bytes) -> None:
+        if self.idle and data:
+            self.abort()
+        else:
+            super().data_received(data)
+
+    def heard(self) -> bool:
+        """Whether the server said anything since, or left, as far as the system knows of it."""
+        if self.should_close or self.transport is None:
+            return True
+        # A busy event loop has not read everything yet.
+        descriptor = self.transport.get_extra_info("socket").fileno()
+        if not hasattr(select, "poll"):  # Windows
+            return bool(select.select([descriptor], [], [], 0)[0])
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        return bool(poll.poll(0))

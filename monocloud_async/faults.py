@@ -5,20 +5,36 @@ aiohttp's own errors are never chained to ours: they hold the request's headers,
 
 import aiohttp
 
-from monocloud_async.errors import RequestTimeoutError, TransportError
+from monocloud_async.errors import ConfigurationError, RequestTimeoutError, TransportError
 
 
 def timed_out(error: TimeoutError, user_id: str, seconds: float) -> RequestTimeoutError:
     """The error for a request that got no complete answer in time."""
     sent = not isinstance(error, aiohttp.ConnectionTimeoutError)
-    return RequestTimeoutError(
-        f"no complete answer within {seconds:.3g} s", user_id=user_id, sent=sent
-    )
+    what = f"no complete answer within {seconds:.3g} s" if sent else "no connection in time"
+    return RequestTimeoutError(what, user_id=user_id, sent=sent)
 
 
 def broken(error: aiohttp.ClientError | OSError, user_id: str) -> TransportError:
     """The error for a request that broke, before or after it reached the tenant."""
     return _not_sent(error, user_id) or _cut_off(error, user_id)
+
+
+def too_late(user_id: str) -> RequestTimeoutError:
+    """The error for a request whose time is over before it begins."""
+    return RequestTimeoutError(
+        "the time was over before it could be sent", user_id=user_id, sent=False, transient=False
+    )
+
+
+def unusable(error: RuntimeError | ValueError, user_id: str) -> ConfigurationError:
+    """The error for a borrowed session of another event loop, or whose proxy is no address."""
+    # Not in its own words, which may have the proxy's password in them.
+    return ConfigurationError(
+        f"the borrowed client_session made no request ({type(error).__name__}): look at its event"
+        " loop and its proxy",
+        user_id=user_id,
+    )
 
 
 def _not_sent(error: aiohttp.ClientError | OSError, user_id: str) -> TransportError | None:

@@ -29,6 +29,7 @@ from monocloud_async.spacing import Spacing
 _FIRST_PAUSE: Final = 0.5  # seconds, where a 429 does not say how long
 _LONGER: Final = 1.3  # how that grows while the scouts are refused: what is waited too long is lost
 _LONGEST_GUESS: Final = 30.0  # seconds
+_LONGEST_PAUSE: Final = 3600.0  # seconds; a tenant that asks for a year may well be asked again
 _JITTER: Final = 0.02  # seconds at most; several clients of one tenant do not come back as one
 _GENTLE: Final = 3.0  # seconds from one request at a time to as many as there are
 _GENTLE_RATE: Final = 20.0  # requests a second that it begins with
@@ -172,6 +173,8 @@ class Pace:
     def refused(self, ticket: Ticket, retry_after: float | None, now: float) -> None:
         """The request was answered 429: everyone pauses, once."""
         self.throttled += 1
+        if retry_after is not None:
+            retry_after = min(retry_after, _LONGEST_PAUSE)
         self._outage.answered()
         if self._hungry_since is None:
             self._hungry_since = now

@@ -14,8 +14,8 @@ from monocloud_async import retry as retry_module
 from monocloud_async import tenant
 from monocloud_async.bulk import BulkRun, OnOutcome
 from monocloud_async.connector import Connector
-from monocloud_async.errors import ConfigurationError, RequestTimeoutError, TransportError
-from monocloud_async.faults import broken, timed_out
+from monocloud_async.errors import ConfigurationError, MonoCloudError
+from monocloud_async.faults import broken, timed_out, too_late, unusable
 from monocloud_async.intake import UserIds
 from monocloud_async.journal import Journal
 from monocloud_async.journal.file import JournalFile
@@ -26,6 +26,7 @@ from monocloud_async.turns import pass_by, watch
 from monocloud_async.wire import check_user_id, enable_path, longest, read_answer
 
 DEFAULT_RETRY = RetryPolicy()
+CONNECTING = 0.9  # of the time of a request
 
 Answer = tuple[int, CIMultiDictProxy[str], bytes]
 
@@ -216,18 +217,15 @@ class MonoCloudSession:
         url = URL(self._base_url + enable_path(user_id), encoded=True)
         client = self._client()
         if timeout <= 0:  # aiohttp would take that for no timeout at all
-            raise RequestTimeoutError(
-                "the time was over before it could be sent",
-                user_id=user_id,
-                sent=False,
-                transient=False,
-            )
+            raise too_late(user_id)
         try:
             answer = await self._exchange(client, url, timeout)
         except TimeoutError as error:
-            fault: TransportError = timed_out(error, user_id, timeout)
+            fault: MonoCloudError = timed_out(error, user_id, timeout)
         except (aiohttp.ClientError, OSError) as error:
             fault = broken(error, user_id)
+        except (RuntimeError, ValueError) as error:
+            fault = unusable(error, user_id)
         else:
             return read_answer(user_id, *answer)
         # Outside the `except`, and not chained: aiohttp's errors hold the request's headers.
@@ -242,8 +240,14 @@ class MonoCloudSession:
             # aiohttp sends custom headers, the key among them, wherever a redirect points.
             allow_redirects=False,
             raise_for_status=False,
-            # aiohttp rounds timeouts from this threshold on, 5 s by default, up to whole seconds.
-            timeout=aiohttp.ClientTimeout(total=timeout, ceil_threshold=math.inf),
+            timeout=aiohttp.ClientTimeout(
+                total=timeout,
+                # Whoever has no connection by then would have no answer either, and this one tells
+                # that nothing was sent.
+                connect=CONNECTING * timeout,
+                # aiohttp rounds timeouts from this threshold on up to whole seconds.
+                ceil_threshold=math.inf,
+            ),
         ) as response:
             return response.status, response.headers, await _read(response)
 

@@ -18,7 +18,9 @@ TIMEOUT = "MONOCLOUD_MANAGEMENT_TIMEOUT"  # milliseconds, as the official client
 
 _KEY = re.compile(r"[\x21-\x7e]{1,4096}")
 _NOT_PICKLED = "credentials are not pickled: give the key to the new process itself"
-_HOST = re.compile(r"[A-Za-z0-9.\-_\[\]:]+")
+# RFC 1035, section 2.3.4: a label has 63 characters at most, and a name 253.
+_LABEL = r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)"
+_NAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(\.{_LABEL})*")
 
 
 class Masked(str):
@@ -139,7 +141,7 @@ def _split(text: str) -> tuple[SplitResult, str, int | None]:
     try:
         parts = urlsplit(text)
         host, port = parts.hostname or "", parts.port
-        if host and _HOST.fullmatch(host) and not any(map(str.isspace, text)):
+        if _is_host(host) and not any(map(str.isspace, text)):
             return parts, host, port
     except ValueError:
         pass
@@ -148,13 +150,23 @@ def _split(text: str) -> tuple[SplitResult, str, int | None]:
     )
 
 
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
+def _is_host(host: str) -> bool:
+    """Whether it is a name or an address; what ends in a number is an address, or none."""
+    if ":" in host or host.rpartition(".")[2].isdigit():
+        return _address(host) is not None
+    return _NAME.fullmatch(host) is not None
+
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
-        return ipaddress.ip_address(host).is_loopback
+        return None if "%" in host else ipaddress.ip_address(host)
     except ValueError:
-        return False
+        return None
+
+
+def _is_loopback(host: str) -> bool:
+    address = _address(host)
+    return host == "localhost" if address is None else address.is_loopback
 
 
 def _shown(host: str) -> str:

@@ -3,6 +3,7 @@
 from typing import Final, NamedTuple
 
 from monocloud_async.errors import (
+    ConfigurationError,
     ForbiddenError,
     InvalidResponseError,
     MonoCloudError,
@@ -28,7 +29,7 @@ class Verdict(NamedTuple):
 class Judge:
     """Looks at every error of a run.
 
-    - 401 and 402: at any time.
+    - 401, 402, and a session that is closed or cannot be used: at any time.
     - 403, a redirect, or a page that is not MonoCloud's: as the first answer, or as each of the
       last hundred.
     - A certificate or a host name that does not fit: in the first call.
@@ -50,7 +51,7 @@ class Judge:
             isinstance(error, InvalidResponseError) and error.foreign
         )
         self._barred = self._barred + 1 if barred else 0
-        if isinstance(error, UnauthorizedError | PaymentRequiredError):
+        if isinstance(error, UnauthorizedError | PaymentRequiredError | ConfigurationError):
             return Verdict(error)
         if first and (barred or (isinstance(error, TransportError) and error.lasting)):
             return Verdict(error)

@@ -33,7 +33,7 @@ ACCEPT = "application/json, application/problem+json"
 USER_AGENT = f"monocloud-async/{__version__}"
 # Bytes, decompressed: the user of the documented page has 2,000, and a problem 300. Not more,
 # because JSON takes up to 24 times its size in memory once it is read: "[[],[],[], ...".
-MAX_USER, MAX_REFUSAL = 1 << 19, 1 << 16
+MAX_USER, MAX_REFUSAL = 1 << 18, 1 << 16
 
 _MAX_ID_BYTES = 1024  # servers refuse a request line of about 8 KiB; quoting triples the length
 _MAX_TEXT = 500

@@ -50,6 +50,10 @@ class Peer:
         """The first bytes of a client that wants to speak TLS."""
         return await self._reader.read(4096)
 
+    def finish(self) -> None:
+        """A FIN: nothing more comes from here, but the client may go on."""
+        self._writer.write_eof()
+
     def reset(self) -> None:
         """The connection dies with an RST in place of a FIN."""
         linger = struct.pack("ii", 1, 0)

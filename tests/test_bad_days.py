@@ -334,6 +334,16 @@ def test_a_single_call_fails_at_once_where_the_pause_is_too_long() -> None:
     run(main(), sockets=False)
 
 
+def test_a_tenant_that_asks_for_a_year_is_asked_again_in_an_hour() -> None:
+    async def main() -> None:
+        tenant, session = paused(365 * 86_400)
+        await asyncio.sleep(3601)
+        await session.enable_user("ada")
+        assert len(tenant.sent) == 1
+
+    run(main(), sockets=False)
+
+
 def test_a_max_rate_that_leaves_no_place_is_not_the_tenants_fault() -> None:
     async def main() -> None:
         tenant = Tenant()

@@ -53,6 +53,37 @@ async def test_one_users_failure_is_a_value(sandbox: Sandbox, session: MonoCloud
     assert all(o.error is not None and o.error.__traceback__ is None for o in report.failures)
 
 
+@pytest.mark.parametrize(
+    ("then", "status"),
+    [
+        (m.ServerError(status=503), "unknown"),
+        (m.InvalidResponseError("a page of HTML", status=200, foreign=True), "unknown"),
+        (m.TransportError("refused", sent=False), "unknown"),
+        (m.NotFoundError(status=404), "failed"),
+        (m.UnprocessableError(status=422), "failed"),
+    ],
+)
+async def test_who_was_not_answered_is_unknown_until_the_tenant_says_no(
+    then: m.MonoCloudError, status: str
+) -> None:
+    errors = [m.TransportError("reset"), then]
+
+    async def send(user_id: str, seconds: float) -> User:
+        if user_id == "x" and errors:
+            raise errors.pop(0)
+        return await enable(user_id, seconds)
+
+    seen: dict[str, Outcome] = {}
+    policy = RetryPolicy(attempts=2, wait_initial=0.001)
+    await bulk(
+        ["a", "x"],
+        send,
+        policy=policy,
+        on_outcome=lambda outcome: seen.update({outcome.user_id: outcome}),
+    )
+    assert (seen["x"].status, seen["x"].error) == (status, then)
+
+
 async def test_outcomes_come_as_they_finish() -> None:
     async def send(user_id: str, _seconds: float) -> User:
         await asyncio.sleep(0.03 if user_id == "slow" else 0)

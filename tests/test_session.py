@@ -79,8 +79,11 @@ def test_a_hanging_tenant_ends_in_a_timeout_after_all_attempts() -> None:
             assert asyncio.get_running_loop().time() - began >= 12
             assert (caught.value.attempts, len(server.requests)) == (4, 4)
             assert caught.value.sent
+            await asyncio.sleep(0.3)  # aiohttp would round the end of it up to a whole second
+            began = asyncio.get_running_loop().time()
             with pytest.raises(m.RequestTimeoutError, match="within 7 s"):
                 await session.enable_user("u", timeout=7.0, retry=NEVER)
+            assert asyncio.get_running_loop().time() - began < 7.01
 
     run(main())
 
@@ -95,6 +98,19 @@ def test_no_attempt_outlives_the_total_time() -> None:
             with pytest.raises(m.RequestTimeoutError):
                 await session.enable_user("u")
             assert asyncio.get_running_loop().time() - began <= 25.1
+
+    run(main())
+
+
+def test_no_request_of_a_run_outlives_the_time_of_its_user() -> None:
+    async def main() -> None:
+        async with (
+            RawServer(answering(lambda _: None)) as server,
+            session_for(server.url, RetryPolicy(total=4.5)) as session,
+        ):
+            report = await session.bulk_enable(["u", "v"], timeout=60)
+            assert report.seconds < 9.1
+            assert report.unknown == 2
 
     run(main())
 
@@ -212,6 +228,49 @@ async def test_a_borrowed_client_session_is_used_and_stays_open(sandbox: Sandbox
             with pytest.raises(m.NotFoundError):  # its raise_for_status would raise aiohttp's own
                 await session.enable_user("nobody")
         assert not client.closed
+
+
+async def test_a_borrowed_client_session_that_cannot_work_says_so() -> None:
+    async with aiohttp.ClientSession(proxy="http://eve:hunter2@a..b:9") as client:
+        session = MonoCloudSession("acme.invalid", KEY, client_session=client, retry=NEVER)
+        with pytest.raises(m.ConfigurationError, match="its event loop and its proxy") as caught:
+            await session.enable_user("u")
+    assert "hunter2" not in str(caught.value)
+    assert (caught.value.__cause__, caught.value.__context__) == (None, None)
+
+
+def test_a_borrowed_client_session_of_another_loop_says_so() -> None:
+    async def make() -> aiohttp.ClientSession:
+        return aiohttp.ClientSession()
+
+    async def use(client: aiohttp.ClientSession) -> None:
+        session = MonoCloudSession("http://127.0.0.1:9", KEY, client_session=client, retry=NEVER)
+        with pytest.raises(m.MonoCloudError) as caught:
+            await session.enable_user("u")
+        assert caught.value.__context__ is None
+        with pytest.raises(m.RunStoppedError):
+            await session.bulk_enable(["u", "v"])
+
+    with asyncio.Runner() as first, asyncio.Runner() as second:
+        client = first.run(make())
+        second.run(use(client))
+        first.run(client.close())
+
+
+async def test_a_session_that_is_closed_ends_its_run(sandbox: Sandbox) -> None:
+    session = MonoCloudSession(sandbox.url, sandbox.api_key)
+    ids = sandbox.user_ids()
+    sandbox.script(ids[3], "hang")
+    seen: list[m.Outcome] = []
+    running = asyncio.ensure_future(session.bulk_enable(ids, concurrency=1, on_outcome=seen.append))
+    while len(seen) < 3:  # noqa: ASYNC110  there is no event for it
+        await asyncio.sleep(0.001)
+    await asyncio.sleep(0.01)
+    await session.close()
+    with pytest.raises(m.RunStoppedError, match="this session is closed") as caught:
+        await running
+    assert [outcome.status for outcome in seen] == ["enabled"] * 3 + ["unknown"]
+    assert caught.value.report.total == 4
 
 
 async def test_a_closed_session_says_so(sandbox: Sandbox) -> None:

@@ -32,6 +32,7 @@ class Fault:
         says: a part of the error's message.
         retried: whether all attempts are used up, or only one.
         reaches: whether requests arrive at all.
+        sent: whether the client has to think so; None where it knows.
         seconds: what an attempt may take at most, by the clock of the event loop.
         tls: which certificate the server has; "" is plain HTTP.
         raw: whether the act speaks the server's part of TLS itself.
@@ -44,6 +45,7 @@ class Fault:
     says: str = ""
     retried: bool = True
     reaches: bool = True
+    sent: bool | None = None
     seconds: float = 0.5
     tls: Tls = ""
     raw: bool = False
@@ -102,8 +104,10 @@ async def silence(peer: Peer) -> None:
     await peer.silence()
 
 
-async def close_at_once(peer: Peer) -> None:
-    """Nothing is read, so the client's request runs into an RST, or meets a FIN."""
+async def half_close_at_once(peer: Peer) -> None:
+    """A FIN is the first thing that the client hears; its request is read, and not answered."""
+    peer.finish()
+    await peer.silence()
 
 
 async def reset_at_once(peer: Peer) -> None:
@@ -114,9 +118,21 @@ def _connections() -> Iterator[Fault]:
     def fault(name: str, act: Act, what: str = "", seconds: float = 0.5) -> Fault:
         return Fault(kind="connection", name=name, act=act, says=what, seconds=seconds)
 
-    broke = "connection (was closed|broke)|Connection lost|could not connect"
-    yield replace(fault("closed before the request", close_at_once, broke), reaches=False)
-    yield replace(fault("reset before the request", reset_at_once, broke), reaches=False)
+    unread = replace(fault("", silence), reaches=False, sent=True)
+    yield replace(
+        unread,
+        name="closed before the request",
+        act=half_close_at_once,
+        says="closed before",
+        seconds=0.5,
+    )
+    yield replace(
+        unread,
+        name="reset before the request",
+        act=reset_at_once,
+        says="broke|closed before",
+        seconds=0.5,
+    )
     yield fault("closed after the request", says(), "closed before an answer")
     yield fault("reset after the request", resets_after(b""), "connection broke")
     yield fault("never an answer", silence, "no complete answer", 3)
@@ -128,10 +144,11 @@ def _connections() -> Iterator[Fault]:
         ("chunk", chunked(USER)[:-12]),
         ("last chunk", chunked(USER)[:-2]),
     ):
-        yield fault(f"closed inside the {where}", says(start))
-        yield fault(f"reset inside the {where}", resets_after(start))
+        early = "closed before an answer" if where in {"status line", "headers"} else "cut short"
+        yield fault(f"closed inside the {where}", says(start), early)
+        yield fault(f"reset inside the {where}", resets_after(start), f"{early}|connection broke")
         yield fault(f"stalled inside the {where}", says(start, stay=True), "no complete", 3)
-    yield fault("closed inside a body without a length", says(http(USER[:-3], length=False)))
+    yield fault("closed inside a body without a length", says(http(USER[:-3], length=False)), "cut")
     refused = http(b'{"title":"No"}' * 9, status=404)
     for how, act in (("closed", says(refused[:-9])), ("reset", resets_after(refused[:-9]))):
         yield Fault(
@@ -240,7 +257,7 @@ def _informational() -> Iterator[Fault]:
     yield fault(
         "100 without end",
         never_ends(b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 1000),
-        error=m.RequestTimeoutError,
+        error=m.TransportError,
         says="no complete",
         retried=True,
         seconds=3,
@@ -289,8 +306,8 @@ def _bombs() -> Iterator[Fault]:
         )
         yield Fault(
             kind="bomb",
-            name=f"170,000 empty {name} as claims of a user",
-            act=says(http(b'{"user_id":"ada","claims":{"a":[' + many[:510_000] + item + b"]}}")),
+            name=f"80,000 empty {name} as claims of a user",
+            act=says(http(b'{"user_id":"ada","claims":{"a":[' + many[:240_000] + item + b"]}}")),
             error=None,
             retried=False,
         )
@@ -369,7 +386,9 @@ def _bodies() -> Iterator[Fault]:
         ("1 MiB of text", b'{"user_id":"ada","x":"' + b"y" * MIB + b'"}'),
     ):
         yield answer(name, http(body), "answer was")
-    yield answer("another user", http(b'{"user_id":"bob"}'), "another user")
+    for user_id in (b"bob", b"Ada", b"ada ", b"ad", b"adaa", b"a%64a"):
+        other = b'{"user_id":"' + user_id + b'"}'
+        yield answer(f"another user, {user_id.decode()!r}", http(other), "another user")
     elsewhere = b"Location: http://127.0.0.1:1/t?token=s3cret"
     for status in (201, 202, 206, 301, 302, 303, 307, 308, 600, 999):
         yield answer(f"status {status}", http(USER, elsewhere, status=status), str(status))
@@ -459,6 +478,7 @@ def _tls(contexts: Callable[[Tls], ssl.SSLContext]) -> Iterator[Fault]:
                 kind="TLS",
                 name=f"{end} after {upto} bytes of the handshake",
                 act=handshake(upto, end, contexts("trusted")),
+                says="no connection in time" if end == "stall" else "could not connect|TLS could",
                 reaches=False,
                 seconds=3 if end == "stall" else 0.5,
                 tls="trusted",
@@ -471,6 +491,7 @@ def _tls(contexts: Callable[[Tls], ssl.SSLContext]) -> Iterator[Fault]:
             name=f"no close notify, {name}",
             act=ends_rudely(answer),
             error=error,
+            says="closed before an answer|connection broke|cut short",
             retried=error is not None,
             tls="trusted",
         )

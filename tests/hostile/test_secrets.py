@@ -38,6 +38,9 @@ def logs(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]
             logging.getLogger(name).setLevel(logging.DEBUG)
         yield caplog
         is_not_in(caplog.text, *(vars(record) for record in caplog.records))
+        for record in caplog.records:
+            if record.exc_info and record.exc_info[1] is not None:
+                is_not_told_by(record.exc_info[1])
     for name in ("aiohttp", "asyncio", "monocloud_async", "concurrent"):
         logging.getLogger(name).setLevel(logging.NOTSET)
 
@@ -133,14 +136,25 @@ def test_a_session_is_not_copied_and_not_pickled() -> None:
             take(session)
 
 
-async def test_tracing_has_no_key(logs: pytest.LogCaptureFixture) -> None:
-    exporter = InMemorySpanExporter()
-    provider = TracerProvider()
+@contextlib.contextmanager
+def spans() -> Iterator[InMemorySpanExporter]:
+    """What OpenTelemetry's own instrumentation of aiohttp records."""
+    exporter, provider, instrumentor = (
+        InMemorySpanExporter(),
+        TracerProvider(),
+        AioHttpClientInstrumentor(),
+    )
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    instrumentor = AioHttpClientInstrumentor()
     instrumentor.instrument(tracer_provider=provider)
     try:
-        async with Sandbox(users=["ada"], api_key=KEY) as sandbox:
+        yield exporter
+    finally:
+        instrumentor.uninstrument()
+
+
+async def test_tracing_has_no_key(logs: pytest.LogCaptureFixture) -> None:
+    async with Sandbox(users=["ada"], api_key=KEY) as sandbox:
+        with spans() as exporter:
             async with MonoCloudSession(sandbox.url, KEY, retry=ONCE) as session:
                 sandbox.script("ada", 503, "reset", "redirect", 200)
                 for _ in range(4):
@@ -151,11 +165,23 @@ async def test_tracing_has_no_key(logs: pytest.LogCaptureFixture) -> None:
                 MonoCloudSession(sandbox.url, KEY, client_session=client) as session,
             ):
                 await session.enable_user("ada")
-        spans = exporter.get_finished_spans()
-        assert len(spans) == 5
-        is_not_in(*(span.to_json() for span in spans))
-    finally:
-        instrumentor.uninstrument()
+    recorded = exporter.get_finished_spans()
+    assert len(recorded) == 5
+    is_not_in(*(span.to_json() for span in recorded))
+
+
+async def test_tracing_that_takes_every_header_can_be_kept_from_the_key(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As docs/security.md says."""
+    monkeypatch.setenv("OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_CLIENT_REQUEST", ".*")
+    monkeypatch.setenv("OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SANITIZE_FIELDS", "x-api-key")
+    async with Sandbox(users=["ada"], api_key=KEY) as sandbox:
+        with spans() as exporter:
+            async with MonoCloudSession(sandbox.url, KEY) as session:
+                await session.enable_user("ada")
+        (span,) = exporter.get_finished_spans()
+    is_not_in(span.to_json())
 
 
 async def test_what_traces_requests_sees_a_masked_key() -> None:

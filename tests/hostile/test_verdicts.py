@@ -2,9 +2,11 @@
 
 import asyncio
 import re
+import time
+from collections import Counter
 
 import pytest
-from clients import POLICY, Peak, against, nothing_left_behind, run
+from clients import POLICY, TIMEOUT, Costs, against, nothing_left_behind, run
 from faults import Fault, faults
 from invariants import is_alone, is_ours
 from runs import adds_up
@@ -24,7 +26,7 @@ def test_the_verdict(fault: Fault) -> None:
         loop = asyncio.get_running_loop()
         async with nothing_left_behind(), against(fault) as (server, session):
             began, error = loop.time(), None
-            with Peak() as peak:
+            with Costs() as costs:
                 try:
                     user = await session.enable_user("ada")
                     assert user.user_id == "ada"
@@ -35,13 +37,21 @@ def test_the_verdict(fault: Fault) -> None:
         if fault.error is None:
             assert error is None
         else:
-            assert isinstance(error, fault.error)
+            late = fault.error is m.TransportError and fault.seconds == TIMEOUT
+            assert isinstance(error, m.RequestTimeoutError if late else fault.error)
+            assert late or not isinstance(error, m.RequestTimeoutError)
             assert re.search(fault.says, str(error))
             assert (error.user_id, error.attempts) == ("ada", attempts)
             is_alone(error)
+            if isinstance(error, m.TransportError):
+                assert error.sent is (fault.reaches if fault.sent is None else fault.sent)
+                assert error.transient is fault.retried
         assert len(server.requests) == (attempts if fault.reaches else 0)
-        assert took <= attempts * (fault.seconds + 0.1)
-        assert peak.bytes < 16 << 20
+        assert took <= attempts * (fault.seconds + 0.01)
+        assert (
+            costs.cpu < attempts
+        )  # nobody else is served in that time, and the clock above stands still
+        assert costs.bytes < 16 << 20
 
     run(main())
 
@@ -56,14 +66,29 @@ def test_cancellation_ends_it_at_any_point(fault: Fault) -> None:
                 for _ in range(turns):
                     await asyncio.sleep(0)
                 await asyncio.sleep(seconds)
-                began = loop.time()
+                began, cpu = loop.time(), time.process_time()
                 task.cancel()
                 await asyncio.wait([task])
                 assert loop.time() - began <= 0.1
+                assert time.process_time() - cpu <= 0.1
                 if not task.cancelled() and (error := task.exception()) is not None:
                     assert isinstance(error, m.MonoCloudError)
 
     run(main())
+
+
+STATUSES = ("enabled", "failed", "unknown", "not_attempted")
+
+
+def ends(fault: Fault) -> set[str]:
+    """What may become of the users of a run."""
+    if fault.error is None:
+        return {"enabled", "failed"}  # the others are told of the same user
+    if fault.error is not m.TransportError and not issubclass(fault.error, m.TransportError):
+        return {"failed"}
+    if fault.sent or (fault.sent is None and fault.reaches):
+        return {"unknown", "not_attempted"}
+    return {"failed", "not_attempted"}
 
 
 @every
@@ -80,11 +105,14 @@ def test_a_run_knows_what_became_of_everybody(fault: Fault) -> None:
             except m.RunStoppedError as stopped:
                 is_ours(stopped)
                 report = stopped.report
+        counts = Counter(outcome.status for outcome in seen)
+        assert counts == Counter({status: getattr(report, status) for status in STATUSES})
         assert adds_up(report)
+        assert set(counts) <= ends(fault)
         assert [o.position for o in sorted(seen, key=lambda o: o.position)] == [
             *range(report.total)
         ]
         enabled = {outcome.user_id for outcome in seen if outcome.status == "enabled"}
-        assert enabled <= ({"ada"} if fault.error is None else set())
+        assert enabled == ({"ada"} if fault.error is None else set())
 
     run(main())
