@@ -190,7 +190,7 @@ def figures(report: BulkReport, watch: Watch, before: int) -> Iterator[tuple[str
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--minutes", type=float, default=10.0)
     seconds = parser.parse_args().minutes * 60
     with tempfile.TemporaryDirectory() as folder:
