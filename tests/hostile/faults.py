@@ -296,10 +296,10 @@ def _bombs() -> Iterator[Fault]:
     )
     for name, item in (("objects", b"{}"), ("lists", b"[]")):
         # JSON is a bomb of its own: a list that is empty takes 24 times the room of its two signs.
-        many = b",".join([item] * 500_000)
+        many = b",".join([item] * 300_000)
         yield Fault(
             kind="bomb",
-            name=f"500,000 empty {name} as faults of a refusal",
+            name=f"300,000 empty {name} as faults of a refusal",
             act=says(http(b'{"errors":[' + many + b"]}", status=422)),
             error=m.UnprocessableError,
             retried=False,

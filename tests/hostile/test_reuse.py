@@ -107,6 +107,31 @@ def test_what_the_event_loop_has_not_read_yet_counts_too(ends: bool) -> None:  #
     run(main())
 
 
+def test_a_connection_that_waits_is_not_read_without_end() -> None:
+    heard_out = asyncio.Event()
+
+    async def act(peer: Peer) -> None:
+        await first_call(peer)
+        await asyncio.sleep(0.1)
+        try:
+            for _ in range(1000):
+                await peer.send(http(b"", status=204, length=False) * 3000)
+                await asyncio.sleep(0)
+        except ConnectionError:
+            heard_out.set()
+
+    async def main() -> None:
+        async with (
+            RawServer(act) as server,
+            MonoCloudSession(server.url, KEY, retry=ONCE) as session,
+        ):
+            await session.enable_user("ada")
+            async with asyncio.timeout(10):
+                await heard_out.wait()
+
+    run(main())
+
+
 def test_every_connection_that_spoke_unasked_is_given_up() -> None:
     async def act(peer: Peer) -> None:
         await first_call(peer)
