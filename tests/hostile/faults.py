@@ -2,7 +2,7 @@
 
 import ssl
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from importlib import import_module
@@ -78,14 +78,6 @@ def resets_after(answer: bytes) -> Act:
         await peer.request()
         await peer.send(answer)
         peer.reset()
-
-    return act
-
-
-def drips(answer: bytes) -> Act:
-    async def act(peer: Peer) -> None:
-        await peer.request()
-        await peer.drip(answer, every=0.5)
 
     return act
 
@@ -446,7 +438,7 @@ def ends_rudely(answer: bytes) -> Act:
     return act
 
 
-def _tls(contexts: Callable[[Tls], ssl.SSLContext]) -> Iterator[Fault]:
+def _tls() -> Iterator[Fault]:
     refusals: dict[Tls, str] = {
         "untrusted": "certificate was refused: unable to get local issuer",
         "wrong host": "certificate was refused: .*mismatch",
@@ -477,7 +469,7 @@ def _tls(contexts: Callable[[Tls], ssl.SSLContext]) -> Iterator[Fault]:
             yield Fault(
                 kind="TLS",
                 name=f"{end} after {upto} bytes of the handshake",
-                act=handshake(upto, end, contexts("trusted")),
+                act=handshake(upto, end, certificate("trusted")),
                 says="no connection in time" if end == "stall" else "could not connect|TLS could",
                 reaches=False,
                 seconds=3 if end == "stall" else 0.5,
@@ -532,5 +524,5 @@ def faults() -> list[Fault]:
         *_bombs(),
         *_bodies(),
         *_not_http(),
-        *_tls(certificate),
+        *_tls(),
     ]
