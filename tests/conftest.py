@@ -7,7 +7,7 @@ from monocloud_async import MonoCloudSession, RetryPolicy, tenant
 from monocloud_async.sandbox import Sandbox
 
 # By hand: pytest tests/hostile/test_fuzz.py --hypothesis-profile=long
-settings.register_profile("long", max_examples=50_000, deadline=None)
+settings.register_profile("long", max_examples=20_000, deadline=None)
 
 QUICK = RetryPolicy(wait_initial=0.001, wait_max=0.002)
 
