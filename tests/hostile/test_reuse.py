@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
-from clients import KEY, run
-from faults import USER
-from raw_server import Peer, RawServer, http
+from clients import KEY, against, run
+from faults import USER, Fault, Tls
+from raw_server import Peer, RawServer, answering, http
 
 import monocloud_async as m
 from monocloud_async import MonoCloudSession, RetryPolicy
@@ -40,6 +40,21 @@ def test_a_connection_that_dies_as_it_is_reused_costs_no_time(
                 assert (await session.enable_user("ada")).user_id == "ada"
             assert (server.connections, len(server.requests)) == (5, 9)
             assert asyncio.get_running_loop().time() < 0.1  # nobody waited
+
+    run(main())
+
+
+@pytest.mark.parametrize("tls", ["", "trusted"])
+def test_a_connection_on_which_nobody_spoke_is_used_again(tls: Tls) -> None:
+    """TLS has words of its own, its tickets, that are nobody's answer and no reason to leave."""
+    fault = Fault(kind="none", name="none", act=answering(http(USER)), error=None, tls=tls)
+
+    async def main() -> None:
+        async with against(fault) as (server, session):
+            for pause in (0.0, 0.1, 0.0, 0.1):
+                await session.enable_user("ada")
+                await asyncio.sleep(pause)
+            assert (server.connections, len(server.requests)) == (1, 4)
 
     run(main())
 
