@@ -43,16 +43,18 @@ class MonoCloudSession:
         domain: the tenant's domain, with or without `https://`. Default: the environment's
             `MONOCLOUD_MANAGEMENT_DOMAIN`. Plain `http://` is for loopback addresses only.
         api_key: default: the environment's `MONOCLOUD_MANAGEMENT_API_KEY`.
-        timeout: seconds for one request with the reading of its answer. Default: the
-            environment's `MONOCLOUD_MANAGEMENT_TIMEOUT` (milliseconds), or 10.
+        timeout: seconds for one request with the reading of its answer; connecting may take nine
+            tenths of them. Default: the environment's `MONOCLOUD_MANAGEMENT_TIMEOUT`
+            (milliseconds), or 10.
         retry: how hard to try; see `RetryPolicy`.
         max_rate: requests a second that everything together keeps to. Default: what the tenant
             grants, which the session finds out.
         client_session: an `aiohttp.ClientSession` to borrow, with its proxy, TLS, tracing and
-            middlewares. It is never closed here. Without one, the session opens connections of its
-            own at the first call, as many as there are calls at once, so that a timeout never
-            counts time spent waiting for a connection; it ignores cookies, `.netrc` and proxies
-            of the environment.
+            middlewares; best over a `monocloud_async.connector.Connector`, which never takes what
+            a server said unasked for an answer. It is never closed here. Without one, the session
+            opens connections of its own at the first call, as many as there are calls at once, so
+            that a timeout never counts time spent waiting for a connection; it ignores cookies,
+            `.netrc` and proxies of the environment.
 
     Raises:
         ConfigurationError: no domain or key, or one that cannot be used. Nothing is sent.

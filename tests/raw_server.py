@@ -30,10 +30,10 @@ class Peer:
         self._writer.write(data)
         await self._writer.drain()
 
-    async def drip(self, data: bytes, *, every: float, size: int = 1) -> None:
-        """So many bytes, then a pause, and so on."""
-        for start in range(0, len(data), size):
-            await self.send(data[start : start + size])
+    async def drip(self, data: bytes, *, every: float) -> None:
+        """A byte, then a pause, and so on."""
+        for at in range(len(data)):
+            await self.send(data[at : at + 1])
             await asyncio.sleep(every)
 
     async def endlessly(self, data: bytes) -> None:

@@ -88,10 +88,6 @@ def journal(tmp_path: Path) -> Path:
     return write(tmp_path / "users.csv.journal", outcomes, source)
 
 
-def tear(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:9000])
-
-
 def told(capsys: pytest.CaptureFixture[str], *argv: object) -> str:
     assert main(["report", *map(str, argv)]) == 0
     return capsys.readouterr().out

@@ -16,11 +16,11 @@ import aiohttp
 import virtual_time
 from faults import AUTHORITY, Fault, certificate
 from raw_server import RawServer
+from secrets_search import KEY
 
 from monocloud_async import MonoCloudSession, RetryPolicy
 from monocloud_async.connector import Connector
 
-KEY = "sentinel-key-4711"
 TIMEOUT = 3.0
 gc.freeze()  # what is collected after each fault is what it made, not every module there is
 # The server is in this very thread, so an answer needs no time on its way.
@@ -30,14 +30,14 @@ POLICY = RetryPolicy(attempts=3, wait_initial=0.01, wait_max=0.01)
 
 @asynccontextmanager
 async def against(
-    fault: Fault, policy: RetryPolicy = POLICY, *, key: str = KEY
+    fault: Fault, policy: RetryPolicy = POLICY
 ) -> AsyncIterator[tuple[RawServer, MonoCloudSession]]:
     """The adversary, and a session with it."""
     tls = certificate(fault.tls) if fault.tls and not fault.raw else None
     async with RawServer(fault.act, tls=tls) as server:
         url = server.url.replace("http://", "https://") if fault.raw else server.url
         if fault.tls in {"", "untrusted"}:
-            async with MonoCloudSession(url, key, timeout=TIMEOUT, retry=policy) as session:
+            async with MonoCloudSession(url, KEY, timeout=TIMEOUT, retry=policy) as session:
                 yield server, session
             return
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # it checks certificates and host names
@@ -45,7 +45,7 @@ async def against(
         async with (
             aiohttp.ClientSession(connector=Connector(ssl=context)) as client,
             MonoCloudSession(
-                url, key, timeout=TIMEOUT, retry=policy, client_session=client
+                url, KEY, timeout=TIMEOUT, retry=policy, client_session=client
             ) as session,
         ):
             yield server, session

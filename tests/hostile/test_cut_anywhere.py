@@ -3,10 +3,11 @@
 import asyncio
 
 import pytest
-from clients import KEY, nothing_left_behind, run
+from clients import nothing_left_behind, run
 from faults import USER, chunked
 from invariants import is_alone
 from raw_server import Peer, RawServer, http
+from secrets_search import KEY
 
 import monocloud_async as m
 from monocloud_async import MonoCloudSession, RetryPolicy

@@ -9,11 +9,11 @@ from urllib.parse import unquote
 import invariants
 import pytest
 import samples
-from clients import KEY
 from faults import USER, chunked
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from raw_server import Peer, RawServer, http
+from secrets_search import KEY
 
 import monocloud_async as m
 from monocloud_async import MonoCloudSession, RetryPolicy, User

@@ -4,9 +4,10 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
-from clients import KEY, against, run
+from clients import against, run
 from faults import USER, Fault, Tls
 from raw_server import Peer, RawServer, answering, http
+from secrets_search import KEY
 
 import monocloud_async as m
 from monocloud_async import MonoCloudSession, RetryPolicy

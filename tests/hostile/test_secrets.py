@@ -49,7 +49,7 @@ def logs(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]
 def test_no_fault_tells_the_key(fault: Fault, logs: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         asyncio.get_running_loop().set_debug(True)
-        async with against(fault, ONCE, key=KEY) as (_server, session):
+        async with against(fault, ONCE) as (_server, session):
             is_not_in(session, vars(session))
             try:
                 await session.enable_user("ada")
