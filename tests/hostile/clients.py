@@ -22,7 +22,6 @@ from monocloud_async import MonoCloudSession, RetryPolicy
 from monocloud_async.connector import Connector
 
 TIMEOUT = 3.0
-gc.freeze()  # what is collected after each fault is what it made, not every module there is
 # The server is in this very thread, so an answer needs no time on its way.
 run = partial(virtual_time.run, grace=0.004)
 POLICY = RetryPolicy(attempts=3, wait_initial=0.01, wait_max=0.01)
