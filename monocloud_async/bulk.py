@@ -1,8 +1,9 @@
 """Enable many users: outcomes as values, in the order in which they finish, and a report.
 
-How a run is made: one reader takes a slot, takes an id, and starts that user's call; the slot
-comes back when the outcome is recorded and, where somebody iterates, taken. So one semaphore
-bounds the requests in flight and the outcomes that wait, whatever the number of users.
+How a run is made: each worker takes an id, makes that user's call to its end, and takes the next.
+They take ids one after the other, each when a request may go out. There are as many workers as
+requests in flight at most, so memory does not grow with the number of users. Where somebody
+iterates, an id is taken only when there is a place for its outcome as well.
 """
 
 import asyncio
@@ -78,18 +79,21 @@ class BulkRun:
         self._recorder = (
             None if journal is None else Recorder(journal, self.report, pace, self.drain)
         )
-        self._slots = asyncio.BoundedSemaphore(concurrency)
-        self._calls: dict[asyncio.Task[None], Call] = {}
+        self._concurrency = concurrency
+        self._workers: dict[asyncio.Task[None], Call | None] = {}  # and what each is at
+        self._intake: Intake | None = None
+        self._line = asyncio.Lock()  # of the workers, in front of the intake
+        self._places = asyncio.BoundedSemaphore(concurrency)  # for outcomes that nobody took yet
         self._outcomes: asyncio.Queue[Outcome | None] | None = None  # only where somebody iterates
         self._run_task: asyncio.Task[BulkReport] | None = None
-        self._reader: asyncio.Task[None] | None = None
         self._started = False
-        self._bug: BaseException | None = None
+        self._bug: BaseException | None = None  # raised by the caller's own `on_outcome`
+        self._unread: BaseException | None = None  # raised by the input
 
     @property
     def in_flight(self) -> int:
         """Users whose calls have begun and not ended."""
-        return len(self._calls)
+        return sum(call is not None for call in self._workers.values())
 
     @property
     def pace(self) -> Pace:
@@ -102,23 +106,21 @@ class BulkRun:
         The run then ends as usual, its report's `exhausted` False.
         """
         self._caller.draining = True
-        if self._reader is not None:
-            self._reader.cancel()
-        for task, call in self._calls.items():
-            if call.waiting:
+        for task, call in self._workers.items():
+            if call is None or call.waiting:
                 task.cancel()
 
     def cancel(self) -> None:
         """Start no more calls, and cancel those in flight: they are "unknown"."""
         self.drain()
-        for task in self._calls:
+        for task in self._workers:
             task.cancel()
 
     def __await__(self) -> Generator[object, None, BulkReport]:
         return self._run().__await__()
 
     async def __aenter__(self) -> Self:
-        self._outcomes = asyncio.Queue()  # unbounded in itself: `_slots` bounds it
+        self._outcomes = asyncio.Queue()  # unbounded in itself: `_places` bounds it
         self._run_task = asyncio.create_task(self._run())
         return self
 
@@ -143,7 +145,7 @@ class BulkRun:
             self._outcomes.put_nowait(None)  # the end stays the end
             await self._run_task  # raises what ended the run, if that was not the input's end
             raise StopAsyncIteration
-        self._slots.release()
+        self._places.release()
         return outcome
 
     async def _run(self) -> BulkReport:
@@ -152,11 +154,10 @@ class BulkRun:
         self._started = True
         clock = asyncio.get_running_loop().time
         began, paused = clock(), self.pace.paused_seconds(clock())
-        self._reader = asyncio.create_task(self._read())
+        self._add_worker()
         try:
-            await asyncio.wait([self._reader])
-            while self._calls:
-                await asyncio.wait(self._calls)
+            while self._workers:
+                await asyncio.wait(self._workers)
         finally:
             await _to_the_end(self._close(began, paused))
         if self._bug is not None:
@@ -169,8 +170,8 @@ class BulkRun:
                 f" {verdict.error}",
                 report=self.report,
             ) from verdict.error
-        if not self._reader.cancelled():
-            self._reader.result()  # raises what the input raised
+        if self._unread is not None:
+            raise self._unread
         return self.report
 
     async def _close(self, began: float, paused: float) -> None:
@@ -188,10 +189,14 @@ class BulkRun:
 
     async def _end(self) -> None:
         """Leave no task behind and no user uncounted, however the run ended."""
-        tasks = [task for task in (self._reader, *self._calls) if task is not None]
-        for task in tasks:
+        for task in self._workers:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._workers, return_exceptions=True)
+        if self._intake is not None:
+            if self._intake.held is not None:
+                call = self._call(self._intake.held)
+                self._record(call, call.cut_off())
+            await self._intake.close()
 
     def _how(self) -> str:
         """How the run ended, for people who read its journal."""
@@ -199,25 +204,74 @@ class BulkRun:
             return f"stopped{verdict.why}: {verdict.error.args[0]}"
         return "finished" if self.report.exhausted else "interrupted"
 
-    async def _read(self) -> None:
-        tell = None if self._outcomes is None and self._on_outcome is None else self._tell_of
-        intake = Intake(self._user_ids, self.report, self._recorder, tell)
-        try:
-            await intake.open()
-            while not self._caller.draining:
-                await self._slots.acquire()
-                if self._recorder is not None:
-                    await self._recorder.in_time()
-                await self._turns.ready()
-                user_id = await intake.next()
-                if user_id is End.END:
-                    return
-                await self._start(user_id)
-        finally:
-            if intake.held is not None:
-                call = self._call(intake.held)
-                self._record(call, call.cut_off())
-            await intake.close()
+    def _add_worker(self) -> None:
+        if len(self._workers) < self._concurrency:
+            task = asyncio.create_task(self._work())
+            self._workers[task] = None
+            task.add_done_callback(self._ended)
+
+    async def _work(self) -> None:
+        """Call for one user after the other, until there is none left."""
+        me = asyncio.current_task()
+        assert me is not None  # noqa: S101  for the type checkers
+        while (call := await self._next()) is not None:
+            self._workers[me] = call
+            self._add_worker()
+            self._record(call, await self._caller.enable(call))
+            self._workers[me] = None
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        call = self._workers.pop(task)
+        if call is not None and not call.recorded:
+            self._record(call, call.cut_off())
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        if call is None:
+            self._unread = error
+            self.drain()
+        else:
+            self._bug = error
+            self.cancel()
+
+    async def _next(self) -> Call | None:
+        """The next user to call for, as soon as a request may go out; None when that was all."""
+        async with self._line:
+            try:
+                return await self._read()
+            except BaseException:
+                self._caller.draining = True  # those in line do not read on
+                raise
+
+    async def _read(self) -> Call | None:
+        if self._intake is None:
+            tell = None if self._outcomes is None and self._on_outcome is None else self._tell_of
+            self._intake = Intake(self._user_ids, self.report, self._recorder, tell)
+            await self._intake.open()
+        while not (self.report.exhausted or self._caller.draining):
+            await self._room()
+            user_id = await self._intake.next()
+            if user_id is End.END:
+                break
+            call = self._call(user_id)
+            try:
+                check_user_id(user_id)
+            except InvalidUserIdError as error:
+                self._record(call, call.failed(error))
+                if call.position % BREATH == 0:
+                    await asyncio.sleep(0)
+            else:
+                return call
+        return None
+
+    async def _room(self) -> None:
+        """Returns when there is room for one more call, and the pace lets its request go out."""
+        if self._outcomes is not None:
+            await self._places.acquire()
+        if self._recorder is not None:
+            await self._recorder.in_time()
+        if not self._caller.proved.is_set() and self.in_flight:
+            await self._caller.proved.wait()  # the first request goes alone: a wrong key costs one
+        await self._turns.ready()
 
     async def _tell_of(self, outcome: Outcome) -> None:
         """Hand on the outcome of a user that the journal has as enabled."""
@@ -225,45 +279,12 @@ class BulkRun:
             self._on_outcome(outcome)
         if self._outcomes is not None:
             self._outcomes.put_nowait(outcome)
-            await self._slots.acquire()  # this one's comes back when somebody takes it
-
-    async def _start(self, user_id: str) -> None:
-        call = self._call(user_id)
-        try:
-            check_user_id(user_id)
-        except InvalidUserIdError as error:
-            self._record(call, call.failed(error))
-            if call.position % BREATH == 0:
-                await asyncio.sleep(0)
-            return
-        task = asyncio.create_task(self._enable(call))
-        self._calls[task] = call
-        task.add_done_callback(self._ended)
-        if not self._caller.proved.is_set():
-            await self._caller.proved.wait()  # the first request goes alone: a wrong key costs one
-        elif not self._turns.free:
-            await asyncio.sleep(0)  # the call takes its turn before the next id is read
+            await self._places.acquire()  # this one's comes back when somebody takes it
 
     def _call(self, user_id: str) -> Call:
         call = Call(user_id, self.report.total, asyncio.get_running_loop().time)
         self.report.total += 1
         return call
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        call = self._calls.pop(task)
-        if not call.recorded:  # cancelled before its first step
-            self._record(call, call.cut_off())
-        if not task.cancelled() and (bug := task.exception()) is not None:
-            self._bug = bug  # raised by the caller's own `on_outcome`
-            self.cancel()
-
-    async def _enable(self, call: Call) -> None:
-        try:
-            outcome = await self._caller.enable(call)
-        except asyncio.CancelledError:
-            self._record(call, call.cut_off())
-            raise
-        self._record(call, outcome)
 
     def _record(self, call: Call, outcome: Outcome) -> None:
         call.recorded = True
@@ -275,9 +296,7 @@ class BulkRun:
             report.failures.append(outcome)
         if self._recorder is not None and status != "already_enabled":
             self._recorder.add(outcome)
-        if self._outcomes is None:
-            self._slots.release()
-        else:
+        if self._outcomes is not None:
             self._outcomes.put_nowait(outcome)
         if self._on_outcome is not None:
             self._on_outcome(outcome)

@@ -5,12 +5,11 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 
 from monocloud_async import retry
-from monocloud_async.ceiling import Ticket
 from monocloud_async.errors import MonoCloudError, RateLimitedError, StatusError, TransportError
 from monocloud_async.models import User
 from monocloud_async.outcome import BulkReport, Outcome, Status
 from monocloud_async.retry import RetryPolicy
-from monocloud_async.turns import Turns, watch
+from monocloud_async.turns import Turns, tell
 from monocloud_async.verdict import Judge, Verdict
 
 Send = Callable[[str, float], Awaitable[User]]
@@ -19,34 +18,20 @@ Send = Callable[[str, float], Awaitable[User]]
 class Call:
     """What is known of one user so far, and what it makes in the end."""
 
-    __slots__ = (
-        "attempts",
-        "began",
-        "blamed",
-        "clock",
-        "error",
-        "in_flight",
-        "maybe_done",
-        "paused",
-        "position",
-        "recorded",
-        "user_id",
-        "waiting",
-    )
+    attempts = 0  # requests that were not answered 429
+    paused = 0.0  # seconds that do not count as retry time
+    error: MonoCloudError | None = None
+    blamed = False  # a failure was counted as this user's own
+    maybe_done = False  # a request went out that nobody answered
+    in_flight = False
+    waiting = False
+    recorded = False
 
     def __init__(self, user_id: str, position: int, clock: Callable[[], float]) -> None:
         self.user_id = user_id
         self.position = position
         self.clock = clock
         self.began = clock()
-        self.attempts = 0  # requests that were not answered 429
-        self.paused = 0.0  # seconds that do not count as retry time
-        self.error: MonoCloudError | None = None
-        self.blamed = False  # a failure was counted as this user's own
-        self.maybe_done = False  # a request went out that nobody answered
-        self.in_flight = False
-        self.waiting = False
-        self.recorded = False
 
     @property
     def was_throttled(self) -> bool:
@@ -133,62 +118,84 @@ class Caller:
         Raises:
             CancelledError: the run is over for this user; `call.cut_off()` says how.
         """
-        clock = call.clock
+        try:
+            user = await self._attempt(call, self._policy.total)
+        except MonoCloudError as error:
+            first = error
+        else:
+            return call.enabled(user)
+        # Outside the `except`, or its successors would hang on it.
+        return await self._again(call, first)
 
-        async def attempt(left: float) -> User:
-            return await self._attempt(call, left)
+    async def _again(self, call: Call, error: MonoCloudError) -> Outcome:
+        """The outcome after a first attempt that failed."""
+        policy, clock = self._policy, call.clock
 
         async def sleep(seconds: float) -> None:
             await self._wait(call, partial(asyncio.sleep, seconds))
 
         try:
-            user = await retry.call(
-                self._policy, attempt, clock=lambda: clock() - call.paused, sleep=sleep
+            user = await retry.again(
+                policy,
+                error,
+                partial(self._attempt, call),
+                deadline=call.began + policy.total,
+                clock=lambda: clock() - call.paused,
+                sleep=sleep,
             )
-        except MonoCloudError as error:
-            return call.failed(error)
+        except MonoCloudError as last:
+            return call.failed(last)
         return call.enabled(user)
 
     async def _attempt(self, call: Call, left: float) -> User:
         """One request, and again after what is news of the tenant and no failure of this user."""
+        turns, report, clock = self.turns, self._report, call.clock
         while True:
-            ticket = await self._turn(call)
-            self._report.requests += 1
-            self._report.retries += call.error is not None and not call.was_throttled
-            sent_at = call.clock()
+            sent_at = clock()
+            if turns.busy(sent_at):
+                sent_at = await self._turn(call, sent_at)
+            ticket = turns.take(sent_at)
+            report.requests += 1
+            report.retries += call.error is not None and not call.was_throttled
             call.in_flight = True
             try:
-                request = self._send(call.user_id, left)
-                user = await watch(
-                    self.turns.pace, ticket, call.user_id, request, again=call.blamed
-                )
-            except MonoCloudError as error:
-                call.learn(error)
-                self._report.throttled += call.was_throttled
-                self._consider(error, call.clock())
-                if not (call.was_throttled or (error.transient and self.turns.pace.down)):
-                    call.blamed = True
+                user = await self._send(call.user_id, left)
+            except BaseException as error:
+                now = clock()
+                tell(turns.pace, ticket, call.user_id, error, now, again=call.blamed)
+                if not isinstance(error, MonoCloudError) or self._failed(call, error, now):
                     raise
                 if self.draining:
                     raise asyncio.CancelledError from None
             else:
                 call.in_flight = False
                 call.attempts += 1
+                turns.pace.granted(ticket, clock())
                 self._judge.acquit()
                 return user
             finally:
                 self.proved.set()
-            call.paused += call.clock() - sent_at
+            call.paused += clock() - sent_at
 
-    async def _turn(self, call: Call) -> Ticket:
-        """The ticket of a request that goes out now; the wait for it is no retry time."""
-        now = call.clock()
-        if self.turns.busy(now):
-            failed = call.error is not None and not call.was_throttled
-            await self._wait(call, partial(self.turns.ready, again=failed))
-            call.paused += call.clock() - now
-            now = call.clock()
-        return self.turns.take(now)
+    def _failed(self, call: Call, error: MonoCloudError, now: float) -> bool:
+        """Whether the request's failure is this user's own, and no news of the tenant."""
+        call.learn(error)
+        self._report.throttled += call.was_throttled
+        verdict = self._judge.judge(error, now, first=not self.proved.is_set())
+        if self.verdict is None and verdict is not None:
+            self.verdict = verdict
+            self._on_verdict()
+        if call.was_throttled or (error.transient and self.turns.pace.down):
+            return False
+        call.blamed = True
+        return True
+
+    async def _turn(self, call: Call, now: float) -> float:
+        """When its request may go out, which is now; the wait for it is no retry time."""
+        failed = call.error is not None and not call.was_throttled
+        await self._wait(call, partial(self.turns.ready, again=failed))
+        call.paused += call.clock() - now
+        return call.clock()
 
     async def _wait(self, call: Call, wait: Callable[[], Awaitable[None]]) -> None:
         """Wait in a way that draining ends."""
@@ -199,9 +206,3 @@ class Caller:
             await wait()
         finally:
             call.waiting = False
-
-    def _consider(self, error: MonoCloudError, now: float) -> None:
-        verdict = self._judge.judge(error, now, first=not self.proved.is_set())
-        if self.verdict is None and verdict is not None:
-            self.verdict = verdict
-            self._on_verdict()

@@ -1,6 +1,7 @@
 """Connections of the session's own: none is used again on which the server spoke unasked."""
 
 import select
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -8,6 +9,39 @@ from aiohttp import ClientRequest, ClientTimeout, TCPConnector
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
 from aiohttp.tracing import Trace
+
+
+class Attentive(ResponseHandler):
+    """Gives its connection up at the first byte that comes while nobody waits for an answer."""
+
+    idle = False
+    _look: Callable[[], Sequence[object]] | None = None
+
+    def rest(self) -> None:
+        """The answer is complete."""
+        self.idle = True
+
+    def data_received(self, data: bytes) -> None:
+        """The next piece of an answer, or of what nobody asked for."""
+        if self.idle and data:
+            self.abort()
+        else:
+            super().data_received(data)
+
+    def heard(self) -> bool:
+        """Whether the server said anything since, or left, as far as the system knows of it."""
+        if self.transport is None or self.transport.is_closing():
+            return True
+        # A busy event loop has not read everything yet.
+        if self._look is None:
+            descriptor = self.transport.get_extra_info("socket").fileno()
+            if hasattr(select, "poll"):
+                poll = select.poll()
+                poll.register(descriptor, select.POLLIN)
+                self._look = partial(poll.poll, 0)
+            else:  # Windows
+                self._look = lambda: select.select([descriptor], [], [], 0)[0]
+        return bool(self._look())
 
 
 class Connector(TCPConnector):
@@ -23,10 +57,12 @@ class Connector(TCPConnector):
             would count the time that is spent in the queue for a connection.
     """
 
+    protocol = Attentive
+
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"limit": 0, **options})
         # aiohttp has no public way to bring a protocol of one's own; the tests see if it takes it.
-        self._factory = partial(_Attentive, loop=self._loop)  # type: ignore[assignment]
+        self._factory = partial(self.protocol, loop=self._loop)  # type: ignore[assignment]
 
     async def connect(
         self, req: ClientRequest, traces: list[Trace], timeout: ClientTimeout
@@ -35,7 +71,7 @@ class Connector(TCPConnector):
         while True:
             connection = await super().connect(req, traces, timeout)
             protocol = connection.protocol
-            if not isinstance(protocol, _Attentive):  # the outer one of a proxy's tunnel
+            if not isinstance(protocol, Attentive):  # the outer one of a proxy's tunnel
                 return connection
             if protocol.idle and protocol.heard():
                 connection.close()
@@ -43,31 +79,3 @@ class Connector(TCPConnector):
             protocol.idle = False
             connection.add_callback(protocol.rest)
             return connection
-
-
-class _Attentive(ResponseHandler):
-    """Gives its connection up at the first byte that comes while nobody waits for an answer."""
-
-    idle = False
-
-    def rest(self) -> None:
-        """The answer is complete."""
-        self.idle = True
-
-    def data_received(self, data: bytes) -> None:
-        if self.idle and data:
-            self.abort()
-        else:
-            super().data_received(data)
-
-    def heard(self) -> bool:
-        """Whether the server said anything since, or left, as far as the system knows of it."""
-        if self.should_close or self.transport is None:
-            return True
-        # A busy event loop has not read everything yet.
-        descriptor = self.transport.get_extra_info("socket").fileno()
-        if not hasattr(select, "poll"):  # Windows
-            return bool(select.select([descriptor], [], [], 0)[0])
-        poll = select.poll()
-        poll.register(descriptor, select.POLLIN)
-        return bool(poll.poll(0))

@@ -4,6 +4,7 @@ aiohttp's own errors are never chained to ours: they hold the request's headers,
 """
 
 import aiohttp
+from aiohttp.http import HttpProcessingError
 
 from monocloud_async.errors import ConfigurationError, RequestTimeoutError, TransportError
 
@@ -15,7 +16,10 @@ def timed_out(error: TimeoutError, user_id: str, seconds: float) -> RequestTimeo
     return RequestTimeoutError(what, user_id=user_id, sent=sent)
 
 
-def broken(error: aiohttp.ClientError | OSError, user_id: str) -> TransportError:
+Broken = aiohttp.ClientError | HttpProcessingError | OSError
+
+
+def broken(error: Broken, user_id: str) -> TransportError:
     """The error for a request that broke, before or after it reached the tenant."""
     return _not_sent(error, user_id) or _cut_off(error, user_id)
 
@@ -37,7 +41,7 @@ def unusable(error: RuntimeError | ValueError, user_id: str) -> ConfigurationErr
     )
 
 
-def _not_sent(error: aiohttp.ClientError | OSError, user_id: str) -> TransportError | None:
+def _not_sent(error: Broken, user_id: str) -> TransportError | None:
     transient, lasting = True, False
     match error:
         case aiohttp.ClientConnectorCertificateError():
@@ -61,14 +65,14 @@ def _not_sent(error: aiohttp.ClientError | OSError, user_id: str) -> TransportEr
     return TransportError(what, user_id=user_id, sent=False, transient=transient, lasting=lasting)
 
 
-def _cut_off(error: aiohttp.ClientError | OSError, user_id: str) -> TransportError:
+def _cut_off(error: Broken, user_id: str) -> TransportError:
     stale = False
     match error:
         case aiohttp.ServerDisconnectedError():
             what, stale = "the connection was closed before an answer came", True
         case aiohttp.ClientPayloadError():
             what = "the answer was cut short"
-        case aiohttp.ClientResponseError():
+        case aiohttp.ClientResponseError() | HttpProcessingError():
             what = "the answer was not HTTP"  # aiohttp calls it a 400, which nobody sent
         case OSError():
             what, stale = f"the connection broke: {_reason(error)}", True

@@ -98,37 +98,34 @@ class RetryBudget:
         self.tokens = min(_TOKENS, self.tokens + 1)
 
 
-async def call(
+async def again(
     policy: RetryPolicy,
+    first: MonoCloudError,
     attempt: Attempt[T],
     *,
+    deadline: float,
     budget: RetryBudget | None = None,
     clock: Callable[[], float],
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> T:
-    """What `attempt(seconds left)` returns, tried as often as the policy allows.
+    """What `attempt(seconds left)` returns when it is tried again, as often as the policy allows.
 
+    The first attempt is the caller's own, and ended with the error `first`: nearly every call
+    succeeds at once, and this machinery costs more than all the rest of the client.
     The error of the last attempt comes out as it is, with `attempts` set.
     `clock` is monotonic seconds; without a `budget`, retries are not counted.
     """
-    deadline = clock() + policy.total
-    # The first attempt is not tenacity's: its machinery costs more than the rest of the client
-    # does for a call that succeeds, and nearly every call does.
-    try:
-        return await attempt(policy.total)
-    except MonoCloudError as error:
-        error.attempts = 1
-        if policy.attempts == 1 or not policy.allows(error):
-            raise
-        first: MonoCloudError | None = error
-
+    first.attempts = 1
+    if policy.attempts == 1 or not policy.allows(first):
+        raise first
+    shown: MonoCloudError | None = first
     tries = 0
 
     async def again() -> T:
-        nonlocal first, tries
+        nonlocal shown, tries
         tries += 1
-        if first is not None:  # tenacity counts the first attempt too, so it is shown to it
-            error, first = first, None
+        if shown is not None:  # tenacity counts the first attempt too, so it is shown to it
+            error, shown = shown, None
             raise error
         try:
             return await attempt(deadline - clock())

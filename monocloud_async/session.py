@@ -1,34 +1,30 @@
 """The way in: connections to one tenant, one call, and the start of a bulk run."""
 
 import asyncio
-import math
 import os
+from functools import partial
 from types import TracebackType
 from typing import Self
 
 import aiohttp
-from multidict import CIMultiDictProxy
-from yarl import URL
+from aiohttp.http import HttpProcessingError
 
-from monocloud_async import retry as retry_module
 from monocloud_async import tenant
 from monocloud_async.bulk import BulkRun, OnOutcome
-from monocloud_async.connector import Connector
 from monocloud_async.errors import ConfigurationError, MonoCloudError
+from monocloud_async.exchange import exchange
+from monocloud_async.express import Express, Lines
 from monocloud_async.faults import broken, timed_out, too_late, unusable
 from monocloud_async.intake import UserIds
 from monocloud_async.journal import Journal
 from monocloud_async.journal.file import JournalFile
 from monocloud_async.models import User
 from monocloud_async.pace import Pace
-from monocloud_async.retry import RetryPolicy
-from monocloud_async.turns import pass_by, watch
-from monocloud_async.wire import check_user_id, enable_path, longest, read_answer
+from monocloud_async.retry import RetryBudget, RetryPolicy, again
+from monocloud_async.turns import pass_by, tell
+from monocloud_async.wire import check_user_id, enable_path, read_answer
 
 DEFAULT_RETRY = RetryPolicy()
-CONNECTING = 0.9  # of the time of a request
-
-Answer = tuple[int, CIMultiDictProxy[str], bytes]
 
 
 class MonoCloudSession:
@@ -81,11 +77,12 @@ class MonoCloudSession:
         self._retry = retry
         self._borrowed = client_session
         self._owned: aiohttp.ClientSession | None = None
+        self._express: Express | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         if max_rate is not None:
             tenant.positive("max_rate", max_rate)
         self._pace = Pace(max_rate)
-        self._budget = retry_module.RetryBudget()
+        self._budget = RetryBudget()
 
     @property
     def pace(self) -> Pace:
@@ -111,6 +108,8 @@ class MonoCloudSession:
         """Close the session's own connections; a borrowed `ClientSession` stays open."""
         self._closed = True
         owned, self._owned = self._owned, None
+        if self._express is not None:
+            self._express.close()
         if owned is not None:
             await owned.close()
 
@@ -138,18 +137,34 @@ class MonoCloudSession:
         """
         limit = self._timeout if timeout is None else tenant.positive("timeout", timeout)
         policy = self._retry if retry is None else retry
+        check_user_id(user_id)
 
         clock = asyncio.get_running_loop().time
-
-        async def attempt(left: float) -> User:
-            deadline = clock() + left
-            ticket = await pass_by(self._pace, user_id, longest=policy.max_retry_after, left=left)
-            request = self._send(user_id, min(limit, deadline - clock()))
-            return await watch(self._pace, ticket, user_id, request)
-
-        check_user_id(user_id)
-        user = await retry_module.call(policy, attempt, budget=self._budget, clock=clock)
+        deadline = clock() + policy.total
+        attempt = partial(self._attempt, user_id, limit, policy.max_retry_after)
+        first: MonoCloudError | None = None
+        try:
+            user = await attempt(policy.total)
+        except MonoCloudError as error:
+            first = error
+        if first is not None:  # outside the `except`, or its successors would hang on it
+            user = await again(
+                policy, first, attempt, deadline=deadline, budget=self._budget, clock=clock
+            )
         self._budget.succeeded()
+        return user
+
+    async def _attempt(self, user_id: str, limit: float, longest: float, left: float) -> User:
+        """One request of a single call, within what is `left` of the call's time."""
+        pace, clock = self._pace, asyncio.get_running_loop().time
+        deadline = clock() + left
+        ticket = await pass_by(pace, user_id, longest=longest, left=left)
+        try:
+            user = await self._send(user_id, min(limit, deadline - clock()))
+        except BaseException as error:
+            tell(pace, ticket, user_id, error, clock())
+            raise
+        pace.granted(ticket, clock())
         return user
 
     def bulk_enable(
@@ -197,12 +212,9 @@ class MonoCloudSession:
         """
         limit = self._timeout if timeout is None else tenant.positive("timeout", timeout)
 
-        async def send(user_id: str, left: float) -> User:
-            return await self._send(user_id, min(limit, left))
-
         return BulkRun(
             user_ids,
-            send,
+            lambda user_id, left: self._send(user_id, min(limit, left)),
             policy=self._retry if retry is None else retry,
             pace=self._pace,
             concurrency=self._connections(concurrency),
@@ -216,15 +228,20 @@ class MonoCloudSession:
 
     async def _send(self, user_id: str, timeout: float) -> User:
         """One request. All that goes wrong on the way is translated here, once."""
-        url = URL(self._base_url + enable_path(user_id), encoded=True)
-        client = self._client()
+        client, express = self._client(), self._express
         if timeout <= 0:  # aiohttp would take that for no timeout at all
             raise too_late(user_id)
         try:
-            answer = await self._exchange(client, url, timeout)
+            if express is not None and express.serves():
+                answer = await express.exchange(user_id, timeout)
+                if isinstance(answer, User):
+                    return answer
+            else:
+                url = self._base_url + enable_path(user_id)
+                answer = await exchange(client, url, self._credentials, timeout)
         except TimeoutError as error:
             fault: MonoCloudError = timed_out(error, user_id, timeout)
-        except (aiohttp.ClientError, OSError) as error:
+        except (aiohttp.ClientError, HttpProcessingError, OSError) as error:
             fault = broken(error, user_id)
         except (RuntimeError, ValueError) as error:
             fault = unusable(error, user_id)
@@ -232,26 +249,6 @@ class MonoCloudSession:
             return read_answer(user_id, *answer)
         # Outside the `except`, and not chained: aiohttp's errors hold the request's headers.
         raise fault
-
-    async def _exchange(self, client: aiohttp.ClientSession, url: URL, timeout: float) -> Answer:
-        async with client.post(
-            url,
-            headers=self._credentials.headers,
-            # aiohttp would call an empty body an octet-stream.
-            skip_auto_headers=("Content-Type",),
-            # aiohttp sends custom headers, the key among them, wherever a redirect points.
-            allow_redirects=False,
-            raise_for_status=False,
-            timeout=aiohttp.ClientTimeout(
-                total=timeout,
-                # Whoever has no connection by then would have no answer either, and this one tells
-                # that nothing was sent.
-                connect=CONNECTING * timeout,
-                # aiohttp rounds timeouts from this threshold on up to whole seconds.
-                ceil_threshold=math.inf,
-            ),
-        ) as response:
-            return response.status, response.headers, await _read(response)
 
     def _client(self) -> aiohttp.ClientSession:
         if self._closed:
@@ -264,8 +261,9 @@ class MonoCloudSession:
         if self._owned is None:
             self._loop = loop
             self._owned = aiohttp.ClientSession(
-                connector=Connector(), cookie_jar=aiohttp.DummyCookieJar()
+                connector=Lines(), cookie_jar=aiohttp.DummyCookieJar()
             )
+            self._express = Express.over(self._owned, self._base_url, self._credentials)
         elif self._loop is not loop:
             raise ConfigurationError("this session belongs to another event loop; open one here")
         return self._owned
@@ -274,23 +272,3 @@ class MonoCloudSession:
         connector = None if self._borrowed is None else self._borrowed.connector
         limits = [] if connector is None else [connector.limit, connector.limit_per_host]
         return min([wanted, *filter(None, limits)])
-
-
-async def _read(response: aiohttp.ClientResponse) -> bytes:
-    """The body, decompressed; at most one chunk more than is worth reading.
-
-    `response.read()` has no bound: a gzip of 1 MiB made it spend 2 GiB.
-    """
-    chunks: list[bytes] = []
-    size, most = 0, longest(response.status)
-    try:
-        while size <= most and (chunk := await response.content.readany()):
-            chunks.append(chunk)
-            size += len(chunk)
-    except aiohttp.ClientPayloadError:
-        if response.status == 200:  # noqa: PLR2004  a user that was cut short is no user
-            raise
-        return b""  # the status says enough
-    if size > most:
-        response.close()  # the rest is not worth its bytes
-    return b"".join(chunks)

@@ -3,7 +3,6 @@
 import asyncio
 import math
 import random
-from collections.abc import Awaitable
 from typing import Final
 
 from monocloud_async.ceiling import Ticket
@@ -13,7 +12,6 @@ from monocloud_async.errors import (
     RequestTimeoutError,
     StatusError,
 )
-from monocloud_async.models import User
 from monocloud_async.pace import Pace
 from monocloud_async.spacing import Spacing
 
@@ -120,26 +118,21 @@ async def pass_by(pace: Pace, user_id: str, *, longest: float, left: float) -> T
     return pace.send(clock())
 
 
-async def watch(
-    pace: Pace, ticket: Ticket, user_id: str, request: Awaitable[User], *, again: bool = False
-) -> User:
-    """What the request answers, once the pace has taken the answer in."""
-    clock = asyncio.get_running_loop().time
-    try:
-        user = await request
-    except RateLimitedError as error:
-        pace.refused(ticket, error.retry_after, clock())
-        raise
-    except MonoCloudError as error:
-        if error.transient:
-            pace.failed(ticket, user_id, clock(), again=again)
-        elif isinstance(error, StatusError):
-            pace.granted(ticket, clock())
-        else:
-            pace.lost(ticket)
-        raise
-    except BaseException:
+def tell(
+    pace: Pace,
+    ticket: Ticket,
+    user_id: str,
+    error: BaseException,
+    now: float,
+    *,
+    again: bool = False,
+) -> None:
+    """Let the pace know how a request ended that enabled nobody."""
+    if isinstance(error, RateLimitedError):
+        pace.refused(ticket, error.retry_after, now)
+    elif isinstance(error, MonoCloudError) and error.transient:
+        pace.failed(ticket, user_id, now, again=again)
+    elif isinstance(error, StatusError):
+        pace.granted(ticket, now)
+    else:
         pace.lost(ticket)
-        raise
-    pace.granted(ticket, clock())
-    return user

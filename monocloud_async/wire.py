@@ -91,7 +91,17 @@ def enable_path(user_id: str) -> str:
         InvalidUserIdError: the id cannot be one segment (see `check_user_id`).
     """
     check_user_id(user_id)
-    return f"/api/users/{quote(user_id, safe='')}/enable"
+    segment = user_id if user_id.isalnum() and user_id.isascii() else quote(user_id, safe="")
+    return f"/api/users/{segment}/enable"
+
+
+def plainly_user(user_id: str, body: bytes) -> User | None:
+    """The user, where the body of a 200 is exactly this one; `read_answer` knows all the rest."""
+    try:
+        user = _user.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    return user if user.user_id == user_id else None
 
 
 def longest(status: int) -> int:

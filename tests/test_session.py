@@ -350,7 +350,9 @@ async def test_cancellation_at_any_await_leaves_nothing_behind(sandbox: Sandbox)
                 finished += 1
             except asyncio.CancelledError:
                 pass
-            connector = session._owned.connector if session._owned else None
-            assert connector is None or not connector._acquired  # no public way to see it
+            if session._owned is not None:  # no public way to see it
+                kept = session._express._kept if session._express else []
+                assert session._owned.connector is not None
+                assert session._owned.connector._acquired == {line for _, line, _ in kept}
         assert {t for t in asyncio.all_tasks() - before if "session" in repr(t)} == set()
     assert 0 < finished < 60

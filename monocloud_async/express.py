@@ -1,0 +1,305 @@
+"""The express path: a call over the session's own connections, without what `ClientSession` adds.
+
+For each call `ClientSession` builds a request, a response, a timer and several copies of the same
+headers: more than half of a client's CPU time (docs/performance.md). Here aiohttp still makes the
+connections and reads the answers. What lies between is the same for every call and done once, and
+an answer that is plainly the user that was asked for, whole and in one piece, is taken as it is.
+
+Whoever hooks `ClientSession` gets the ordinary path (`HOOKS`), and so does everybody with an
+aiohttp that has not got what this leans on (`LEANS_ON`).
+
+To delete this file: delete the lines of `session` that name it, and tests/test_express.py.
+"""
+
+import asyncio
+import logging
+import re
+from functools import cache
+from types import FunctionType
+from typing import Final
+
+import aiohttp
+from aiohttp import ClientRequest, ClientResponse, ClientSession
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.connector import Connection
+from aiohttp.http import HttpProcessingError
+from multidict import CIMultiDictProxy
+from yarl import URL
+
+from monocloud_async.connector import Attentive, Connector
+from monocloud_async.exchange import SKIPPED_HEADERS, Answer, limits, read_body
+from monocloud_async.models import User
+from monocloud_async.tenant import Credentials, Masked
+from monocloud_async.wire import enable_path, plainly_user
+
+# What is not public in aiohttp, or may change; the tests have a case for each.
+LEANS_ON: Final[tuple[tuple[type, str], ...]] = (
+    (ResponseHandler, "set_response_params"),
+    (ResponseHandler, "data_received"),
+    (ResponseHandler, "connection_lost"),
+    (ResponseHandler, "read"),
+    (ResponseHandler, "should_close"),
+    (ClientRequest, "connection_key"),
+    (aiohttp.TCPConnector, "connect"),
+    (Connection, "protocol"),
+    (Connection, "release"),
+    (Connection, "close"),
+)
+# Where tests, recorders and tracers put themselves between a caller and the network.
+HOOKS: Final[tuple[tuple[type, str], ...]] = (
+    (ClientSession, "__init__"),
+    (ClientSession, "_request"),
+    (ClientSession, "request"),
+    (ClientSession, "post"),
+    (ClientRequest, "send"),
+    (ClientResponse, "start"),
+)
+_CONTINUE, _SWITCHING, _OK = 100, 101, 200
+_KEEP_ALIVE: Final = 15.0  # seconds that a connection waits for its next call, as with aiohttp
+
+logger = logging.getLogger("monocloud_async")
+
+# RFC 9112, sections 4 and 5, in their plainest form: no folded line, no bare LF, printable ASCII.
+_HEAD: Final = re.compile(
+    rb"HTTP/1\.1 200 [ -~]*\r\n(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~]{0,4000}\r\n){1,60}\r\n"
+)
+# Section 6: whatever has a say in where the answer ends, or in what comes after it.
+_FRAMING: Final = re.compile(
+    rb"\n(?:content-length: ([0-9]{1,6})\r|"
+    rb"(?:content-(?:length|encoding)|transfer-encoding|upgrade|trailer):|"
+    rb"connection:(?! keep-alive\r))",
+    re.IGNORECASE,
+)
+
+
+def plain_body(answer: bytes) -> int:
+    """Where the body of a plain and whole answer of 200 begins; 0 where aiohttp has to look at it.
+
+    Plain is an answer about whose end no two readers can differ: HTTP/1.1, one Content-Length that
+    is met to the byte, no coding, and nothing behind it.
+    """
+    head = _HEAD.match(answer)
+    if head is None:
+        return 0
+    start = head.end()
+    framing = _FRAMING.findall(answer, 0, start)
+    plain = len(framing) == 1 and framing[0] and len(answer) == start + int(framing[0])
+    return start if plain else 0
+
+
+class Line(Attentive):
+    """A connection that takes a plain answer as it came, and leaves any other one to aiohttp."""
+
+    late = False  # the time for its answer is over
+    _asker: asyncio.Future[tuple[bytes, int]] | None = None
+
+    def ask(self, path: str, rest: str) -> asyncio.Future[tuple[bytes, int]]:
+        """A plain answer and where its body begins; 0 where `read` has it, or what went wrong."""
+        if self.transport is None:
+            raise aiohttp.ServerDisconnectedError
+        self._asker = waiter = self._loop.create_future()
+        # In one expression: it has the key, and no local variable should.
+        self.transport.write(f"POST {path} HTTP/1.1\r\n{rest}".encode())
+        return waiter
+
+    def data_received(self, data: bytes) -> None:
+        """Whoever asks gets a plain answer by itself."""
+        waiter, self._asker = self._asker, None
+        if waiter is None:
+            super().data_received(data)
+            return
+        start = plain_body(data)
+        if start:
+            self.idle = True  # what comes now is nobody's answer
+        else:
+            self.leave_to_aiohttp(data)
+        if not waiter.done():
+            waiter.set_result((data, start))
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Whoever asks finds what happened with `read`."""
+        super().connection_lost(exc)
+        waiter, self._asker = self._asker, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result((b"", 0))
+
+    def leave_to_aiohttp(self, answer: bytes) -> None:
+        """Let aiohttp read this, and all that follows it."""
+        self.idle = False
+        self.set_response_params(read_until_eof=True, auto_decompress=True)
+        super().data_received(answer)
+
+    def give_up(self) -> None:
+        """End it, because no complete answer came in time."""
+        self.late = True
+        if self.transport is not None:
+            self.transport.abort()
+
+
+class Lines(Connector):
+    """Connections that the express path can use; the ordinary one can, too."""
+
+    protocol = Line
+
+
+class Express:
+    """Calls to one tenant over connections of the session's own.
+
+    Args:
+        client: the session's own client, over `Lines`.
+        base_url: the tenant's.
+        credentials: the headers of every request.
+    """
+
+    def __init__(
+        self, client: aiohttp.ClientSession, base_url: str, credentials: Credentials
+    ) -> None:
+        assert isinstance(client.connector, Lines)  # noqa: S101  for the type checkers
+        self._loop = asyncio.get_running_loop()
+        self._lines = client.connector
+        # It knows where to connect and all the headers, and is never sent.
+        self._model = aiohttp.ClientRequest(
+            "POST",
+            URL(base_url),
+            headers=credentials.headers,
+            skip_auto_headers=SKIPPED_HEADERS,
+            loop=self._loop,
+        )
+        headers = "".join(f"{name}: {value}\r\n" for name, value in self._model.headers.items())
+        self._rest = Masked(f"{headers}\r\n")
+        self._kept: list[tuple[Connection, Line, float]] = []  # the last one is used next
+        self._tidying: asyncio.TimerHandle | None = None
+        self._due: dict[Line, float] = {}
+        self._timer: asyncio.TimerHandle | None = None  # one, for whoever is due first
+        self._hooks: list[object] = []
+        self._unhooked = True
+
+    @classmethod
+    def over(
+        cls, client: ClientSession, base_url: str, credentials: Credentials
+    ) -> "Express | None":
+        """The express path of this client, or None where it has to be the ordinary one."""
+        missing = [f"{kind.__name__}.{name}" for kind, name in LEANS_ON if not hasattr(kind, name)]
+        if missing:
+            _warn_once(f"aiohttp {aiohttp.__version__} has no {', '.join(missing)}")
+        elif type(client) is ClientSession and not client.trace_configs:
+            return cls(client, base_url, credentials)
+        return None
+
+    def serves(self) -> bool:
+        """Whether nobody hooks `ClientSession` now, as tests and recorders do for a while."""
+        hooks = [getattr(kind, name) for kind, name in HOOKS]
+        if hooks != self._hooks:
+            self._hooks, self._unhooked = hooks, all(map(_is_aiohttps_own, hooks))
+        return self._unhooked
+
+    async def exchange(self, user_id: str, timeout: float) -> User | Answer:
+        """The user, where the answer is plainly that, or else the answer; errors are aiohttp's."""
+        path, now = enable_path(user_id), self._loop.time()
+        connection, line = self._take(now) or await self._connect(timeout)
+        self._watch(line, now + timeout)
+        keep = False
+        try:
+            answer, start = await line.ask(path, self._rest)
+            if start:
+                user = plainly_user(user_id, answer[start:])
+                if user is not None:
+                    keep = True
+                    return user
+                line.leave_to_aiohttp(answer)  # which has read none of it yet
+            status, headers, body, whole = await _read(line)
+            keep = whole and not line.should_close
+        except (aiohttp.ClientError, OSError, HttpProcessingError):
+            if not line.late:
+                raise
+        finally:
+            self._done(connection, line, keep=keep)
+        if line.late:
+            raise TimeoutError
+        return status, headers, body
+
+    def close(self) -> None:
+        """Give the connections back to their connector, which closes them."""
+        for timer in (self._timer, self._tidying):
+            if timer is not None:
+                timer.cancel()
+        while self._kept:
+            self._kept.pop()[0].release()
+
+    def _take(self, now: float) -> tuple[Connection, Line] | None:
+        while self._kept:
+            connection, line, since = self._kept.pop()
+            if now - since < _KEEP_ALIVE and not line.heard():
+                line.idle = False
+                return connection, line
+            connection.close()
+        return None
+
+    async def _connect(self, timeout: float) -> tuple[Connection, Line]:
+        try:
+            connection = await self._lines.connect(self._model, [], limits(timeout))
+        except TimeoutError:
+            raise aiohttp.ConnectionTimeoutError from None
+        line = connection.protocol
+        assert isinstance(line, Line)  # noqa: S101  for the type checkers
+        return connection, line
+
+    def _watch(self, line: Line, due: float) -> None:
+        self._due[line] = due
+        if self._timer is not None and due < self._timer.when():
+            self._timer.cancel()
+            self._timer = None
+        if self._timer is None:
+            self._timer = self._loop.call_at(due, self._give_up, due)
+
+    def _give_up(self, now: float) -> None:
+        """End those whose time is over."""
+        self._timer = None
+        for line, due in self._due.items():
+            if due <= now:
+                line.give_up()
+        if left := [due for line, due in self._due.items() if not line.late]:
+            self._timer = self._loop.call_at(min(left), self._give_up, min(left))
+
+    def _done(self, connection: Connection, line: Line, *, keep: bool) -> None:
+        del self._due[line]
+        if not self._due and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if not keep or self._lines.closed:
+            connection.close()
+            return
+        line.idle = True
+        self._kept.append((connection, line, self._loop.time()))
+        if self._tidying is None:
+            self._tidying = self._loop.call_later(_KEEP_ALIVE, self._tidy)
+
+    def _tidy(self) -> None:
+        """Close what nobody has used for long."""
+        since = self._loop.time() - _KEEP_ALIVE
+        old = [kept for kept in self._kept if kept[2] <= since]
+        del self._kept[: len(old)]  # they are in the order of their last use
+        for connection, _line, _since in old:
+            connection.close()
+        self._tidying = self._loop.call_later(_KEEP_ALIVE, self._tidy) if self._kept else None
+
+
+async def _read(line: Line) -> tuple[int, CIMultiDictProxy[str], bytes, bool]:
+    while True:
+        message, content = await line.read()
+        if not _CONTINUE <= message.code < _OK or message.code == _SWITCHING:
+            break
+    body, whole = await read_body(content, message.code)
+    return message.code, message.headers, body, whole
+
+
+def _is_aiohttps_own(function: object) -> bool:
+    # Wrappers copy names and modules, but not the globals that they run in.
+    return type(function) is FunctionType and str(function.__globals__["__name__"]).startswith(
+        "aiohttp."
+    )
+
+
+@cache
+def _warn_once(what: str) -> None:
+    logger.warning("%s, so calls cost more CPU time than they could", what)
