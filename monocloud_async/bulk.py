@@ -7,6 +7,7 @@ iterates, an id is taken only when there is a place for its outcome as well.
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Generator, Iterable
 from types import TracebackType
 from typing import Self
@@ -87,6 +88,7 @@ class BulkRun:
         self._outcomes: asyncio.Queue[Outcome | None] | None = None  # only where somebody iterates
         self._run_task: asyncio.Task[BulkReport] | None = None
         self._started = False
+        self._clock: Callable[[], float] = time.monotonic  # the event loop's, once there is one
         self._bug: BaseException | None = None  # raised by the caller's own `on_outcome`
         self._unread: BaseException | None = None  # raised by the input
 
@@ -152,7 +154,7 @@ class BulkRun:
         if self._started:
             raise ConfigurationError("this run was started before; call bulk_enable again")
         self._started = True
-        clock = asyncio.get_running_loop().time
+        self._clock = clock = asyncio.get_running_loop().time
         began, paused = clock(), self.pace.paused_seconds(clock())
         self._add_worker()
         try:
@@ -177,7 +179,7 @@ class BulkRun:
     async def _close(self, began: float, paused: float) -> None:
         """Whatever happened, the counts are true, and the journal has them."""
         await self._end()
-        now = asyncio.get_running_loop().time()
+        now = self._clock()
         self.report.seconds = now - began
         self.report.paused_seconds = self.pace.paused_seconds(now) - paused
         try:
@@ -235,21 +237,34 @@ class BulkRun:
 
     async def _next(self) -> Call | None:
         """The next user to call for, as soon as a request may go out; None when that was all."""
-        async with self._line:
-            try:
-                return await self._read()
-            except BaseException:
-                self._caller.draining = True  # those in line do not read on
-                raise
+        await self._line.acquire()
+        try:
+            intake = self._intake or await self._open()
+            return await self._read(intake)
+        except BaseException:
+            self._caller.draining = True  # those in line do not read on
+            raise
+        finally:
+            self._line.release()
 
-    async def _read(self) -> Call | None:
-        if self._intake is None:
-            tell = None if self._outcomes is None and self._on_outcome is None else self._tell_of
-            self._intake = Intake(self._user_ids, self.report, self._recorder, tell)
-            await self._intake.open()
-        while not (self.report.exhausted or self._caller.draining):
-            await self._room()
-            user_id = await self._intake.next()
+    async def _open(self) -> Intake:
+        tell = None if self._outcomes is None and self._on_outcome is None else self._tell_of
+        self._intake = Intake(self._user_ids, self.report, self._recorder, tell)
+        await self._intake.open()
+        return self._intake
+
+    async def _read(self, intake: Intake) -> Call | None:
+        caller, turns = self._caller, self._turns
+        while not (self.report.exhausted or caller.draining):
+            if self._outcomes is not None:
+                await self._places.acquire()
+            if self._recorder is not None:
+                await self._recorder.in_time()
+            if not caller.proved.is_set() and self.in_flight:
+                await caller.proved.wait()  # the first request goes alone: a wrong key costs one
+            if turns.busy(self._clock()):
+                await turns.ready()
+            user_id = await intake.next()
             if user_id is End.END:
                 break
             call = self._call(user_id)
@@ -263,16 +278,6 @@ class BulkRun:
                 return call
         return None
 
-    async def _room(self) -> None:
-        """Returns when there is room for one more call, and the pace lets its request go out."""
-        if self._outcomes is not None:
-            await self._places.acquire()
-        if self._recorder is not None:
-            await self._recorder.in_time()
-        if not self._caller.proved.is_set() and self.in_flight:
-            await self._caller.proved.wait()  # the first request goes alone: a wrong key costs one
-        await self._turns.ready()
-
     async def _tell_of(self, outcome: Outcome) -> None:
         """Hand on the outcome of a user that the journal has as enabled."""
         if self._on_outcome is not None:
@@ -282,7 +287,7 @@ class BulkRun:
             await self._places.acquire()  # this one's comes back when somebody takes it
 
     def _call(self, user_id: str) -> Call:
-        call = Call(user_id, self.report.total, asyncio.get_running_loop().time)
+        call = Call(user_id, self.report.total, self._clock)
         self.report.total += 1
         return call
 

@@ -15,6 +15,7 @@ import asyncio
 import logging
 import re
 from functools import cache
+from operator import attrgetter
 from types import FunctionType
 from typing import Final
 
@@ -23,7 +24,6 @@ from aiohttp import ClientRequest, ClientResponse, ClientSession
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
 from aiohttp.http import HttpProcessingError
-from multidict import CIMultiDictProxy
 from yarl import URL
 
 from monocloud_async.connector import Attentive, Connector
@@ -55,7 +55,9 @@ HOOKS: Final[tuple[tuple[type, str], ...]] = (
     (ClientResponse, "start"),
 )
 _CONTINUE, _SWITCHING, _OK = 100, 101, 200
-_KEEP_ALIVE: Final = 15.0  # seconds that a connection waits for its next call, as with aiohttp
+_KEEP_ALIVE: Final = 15.0  # seconds that a connection waits at most for its next call
+
+_of_session = attrgetter(*(name for kind, name in HOOKS if kind is ClientSession))
 
 logger = logging.getLogger("monocloud_async")
 
@@ -167,11 +169,12 @@ class Express:
         )
         headers = "".join(f"{name}: {value}\r\n" for name, value in self._model.headers.items())
         self._rest = Masked(f"{headers}\r\n")
-        self._kept: list[tuple[Connection, Line, float]] = []  # the last one is used next
+        self._kept: list[tuple[Connection, Line]] = []  # the last one is used next
+        self._unused = 0  # so many of them, from the first one on, since the last tidying
         self._tidying: asyncio.TimerHandle | None = None
         self._due: dict[Line, float] = {}
         self._timer: asyncio.TimerHandle | None = None  # one, for whoever is due first
-        self._hooks: list[object] = []
+        self._hooks: object = None
         self._unhooked = True
 
     @classmethod
@@ -188,35 +191,38 @@ class Express:
 
     def serves(self) -> bool:
         """Whether nobody hooks `ClientSession` now, as tests and recorders do for a while."""
-        hooks = [getattr(kind, name) for kind, name in HOOKS]
+        hooks = _of_session(ClientSession), ClientRequest.send, ClientResponse.start
         if hooks != self._hooks:
-            self._hooks, self._unhooked = hooks, all(map(_is_aiohttps_own, hooks))
+            self._hooks = hooks
+            self._unhooked = all(_is_aiohttps_own(getattr(kind, name)) for kind, name in HOOKS)
         return self._unhooked
 
     async def exchange(self, user_id: str, timeout: float) -> User | Answer:
         """The user, where the answer is plainly that, or else the answer; errors are aiohttp's."""
         path, now = enable_path(user_id), self._loop.time()
-        connection, line = self._take(now) or await self._connect(timeout)
+        connection, line = self._take() or await self._connect(timeout)
         self._watch(line, now + timeout)
         keep = False
         try:
-            answer, start = await line.ask(path, self._rest)
+            whole, start = await line.ask(path, self._rest)
             if start:
-                user = plainly_user(user_id, answer[start:])
+                user = plainly_user(user_id, whole[start:])
                 if user is not None:
                     keep = True
                     return user
-                line.leave_to_aiohttp(answer)  # which has read none of it yet
-            status, headers, body, whole = await _read(line)
-            keep = whole and not line.should_close
+                line.leave_to_aiohttp(whole)  # which has read none of it yet
+            answer, complete = await _read(line)
+            if line.late:
+                raise TimeoutError
+            keep = complete and not line.should_close
         except (aiohttp.ClientError, OSError, HttpProcessingError):
-            if not line.late:
-                raise
+            if line.late:
+                raise TimeoutError from None
+            raise
+        else:
+            return answer
         finally:
             self._done(connection, line, keep=keep)
-        if line.late:
-            raise TimeoutError
-        return status, headers, body
 
     def close(self) -> None:
         """Give the connections back to their connector, which closes them."""
@@ -226,12 +232,14 @@ class Express:
         while self._kept:
             self._kept.pop()[0].release()
 
-    def _take(self, now: float) -> tuple[Connection, Line] | None:
-        while self._kept:
-            connection, line, since = self._kept.pop()
-            if now - since < _KEEP_ALIVE and not line.heard():
+    def _take(self) -> tuple[Connection, Line] | None:
+        kept = self._kept
+        while kept:
+            taken = connection, line = kept.pop()
+            self._unused = min(self._unused, len(kept))
+            if not line.heard():
                 line.idle = False
-                return connection, line
+                return taken
             connection.close()
         return None
 
@@ -270,32 +278,33 @@ class Express:
             connection.close()
             return
         line.idle = True
-        self._kept.append((connection, line, self._loop.time()))
+        self._kept.append((connection, line))
         if self._tidying is None:
-            self._tidying = self._loop.call_later(_KEEP_ALIVE, self._tidy)
+            self._tidying = self._loop.call_later(_KEEP_ALIVE / 2, self._tidy)
 
     def _tidy(self) -> None:
-        """Close what nobody has used for long."""
-        since = self._loop.time() - _KEEP_ALIVE
-        old = [kept for kept in self._kept if kept[2] <= since]
-        del self._kept[: len(old)]  # they are in the order of their last use
-        for connection, _line, _since in old:
+        """Close what nobody has used since the last time."""
+        old, self._kept = self._kept[: self._unused], self._kept[self._unused :]
+        self._unused = len(self._kept)
+        for connection, _line in old:
             connection.close()
-        self._tidying = self._loop.call_later(_KEEP_ALIVE, self._tidy) if self._kept else None
+        more = self._kept or self._due
+        self._tidying = self._loop.call_later(_KEEP_ALIVE / 2, self._tidy) if more else None
 
 
-async def _read(line: Line) -> tuple[int, CIMultiDictProxy[str], bytes, bool]:
+async def _read(line: Line) -> tuple[Answer, bool]:
+    """The answer as aiohttp reads it, and whether that is all of it."""
     while True:
         message, content = await line.read()
         if not _CONTINUE <= message.code < _OK or message.code == _SWITCHING:
             break
-    body, whole = await read_body(content, message.code)
-    return message.code, message.headers, body, whole
+    body, complete = await read_body(content, message.code)
+    return (message.code, message.headers, body), complete
 
 
 def _is_aiohttps_own(function: object) -> bool:
     # Wrappers copy names and modules, but not the globals that they run in.
-    return type(function) is FunctionType and str(function.__globals__["__name__"]).startswith(
+    return type(function) is FunctionType and str(function.__globals__.get("__name__")).startswith(
         "aiohttp."
     )
 

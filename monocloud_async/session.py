@@ -142,15 +142,17 @@ class MonoCloudSession:
         clock = asyncio.get_running_loop().time
         deadline = clock() + policy.total
         attempt = partial(self._attempt, user_id, limit, policy.max_retry_after)
-        first: MonoCloudError | None = None
         try:
             user = await attempt(policy.total)
         except MonoCloudError as error:
             first = error
-        if first is not None:  # outside the `except`, or its successors would hang on it
-            user = await again(
-                policy, first, attempt, deadline=deadline, budget=self._budget, clock=clock
-            )
+        else:
+            self._budget.succeeded()
+            return user
+        # Outside the `except`, or its successors would hang on it.
+        user = await again(
+            policy, first, attempt, deadline=deadline, budget=self._budget, clock=clock
+        )
         self._budget.succeeded()
         return user
 

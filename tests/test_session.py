@@ -353,6 +353,6 @@ async def test_cancellation_at_any_await_leaves_nothing_behind(sandbox: Sandbox)
             if session._owned is not None:  # no public way to see it
                 kept = session._express._kept if session._express else []
                 assert session._owned.connector is not None
-                assert session._owned.connector._acquired == {line for _, line, _ in kept}
+                assert session._owned.connector._acquired == {line for _, line in kept}
         assert {t for t in asyncio.all_tasks() - before if "session" in repr(t)} == set()
     assert 0 < finished < 60
