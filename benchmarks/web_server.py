@@ -5,6 +5,7 @@ It answers every enable with the documented user, under the id that was asked fo
 
 import asyncio
 import json
+import re
 import shutil
 import socket
 import ssl
@@ -14,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import trustme
 
@@ -28,7 +30,7 @@ error_log {folder}/errors;
 events {{ worker_connections 1024; }}
 http {{
     access_log off;
-    keepalive_requests 1000000000;
+    keepalive_requests 100000000;
     keepalive_timeout 300s;
     client_body_temp_path {folder}/temporary;
     proxy_temp_path {folder}/temporary;
@@ -36,6 +38,7 @@ http {{
     uwsgi_temp_path {folder}/temporary;
     scgi_temp_path {folder}/temporary;
     default_type application/json;
+    ssl_protocols TLSv1.2 TLSv1.3;
     server {{
         listen 127.0.0.1:{plain};
         listen 127.0.0.1:{tls} ssl;
@@ -48,10 +51,12 @@ http {{
 
 
 def body(user_id: str) -> str:
-    """The documented user with this id, in bytes that no quoting of nginx's minds."""
+    """The documented user with this id, in bytes that mean themselves in nginx's quotes."""
     user = json.loads(SAMPLE.read_text(encoding="utf-8")) | {"user_id": ID}
     text = json.dumps(user, separators=(",", ":"))
-    return text.replace("'", "").replace("$", "").replace(ID, user_id)
+    assert not set(text) & set("'$\\")
+    assert text.count(ID) == 1
+    return text.replace(ID, user_id)
 
 
 @contextmanager
@@ -61,7 +66,7 @@ def serving(folder: Path) -> Iterator[tuple[str, str, str]]:
     certificate = authority.issue_cert("127.0.0.1")
     authority.cert_pem.write_to_path(folder / "ca.pem")
     certificate.private_key_and_cert_chain_pem.write_to_path(folder / "server.pem")
-    plain, tls = _free_port(), _free_port()
+    plain, tls = _free_ports()
     nginx = shutil.which("nginx")
     if nginx is not None:
         config = folder / "nginx.conf"
@@ -70,56 +75,64 @@ def serving(folder: Path) -> Iterator[tuple[str, str, str]]:
         )
         command = [nginx, "-p", str(folder), "-c", str(config)]
         said = subprocess.run([nginx, "-v"], check=True, capture_output=True, text=True).stderr
-        name = said.rpartition(" ")[2].strip()
+        name = said.strip().rpartition(": ")[2].replace("/", " ")
     else:
         command = [sys.executable, __file__, str(folder), str(plain), str(tls)]
-        name = "asyncio, because there is no nginx"
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as server:
+        name = "a server on asyncio (no nginx here)"
+    said_by_it = folder / "server.txt"
+    with said_by_it.open("wb") as output, subprocess.Popen(command, stderr=output) as server:
         try:
             for port in (plain, tls):
-                _wait_for(port, server)
+                if not _answers(port, server):
+                    sys.exit(f"the server did not start:\n{said_by_it.read_text()}")
             yield f"http://127.0.0.1:{plain}", f"https://127.0.0.1:{tls}", name
+            assert server.poll() is None, "the server ended before the measurement"
         finally:
             server.terminate()
 
 
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+def _free_ports() -> tuple[int, int]:
+    with socket.socket() as one, socket.socket() as other:
+        one.bind(("127.0.0.1", 0))
+        other.bind(("127.0.0.1", 0))
+        return one.getsockname()[1], other.getsockname()[1]
 
 
-def _wait_for(port: int, server: "subprocess.Popen[bytes]") -> None:
+def _answers(port: int, server: "subprocess.Popen[bytes]") -> bool:
     for _ in range(100):
         if server.poll() is not None:
-            sys.exit(f"the server for the measurement ended with {server.returncode}")
+            return False
         try:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()
         except OSError:
             time.sleep(0.05)
         else:
-            return
-    sys.exit("the server for the measurement does not answer")
+            return True
+    return False
 
 
 class _Answers(asyncio.Protocol):
+    """Requests without a body, one after the other on one connection."""
+
     transport: asyncio.Transport
+    asked = re.compile(rb"POST /api/users/([^/ ]+)/enable HTTP/1\.1\r\n")
     before, after = body(ID).encode().split(ID.encode())
     left = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        *requests, self.left = (self.left + data).split(b"\r\n\r\n")
-        for request in requests:
-            user = request.split(b"/", 4)[3] + self.after
+        *heads, self.left = (self.left + data).split(b"\r\n\r\n")
+        for head in heads:
+            request = self.asked.match(head)
+            if request is None:
+                self.transport.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+                continue
+            user = b"".join((self.before, request[1], self.after))
             self.transport.write(
-                b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
-                % (len(self.before) + len(user))
-                + self.before
-                + user
+                b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
+                % (len(user), user)
             )
 
 

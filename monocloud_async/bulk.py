@@ -258,7 +258,7 @@ class BulkRun:
         while not (self.report.exhausted or caller.draining):
             if self._outcomes is not None:
                 await self._places.acquire()
-            if self._recorder is not None:
+            if self._recorder is not None and self._recorder.late:
                 await self._recorder.in_time()
             if not caller.proved.is_set() and self.in_flight:
                 await caller.proved.wait()  # the first request goes alone: a wrong key costs one

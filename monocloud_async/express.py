@@ -49,7 +49,6 @@ LEANS_ON: Final[tuple[tuple[type, str], ...]] = (
 HOOKS: Final[tuple[tuple[type, str], ...]] = (
     (ClientSession, "__init__"),
     (ClientSession, "_request"),
-    (ClientSession, "request"),
     (ClientSession, "post"),
     (ClientRequest, "send"),
     (ClientResponse, "start"),

@@ -80,9 +80,9 @@ class Intake:
                 if recorder is not None:
                     recorder.input_ended(report.total)
                 return user_id
-            if recorder is None:
-                return user_id
             position = report.total
+            if recorder is None or position >= recorder.reached:
+                return user_id
             try:
                 if not await recorder.enabled(position, user_id):
                     return user_id

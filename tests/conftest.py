@@ -1,5 +1,8 @@
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from functools import wraps
+from typing import Any
 
+import aiohttp
 import pytest
 from hypothesis import settings
 
@@ -10,6 +13,31 @@ from monocloud_async.sandbox import Sandbox
 settings.register_profile("long", max_examples=20_000, deadline=None)
 
 QUICK = RetryPolicy(wait_initial=0.001, wait_max=0.002)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--hooked",
+        action="store_true",
+        help="hook ClientSession, as tracers do: all calls of this"
+        " process go the ordinary path then",
+    )
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _hooked(request: pytest.FixtureRequest) -> Iterator[None]:
+    if not request.config.getoption("hooked"):
+        yield
+        return
+    make = aiohttp.ClientSession._request
+
+    @wraps(make)
+    async def hook(*args: Any, **options: Any) -> aiohttp.ClientResponse:
+        return await make(*args, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(aiohttp.ClientSession, "_request", hook)
+        yield
 
 
 @pytest.fixture(autouse=True)

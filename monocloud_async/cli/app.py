@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from monocloud_async.cli.inputs import Format
+from monocloud_async.cli.formats import Format
 from monocloud_async.version import __version__
 
 app = typer.Typer(

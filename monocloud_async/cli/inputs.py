@@ -11,13 +11,13 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import msgspec
 
+from monocloud_async.cli.formats import Format
 from monocloud_async.errors import ConfigurationError, InvalidUserIdError
 from monocloud_async.wire import check_user_id, clean
 
@@ -28,14 +28,6 @@ DELIMITERS = ",;\t"  # Excel writes the second one in half of Europe
 _ID_NAMES = {"userid", "id"}
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _json = msgspec.json.Decoder()
-
-
-class Format(StrEnum):
-    """How ids are written down."""
-
-    TXT = "txt"
-    CSV = "csv"
-    JSONL = "jsonl"
 
 
 _SUFFIXES = {

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from monocloud_async.cli.display import say
-from monocloud_async.cli.inputs import Format
+from monocloud_async.cli.formats import Format
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.report.figures import Figures, Group, failures, read
 

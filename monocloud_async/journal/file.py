@@ -69,8 +69,11 @@ class JournalFile:
 
     async def open(
         self, report: BulkReport, pace: Pace, user_ids: Iterable[str] | AsyncIterable[str]
-    ) -> None:
+    ) -> int:
         """Begin a run on this journal: until `close`, it is nobody else's.
+
+        Returns:
+            The first position that it has nothing of.
 
         Raises:
             ConfigurationError: another process is at it, it is another tenant's or another
@@ -85,6 +88,7 @@ class JournalFile:
             await self._check(self._again(user_ids))
         self._paused_before = pace.paused_seconds(_clock())
         self._beat = asyncio.create_task(self._keep_counts(report, pace))
+        return self._records.reached
 
     async def close(self, report: BulkReport, pace: Pace, how: str) -> None:
         """End the run, whether or not `open` went well: `how` it ended is for people."""

@@ -1,6 +1,7 @@
 """A run's dealings with its journal: outcomes get there in groups, soon, one write at a time."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterable, Callable, Iterable, Sequence
 from typing import Final
 
@@ -28,6 +29,8 @@ class Recorder:
         error: why the journal could not be written, or None.
         unwritten: outcomes that are not known to be in the journal.
         enabled: the journal's answer, whether the user at this position is enabled.
+        reached: the first position that the journal certainly has nothing of.
+        late: whether the disk has not kept up; see `in_time`.
     """
 
     def __init__(
@@ -36,6 +39,7 @@ class Recorder:
         self.error: BaseException | None = None
         self.unwritten = 0
         self.enabled = journal.enabled
+        self.reached = math.inf
         self._journal = journal
         self._file = journal if isinstance(journal, JournalFile) else None
         self._report = report
@@ -49,7 +53,7 @@ class Recorder:
     async def open(self, user_ids: Iterable[str] | AsyncIterable[str]) -> None:
         """Begin; raises `ConfigurationError` where the journal is not for this run."""
         if self._file is not None:
-            await self._file.open(self._report, self._pace, user_ids)
+            self.reached = await self._file.open(self._report, self._pace, user_ids)
 
     def enabled_from(self, position: int) -> Sequence[str | None]:
         """The ids that the journal has from this position on as enabled, as far as is at hand."""
@@ -66,6 +70,10 @@ class Recorder:
         self._waiting.append(outcome)
         if self._writing is None and self.error is None:
             self._start()
+
+    @property
+    def late(self) -> bool:  # noqa: D102  see the class
+        return not self._in_time.is_set()
 
     async def in_time(self) -> None:
         """Wait until the disk has kept up, so that another call may begin."""

@@ -219,8 +219,7 @@ class Records:
 
 
 def _row(outcome: Outcome, now: int) -> tuple[object, ...]:
-    error = outcome.error
-    user_id = outcome.user_id
+    error, user_id, ms = outcome.error, outcome.user_id, math.ceil(outcome.seconds * 1000)
     status = None if outcome.user is None else _OK
     kind = title = trace_id = None
     if error is not None:
@@ -232,7 +231,6 @@ def _row(outcome: Outcome, now: int) -> tuple[object, ...]:
         elif isinstance(error, InvalidUserIdError):
             user_id = shown(user_id)
         title, trace_id = _text(title), trace_id and _text(trace_id)
-    ms = math.ceil(outcome.seconds * 1000)
     return (
         outcome.position, user_id, outcome.status, status, outcome.attempts, ms, now,
         kind, title, trace_id,

@@ -17,7 +17,7 @@ from secrets_search import KEY
 
 import monocloud_async as m
 from monocloud_async import MonoCloudSession, RetryPolicy, User
-from monocloud_async.cli.inputs import Format
+from monocloud_async.cli.formats import Format
 
 
 class Line:

@@ -1,0 +1,108 @@
+"""Tables and verdicts from what `speed` measured: pure functions of numbers."""
+
+import statistics
+from typing import NamedTuple
+
+from startup import AIOHTTP, HELP, OURS
+
+BASE = "by hand"
+FLAT = 0.5  # MB per step of a run: less than that is noise
+
+
+class Turn(NamedTuple):
+    """What one client did in one turn."""
+
+    cpu: float  # microseconds a user
+    rate: float  # users a second
+    megabytes: float
+
+
+Turns = dict[tuple[str, str], list[Turn]]  # by column and client
+
+COLUMNS = ("plain/asyncio", "plain/uvloop", "TLS/asyncio", "TLS/uvloop")
+AIMS = [  # the CPU of one client over that of another, at most
+    *((column, "bulk", BASE, 0.50) for column in COLUMNS),
+    ("plain/asyncio", "bulk", "bare protocol", 1.8),
+    ("TLS/asyncio", "bulk", "bare protocol", 1.8),
+    ("TLS/asyncio", "bulk", "undici", 1.0),
+    ("TLS/asyncio", "bulk", "pyreqwest", 1.0),
+    *((column, "single", BASE, 0.95) for column in COLUMNS),
+    *((column, "bulk + journal", "bulk", 1.10) for column in COLUMNS),
+]
+
+
+def ratio(results: Turns, column: str, name: str, base: str) -> float | None:
+    """The median of the ratios turn by turn, or None where one of the two did not run."""
+    mine, theirs = results.get((column, name)), results.get((column, base))
+    if mine is None or theirs is None:
+        return None
+    return statistics.median(a.cpu / b.cpu for a, b in zip(mine, theirs, strict=True))
+
+
+def table(names: list[str], columns: list[str], results: Turns) -> list[str]:
+    """Two tables: CPU and its ratio to the loop by hand, and speed with memory."""
+    lines = _head("CPU", columns)
+    for name in names:
+        cells = []
+        for column in columns:
+            turns, share = results.get((column, name)), ratio(results, column, name, BASE)
+            text = "" if turns is None else f"{statistics.median(t.cpu for t in turns):.0f}"
+            cells.append(text if share is None else f"{text} ({share:.2f})")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    lines += ["", *_head("Users a second, peak memory", columns)]
+    for name in names:
+        cells = []
+        for column in columns:
+            turns = results.get((column, name), [])
+            rate, most = (
+                statistics.median(values)
+                for values in ([t[i] for t in turns] or [0] for i in (1, 2))
+            )
+            cells.append(f"{rate:,.0f}, {most:.0f} MB" if turns else "")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
+
+
+def _head(title: str, columns: list[str]) -> list[str]:
+    return [f"| {title} | {' | '.join(columns)} |", "|---|" + "---:|" * len(columns)]
+
+
+def beginnings(took: dict[str, float]) -> list[str]:
+    return [
+        *_head("Start-up", ["ms"]),
+        *(f"| `{name}` | {milliseconds:.0f} |" for name, milliseconds in took.items()),
+    ]
+
+
+def growth(found: dict[str, tuple[list[float], float]], step: int) -> list[str]:
+    """Memory after every step, the most of it, and whether it grows after the first."""
+    points = len(next(iter(found.values()))[0])
+    lines = _head("Memory of `bulk` in MB", list(found))
+    for number in range(points):
+        cells = " | ".join(f"{memory[number]:.1f}" for memory, _ in found.values())
+        lines.append(f"| after {(number + 1) * step:,} users | {cells} |")
+    lines.append(f"| most | {' | '.join(f'{most:.1f}' for _, most in found.values())} |\n")
+    for name, (memory, _) in found.items():
+        slope = statistics.linear_regression(range(points), memory).slope
+        slope *= 100_000 / step
+        verdict = "flat" if slope < FLAT else "NOT flat"
+        lines.append(f"- {name}: {slope:+.3f} MB per 100,000 users after the first: {verdict}")
+    return lines
+
+
+def aims(results: Turns, took: dict[str, float]) -> list[str]:
+    """What was to be reached, and whether it was."""
+    lines = []
+    for column, name, base, most in AIMS:
+        share = ratio(results, column, name, base)
+        if share is not None:
+            lines.append(_verdict(f"{column}, {name} / {base}", share, most))
+    lines.append(_verdict(f"ms of {HELP}", took[HELP], 250))
+    lines.append(_verdict(f"ms of {OURS} beyond {AIOHTTP}", took[OURS] - took[AIOHTTP], 20))
+    return lines
+
+
+def _verdict(what: str, figure: float, most: float) -> str:
+    digits = 2 if most < 10 else 0
+    verdict = "met" if figure <= most else "missed"
+    return f"- {verdict}: {what}: {figure:.{digits}f}, aim {most:.{digits}f}"
