@@ -26,7 +26,7 @@ import msgspec
 from monocloud_async import MonoCloudSession, Outcome, User, __version__
 from monocloud_async.journal.file import JournalFile
 from monocloud_async.journal.recorder import Recorder
-from monocloud_async.journal.records import Records, Source
+from monocloud_async.journal.records import Records, Rows, Source
 from monocloud_async.outcome import BulkReport
 from monocloud_async.pace import Pace
 
@@ -60,7 +60,7 @@ def make(path: Path, count: int) -> None:
     records.open()
     source = enumerate(ids(count))
     while group := [outcome(*next(source)) for _ in range(min(5000, count))]:
-        records.write(group, 0)
+        records.write(Rows.of(group, 0), 0)
         count -= len(group)
     records.close()
 

@@ -1,9 +1,9 @@
 """Enable many users: outcomes as values, in the order in which they finish, and a report.
 
 How a run is made: each worker takes an id, makes that user's call to its end, and takes the next.
-They take ids one after the other, each when a request may go out. There are as many workers as
-requests in flight at most, so memory does not grow with the number of users. Where somebody
-iterates, an id is taken only when there is a place for its outcome as well.
+They take ids one after the other, each when a request may go out; one of them waits for that, no
+more. There are at most as many as requests may be in flight, so memory does not grow with the
+number of users. Where somebody iterates, an id is taken only when its outcome has a place as well.
 """
 
 import asyncio
@@ -83,7 +83,7 @@ class BulkRun:
         self._concurrency = concurrency
         self._workers: dict[asyncio.Task[None], Call | None] = {}  # and what each is at
         self._intake: Intake | None = None
-        self._line = asyncio.Lock()  # of the workers, in front of the intake
+        self._reading = False  # one of the workers is
         self._places = asyncio.BoundedSemaphore(concurrency)  # for outcomes that nobody took yet
         self._outcomes: asyncio.Queue[Outcome | None] | None = None  # only where somebody iterates
         self._run_task: asyncio.Task[BulkReport] | None = None
@@ -221,9 +221,10 @@ class BulkRun:
             self._add_worker()
             self._record(call, await self._caller.enable(call))
             self._workers[me] = None
+        del self._workers[me]  # its place is free at once, not when its task has ended
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        call = self._workers.pop(task)
+        call = self._workers.pop(task, None)
         if call is not None and not call.recorded:
             self._record(call, call.cut_off())
         if task.cancelled() or (error := task.exception()) is None:
@@ -236,16 +237,21 @@ class BulkRun:
             self.cancel()
 
     async def _next(self) -> Call | None:
-        """The next user to call for, as soon as a request may go out; None when that was all."""
-        await self._line.acquire()
+        """The next user to call for, as soon as a request may go out.
+
+        None when that was all, or when another worker is waiting for the next one. Whoever gets it
+        brings in one more worker, so that a run that was held up is soon back at its concurrency.
+        """
+        if self._reading:
+            return None
+        self._reading = True
         try:
-            intake = self._intake or await self._open()
-            return await self._read(intake)
+            return await self._read(self._intake or await self._open())
         except BaseException:
-            self._caller.draining = True  # those in line do not read on
+            self._caller.draining = True  # nobody reads on
             raise
         finally:
-            self._line.release()
+            self._reading = False
 
     async def _open(self) -> Intake:
         tell = None if self._outcomes is None and self._on_outcome is None else self._tell_of

@@ -72,7 +72,8 @@ class Intake:
         """The next id that the journal does not have as enabled."""
         report, recorder, tell, later = self._report, self._recorder, self._tell, self._later
         while True:
-            if tell is None and later is None and recorder is not None:
+            position = report.total
+            if recorder is not None and position < recorder.reached and tell is None is later:
                 await self._skip(recorder.enabled_from(report.total))
             user_id = next(self._at_hand, End.END) if later is None else await anext(later, End.END)
             if user_id is End.END:

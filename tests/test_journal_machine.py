@@ -14,7 +14,7 @@ from runs import adds_up, bulk
 
 from monocloud_async import NotFoundError, Outcome, RetryPolicy, User
 from monocloud_async.bulk import BulkRun
-from monocloud_async.journal.records import Records, Source
+from monocloud_async.journal.records import Records, Rows, Source
 
 IDS = [f"user-{number}" for number in range(12)]
 MISSING = {IDS[3], IDS[7]}
@@ -39,7 +39,7 @@ class Held:
         self.pending = asyncio.get_running_loop().create_future()
         await self.pending
         self.pending = None
-        self.records.write(outcomes, 0)
+        self.records.write(Rows.of(outcomes, 0), 0)
 
 
 class Machine(RuleBasedStateMachine):

@@ -27,7 +27,7 @@ from monocloud_async import (
 from monocloud_async.cli import main
 from monocloud_async.cli.inputs import open_ids
 from monocloud_async.journal.file import JournalFile
-from monocloud_async.journal.records import Counts, Records, Source
+from monocloud_async.journal.records import Counts, Records, Rows, Source
 from monocloud_async.report.figures import Mark, failures, read
 from monocloud_async.report.page import page
 from monocloud_async.sandbox import Sandbox
@@ -68,7 +68,8 @@ def write(path: Path, outcomes: list[Outcome], source: Source = Source()) -> Pat
         records.open()
         began = 1_790_000_000_000 + number * 86_400_000
         for tick in range(10):
-            records.write(part[tick::10], began + 100 * tick)
+            at = began + 100 * tick
+            records.write(Rows.of(part[tick::10], at), at)
         records.sample(Counts(10, 1, 0, 0, down=False), began + 300)
         records.sample(Counts(15, 1, 2, 200, down=False), began + 600)
         end = "finished" if number else None
@@ -244,7 +245,7 @@ def test_a_page_of_a_million_users_is_under_a_megabyte(tmp_path: Path) -> None:
     path = tmp_path / "j"
     records = Records(path, TENANT, Source("users.csv", "csv"))
     records.open()
-    records.write([outcome(0, "ada")], 1_790_000_000_000)
+    records.write(Rows.of([outcome(0, "ada")], 1_790_000_000_000), 1_790_000_000_000)
     records.sample(Counts(1, 0, 0, 0, down=False), 1_790_000_600_000, "finished")
     records.close()
     with closing(sqlite3.connect(path, isolation_level=None)) as sql:  # quicker than outcomes

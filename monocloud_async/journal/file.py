@@ -24,7 +24,7 @@ import msgspec
 
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.journal.lock import Lock
-from monocloud_async.journal.records import Counts, Page, Records, Source, shown
+from monocloud_async.journal.records import Counts, Page, Records, Rows, Source, shown
 from monocloud_async.outcome import BulkReport, Outcome
 from monocloud_async.pace import Pace
 
@@ -59,6 +59,7 @@ class JournalFile:
         self._lock = Lock(self._path.with_name(f"{self._path.name}-lock"), f"the journal {path}")
         self._records = Records(self._path, tenant, self._source)
         self._thread: ThreadPoolExecutor | None = None
+        self._rows = Rows([], [])  # those that wait for the next commit
         self._beat: asyncio.Task[None] | None = None
         self._paused_before = 0.0  # seconds, in earlier runs of the same session
         self._page = _NO_PAGE
@@ -137,7 +138,18 @@ class JournalFile:
 
     async def write(self, outcomes: Sequence[Outcome], /) -> None:
         """Commit these outcomes; raises `sqlite3.Error` when it cannot."""
-        await self._run(self._records.write, outcomes, self._milliseconds())
+        for outcome in outcomes:
+            self.add(outcome)
+        await self.commit()
+
+    def add(self, outcome: Outcome, /) -> None:
+        """Take one more for the next commit."""
+        self._rows.add(outcome, self._milliseconds())
+
+    async def commit(self) -> None:
+        """Write what was added; raises `sqlite3.Error` when it cannot."""
+        rows, self._rows = self._rows, Rows([], [])
+        await self._run(self._records.write, rows, self._milliseconds())
 
     def check_length(self, length: int) -> None:
         """Raise `ConfigurationError` where an input of so many ids has lost some."""

@@ -45,7 +45,8 @@ class Recorder:
         self._report = report
         self._pace = pace
         self._on_failure = on_failure
-        self._waiting: list[Outcome] = []
+        self._waiting = 0
+        self._outcomes: list[Outcome] = []  # those that wait, where they do not wait in the file
         self._writing: asyncio.Task[None] | None = None
         self._in_time = asyncio.Event()
         self._in_time.set()
@@ -67,7 +68,11 @@ class Recorder:
     def add(self, outcome: Outcome) -> None:
         """Take one more."""
         self.unwritten += 1
-        self._waiting.append(outcome)
+        self._waiting += 1
+        if self._file is None:
+            self._outcomes.append(outcome)
+        else:
+            self._file.add(outcome)
         if self._writing is None and self.error is None:
             self._start()
 
@@ -110,9 +115,13 @@ class Recorder:
             late = loop.call_later(_LATE, self._in_time.clear)
             try:
                 await asyncio.sleep(_GROUP)
-                group, self._waiting = self._waiting, []
-                await self._journal.write(group)
-                self.unwritten -= len(group)
+                group, self._waiting = self._waiting, 0
+                if self._file is None:
+                    outcomes, self._outcomes = self._outcomes, []
+                    await self._journal.write(outcomes)
+                else:
+                    await self._file.commit()
+                self.unwritten -= group
             finally:
                 late.cancel()
                 self._in_time.set()
