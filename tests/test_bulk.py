@@ -1,5 +1,6 @@
 import asyncio
 import gc
+import statistics
 import tracemalloc
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
@@ -559,3 +560,30 @@ def test_nobody_is_lost_or_answered_twice(
         assert sum(ends.values()) == report.total
 
     run(main(), sockets=False)
+
+
+def test_a_run_that_was_held_up_is_soon_back_at_its_concurrency() -> None:
+    """Also when time is measured in turns of the event loop: nobody takes ids one a turn."""
+    in_flight, seen = 0, []
+
+    async def ids() -> AsyncIterator[str]:
+        for number in range(3000):
+            if number == 100:
+                await asyncio.sleep(5)
+            yield f"u{number}"
+
+    async def send(user_id: str, _seconds: float) -> User:
+        nonlocal in_flight
+        in_flight += 1
+        seen.append(in_flight)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        in_flight -= 1
+        return User(user_id=user_id)
+
+    async def main() -> None:
+        assert (await bulk(ids(), send, concurrency=20)).enabled == 3000
+
+    run(main(), sockets=False)
+    assert max(seen) == 20
+    assert statistics.mean(seen[200:-100]) > 15

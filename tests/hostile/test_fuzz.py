@@ -9,6 +9,8 @@ from urllib.parse import unquote
 import invariants
 import pytest
 import samples
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.http import HttpResponseParser
 from faults import USER, chunked
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -18,6 +20,7 @@ from secrets_search import KEY
 import monocloud_async as m
 from monocloud_async import MonoCloudSession, RetryPolicy, User
 from monocloud_async.cli.formats import Format
+from monocloud_async.express import plain_body
 
 
 class Line:
@@ -100,6 +103,11 @@ def damaged(draw: st.DrawFn) -> bytes:
     return bytes(answer)
 
 
+def plain_but_for(names: list[bytes]) -> bytes:
+    """A plain answer that has these headers as well, which may have a say in its end."""
+    return http(USER, *(name + b": keep-alive" for name in names))
+
+
 @settings(deadline=None)
 @given(answer=st.binary(max_size=200) | written() | damaged())
 def test_every_answer_is_the_user_or_an_error_of_ours(line: Line, answer: bytes) -> None:
@@ -110,6 +118,23 @@ def test_every_answer_is_the_user_or_an_error_of_ours(line: Line, answer: bytes)
         invariants.is_alone(ended)
     # ... and the session is none the worse for it.
     assert isinstance(line.enable("ada", http(USER)), User)
+
+
+@given(answer=written() | damaged() | st.lists(NAMES, max_size=3).map(plain_but_for))
+@example(http(USER, b"Connection: keep-alive"))
+@example(http(USER, b"Upgrade:"))
+def test_what_is_taken_as_plain_is_what_aiohttp_reads(answer: bytes) -> None:
+    """The express path's look at an answer, against the parser that it spares."""
+    start = plain_body(answer)
+    if not start:
+        return
+    with asyncio.Runner() as runner:
+        loop = runner.get_loop()
+        parser = HttpResponseParser(ResponseHandler(loop), loop, 1 << 16, read_until_eof=True)
+        ((message, content),), upgraded, left = parser.feed_data(answer)
+        assert (message.code, message.should_close, upgraded, left) == (200, False, False, b"")
+        assert content.is_eof()
+        assert content.read_nowait() == answer[start:]
 
 
 @settings(deadline=None)
