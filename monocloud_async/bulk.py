@@ -16,7 +16,6 @@ from monocloud_async.calls import Call, Caller, Send
 from monocloud_async.errors import ConfigurationError, InvalidUserIdError, RunStoppedError
 from monocloud_async.intake import BREATH, End, Intake, UserIds
 from monocloud_async.journal import Journal
-from monocloud_async.journal.recorder import Recorder
 from monocloud_async.outcome import BulkReport, Outcome
 from monocloud_async.pace import Pace
 from monocloud_async.retry import RetryPolicy
@@ -77,9 +76,11 @@ class BulkRun:
             on_verdict=self.drain,
         )
         self._on_outcome = on_outcome
-        self._recorder = (
-            None if journal is None else Recorder(journal, self.report, pace, self.drain)
-        )
+        self._recorder = None
+        if journal is not None:
+            from monocloud_async.journal.recorder import Recorder  # noqa: PLC0415  SQLite, threads
+
+            self._recorder = Recorder(journal, self.report, pace, self.drain)
         self._concurrency = concurrency
         self._workers: dict[asyncio.Task[None], Call | None] = {}  # and what each is at
         self._intake: Intake | None = None

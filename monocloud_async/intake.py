@@ -13,10 +13,12 @@ from collections.abc import (
 )
 from enum import Enum
 from itertools import islice
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from monocloud_async.journal.recorder import Recorder
 from monocloud_async.outcome import BulkReport, Outcome
+
+if TYPE_CHECKING:  # SQLite and threads, only where a journal is kept
+    from monocloud_async.journal.recorder import Recorder
 
 UserIds = Iterable[str] | AsyncIterable[str]
 Tell = Callable[[Outcome], Awaitable[None]]
@@ -44,7 +46,7 @@ class Intake:
     """
 
     def __init__(
-        self, user_ids: UserIds, report: BulkReport, recorder: Recorder | None, tell: Tell | None
+        self, user_ids: UserIds, report: BulkReport, recorder: "Recorder | None", tell: Tell | None
     ) -> None:
         self.held: str | None = None
         self._user_ids = user_ids

@@ -17,7 +17,6 @@ from monocloud_async.express import Express, Lines
 from monocloud_async.faults import broken, timed_out, too_late, unusable
 from monocloud_async.intake import UserIds
 from monocloud_async.journal import Journal
-from monocloud_async.journal.file import JournalFile
 from monocloud_async.models import User
 from monocloud_async.pace import Pace
 from monocloud_async.retry import RetryBudget, RetryPolicy, again
@@ -213,7 +212,10 @@ class MonoCloudSession:
                 another input or a newer version.
         """
         limit = self._timeout if timeout is None else tenant.positive("timeout", timeout)
+        if isinstance(journal, str | os.PathLike):
+            from monocloud_async.journal.file import JournalFile  # noqa: PLC0415  SQLite, threads
 
+            journal = JournalFile(journal, self._base_url)
         return BulkRun(
             user_ids,
             lambda user_id, left: self._send(user_id, min(limit, left)),
@@ -223,9 +225,7 @@ class MonoCloudSession:
             max_rate=None if max_rate is None else tenant.positive("max_rate", max_rate),
             max_outage=tenant.positive("max_outage", max_outage),
             on_outcome=on_outcome,
-            journal=JournalFile(journal, self._base_url)
-            if isinstance(journal, str | os.PathLike)
-            else journal,
+            journal=journal,
         )
 
     async def _send(self, user_id: str, timeout: float) -> User:

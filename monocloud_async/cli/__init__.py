@@ -18,15 +18,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(MISSING_EXTRA)
         return USAGE
     from monocloud_async.cli.app import app  # noqa: PLC0415  it imports typer
-    from monocloud_async.errors import MonoCloudError  # noqa: PLC0415
 
     try:
         app(None if argv is None else list(argv), prog_name="monocloud-async")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else USAGE
-    except MonoCloudError as error:
-        sys.stderr.write(f"Error: {error}\n")
-        return USAGE
     except KeyboardInterrupt:
         return INTERRUPTED
     return 0

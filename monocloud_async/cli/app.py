@@ -1,14 +1,32 @@
 """The commands and their options. What a command does is imported when it runs: help is quick."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
+from monocloud_async.cli import USAGE
 from monocloud_async.cli.formats import Format
 from monocloud_async.version import __version__
 
+
+class _Commands(TyperGroup):
+    """What goes wrong in the library ends a command with one line."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """What the command answers."""
+        from monocloud_async.errors import MonoCloudError  # noqa: PLC0415
+
+        try:
+            return super().invoke(ctx)
+        except MonoCloudError as error:
+            typer.echo(f"Error: {error}", err=True)
+            raise typer.Exit(USAGE) from None
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="Give MonoCloud users their access back.",
     epilog="Exit codes: 0 all enabled, 1 some failed, 2 usage or configuration, 3 the run was"
     " stopped, 130 interrupted.",
@@ -130,6 +148,8 @@ def bulk(
 
     The first Ctrl-C lets the calls in flight finish, the second cancels them.
     The same command goes on where a run was interrupted or killed.
+    One process makes more calls than nearly any tenant grants, so there is no --processes; parts
+    of a file can be run side by side.
     """
     from monocloud_async.cli import commands  # noqa: PLC0415
 
