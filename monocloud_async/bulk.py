@@ -8,15 +8,15 @@ number of users. Where somebody iterates, an id is taken only when its outcome h
 
 import asyncio
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Generator, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from types import TracebackType
 from typing import Self
 
 from monocloud_async.calls import Call, Caller, Send
-from monocloud_async.errors import ConfigurationError, InvalidUserIdError, RunStoppedError
+from monocloud_async.errors import ConfigurationError, InvalidUserIdError
 from monocloud_async.intake import BREATH, End, Intake, UserIds
 from monocloud_async.journal import Journal
-from monocloud_async.outcome import BulkReport, Outcome
+from monocloud_async.outcome import BulkReport, Outcome, count
 from monocloud_async.pace import Pace
 from monocloud_async.retry import RetryPolicy
 from monocloud_async.turns import Turns
@@ -24,9 +24,6 @@ from monocloud_async.verdict import Judge
 from monocloud_async.wire import check_user_id
 
 OnOutcome = Callable[[Outcome], None]
-
-
-_MAX_FAILURES = 1000
 
 
 class BulkRun:
@@ -58,14 +55,9 @@ class BulkRun:
         on_outcome: OnOutcome | None = None,
         journal: Journal | None = None,
     ) -> None:
-        if isinstance(user_ids, str | bytes):
-            raise ConfigurationError("user_ids must be many ids; pass a single one as [user_id]")
-        if not isinstance(user_ids, Iterable | AsyncIterable):
-            raise ConfigurationError("user_ids must be an iterable or an async iterable of ids")
         if not isinstance(concurrency, int) or concurrency < 1:
             raise ConfigurationError(f"concurrency must be 1 or more, not {concurrency!r}")
         self.report = BulkReport()
-        self._user_ids = user_ids
         self._turns = Turns(pace, max_rate)
         self._caller = Caller(
             send,
@@ -81,9 +73,9 @@ class BulkRun:
             from monocloud_async.journal.recorder import Recorder  # noqa: PLC0415  SQLite, threads
 
             self._recorder = Recorder(journal, self.report, pace, self.drain)
+        self._intake = Intake(user_ids, self.report, self._recorder)
         self._concurrency = concurrency
         self._workers: dict[asyncio.Task[None], Call | None] = {}  # and what each is at
-        self._intake: Intake | None = None
         self._reading = False  # one of the workers is
         self._places = asyncio.BoundedSemaphore(concurrency)  # for outcomes that nobody took yet
         self._outcomes: asyncio.Queue[Outcome | None] | None = None  # only where somebody iterates
@@ -168,18 +160,20 @@ class BulkRun:
         if self._recorder is not None and self._recorder.error is not None:
             raise self._recorder.stopped()
         if (verdict := self._caller.verdict) is not None:
-            raise RunStoppedError(
-                f"the run was stopped{verdict.why} (ids read: {self.report.total:,}):"
-                f" {verdict.error}",
-                report=self.report,
-            ) from verdict.error
+            raise verdict.stopped(self.report) from verdict.error
         if self._unread is not None:
             raise self._unread
         return self.report
 
     async def _close(self, began: float, paused: float) -> None:
-        """Whatever happened, the counts are true, and the journal has them."""
-        await self._end()
+        """Whatever happened: no task is left, the counts are true, and the journal has them."""
+        for task in self._workers:
+            task.cancel()
+        await asyncio.gather(*self._workers, return_exceptions=True)
+        if self._intake.held is not None:
+            call = self._call(self._intake.held)
+            self._record(call, call.cut_off())
+        await self._intake.close()
         now = self._clock()
         self.report.seconds = now - began
         self.report.paused_seconds = self.pace.paused_seconds(now) - paused
@@ -189,17 +183,6 @@ class BulkRun:
         finally:
             if self._outcomes is not None:
                 self._outcomes.put_nowait(None)
-
-    async def _end(self) -> None:
-        """Leave no task behind and no user uncounted, however the run ended."""
-        for task in self._workers:
-            task.cancel()
-        await asyncio.gather(*self._workers, return_exceptions=True)
-        if self._intake is not None:
-            if self._intake.held is not None:
-                call = self._call(self._intake.held)
-                self._record(call, call.cut_off())
-            await self._intake.close()
 
     def _how(self) -> str:
         """How the run ended, for people who read its journal."""
@@ -247,20 +230,17 @@ class BulkRun:
             return None
         self._reading = True
         try:
-            return await self._read(self._intake or await self._open())
+            if not self._intake.opened:
+                told = self._outcomes is not None or self._on_outcome is not None
+                await self._intake.open(self._tell_of if told else None)
+            return await self._read()
         except BaseException:
             self._caller.draining = True  # nobody reads on
             raise
         finally:
             self._reading = False
 
-    async def _open(self) -> Intake:
-        tell = None if self._outcomes is None and self._on_outcome is None else self._tell_of
-        self._intake = Intake(self._user_ids, self.report, self._recorder, tell)
-        await self._intake.open()
-        return self._intake
-
-    async def _read(self, intake: Intake) -> Call | None:
+    async def _read(self) -> Call | None:
         caller, turns = self._caller, self._turns
         while not (self.report.exhausted or caller.draining):
             if self._outcomes is not None:
@@ -271,7 +251,7 @@ class BulkRun:
                 await caller.proved.wait()  # the first request goes alone: a wrong key costs one
             if turns.busy(self._clock()):
                 await turns.ready()
-            user_id = await intake.next()
+            user_id = await self._intake.next()
             if user_id is End.END:
                 break
             call = self._call(user_id)
@@ -300,13 +280,8 @@ class BulkRun:
 
     def _record(self, call: Call, outcome: Outcome) -> None:
         call.recorded = True
-        report, status = self.report, outcome.status
-        setattr(report, status, getattr(report, status) + 1)
-        if status == "enabled":
-            report.unconfirmed += outcome.user is not None and outcome.user.disabled is True
-        elif status in {"failed", "unknown"} and len(report.failures) < _MAX_FAILURES:
-            report.failures.append(outcome)
-        if self._recorder is not None and status != "already_enabled":
+        count(self.report, outcome)
+        if self._recorder is not None:
             self._recorder.add(outcome)
         if self._outcomes is not None:
             self._outcomes.put_nowait(outcome)

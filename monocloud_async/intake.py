@@ -15,6 +15,7 @@ from enum import Enum
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
+from monocloud_async.errors import ConfigurationError
 from monocloud_async.outcome import BulkReport, Outcome
 
 if TYPE_CHECKING:  # SQLite and threads, only where a journal is kept
@@ -39,25 +40,40 @@ class Intake:
         user_ids: any iterable or async iterable.
         report: where those that are passed over are counted.
         recorder: knows the journal, if there is one.
-        tell: called with the outcome of each that is passed over, where anybody wants to know.
 
     Attributes:
+        opened: whether `open` was called.
         held: an id that was read and not handed on, because the run was cut off just then.
+
+    Raises:
+        ConfigurationError: these are not many ids.
     """
 
-    def __init__(
-        self, user_ids: UserIds, report: BulkReport, recorder: "Recorder | None", tell: Tell | None
-    ) -> None:
+    def __init__(self, user_ids: UserIds, report: BulkReport, recorder: "Recorder | None") -> None:
+        if isinstance(user_ids, str | bytes):
+            raise ConfigurationError("user_ids must be many ids; pass a single one as [user_id]")
+        if not isinstance(user_ids, Iterable | AsyncIterable):
+            raise ConfigurationError("user_ids must be an iterable or an async iterable of ids")
+        self.opened = False
         self.held: str | None = None
         self._user_ids = user_ids
         self._report = report
         self._recorder = recorder
-        self._tell = tell
+        self._tell: Tell | None = None
         self._later: AsyncIterator[str] | None = None
         self._at_hand: Iterator[str] = iter(())
 
-    async def open(self) -> None:
-        """Begin to read; raises `ConfigurationError` where the journal is not for these ids."""
+    async def open(self, tell: Tell | None = None) -> None:
+        """Begin to read.
+
+        Args:
+            tell: called with the outcome of each that is passed over, where anybody wants to know.
+
+        Raises:
+            ConfigurationError: the journal is not for these ids.
+        """
+        self.opened = True
+        self._tell = tell
         if self._recorder is not None:
             await self._recorder.open(self._user_ids)
         if isinstance(self._user_ids, AsyncIterable):

@@ -34,6 +34,9 @@ class Outcome(Struct, frozen=True, kw_only=True):
     seconds: float = 0.0
 
 
+_MAX_FAILURES = 1000
+
+
 class BulkReport(Struct, kw_only=True):
     """The counts of a run, live while it goes on; the counts per status add up to `total`.
 
@@ -64,3 +67,13 @@ class BulkReport(Struct, kw_only=True):
     seconds: float = 0.0
     exhausted: bool = False
     failures: list[Outcome] = field(default_factory=list)
+
+
+def count(report: BulkReport, outcome: Outcome) -> None:
+    """Count one more in the report."""
+    status = outcome.status
+    setattr(report, status, getattr(report, status) + 1)
+    if status == "enabled":
+        report.unconfirmed += outcome.user is not None and outcome.user.disabled is True
+    elif status in {"failed", "unknown"} and len(report.failures) < _MAX_FAILURES:
+        report.failures.append(outcome)

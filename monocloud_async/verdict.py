@@ -9,9 +9,11 @@ from monocloud_async.errors import (
     MonoCloudError,
     PaymentRequiredError,
     RateLimitedError,
+    RunStoppedError,
     TransportError,
     UnauthorizedError,
 )
+from monocloud_async.outcome import BulkReport
 from monocloud_async.pace import Pace
 
 MAX_PAUSE: Final = 900.0  # seconds; longer than that, nobody waits for a tenant's permission
@@ -24,6 +26,13 @@ class Verdict(NamedTuple):
 
     error: MonoCloudError
     why: str = ""
+
+    def stopped(self, report: BulkReport) -> RunStoppedError:
+        """What the run raises, from the error."""
+        read = f"{report.total:,}"
+        return RunStoppedError(
+            f"the run was stopped{self.why} (ids read: {read}): {self.error}", report=report
+        )
 
 
 class Judge:
