@@ -184,9 +184,9 @@ class Express:
         missing = [f"{kind.__name__}.{name}" for kind, name in LEANS_ON if not hasattr(kind, name)]
         if missing:
             _warn_once(f"aiohttp {aiohttp.__version__} has no {', '.join(missing)}")
-        elif type(client) is ClientSession and not client.trace_configs:
+        elif type(client) is ClientSession and _is_aiohttps_own(ClientSession.__init__):
             return cls(client, base_url, credentials)
-        return None
+        return None  # whoever made this client gave it traces, middlewares or more
 
     def serves(self) -> bool:
         """Whether nobody hooks `ClientSession` now, as tests and recorders do for a while."""
@@ -249,6 +249,9 @@ class Express:
             raise aiohttp.ConnectionTimeoutError from None
         line = connection.protocol
         assert isinstance(line, Line)  # noqa: S101  for the type checkers
+        if line.should_close:  # the server spoke first, behind a TLS handshake perhaps
+            connection.close()
+            raise HttpProcessingError
         return connection, line
 
     def _watch(self, line: Line, due: float) -> None:

@@ -190,6 +190,30 @@ def test_a_connection_that_is_used_is_kept() -> None:
     run(main())
 
 
+async def test_what_a_server_says_before_it_is_asked_is_nobodys_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Behind a TLS handshake it can be there before anybody can ask."""
+    connect = express.Lines.connect
+
+    async def spoken_to(*args: Any) -> Any:
+        connection = await connect(*args)
+        assert connection.protocol is not None
+        connection.protocol.data_received(http(b'{"user_id":"bob"}'))
+        return connection
+
+    async with (
+        RawServer(answering(http(ADA))) as server,
+        MonoCloudSession(server.url, KEY, retry=ONCE) as session,
+    ):
+        with monkeypatch.context() as early:
+            early.setattr(express.Lines, "connect", spoken_to)
+            with pytest.raises(m.TransportError, match="not HTTP"):
+                await session.enable_user("ada")
+        assert (await session.enable_user("ada")).user_id == "ada"
+        assert len(server.requests) == 1
+
+
 # Who gets the ordinary path
 
 
