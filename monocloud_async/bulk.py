@@ -3,7 +3,8 @@
 How a run is made: each worker takes an id, makes that user's call to its end, and takes the next.
 They take ids one after the other, each when a request may go out; one of them waits for that, no
 more. There are at most as many as requests may be in flight, so memory does not grow with the
-number of users. Where somebody iterates, an id is taken only when its outcome has a place as well.
+number of users. Async inputs are read by one task, which gives each user a task of its own.
+Where somebody iterates, an id is taken only when its outcome has a place as well.
 """
 
 import asyncio
@@ -77,7 +78,8 @@ class BulkRun:
         self._concurrency = concurrency
         self._workers: dict[asyncio.Task[None], Call | None] = {}  # and what each is at
         self._reading = False  # one of the workers is
-        self._places = asyncio.BoundedSemaphore(concurrency)  # for outcomes that nobody took yet
+        # For calls that have a task each, or for outcomes that nobody took yet.
+        self._places = asyncio.BoundedSemaphore(concurrency)
         self._outcomes: asyncio.Queue[Outcome | None] | None = None  # only where somebody iterates
         self._run_task: asyncio.Task[BulkReport] | None = None
         self._started = False
@@ -149,7 +151,7 @@ class BulkRun:
         self._started = True
         self._clock = clock = asyncio.get_running_loop().time
         began, paused = clock(), self.pace.paused_seconds(clock())
-        self._add_worker()
+        self._add(self._feed() if self._intake.apart else self._work(), None)
         try:
             while self._workers:
                 await asyncio.wait(self._workers)
@@ -167,22 +169,26 @@ class BulkRun:
 
     async def _close(self, began: float, paused: float) -> None:
         """Whatever happened: no task is left, the counts are true, and the journal has them."""
+        try:
+            await self._end()
+        finally:
+            now = self._clock()
+            self.report.seconds = now - began
+            self.report.paused_seconds = self.pace.paused_seconds(now) - paused
+            try:
+                if self._recorder is not None:
+                    await self._recorder.close(self._how())
+            finally:
+                if self._outcomes is not None:
+                    self._outcomes.put_nowait(None)
+
+    async def _end(self) -> None:
+        self._caller.draining = True
         for task in self._workers:
             task.cancel()
         await asyncio.gather(*self._workers, return_exceptions=True)
         if self._intake.held is not None:
-            call = self._call(self._intake.held)
-            self._record(call, call.cut_off())
-        await self._intake.close()
-        now = self._clock()
-        self.report.seconds = now - began
-        self.report.paused_seconds = self.pace.paused_seconds(now) - paused
-        try:
-            if self._recorder is not None:
-                await self._recorder.close(self._how())
-        finally:
-            if self._outcomes is not None:
-                self._outcomes.put_nowait(None)
+            self._record(self._call(self._intake.held).cut_off())
 
     def _how(self) -> str:
         """How the run ended, for people who read its journal."""
@@ -192,9 +198,12 @@ class BulkRun:
 
     def _add_worker(self) -> None:
         if len(self._workers) < self._concurrency:
-            task = asyncio.create_task(self._work())
-            self._workers[task] = None
-            task.add_done_callback(self._ended)
+            self._add(self._work(), None)
+
+    def _add(self, work: Coroutine[object, object, None], call: Call | None) -> None:
+        task = asyncio.create_task(work)
+        self._workers[task] = call
+        task.add_done_callback(self._ended)
 
     async def _work(self) -> None:
         """Call for one user after the other, until there is none left."""
@@ -203,15 +212,35 @@ class BulkRun:
         while (call := await self._next()) is not None:
             self._workers[me] = call
             self._add_worker()
-            self._record(call, await self._caller.enable(call))
+            await self._enable(call)
             self._workers[me] = None
         del self._workers[me]  # its place is free at once, not when its task has ended
 
+    async def _feed(self) -> None:
+        """Read what one task has to read, and give every user a task; there are as many places."""
+        try:
+            while (call := await self._next()) is not None:
+                self._add(self._enable(call), call)
+                if not self._turns.free:
+                    await asyncio.sleep(0)  # the call takes its turn before the next id is read
+        finally:
+            await self._intake.close()
+
+    async def _enable(self, call: Call) -> None:
+        try:
+            outcome = await self._caller.enable(call)
+        except asyncio.CancelledError:
+            self._record(call.cut_off())
+            raise
+        self._record(outcome)
+
     def _ended(self, task: asyncio.Task[None]) -> None:
         call = self._workers.pop(task, None)
-        if call is not None and not call.recorded:
-            self._record(call, call.cut_off())
-        if task.cancelled() or (error := task.exception()) is None:
+        if task.cancelled():
+            if not (self._caller.draining or self._intake.apart):
+                self._add_worker()  # a call was cancelled, and not the run
+            return
+        if (error := task.exception()) is None:
             return
         if call is None:
             self._unread = error
@@ -243,7 +272,7 @@ class BulkRun:
     async def _read(self) -> Call | None:
         caller, turns = self._caller, self._turns
         while not (self.report.exhausted or caller.draining):
-            if self._outcomes is not None:
+            if self._intake.apart or self._outcomes is not None:
                 await self._places.acquire()
             if self._recorder is not None and self._recorder.late:
                 await self._recorder.in_time()
@@ -258,7 +287,7 @@ class BulkRun:
             try:
                 check_user_id(user_id)
             except InvalidUserIdError as error:
-                self._record(call, call.failed(error))
+                self._record(call.failed(error))
                 if call.position % BREATH == 0:
                     await asyncio.sleep(0)
             else:
@@ -278,13 +307,14 @@ class BulkRun:
         self.report.total += 1
         return call
 
-    def _record(self, call: Call, outcome: Outcome) -> None:
-        call.recorded = True
+    def _record(self, outcome: Outcome) -> None:
         count(self.report, outcome)
         if self._recorder is not None:
             self._recorder.add(outcome)
         if self._outcomes is not None:
             self._outcomes.put_nowait(outcome)
+        elif self._intake.apart:
+            self._places.release()
         if self._on_outcome is not None:
             self._on_outcome(outcome)
 

@@ -25,7 +25,6 @@ class Call:
     maybe_done = False  # a request went out that nobody answered
     in_flight = False
     waiting = False
-    recorded = False
 
     def __init__(self, user_id: str, position: int, clock: Callable[[], float]) -> None:
         self.user_id = user_id

@@ -62,12 +62,13 @@ logger = logging.getLogger("monocloud_async")
 
 # RFC 9112, sections 4 and 5, in their plainest form: no folded line, no bare LF, printable ASCII.
 _HEAD: Final = re.compile(
-    rb"HTTP/1\.1 200 [ -~]*\r\n(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~]{0,4000}\r\n){1,60}\r\n"
+    rb"HTTP/1\.1 200 [ -~]{0,100}\r\n(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~]{0,4000}\r\n){1,60}\r\n"
 )
 # Section 6: whatever has a say in where the answer ends, or in what comes after it.
 _FRAMING: Final = re.compile(
     rb"\n(?:content-length: ([0-9]{1,6})\r|"
-    rb"(?:content-(?:length|encoding)|transfer-encoding|upgrade|trailer):|"
+    rb"(?:content-(?:length|encoding)|transfer-encoding|upgrade|trailer|"
+    rb"proxy-connection|sec-websocket-[a-z0-9-]+):|"
     rb"connection:(?! keep-alive\r))",
     re.IGNORECASE,
 )

@@ -11,7 +11,9 @@ from collections.abc import (
     Iterator,
     Sequence,
 )
+from contextvars import copy_context
 from enum import Enum
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
@@ -42,6 +44,8 @@ class Intake:
         recorder: knows the journal, if there is one.
 
     Attributes:
+        apart: whether one task has to read and close it: an async generator may hold what belongs
+            to a task, such as a timeout, a task group or a cursor.
         opened: whether `open` was called.
         held: an id that was read and not handed on, because the run was cut off just then.
 
@@ -54,6 +58,7 @@ class Intake:
             raise ConfigurationError("user_ids must be many ids; pass a single one as [user_id]")
         if not isinstance(user_ids, Iterable | AsyncIterable):
             raise ConfigurationError("user_ids must be an iterable or an async iterable of ids")
+        self.apart = isinstance(user_ids, AsyncIterable)
         self.opened = False
         self.held: str | None = None
         self._user_ids = user_ids
@@ -62,6 +67,7 @@ class Intake:
         self._tell: Tell | None = None
         self._later: AsyncIterator[str] | None = None
         self._at_hand: Iterator[str] = iter(())
+        self._at_once: Callable[[], str | End] = lambda: End.END
 
     async def open(self, tell: Tell | None = None) -> None:
         """Begin to read.
@@ -80,6 +86,8 @@ class Intake:
             self._later = aiter(self._user_ids)
         else:
             self._at_hand = iter(self._user_ids)
+            # In one context, whichever task asks.
+            self._at_once = partial(copy_context().run, self._next_at_hand)
 
     async def close(self) -> None:
         """Read no more."""
@@ -93,7 +101,7 @@ class Intake:
             position = report.total
             if recorder is not None and position < recorder.reached and tell is None is later:
                 await self._skip(recorder.enabled_from(report.total))
-            user_id = next(self._at_hand, End.END) if later is None else await anext(later, End.END)
+            user_id = self._at_once() if later is None else await anext(later, End.END)
             if user_id is End.END:
                 report.exhausted = True
                 if recorder is not None:
@@ -114,6 +122,9 @@ class Intake:
                 await tell(Outcome(user_id=user_id, position=position, status="already_enabled"))
             if position % BREATH == 0:
                 await asyncio.sleep(0)
+
+    def _next_at_hand(self) -> str | End:
+        return next(self._at_hand, End.END)
 
     async def _skip(self, known: Sequence[str | None]) -> None:
         """Pass over all of these at once, where they are what comes next.

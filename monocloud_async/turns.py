@@ -34,6 +34,11 @@ class Turns:
         self._behind = asyncio.Lock()  # a line behind the line
         self._sleeper: asyncio.Future[None] | None = None  # of the head of the queue
 
+    @property
+    def free(self) -> bool:
+        """Whether nobody is held back."""
+        return self._limit is None and self.pace.is_open
+
     def busy(self, now: float) -> bool:
         """Whether a request has to wait in the queue."""
         return self._line.locked() or self._delay(now) > 0

@@ -3,8 +3,11 @@ import gc
 import statistics
 import tracemalloc
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import suppress
+from contextvars import ContextVar
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from conftest import QUICK
@@ -14,7 +17,15 @@ from runs import Send, adds_up, bulk, enable
 from virtual_time import run
 
 import monocloud_async as m
-from monocloud_async import BulkReport, MonoCloudSession, Outcome, RetryPolicy, User
+from monocloud_async import (
+    BulkReport,
+    ConfigurationError,
+    MonoCloudSession,
+    Outcome,
+    RetryPolicy,
+    User,
+)
+from monocloud_async.journal.file import JournalFile
 from monocloud_async.sandbox import Sandbox
 
 
@@ -566,24 +577,134 @@ def test_a_run_that_was_held_up_is_soon_back_at_its_concurrency() -> None:
     """Also when time is measured in turns of the event loop: nobody takes ids one a turn."""
     in_flight, seen = 0, []
 
-    async def ids() -> AsyncIterator[str]:
-        for number in range(3000):
-            if number == 100:
-                await asyncio.sleep(5)
-            yield f"u{number}"
+    class LateJournal:
+        async def enabled(self, _position: int, _user_id: str, /) -> bool:
+            return False
 
-    async def send(user_id: str, _seconds: float) -> User:
+        async def write(self, _outcomes: Sequence[Outcome], /) -> None:
+            await asyncio.sleep(0.3)
+
+    async def send(user_id: str, seconds: float) -> User:
         nonlocal in_flight
         in_flight += 1
         seen.append(in_flight)
-        for _ in range(5):
-            await asyncio.sleep(0)
+        if len(seen) < 500:  # while the journal is late again and again
+            await enable(user_id, seconds)
+        else:
+            for _ in range(5):
+                await asyncio.sleep(0)
         in_flight -= 1
         return User(user_id=user_id)
 
     async def main() -> None:
-        assert (await bulk(ids(), send, concurrency=20)).enabled == 3000
+        ids = [f"u{number}" for number in range(3000)]
+        assert (await bulk(ids, send, concurrency=20, journal=LateJournal())).enabled == 3000
 
     run(main(), sockets=False)
     assert max(seen) == 20
-    assert statistics.mean(seen[200:-100]) > 15
+    assert statistics.mean(seen[1000:-100]) > 15
+
+
+# What belongs to one task
+
+
+async def test_an_async_input_is_read_and_closed_by_one_task() -> None:
+    """It may hold what belongs to a task: a timeout, a task group, a cursor."""
+    tasks = set()
+
+    async def ids() -> AsyncIterator[str]:
+        try:
+            for number in range(20):
+                tasks.add(asyncio.current_task())
+                yield f"u{number}"
+        finally:
+            tasks.add(asyncio.current_task())
+
+    assert (await bulk(ids(), enable, concurrency=3)).enabled == 20
+    async with bulk(ids(), enable, concurrency=3) as early:
+        await anext(early)
+    assert len(tasks) == 2
+
+
+@pytest.mark.parametrize("kind", ["a generator", "an async generator"])
+async def test_an_input_has_a_context_of_its_own(kind: str) -> None:
+    variable = ContextVar("variable", default="outside")
+
+    def ids() -> Iterator[str]:
+        token = variable.set("inside")
+        for number in range(20):
+            assert variable.get() == "inside"
+            yield f"u{number}"
+        variable.reset(token)
+
+    async def async_ids() -> AsyncIterator[str]:
+        for user_id in ids():
+            yield user_id
+
+    source = ids() if kind == "a generator" else async_ids()
+    assert (await bulk(source, enable, concurrency=3)).enabled == 20
+    assert variable.get() == "outside"
+
+
+def test_an_input_may_bound_its_own_time() -> None:
+    async def ids() -> AsyncIterator[str]:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(1):
+                while True:
+                    yield "u"
+                    await asyncio.sleep(0.3)
+
+    async def main() -> None:
+        report = await bulk(ids(), enable)
+        assert (report.total, report.enabled) == (4, 4)
+        assert asyncio.get_running_loop().time() < 2
+
+    run(main(), sockets=False)
+
+
+async def test_an_input_that_cannot_be_closed_ends_the_run_and_its_journal(tmp_path: Path) -> None:
+    async def ids() -> AsyncIterator[str]:
+        try:
+            for number in range(1000):
+                yield f"u{number}"
+        finally:
+            raise OSError("the cursor is gone")
+
+    journal = tmp_path / "j"
+    running = bulk(ids(), enable, concurrency=3, journal=JournalFile(journal, "https://a.com"))
+    async with running:
+        await anext(running)
+        running.drain()
+        with pytest.raises(OSError, match="the cursor is gone"):
+            async with asyncio.timeout(5):
+                async for _ in running:
+                    pass
+    with suppress(ConfigurationError):  # as it has other ids; but it is free
+        await bulk(["x"], enable, journal=JournalFile(journal, "https://a.com"))
+
+
+async def test_an_error_of_on_outcome_comes_out_also_for_who_was_cut_off() -> None:
+    def told(outcome: Outcome) -> None:
+        if outcome.status == "unknown":
+            raise LookupError("of the caller")
+
+    running = bulk([f"u{number}" for number in range(100)], enable, on_outcome=told)
+    task = asyncio.ensure_future(running)
+    await asyncio.sleep(0.03)
+    running.cancel()
+    with pytest.raises(LookupError):
+        await task
+    assert adds_up(running.report)
+
+
+@pytest.mark.parametrize("concurrency", [1, 5])
+async def test_a_call_that_is_cancelled_by_itself_does_not_end_the_run(concurrency: int) -> None:
+    async def send(user_id: str, _seconds: float) -> User:
+        await asyncio.sleep(0)
+        if user_id == "u7":
+            raise asyncio.CancelledError
+        return User(user_id=user_id)
+
+    report = await bulk([f"u{number}" for number in range(100)], send, concurrency=concurrency)
+    assert (report.total, report.enabled, report.unknown) == (100, 99, 1)
+    assert report.exhausted

@@ -117,6 +117,9 @@ def test_an_answer_is_plain(answer: bytes) -> None:
         HEAD + b"Connection: keep-alive\r\nConnection: close\r\n\r\n" + ADA,
         HEAD + b"Upgrade: h2c\r\n\r\n" + ADA,
         HEAD + b"Trailer: X\r\n\r\n" + ADA,
+        HEAD + b"Proxy-Connection: close\r\n\r\n" + ADA,
+        HEAD + b"Sec-WebSocket-Key1: x\r\n\r\n" + ADA,
+        HEAD.replace(b"OK", b"O" * 9000) + b"\r\n" + ADA,
         HEAD + b"X: y\r\n folded\r\n\r\n" + ADA,
         HEAD + b"X: \x00\r\n\r\n" + ADA,
         HEAD + b"X: \xff\r\n\r\n" + ADA,
@@ -236,7 +239,8 @@ async def test_who_hooks_aiohttp_gets_the_ordinary_path(
             assert asked == []
             assert len(used) == (20 if name != "__init__" else int(first))
         await session.enable_user(sandbox.user_ids()[0])
-        assert asked == ["ask"]  # and the express path, when they are gone
+        # And the express path when they are gone, unless they made the client itself.
+        assert asked == ([] if name == "__init__" and first else ["ask"])
 
 
 async def test_who_replaces_a_method_gets_the_ordinary_path(

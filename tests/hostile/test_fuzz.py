@@ -70,6 +70,7 @@ NAMES = st.sampled_from(
     [
         *(b"Content-Length", b"Transfer-Encoding", b"Content-Encoding", b"Connection", b"Location"),
         *(b"Content-Type", b"Retry-After", b"Date", b"Set-Cookie", b"Upgrade", b"Trailer", b""),
+        *(b"Proxy-Connection", b"Sec-WebSocket-Key1", b"Keep-Alive", b"TE"),
     ]
 )
 VALUES = st.binary(max_size=20) | st.sampled_from(
@@ -105,7 +106,7 @@ def damaged(draw: st.DrawFn) -> bytes:
 
 def plain_but_for(names: list[bytes]) -> bytes:
     """A plain answer that has these headers as well, which may have a say in its end."""
-    return http(USER, *(name + b": keep-alive" for name in names))
+    return http(USER, *(name + b": close" for name in names))
 
 
 @settings(deadline=None)
