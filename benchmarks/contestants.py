@@ -249,7 +249,8 @@ async def measure(name: str, url: str, number: int, step: int) -> dict[str, obje
     memory: list[float] = []
     users = watched(ids(number), step, memory) if step else ids(number)
     async with CONTESTANTS[name](url) as run:
-        assert await run(ids(WARM_UP)) == WARM_UP
+        warm_up = min(WARM_UP, number)
+        assert await run(ids(warm_up)) == warm_up
         began, cpu = time.perf_counter(), cpu_seconds()
         assert await run(users) == number
         cpu, seconds = cpu_seconds() - cpu, time.perf_counter() - began

@@ -33,7 +33,7 @@ from web_server import serving
 
 HERE = Path(__file__).parent
 NODE = ("node fetch", "undici")
-AT_MOST = {"httpx": 3_000}  # it takes twenty times as long as the others
+AT_MOST = {"httpx": 1_000}  # it takes twenty times as long as the others
 PACKAGES = ("monocloud-async", "aiohttp", "msgspec", "uvloop", "httpx", "pyreqwest")
 UNDICI = ("undici@latest", "undici@7", "undici@6")  # the newest that this node is new enough for
 

@@ -242,11 +242,11 @@ class BulkRun:
             return
         if (error := task.exception()) is None:
             return
-        if call is None:
+        if call is None and self._bug is None:
             self._unread = error
             self.drain()
         else:
-            self._bug = error
+            self._bug = self._bug or error
             self.cancel()
 
     async def _next(self) -> Call | None:
@@ -296,8 +296,7 @@ class BulkRun:
 
     async def _tell_of(self, outcome: Outcome) -> None:
         """Hand on the outcome of a user that the journal has as enabled."""
-        if self._on_outcome is not None:
-            self._on_outcome(outcome)
+        self._call_back(outcome)
         if self._outcomes is not None:
             self._outcomes.put_nowait(outcome)
             await self._places.acquire()  # this one's comes back when somebody takes it
@@ -316,7 +315,15 @@ class BulkRun:
         elif self._intake.apart:
             self._places.release()
         if self._on_outcome is not None:
-            self._on_outcome(outcome)
+            self._call_back(outcome)
+
+    def _call_back(self, outcome: Outcome) -> None:
+        try:
+            if self._on_outcome is not None:
+                self._on_outcome(outcome)
+        except BaseException as error:
+            self._bug = self._bug or error
+            raise
 
 
 async def _to_the_end(work: Coroutine[object, object, None]) -> None:

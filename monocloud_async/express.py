@@ -215,6 +215,11 @@ class Express:
             if line.late:
                 raise TimeoutError
             keep = complete and not line.should_close
+            if answer[0] == _OK:
+                user = plainly_user(user_id, answer[2])
+                if user is not None:
+                    return user
+                keep = False  # it may be an answer to somebody else, and the next one as well
         except (aiohttp.ClientError, OSError, HttpProcessingError):
             if line.late:
                 raise TimeoutError from None

@@ -683,6 +683,38 @@ async def test_an_input_that_cannot_be_closed_ends_the_run_and_its_journal(tmp_p
         await bulk(["x"], enable, journal=JournalFile(journal, "https://a.com"))
 
 
+async def test_an_error_of_on_outcome_cancels_the_run_whoever_it_is_about() -> None:
+    def told(outcome: Outcome) -> None:
+        if outcome.status == "failed":
+            raise LookupError("of the caller")
+
+    async def never(user_id: str, _seconds: float) -> User:
+        await asyncio.sleep(0 if user_id == "first" else 3600)
+        return User(user_id=user_id)
+
+    running = bulk(["first", *map(str, range(5)), "", "more"], never, on_outcome=told)
+    async with asyncio.timeout(5):
+        with pytest.raises(LookupError):
+            await running
+    assert (running.report.enabled, running.report.failed, running.report.unknown) == (1, 1, 5)
+
+
+async def test_a_verdict_is_told_also_where_the_input_cannot_be_closed() -> None:
+    async def ids() -> AsyncIterator[str]:
+        try:
+            for number in range(1000):
+                yield f"u{number}"
+        finally:
+            raise OSError("the cursor is gone")
+
+    async def refused(user_id: str, _seconds: float) -> User:
+        raise m.UnauthorizedError(status=401, user_id=user_id)
+
+    with pytest.raises(m.RunStoppedError) as stopped:
+        await bulk(ids(), refused)
+    assert isinstance(stopped.value.__cause__, m.UnauthorizedError)
+
+
 async def test_an_error_of_on_outcome_comes_out_also_for_who_was_cut_off() -> None:
     def told(outcome: Outcome) -> None:
         if outcome.status == "unknown":

@@ -217,6 +217,29 @@ async def test_what_a_server_says_before_it_is_asked_is_nobodys_answer(
         assert len(server.requests) == 1
 
 
+@pytest.mark.parametrize("coding", ["plain", "chunked"])
+async def test_a_connection_that_answered_with_somebody_else_is_not_used_again(coding: str) -> None:
+    """Its answers may have slipped by one."""
+    bob = b'{"user_id":"bob"}'
+    answer = http(bob)
+    if coding == "chunked":
+        chunks = b"11\r\n" + bob + b"\r\n0\r\n\r\n"
+        answer = http(chunks, b"Transfer-Encoding: chunked", length=False)
+
+    async def act(peer: Peer) -> None:
+        while True:
+            await peer.request()
+            await peer.send(answer)
+
+    async with RawServer(act) as server:
+        async with MonoCloudSession(server.url, KEY, retry=ONCE) as session:
+            for _ in range(2):
+                with pytest.raises(m.InvalidResponseError, match="another user"):
+                    await session.enable_user("ada")
+                assert (await session.enable_user("bob")).user_id == "bob"
+        assert (server.connections, len(server.requests)) == (3, 4)
+
+
 # Who gets the ordinary path
 
 
