@@ -236,22 +236,25 @@ async def test_leaving_early_cancels_what_is_in_flight_and_leaves_no_task(
 
 
 @pytest.mark.parametrize("turns", range(0, 40, 3))
-async def test_a_cancelled_run_counts_everybody_and_leaves_no_task(turns: int) -> None:
-    running = bulk([f"u{i}" for i in range(50)], enable, concurrency=4)
-    before = asyncio.all_tasks()
+def test_a_cancelled_run_counts_everybody_and_leaves_no_task(turns: int) -> None:
+    async def main() -> None:
+        running = bulk([f"u{i}" for i in range(50)], enable, concurrency=4)
+        before = asyncio.all_tasks()
 
-    async def main() -> BulkReport:
-        return await running
+        async def wait() -> BulkReport:
+            return await running
 
-    task = asyncio.create_task(main())
-    for _ in range(turns):
-        await asyncio.sleep(0)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert asyncio.all_tasks() == before
-    assert adds_up(running.report)
-    assert running.report.enabled == 0
+        task = asyncio.create_task(wait())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert asyncio.all_tasks() == before
+        assert adds_up(running.report)
+        assert running.report.enabled == 0
+
+    run(main(), sockets=False)  # where turns of the event loop take no time
 
 
 async def test_a_consumer_that_stalls_stalls_admission() -> None:
@@ -291,6 +294,30 @@ async def test_an_input_that_raises_loses_no_outcome() -> None:
             async for outcome in streamed:
                 outcomes.append(outcome.user_id)  # noqa: PERF401  what came before the error counts
     assert sorted(outcomes) == ["a", "b", "c"]
+
+
+async def test_an_input_that_raised_is_not_asked_again() -> None:
+    asked = 0
+
+    class Ids:
+        def __iter__(self) -> Iterator[str]:
+            return self
+
+        def __next__(self) -> str:
+            nonlocal asked
+            asked += 1
+            if asked == 50:
+                raise OSError("disk gone")
+            return f"u{asked}"
+
+    async def send(user_id: str, _seconds: float) -> User:
+        await asyncio.sleep(0)  # so that several calls end in one turn of the event loop
+        return User(user_id=user_id)
+
+    running = bulk(Ids(), send)
+    with pytest.raises(OSError, match="disk gone"):
+        await running
+    assert (asked, running.report.enabled) == (50, 49)
 
 
 async def test_an_async_input_that_raises_loses_no_outcome_and_is_closed() -> None:

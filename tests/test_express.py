@@ -217,6 +217,48 @@ async def test_what_a_server_says_before_it_is_asked_is_nobodys_answer(
         assert len(server.requests) == 1
 
 
+async def test_what_comes_right_behind_a_plain_answer_is_nobodys_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Before whoever asked has even woken up."""
+    receive = Line.data_received
+
+    def more(line: Line, data: bytes) -> None:
+        receive(line, data)
+        if line.idle:
+            receive(line, http(b"", status=404))
+
+    async with (
+        RawServer(answering(http(ADA))) as server,
+        MonoCloudSession(server.url, KEY, retry=ONCE) as session,
+    ):
+        monkeypatch.setattr(Line, "data_received", more)
+        for _ in range(2):
+            assert (await session.enable_user("ada")).user_id == "ada"
+        assert server.connections == 2
+
+
+async def test_a_session_that_is_closed_as_an_answer_comes_keeps_no_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    receive = Line.data_received
+    closing: list[asyncio.Task[None]] = []
+
+    async with RawServer(answering(http(ADA))) as server:
+        session = MonoCloudSession(server.url, KEY, retry=ONCE)
+
+        def close(line: Line, data: bytes) -> None:
+            closing.append(asyncio.create_task(session.close()))
+            receive(line, data)
+
+        monkeypatch.setattr(Line, "data_received", close)
+        assert (await session.enable_user("ada")).user_id == "ada"
+        await asyncio.gather(*closing)
+        assert session._express is not None
+        assert session._express._kept == []
+        assert session._express._tidying is None
+
+
 @pytest.mark.parametrize("coding", ["plain", "chunked"])
 async def test_a_connection_that_answered_with_somebody_else_is_not_used_again(coding: str) -> None:
     """Its answers may have slipped by one."""
