@@ -1,6 +1,5 @@
 """Connections of the session's own: none is used again on which the server spoke unasked."""
 
-import asyncio
 import select
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -12,30 +11,11 @@ from aiohttp.connector import Connection
 from aiohttp.tracing import Trace
 
 
-class Attentive(ResponseHandler, asyncio.BufferedProtocol):
-    """Gives its connection up at the first byte that comes while nobody waits for an answer.
-
-    Args:
-        loop: the event loop.
-        buffer: where the event loop reads into. Without one, asyncio makes a buffer of 256 KiB
-            for every read, twice with TLS, and that costs more than the read.
-    """
+class Attentive(ResponseHandler):
+    """Gives its connection up at the first byte that comes while nobody waits for an answer."""
 
     idle = False
     _look: Callable[[], Sequence[object]] | None = None
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, buffer: memoryview) -> None:
-        super().__init__(loop)
-        self._read_into = buffer
-
-    def get_buffer(self, sizehint: int) -> memoryview:
-        """Where to read into; what is there is taken before anybody else reads."""
-        del sizehint
-        return self._read_into
-
-    def buffer_updated(self, nbytes: int) -> None:
-        """So many bytes are there."""
-        self.data_received(bytes(self._read_into[:nbytes]))
 
     def rest(self) -> None:
         """The answer is complete."""
@@ -77,13 +57,12 @@ class Connector(TCPConnector):
             would count the time that is spent in the queue for a connection.
     """
 
-    protocol = Attentive
+    protocol: Callable[..., Attentive] = Attentive
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"limit": 0, **options})
         # aiohttp has no public way to bring a protocol of one's own; the tests see if it takes it.
-        buffer = memoryview(bytearray(1 << 16))
-        self._factory = partial(self.protocol, self._loop, buffer)  # type: ignore[assignment]
+        self._factory = partial(self.protocol, loop=self._loop)  # type: ignore[assignment]
 
     async def connect(
         self, req: ClientRequest, traces: list[Trace], timeout: ClientTimeout

@@ -263,7 +263,8 @@ class MonoCloudSession:
         if self._owned is None:
             self._loop = loop
             self._owned = aiohttp.ClientSession(
-                connector=Lines(), cookie_jar=aiohttp.DummyCookieJar()
+                connector=Lines(tls=self._base_url.startswith("https")),
+                cookie_jar=aiohttp.DummyCookieJar(),
             )
             self._express = Express.over(self._owned, self._base_url, self._credentials)
         elif self._loop is not loop:
