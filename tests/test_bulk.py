@@ -689,16 +689,22 @@ def test_an_input_may_bound_its_own_time() -> None:
     run(main(), sockets=False)
 
 
-async def test_an_input_that_cannot_be_closed_ends_the_run_and_its_journal(tmp_path: Path) -> None:
-    async def ids() -> AsyncIterator[str]:
-        try:
-            for number in range(1000):
-                yield f"u{number}"
-        finally:
-            raise OSError("the cursor is gone")
+async def that_cannot_be_closed() -> AsyncIterator[str]:
+    try:
+        for number in range(1000):
+            yield f"u{number}"
+    finally:
+        raise OSError("the cursor is gone")
 
+
+async def test_an_input_that_cannot_be_closed_ends_the_run_and_its_journal(tmp_path: Path) -> None:
     journal = tmp_path / "j"
-    running = bulk(ids(), enable, concurrency=3, journal=JournalFile(journal, "https://a.com"))
+    running = bulk(
+        that_cannot_be_closed(),
+        enable,
+        concurrency=3,
+        journal=JournalFile(journal, "https://a.com"),
+    )
     async with running:
         await anext(running)
         running.drain()
@@ -727,18 +733,11 @@ async def test_an_error_of_on_outcome_cancels_the_run_whoever_it_is_about() -> N
 
 
 async def test_a_verdict_is_told_also_where_the_input_cannot_be_closed() -> None:
-    async def ids() -> AsyncIterator[str]:
-        try:
-            for number in range(1000):
-                yield f"u{number}"
-        finally:
-            raise OSError("the cursor is gone")
-
     async def refused(user_id: str, _seconds: float) -> User:
         raise m.UnauthorizedError(status=401, user_id=user_id)
 
     with pytest.raises(m.RunStoppedError) as stopped:
-        await bulk(ids(), refused)
+        await bulk(that_cannot_be_closed(), refused)
     assert isinstance(stopped.value.__cause__, m.UnauthorizedError)
 
 
