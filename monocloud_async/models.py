@@ -1,55 +1,32 @@
 """A MonoCloud user as the tenant sends it, in every era of the API.
 
 Only `user_id` is common to all servers in the field.
-A member that is absent reads the same as one that is null:
+A member that is absent reads the same as one that is null (see `wire`):
 None for a value, empty for a list or a map, so that nobody has to guard a loop.
 Members that this version does not know are ignored; words of an enumeration are plain strings.
 Times are epoch seconds.
 """
 
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Optional, TypeVar
+from typing import Any
 
 from msgspec import Struct, field
-from msgspec.structs import force_setattr
-
-T = TypeVar("T")
-if TYPE_CHECKING:
-    OrEmpty = Annotated[T, "null on the wire reads as empty"]
-else:
-    # The decoder must accept a null that the caller never gets to see (see `_NullsAreEmpty`).
-    OrEmpty = Optional[T]  # noqa: UP045  a generic alias, which `T | None` cannot be
 
 
-class _NullsAreEmpty(Struct, frozen=True):
-    """Reads null as empty for the members that are lists or maps."""
-
-    collections: ClassVar[dict[str, type[list[Any]] | type[dict[str, Any]]]] = {}
-
-    def __post_init__(self) -> None:
-        for name, empty in self.collections.items():
-            if getattr(self, name) is None:
-                force_setattr(self, name, empty())
-
-
-class UserIdp(_NullsAreEmpty, frozen=True, kw_only=True):
+class UserIdp(Struct, frozen=True, kw_only=True):
     """An external identity of the user, as the documented page has it (`User.idps`)."""
-
-    collections = {"claims": dict}
 
     authenticator: str | None = None
     provider_user_id: str | None = None
-    claims: OrEmpty[dict[str, Any]] = field(default_factory=dict)
+    claims: dict[str, Any] = field(default_factory=dict)
 
 
-class UserExternalProvider(_NullsAreEmpty, frozen=True, kw_only=True):
+class UserExternalProvider(Struct, frozen=True, kw_only=True):
     """An external identity of the user, as servers send it since 2025."""
-
-    collections = {"claims": dict}
 
     authenticator: str | None = None
     provider: str | None = None
     provider_user_id: str | None = None
-    claims: OrEmpty[dict[str, Any]] = field(default_factory=dict)
+    claims: dict[str, Any] = field(default_factory=dict)
 
 
 class UserConnection(Struct, frozen=True, kw_only=True):
@@ -59,45 +36,39 @@ class UserConnection(Struct, frozen=True, kw_only=True):
     connection_id: str | None = None
 
 
-class UserEmail(_NullsAreEmpty, frozen=True, kw_only=True):
+class UserEmail(Struct, frozen=True, kw_only=True):
     """One e-mail address of the user."""
-
-    collections = {"idps": list, "authenticators": list}
 
     id: str | None = None
     email: str | None = None
     primary: bool | None = None
     verified: bool | None = None
-    idps: OrEmpty[list[str]] = field(default_factory=list)
-    authenticators: OrEmpty[list[str]] = field(default_factory=list)
+    idps: list[str] = field(default_factory=list)
+    authenticators: list[str] = field(default_factory=list)
     source: str | None = None
     verification_source: str | None = None
 
 
-class UserPhone(_NullsAreEmpty, frozen=True, kw_only=True):
+class UserPhone(Struct, frozen=True, kw_only=True):
     """One phone number of the user."""
-
-    collections = {"idps": list, "authenticators": list}
 
     id: str | None = None
     phone: str | None = None
     primary: bool | None = None
     verified: bool | None = None
-    idps: OrEmpty[list[str]] = field(default_factory=list)
-    authenticators: OrEmpty[list[str]] = field(default_factory=list)
+    idps: list[str] = field(default_factory=list)
+    authenticators: list[str] = field(default_factory=list)
     source: str | None = None
     verification_source: str | None = None
 
 
-class UserUsername(_NullsAreEmpty, frozen=True, kw_only=True):
+class UserUsername(Struct, frozen=True, kw_only=True):
     """The name that the user signs in with."""
-
-    collections = {"idps": list, "authenticators": list}
 
     id: str | None = None
     username: str | None = None
-    idps: OrEmpty[list[str]] = field(default_factory=list)
-    authenticators: OrEmpty[list[str]] = field(default_factory=list)
+    idps: list[str] = field(default_factory=list)
+    authenticators: list[str] = field(default_factory=list)
     source: str | None = None
 
 
@@ -115,7 +86,7 @@ class UserPasskey(Struct, frozen=True, kw_only=True):
     backup_state: bool | None = None
 
 
-class User(_NullsAreEmpty, frozen=True, kw_only=True):
+class User(Struct, frozen=True, kw_only=True):
     """The user as the tenant answered, after the call.
 
     `disabled` is the administrator's switch that an enable turns off.
@@ -123,30 +94,18 @@ class User(_NullsAreEmpty, frozen=True, kw_only=True):
     It is not the lock-out after failed sign-ins (`block_until`), which another endpoint clears.
     """
 
-    collections = {
-        "claims": dict,
-        "public_data": dict,
-        "private_data": dict,
-        "emails": list,
-        "phone_numbers": list,
-        "passkeys": list,
-        "idps": list,
-        "external_providers": list,
-        "connections": list,
-    }
-
     user_id: str
     disabled: bool | None = None
-    claims: OrEmpty[dict[str, Any]] = field(default_factory=dict)
-    public_data: OrEmpty[dict[str, Any]] = field(default_factory=dict)
-    private_data: OrEmpty[dict[str, Any]] = field(default_factory=dict)
-    emails: OrEmpty[list[UserEmail]] = field(default_factory=list)
-    phone_numbers: OrEmpty[list[UserPhone]] = field(default_factory=list)
+    claims: dict[str, Any] = field(default_factory=dict)
+    public_data: dict[str, Any] = field(default_factory=dict)
+    private_data: dict[str, Any] = field(default_factory=dict)
+    emails: list[UserEmail] = field(default_factory=list)
+    phone_numbers: list[UserPhone] = field(default_factory=list)
     username: UserUsername | None = None
-    passkeys: OrEmpty[list[UserPasskey]] = field(default_factory=list)
-    idps: OrEmpty[list[UserIdp]] = field(default_factory=list)
-    external_providers: OrEmpty[list[UserExternalProvider]] = field(default_factory=list)
-    connections: OrEmpty[list[UserConnection]] = field(default_factory=list)
+    passkeys: list[UserPasskey] = field(default_factory=list)
+    idps: list[UserIdp] = field(default_factory=list)
+    external_providers: list[UserExternalProvider] = field(default_factory=list)
+    connections: list[UserConnection] = field(default_factory=list)
     creation_time: int | None = None
     last_updated: int | None = None
     has_password: bool | None = None

@@ -46,6 +46,7 @@ UNSAFE = re.compile(
 )
 _PATH_IN_MESSAGE = re.compile(r" - at `(?P<path>[^`]*)`$")
 _DELAY_SECONDS = re.compile(r"[0-9]{1,9}")
+_CALLERS_MAPS = frozenset({"claims", "public_data", "private_data"})
 _OK, _MULTIPLE_CHOICES, _BAD_REQUEST, _UNPROCESSABLE, _LAST = 200, 300, 400, 422, 600
 
 _user = msgspec.json.Decoder(User)
@@ -104,7 +105,7 @@ def enable_path(user_id: str) -> str:
 def plainly_user(user_id: str, body: bytes) -> User | None:
     """The user, where the body of a 200 is exactly this one; `read_answer` knows all the rest."""
     try:
-        user = _user.decode(body)
+        user = _decoded(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
     return user if user.user_id == user_id else None
@@ -171,7 +172,7 @@ def _read_user(user_id: str, headers: Headers, body: bytes) -> User:
         if len(body) > MAX_USER:
             fault = f"longer than {MAX_USER} bytes"
         else:
-            user = _user.decode(body)
+            user = _decoded(body)
     except msgspec.ValidationError as error:
         fault = _misfit(error)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -188,6 +189,26 @@ def _read_user(user_id: str, headers: Headers, body: bytes) -> User:
     if user.user_id != user_id:
         raise InvalidResponseError("the answer was another user", user_id=user_id, status=_OK)
     return user
+
+
+def _decoded(body: bytes) -> User:
+    try:
+        return _user.decode(body)
+    except msgspec.ValidationError:
+        # Perhaps a list or a map is null. To allow that in the models would cost everybody a look
+        # at each of them, for every user.
+        return msgspec.convert(_without_nulls(_anything.decode(body)), User)
+
+
+def _without_nulls(value: Any) -> Any:
+    """The same without the members that are null; what the caller keeps in a map stays whole."""
+    if isinstance(value, dict):
+        return {
+            name: member if name in _CALLERS_MAPS else _without_nulls(member)
+            for name, member in value.items()
+            if member is not None
+        }
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
 def _misfit(error: msgspec.ValidationError) -> str:

@@ -86,6 +86,14 @@ def test_absent_and_null_parts_of_parts_are_empty() -> None:
     assert user.connections[0].idp == "google"
 
 
+def test_a_null_that_the_caller_keeps_is_his() -> None:
+    """Nulls are taken away from the members that MonoCloud defines, and from no others."""
+    kept = {"a": None, "b": [None, {"c": None}]}
+    body = samples.user("u", passkeys=None, claims=kept, idps=[{"claims": kept}], new={"d": None})
+    user = read_answer("u", 200, {}, body)
+    assert (user.passkeys, user.claims, user.idps[0].claims) == ([], kept, kept)
+
+
 def test_unknown_members_and_words_are_fine() -> None:
     body = samples.user("u", brand_new={"a": [1]}, emails=[{"source": "telepathy", "new": 1}])
     assert read_answer("u", 200, {}, body).emails[0].source == "telepathy"
