@@ -25,7 +25,7 @@ from monocloud_async import (
     User,
 )
 from monocloud_async.cli import main
-from monocloud_async.cli.inputs import open_ids
+from monocloud_async.inputs import open_ids
 from monocloud_async.journal.file import JournalFile
 from monocloud_async.journal.records import Counts, Records, Rows, Source
 from monocloud_async.report.figures import Mark, failures, read

@@ -7,7 +7,7 @@ import typer
 from typer.core import TyperGroup
 
 from monocloud_async.cli import USAGE
-from monocloud_async.cli.formats import Format
+from monocloud_async.formats import Format
 from monocloud_async.version import __version__
 
 

@@ -10,9 +10,9 @@ from rich.console import Console
 from monocloud_async.cli import loop
 from monocloud_async.cli.access import Access, read_key
 from monocloud_async.cli.display import say
-from monocloud_async.cli.inputs import IdSource, Line, open_ids
 from monocloud_async.cli.outputs import FailuresFile, JsonLines, open_failures
 from monocloud_async.cli.run import ALL_ENABLED, SOME_FAILED, Job
+from monocloud_async.inputs import IdSource, Line, open_ids
 from monocloud_async.journal.file import JournalFile
 from monocloud_async.journal.records import Source
 from monocloud_async.models import User

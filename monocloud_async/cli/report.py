@@ -13,8 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from monocloud_async.cli.display import say
-from monocloud_async.cli.formats import Format
 from monocloud_async.errors import ConfigurationError
+from monocloud_async.formats import Format
 from monocloud_async.report.figures import Figures, Group, failures, read
 
 MISSING_EXTRA = "the page needs its extra: pip install 'monocloud-async[report]'"

@@ -13,9 +13,9 @@ from rich.console import Console
 from monocloud_async.bulk import BulkRun
 from monocloud_async.cli.access import Access
 from monocloud_async.cli.display import TICK, Display, Tally, pace, reasons, say, summary
-from monocloud_async.cli.inputs import Line
 from monocloud_async.cli.outputs import FailuresFile, JsonLines
 from monocloud_async.errors import ConfigurationError, MonoCloudError, RunStoppedError
+from monocloud_async.inputs import Line
 from monocloud_async.journal.file import JournalFile
 from monocloud_async.models import User
 from monocloud_async.outcome import BulkReport, Outcome

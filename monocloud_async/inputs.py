@@ -17,8 +17,8 @@ from typing import BinaryIO, NamedTuple
 
 import msgspec
 
-from monocloud_async.cli.formats import Format
 from monocloud_async.errors import ConfigurationError, InvalidUserIdError
+from monocloud_async.formats import Format
 from monocloud_async.wire import check_user_id, clean
 
 STDIN = Path("-")

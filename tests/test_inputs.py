@@ -11,8 +11,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from monocloud_async import ConfigurationError, InvalidUserIdError
-from monocloud_async.cli.formats import Format
-from monocloud_async.cli.inputs import MAX_LINE, Line, open_ids
+from monocloud_async.formats import Format
+from monocloud_async.inputs import MAX_LINE, Line, open_ids
 from monocloud_async.wire import check_user_id
 
 
