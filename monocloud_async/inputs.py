@@ -125,7 +125,7 @@ class IdSource:
         return raw.removeprefix(codecs.BOM_UTF8)
 
     def _txt(self, raw: bytes) -> Line:
-        return _line(self._number, raw, lambda text: text.strip())
+        return _txt_line(self._number, raw)
 
     def _jsonl(self, raw: bytes) -> Line:
         return _line(self._number, raw, lambda _: _id_in_json(raw, self.column))
@@ -161,12 +161,47 @@ class IdSource:
             yield _line(number, raw, partial(_cell, row, columns, place))
 
 
-@contextmanager
-def open_ids(path: Path, form: Format | None, column: str | None) -> Iterator[IdSource]:
-    """The ids in this file, or on stdin for `-`.
+def line_parser(
+    form: Format, column: str | None, name: str, header: bytes
+) -> Callable[[int, bytes], Line]:
+    """What makes a `Line` of a number and the bytes of one line, wherever in the input it stands.
+
+    For parts of a file that are read apart from each other: a csv row is one line there, and one
+    whose quotes are open at its end is a bad line.
+
+    Args:
+        form: how the ids are written down.
+        column: where they are, if somebody said so.
+        name: the input's, for people.
+        header: the first line of a csv, without a byte order mark.
 
     Raises:
-        ConfigurationError: it cannot be opened, or nothing says which format it has.
+        ConfigurationError: the header has no such column.
+    """
+    match form:
+        case Format.TXT:
+            return _txt_line
+        case Format.JSONL:
+            return lambda number, raw: _line(number, raw, lambda _: _id_in_json(raw, column))
+        case Format.CSV:
+            delimiter, columns, place = _header(name, header, column)
+            return partial(_csv_line, delimiter, columns, place)
+
+
+def _txt_line(number: int, raw: bytes) -> Line:
+    return _line(number, raw, str.strip)
+
+
+def _csv_line(delimiter: str, columns: int, place: int, number: int, raw: bytes) -> Line:
+    row = next(_rows([raw.decode(errors="surrogateescape")], delimiter), [])
+    return _line(number, raw, partial(_cell, row, columns, place))
+
+
+def named_format(path: Path, form: Format | None, column: str | None) -> Format:
+    """The format that somebody named, or the one that the file's name ends in.
+
+    Raises:
+        ConfigurationError: neither says it, or there are no columns in it.
     """
     if form is None:
         form = Format.TXT if path == STDIN else _SUFFIXES.get(path.suffix.lower())
@@ -174,6 +209,17 @@ def open_ids(path: Path, form: Format | None, column: str | None) -> Iterator[Id
         raise ConfigurationError(f"say which format {path} has: --format txt, csv or jsonl")
     if column is not None and form is Format.TXT:
         raise ConfigurationError("a txt file has no columns; leave --column out")
+    return form
+
+
+@contextmanager
+def open_ids(path: Path, form: Format | None, column: str | None) -> Iterator[IdSource]:
+    """The ids in this file, or on stdin for `-`.
+
+    Raises:
+        ConfigurationError: it cannot be opened, or nothing says which format it has.
+    """
+    form = named_format(path, form, column)
     name = "stdin" if path == STDIN else clean(str(path))
     try:
         # Not `sys.stdin`: at exit Python would wait for a thread that still reads from it.

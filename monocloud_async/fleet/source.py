@@ -1,0 +1,193 @@
+"""The ids of a fleet's run, by reference: any range of one file, from a path or a URL.
+
+One rule makes every split exact, with no index and no pass over the file beforehand: a line belongs
+to the range that holds its first byte. So ranges that follow each other have each line once,
+wherever the borders fall.
+"""
+
+import asyncio
+import codecs
+from pathlib import Path
+from typing import Final, NamedTuple
+from urllib.parse import urlsplit
+
+import aiohttp
+from msgspec import Struct
+
+from monocloud_async.errors import ConfigurationError
+from monocloud_async.formats import Format
+from monocloud_async.inputs import MAX_LINE, Line, line_parser, named_format
+from monocloud_async.wire import clean
+
+_AHEAD: Final = 1 << 16  # bytes that are read at once to find the end of a line
+_SAMPLE: Final = 1 << 16  # bytes from whose lines the average length is taken
+_TIMEOUT: Final = aiohttp.ClientTimeout(total=60, sock_connect=10)
+_PARTIAL: Final = 206  # RFC 9110, section 15.3.7
+
+
+class Source(Struct, frozen=True, kw_only=True):
+    """One file of ids, as it was when the run was planned.
+
+    Attributes:
+        where: an absolute path that every worker has, or an http(s) URL that serves ranges.
+        form, column: how the ids are written down.
+        size: bytes in all.
+        mark: what changes when the file does: its time of change, or the server's ETag.
+        begin: where the first line of ids begins, behind a byte order mark and a csv header.
+        header: the csv header.
+        line: bytes of a line on the average, from a look at the first ones.
+    """
+
+    where: str
+    form: Format
+    column: str | None
+    size: int
+    mark: str
+    begin: int
+    header: str
+    line: float
+
+    async def lines(self, start: int, end: int) -> list[Line]:
+        """The lines that begin in this range of bytes, blank ones left out, numbered from 0.
+
+        Raises:
+            ConfigurationError: the file is not the one that the run was planned for.
+            OSError, aiohttp.ClientError: it cannot be read now.
+        """
+        parse = line_parser(self.form, self.column, clean(self.where), self.header.encode())
+        raws = filter(bytes.strip, _split(await self._whole_lines(start, end)))
+        return [parse(number, raw) for number, raw in enumerate(raws)]
+
+    async def _whole_lines(self, start: int, end: int) -> bytes:
+        """The bytes from the first line that begins in the range to the end of the last one."""
+        first = start <= self.begin
+        content = await self._bytes(start if first else start - 1, end)
+        if not first:  # up to its end, what the range begins with is another one's line
+            _, found, content = content.partition(b"\n")
+            if not found:
+                return b""
+        while content and not content.endswith(b"\n") and end < self.size:
+            last = content.rpartition(b"\n")[2]
+            if len(last) >= MAX_LINE:
+                break  # too long to be anything; it is reported, not kept
+            more = await self._bytes(end, min(end + _AHEAD, self.size))
+            rest, found, _ = more.partition(b"\n")
+            content += rest + found
+            end += len(more)
+            if found:
+                break
+        return content
+
+    async def _bytes(self, start: int, end: int) -> bytes:
+        part = await _read(self.where, start, end)
+        if (part.size, part.mark) != (self.size, self.mark):
+            raise ConfigurationError(
+                f"{clean(self.where)} changed since the run was planned: it had {self.size:,} bytes"
+                f" ({clean(self.mark)}), now it has {part.size:,} ({clean(part.mark)});"
+                " restore it, or cancel this run and start another one"
+            )
+        return part.content
+
+
+async def look_at(where: str, form: Format | None = None, column: str | None = None) -> Source:
+    """The file that a run is planned for: a path or a URL, looked at once.
+
+    Raises:
+        ConfigurationError: it cannot be read in ranges, or nothing says where the ids are in it.
+    """
+    where, name = _checked(where)
+    form = named_format(Path(name), form, column)
+    try:
+        part = await _read(where, 0, _SAMPLE)
+    except OSError as error:
+        raise ConfigurationError(f"cannot read {clean(where)}: {error.strerror or error}") from None
+    except (aiohttp.ClientError, TimeoutError) as error:
+        raise ConfigurationError(
+            f"cannot read {clean(where)}: {type(error).__name__}; look at it with curl -r 0-99"
+        ) from None
+    mark = len(codecs.BOM_UTF8) if part.content.startswith(codecs.BOM_UTF8) else 0
+    content, header = part.content[mark:], b""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise ConfigurationError(
+            f"{clean(where)} is UTF-16; convert it first: iconv -f UTF-16 -t UTF-8"
+        )
+    if form is Format.CSV:
+        header, _, content = content.partition(b"\n")
+        line_parser(form, column, clean(where), header)  # tells what is wrong with it
+        header += b"\n" if content or part.size > mark + len(header) else b""
+    lines = content.count(b"\n") or 1
+    return Source(
+        where=where,
+        form=form,
+        column=column,
+        size=part.size,
+        mark=part.mark,
+        begin=mark + len(header),
+        header=header.decode(),
+        line=max(1.0, (content.rfind(b"\n") + 1 or len(content)) / lines),
+    )
+
+
+def _checked(where: str) -> tuple[str, str]:
+    """Where every worker finds it, and the name that tells the format."""
+    if "://" not in where:
+        path = str(Path(where).absolute())
+        return path, path
+    parts = urlsplit(where)
+    if parts.scheme not in {"http", "https"}:
+        raise ConfigurationError(f"a URL of ids begins with https://, not {parts.scheme}://")
+    if parts.username is not None or parts.password is not None:
+        raise ConfigurationError(
+            "the URL of the ids has credentials in it, and every payload would have them too;"
+            " let the workers' network or a proxy grant access"
+        )
+    return where, parts.path
+
+
+class _Part(NamedTuple):
+    content: bytes
+    size: int  # of the whole
+    mark: str
+
+
+def _split(content: bytes) -> list[bytes]:
+    """The lines, with their ends; only a line feed ends one."""
+    *lines, last = content.split(b"\n")
+    return [*(line + b"\n" for line in lines), last]
+
+
+async def _read(where: str, start: int, end: int) -> _Part:
+    if "://" in where:
+        return await _read_url(where, start, end)
+    return await asyncio.to_thread(_read_path, Path(where), start, end)
+
+
+def _read_path(path: Path, start: int, end: int) -> _Part:
+    with path.open("rb") as file:
+        file.seek(start)
+        content = file.read(end - start)
+        status = path.stat()
+    return _Part(content, status.st_size, f"changed at {status.st_mtime_ns} ns")
+
+
+async def _read_url(url: str, start: int, end: int) -> _Part:
+    """A range of what is there, asked for anew: who serves files gives no promise for long."""
+    headers = {"Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"}
+    async with (
+        aiohttp.ClientSession(timeout=_TIMEOUT, trust_env=True) as http,
+        http.get(url, headers=headers) as response,
+    ):
+        # RFC 9110, section 14.4: "bytes 0-99/1234"; a server that does not know the size says *.
+        size = response.headers.get("Content-Range", "").rpartition("/")[2]
+        if response.status != _PARTIAL or not size.isdigit():
+            raise ConfigurationError(
+                f"{clean(url)} does not serve ranges (it answered {response.status});"
+                " put the file where Range requests are answered, or on a path that all share"
+            )
+        tag = response.headers.get("ETag") or response.headers.get("Last-Modified")
+        if tag is None:
+            raise ConfigurationError(
+                f"{clean(url)} has neither ETag nor Last-Modified, so a change would not be"
+                " noticed; serve it from a server that sends one of them"
+            )
+        return _Part(await response.read(), int(size), tag)

@@ -1,0 +1,152 @@
+"""Any split of a file has every line once, whatever is in it and wherever it is."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from monocloud_async import ConfigurationError
+from monocloud_async.fleet.source import Source, look_at
+from monocloud_async.formats import Format
+from monocloud_async.inputs import MAX_LINE, open_ids
+
+
+def at_once(path: Path, form: Format) -> list[tuple[str | None, bytes]]:
+    """What the command line reads in one go."""
+    with open_ids(path, form, None) as source:
+        return [(line.user_id, line.raw) for line in source]
+
+
+async def in_parts(source: Source, borders: list[int]) -> list[tuple[str | None, bytes]]:
+    found = []
+    for start, end in pairwise([source.begin, *borders, source.size]):
+        found += [(line.user_id, line.raw) for line in await source.lines(start, end)]
+    return found
+
+
+LINES = st.lists(
+    st.sampled_from(
+        [b"ada", b"", b"  ", b"b\xc3\xb6", b"\xff", b"..", b'"x', b"a\rb", b'{"id":"c"}']
+    )
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    lines=LINES,
+    end=st.sampled_from([b"\n", b"\r\n"]),
+    last=st.booleans(),
+    mark=st.booleans(),
+    form=st.sampled_from([Format.TXT, Format.JSONL]),
+    data=st.data(),
+)
+def test_any_split_has_every_line_once(
+    tmp_path: Path,
+    lines: list[bytes],
+    end: bytes,
+    last: bool,
+    mark: bool,
+    form: Format,
+    data: st.DataObject,
+) -> None:
+    path = tmp_path / "ids"
+    path.write_bytes(b"\xef\xbb\xbf" * mark + end.join(lines) + end * last)
+
+    async def main() -> None:
+        source = await look_at(str(path), form)
+        place = st.integers(source.begin, source.size)
+        borders = sorted(data.draw(st.lists(place)))
+        assert await in_parts(source, borders) == at_once(path, form)
+
+    asyncio.run(main())
+
+
+async def test_a_csv_has_its_header_in_front_of_every_part(tmp_path: Path) -> None:
+    path = tmp_path / "ids.csv"
+    path.write_text('\ufeffname;user_id\n"Ö; x";ada\nBob;bob\n"open;eve\nCy;cy;;\nDi;di\n')
+    source = await look_at(str(path))
+    parts = await in_parts(source, list(range(source.begin, source.size, 3)))
+    assert [user_id for user_id, _ in parts] == ["ada", "bob", None, "cy", "di"]
+
+
+async def test_a_line_that_is_too_long_is_told_and_not_kept(tmp_path: Path) -> None:
+    path = tmp_path / "ids.txt"
+    path.write_bytes(b"ada\n" + b"x" * (3 * MAX_LINE) + b"\nbob\n")
+    source = await look_at(str(path))
+    ids = await source.lines(0, 10)
+    assert [line.user_id for line in ids] == ["ada", None]
+    assert len(ids[1].raw) < 2 * MAX_LINE
+    assert await source.lines(10, MAX_LINE) == []
+    assert [line.user_id for line in await source.lines(MAX_LINE, source.size)] == ["bob"]
+
+
+@pytest.fixture
+async def url(tmp_path: Path) -> AsyncIterator[str]:
+    app = web.Application()
+    app.router.add_static("/", tmp_path)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    host, port = runner.addresses[0][:2]
+    yield f"http://{host}:{port}/ids.txt"
+    await runner.cleanup()
+
+
+async def test_a_url_is_read_in_ranges(tmp_path: Path, url: str) -> None:
+    path = tmp_path / "ids.txt"
+    path.write_text("".join(f"user{number}\n" for number in range(20_000)))
+    source = await look_at(url)
+    assert source.size == path.stat().st_size
+    parts = await in_parts(source, [5, 100_000, 100_001])
+    assert parts == at_once(path, Format.TXT)
+
+
+@pytest.mark.parametrize("by", ["path", "url"])
+async def test_a_changed_file_is_refused(tmp_path: Path, url: str, by: str) -> None:
+    path = tmp_path / "ids.txt"
+    path.write_text("ada\nbob\n")
+    source = await look_at(str(path) if by == "path" else url)
+    before = path.stat()
+    path.write_text("ada\neve\n")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1_000))
+    with pytest.raises(ConfigurationError, match="changed since the run was planned"):
+        await source.lines(0, 4)
+
+
+@pytest.mark.parametrize(
+    ("where", "says"),
+    [
+        ("ftp://host/ids.txt", "begins with https://"),
+        ("https://me:secret@host/ids.txt", "has credentials in it"),
+        ("nowhere.txt", "cannot read"),
+        ("ids", "say which format"),
+        ("http://127.0.0.1:9/ids.txt", "Connect call failed"),
+    ],
+)
+async def test_what_no_worker_could_read_is_refused(where: str, says: str) -> None:
+    with pytest.raises(ConfigurationError, match=says) as caught:
+        await look_at(where)
+    assert "secret" not in str(caught.value)
+
+
+async def test_a_server_without_ranges_is_refused(url: str) -> None:
+    async def whole(_: web.Request) -> web.Response:
+        return web.Response(text="ada\n")
+
+    app = web.Application()
+    app.router.add_get("/ids.txt", whole)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        with pytest.raises(ConfigurationError, match="does not serve ranges"):
+            await look_at(f"http://127.0.0.1:{runner.addresses[0][1]}/ids.txt")
+    finally:
+        await runner.cleanup()
