@@ -84,6 +84,11 @@ class MonoCloudSession:
         self._budget = RetryBudget()
 
     @property
+    def tenant(self) -> str:
+        """The tenant's address."""
+        return self._base_url
+
+    @property
     def pace(self) -> Pace:
         """The tenant's pace: `state`, `rate`, `pause_left`, `throttled`, `down`."""
         return self._pace

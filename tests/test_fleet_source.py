@@ -50,6 +50,7 @@ def test_any_split_has_every_line_once(
     tmp_path: Path,
     lines: list[bytes],
     end: bytes,
+    *,
     last: bool,
     mark: bool,
     form: Format,

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from monocloud_async.cli import USAGE
-from monocloud_async.formats import Format
+from monocloud_async.cli import USAGE, fleet
+from monocloud_async.cli.options import Attempts, Column, Domain, Form, Json, KeyFile, Timeout
 from monocloud_async.version import __version__
 
 
@@ -36,30 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Domain = Annotated[
-    str | None,
-    typer.Option(
-        help="The tenant, as <slug>.<region>.monocloud.com. Default: the environment's"
-        " MONOCLOUD_MANAGEMENT_DOMAIN.",
-    ),
-]
-KeyFile = Annotated[
-    Path | None,
-    typer.Option(
-        help="A file with the API key. Default: the environment's MONOCLOUD_MANAGEMENT_API_KEY.",
-    ),
-]
-Timeout = Annotated[
-    float | None,
-    typer.Option(
-        help="Seconds for one request. Default: the environment's MONOCLOUD_MANAGEMENT_TIMEOUT"
-        " (milliseconds), or 10.",
-    ),
-]
-Attempts = Annotated[int, typer.Option(min=1, help="Requests for one user at most.")]
-Json = Annotated[
-    bool, typer.Option("--json", help="One JSON object a line on stdout, the summary last.")
-]
+app.add_typer(fleet.app, name="fleet")
 
 
 def _version(wanted: bool) -> None:  # noqa: FBT001  typer calls it so
@@ -106,14 +83,8 @@ def bulk(
         ),
     ],
     *,
-    column: Annotated[
-        str | None,
-        typer.Option(help="Where the ids are in csv or jsonl. Default: user_id or id."),
-    ] = None,
-    form: Annotated[
-        Format | None,
-        typer.Option("--format", help="Default: what the name ends in; txt for stdin."),
-    ] = None,
+    column: Column = None,
+    form: Form = None,
     failures: Annotated[
         Path | None,
         typer.Option(help="Write the lines that failed to this file, to be fed back."),

@@ -108,7 +108,7 @@ class Display(AbstractContextManager["Display"]):
         self._ending = ""
         self._shown = 0
         self._live = bool(title) and console.is_terminal and not console.is_dumb_terminal
-        self._progress = _RunProgress(console, self._status)
+        self._progress = LiveBar(console, self._status)
         self._task = self._progress.add_task("", total=expected)
         self._said_at = asyncio.get_running_loop().time()
 
@@ -179,7 +179,7 @@ class Display(AbstractContextManager["Display"]):
         return parts
 
 
-class _RunProgress(Progress):
+class LiveBar(Progress):
     """A bar with the run's own lines below it."""
 
     def __init__(self, console: Console, status: Callable[[], list[str]]) -> None:
@@ -198,6 +198,7 @@ class _RunProgress(Progress):
         )
 
     def get_renderables(self) -> Iterable[RenderableType]:
+        """The bar, and the lines."""
         yield from super().get_renderables()
         for line in self._status():
             yield Text(f"  {line}", overflow="ellipsis", no_wrap=True)

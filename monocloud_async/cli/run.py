@@ -1,11 +1,10 @@
 """One run from the terminal: lines in, outcomes out, signals obeyed, an exit code in the end."""
 
 import asyncio
-import signal
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -13,6 +12,7 @@ from rich.console import Console
 from monocloud_async.bulk import BulkRun
 from monocloud_async.cli.access import Access
 from monocloud_async.cli.display import TICK, Display, Tally, pace, reasons, say, summary
+from monocloud_async.cli.loop import signals
 from monocloud_async.cli.outputs import FailuresFile, JsonLines
 from monocloud_async.errors import ConfigurationError, MonoCloudError, RunStoppedError
 from monocloud_async.inputs import Line
@@ -88,7 +88,7 @@ class Job:
             try:
                 with (
                     self._shown(run, access) as self._display,
-                    _signals(self._interrupt),
+                    signals(self._interrupt),
                 ):
                     await self._take(run)
             except RunStoppedError as error:
@@ -260,30 +260,3 @@ async def _ahead(lines: Lines) -> AsyncIterator[Line]:
             raise item
         room.release()
         yield item
-
-
-@contextmanager
-def _signals(interrupt: Callable[[], None]) -> Iterator[None]:
-    """Ctrl-C, and what a supervisor sends, call this; the third one ends the process at once."""
-    loop = asyncio.get_running_loop()
-    signals = (signal.SIGINT, signal.SIGTERM)
-    heard = 0
-
-    def hear() -> None:
-        nonlocal heard
-        heard += 1
-        if heard > 1:  # drained, now cancelled: what is left is to end, whatever is stuck
-            for number in signals:
-                loop.remove_signal_handler(number)
-                signal.signal(number, signal.SIG_DFL)
-        interrupt()
-
-    for number in signals:
-        with suppress(NotImplementedError):  # Windows: Ctrl-C raises KeyboardInterrupt instead
-            loop.add_signal_handler(number, hear)
-    try:
-        yield
-    finally:
-        for number in signals:
-            with suppress(NotImplementedError):
-                loop.remove_signal_handler(number)

@@ -12,6 +12,11 @@ _APPLICATION: Final = 0x4D4F4E43  # "MONC", which tells SQLite's tools and us wh
 _MAGIC: Final = b"SQLite format 3\0"  # https://www.sqlite.org/fileformat.html, section 1.3
 _SMALLEST: Final = 512  # bytes of a page
 
+USER_COLUMNS: Final = (
+    "position", "user_id", "outcome", "status", "attempts",
+    "ms", "at", "error", "title", "trace_id",
+)  # fmt: skip
+
 # Times are milliseconds, those of day since 1970. A sitting is one run of the command: it has no
 # `ended` while it lasts, and for ever where it was cut off. A sample has the counts of its sitting
 # until then, once a second.

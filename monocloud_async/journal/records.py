@@ -7,7 +7,7 @@ import math
 import os
 import socket
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -33,6 +33,8 @@ _MAX_TEXT: Final = 1000
 # store it.
 _ENABLED: Final = "(?, ?, 'enabled', 200, ?, ?, ?, NULL, NULL, NULL)"
 _OTHER: Final = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_ENABLED_VALUES: Final = _ENABLED.count("?")
+_OTHER_VALUES: Final = _OTHER.count("?")
 _UPSERT: Final = """
 INSERT INTO users VALUES {rows} ON CONFLICT (position) DO UPDATE SET
     outcome = excluded.outcome, status = excluded.status, attempts = attempts + excluded.attempts,
@@ -135,6 +137,30 @@ class Rows(NamedTuple):
         else:
             self.others.extend(_row(outcome, ms, now))
 
+    def positions(self) -> set[object]:
+        """Whose rows these are."""
+        return {*self.enabled[::_ENABLED_VALUES], *self.others[::_OTHER_VALUES]}
+
+    def count(self, outcome: str) -> int:
+        """How many users came to this."""
+        if outcome == "enabled":
+            return len(self.enabled) // _ENABLED_VALUES
+        return self.others[2::_OTHER_VALUES].count(outcome)
+
+    def others_each(self) -> Iterator[Sequence[object]]:
+        """The values of every user who is not enabled, as in `USER_COLUMNS`."""
+        for start in range(0, len(self.others), _OTHER_VALUES):
+            yield self.others[start : start + _OTHER_VALUES]
+
+    def moved(self, start: int, user_ids: Sequence[str]) -> "Rows":
+        """The same of these users, the first of whom stands at `start`, where it was 0."""
+        rows = Rows(self.enabled.copy(), self.others.copy())
+        for values, size in ((rows.enabled, _ENABLED_VALUES), (rows.others, _OTHER_VALUES)):
+            places = [int(str(place)) for place in values[::size]]
+            values[::size] = [start + place for place in places]
+            values[1::size] = [user_ids[place] for place in places]
+        return rows
+
 
 class Records:
     """The file during one sitting.
@@ -197,9 +223,25 @@ class Records:
             found, enabled = [row[0] for row in spread], "".join(row[1] for row in spread)
         return Page(start, end, found, enabled)
 
-    def write(self, rows: Rows, now: int) -> None:
-        """Commit these rows; all of them, or none and `sqlite3.Error`."""
-        sql = self._begun(now)
+    def begun(self, now: int) -> sqlite3.Connection:
+        """The connection, once the file knows of this sitting."""
+        if self._sql is None:
+            source = self._source
+            column = None if source.column is None else _text(source.column)
+            header = (self._tenant, ENDPOINT, now, _text(source.name), source.form, column)
+            self._sql = lay_out(self._path, header)
+        if self._sitting is None:
+            self._sql.execute("PRAGMA synchronous = FULL")
+            added = self._sql.execute(
+                "INSERT INTO sittings (began, process, host, version) VALUES (?, ?, ?, ?)",
+                (now, os.getpid(), socket.gethostname(), __version__),
+            )
+            self._sitting = added.lastrowid
+        return self._sql
+
+    def write(self, rows: Rows, now: int, *also: tuple[str, Sequence[object]]) -> None:
+        """Commit these rows and statements; all of them, or none and `sqlite3.Error`."""
+        sql = self.begun(now)
         sql.execute("BEGIN IMMEDIATE")
         try:
             for values, upserts in zip(rows, _UPSERTS, strict=True):
@@ -208,6 +250,8 @@ class Records:
                     while len(values) - done >= size:
                         sql.execute(statement, values[done : done + size])
                         done += size
+            for text, bound in also:
+                sql.execute(text, bound)
             sql.execute("COMMIT")
         except BaseException:
             if sql.in_transaction:
@@ -216,7 +260,7 @@ class Records:
 
     def sample(self, counts: Counts, now: int, how: str | None = None) -> None:
         """Commit the counts of this moment, and with `how` that the sitting ended so."""
-        sql = self._begun(now)
+        sql = self.begun(now)
         sql.execute(
             "INSERT INTO samples VALUES (?, ?, ?, ?, ?, ?, ?)", (self._sitting, now, *counts)
         )
@@ -232,22 +276,6 @@ class Records:
             self._sql.close()
         elif not self._path.stat().st_size:
             self._path.unlink()
-
-    def _begun(self, now: int) -> sqlite3.Connection:
-        """The connection, once the file knows of this sitting."""
-        if self._sql is None:
-            source = self._source
-            column = None if source.column is None else _text(source.column)
-            header = (self._tenant, ENDPOINT, now, _text(source.name), source.form, column)
-            self._sql = lay_out(self._path, header)
-        if self._sitting is None:
-            self._sql.execute("PRAGMA synchronous = FULL")
-            added = self._sql.execute(
-                "INSERT INTO sittings (began, process, host, version) VALUES (?, ?, ?, ?)",
-                (now, os.getpid(), socket.gethostname(), __version__),
-            )
-            self._sitting = added.lastrowid
-        return self._sql
 
 
 def _row(outcome: Outcome, ms: int, now: int) -> tuple[object, ...]:

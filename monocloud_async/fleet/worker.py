@@ -1,0 +1,189 @@
+"""A worker: takes chunks of the tenant's runs, and makes their calls through one session."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import timedelta
+from typing import Final
+
+import aiohttp
+import msgspec
+from msgspec import structs
+from temporalio import activity
+from temporalio.client import Client
+from temporalio.exceptions import ApplicationError
+from temporalio.worker import Worker
+
+from monocloud_async.bulk import BulkRun
+from monocloud_async.errors import ConfigurationError, MonoCloudError
+from monocloud_async.fleet.messages import Chunk, ChunkResult, Plan
+from monocloud_async.fleet.temporal import connect, speaking, worker_queue
+from monocloud_async.fleet.workflow import HEARTBEAT, MAX_LANES
+from monocloud_async.outcome import BulkReport, Outcome
+from monocloud_async.session import MonoCloudSession
+
+_BEAT: Final = 1.0  # seconds
+_GRACE: Final = timedelta(seconds=60)  # for the calls in flight, once a worker is to end
+_READS: Final = 5  # attempts to read the ids, before the run pauses for it
+
+
+async def run_worker(session: MonoCloudSession, *, client: Client | None = None) -> None:
+    """Work for the runs of the session's tenant until cancelled; then lay down what is begun.
+
+    Cancelled, it lets the calls in flight finish and hands back the rest of its chunks, so no
+    user is asked for twice. The session stays open: it is the caller's.
+
+    Args:
+        session: open; its retries, timeout and connections are what every chunk is called with.
+        client: Temporal's. Default: what the environment names.
+
+    Raises:
+        ConfigurationError: what the environment says of Temporal cannot be used.
+        FleetError: no Temporal answers.
+    """
+    worker = Worker(
+        speaking(client or await connect()),
+        task_queue=worker_queue(session.tenant),
+        activities=[_Calls(session).enable_chunk],
+        max_concurrent_activities=MAX_LANES,
+        graceful_shutdown_timeout=_GRACE,
+        # Or it is told only after four fifths of the time out that it is to stop.
+        max_heartbeat_throttle_interval=timedelta(seconds=_BEAT),
+        default_heartbeat_throttle_interval=timedelta(seconds=_BEAT),
+    )
+    await worker.run()
+
+
+class _Calls:
+    def __init__(self, session: MonoCloudSession) -> None:
+        self._session = session
+
+    @activity.defn
+    async def enable_chunk(self, plan: Plan, chunk: Chunk, max_rate: float) -> ChunkResult:
+        """What became of the chunk: all of it, or less where the run or this worker stops."""
+        told = activity.info().heartbeat_details
+        # What a worker that is lost told last is where this one begins.
+        before = msgspec.convert(told[0], ChunkResult) if told else chunk.so_far
+        try:
+            lines = await plan.source.lines(chunk.span.start, chunk.span.end)
+        except ConfigurationError as error:
+            before.why = str(error)
+            return before
+        except (OSError, aiohttp.ClientError) as error:
+            why = f"cannot read {plan.source.where}: {error}"
+            if activity.info().attempt < _READS:
+                raise ApplicationError(why) from None
+            before.why = why
+            return before
+        user_ids = [line.user_id for line in lines if line.user_id is not None]
+        before.bad_lines = len(lines) - len(user_ids)
+        work = _Work(self._session, user_ids, before, max_rate, plan.max_outage)
+        return await work.to_its_end()
+
+
+class _Work:
+    """A chunk's run, from the first call to a result, whole or partial."""
+
+    def __init__(
+        self,
+        session: MonoCloudSession,
+        user_ids: Sequence[str],
+        before: ChunkResult,
+        max_rate: float,
+        max_outage: float,
+    ) -> None:
+        known = before.rows.positions()
+        self._places = [place for place in range(len(user_ids)) if place not in known]
+        self._size = len(user_ids)
+        self._before = before
+        self._rows = before.rows
+        self._others: list[tuple[Outcome, int]] = []  # they may do better where the run goes on
+        self._drained = self._lost = False
+        self._run: BulkRun = session.bulk_enable(
+            [user_ids[place] for place in self._places],
+            max_rate=max_rate,
+            max_outage=max_outage,
+            on_outcome=self._take,
+        )
+
+    async def to_its_end(self) -> ChunkResult:
+        """The result; raises where the chunk is another worker's by now."""
+        running = asyncio.ensure_future(self._run)
+        watching = asyncio.create_task(self._watch())
+        try:
+            await asyncio.wait({running})
+        except asyncio.CancelledError:
+            details = activity.cancellation_details()
+            if details is None or details.timed_out or details.not_found:
+                self._run.cancel()
+                raise
+            self._drain()
+            await asyncio.wait({running})
+        finally:
+            watching.cancel()
+        if self._lost:
+            raise ApplicationError("this worker stood still, and the chunk is another one's now")
+        return self._ended(running)
+
+    async def _watch(self) -> None:
+        """Tell how far it is, every second; end early where the worker is to end."""
+        clock = asyncio.get_running_loop().time
+        while True:
+            told = clock()
+            activity.heartbeat(self._so_far())
+            with suppress(TimeoutError):
+                await asyncio.wait_for(activity.wait_for_worker_shutdown(), _BEAT)
+            if clock() - told > HEARTBEAT:
+                # Stopped, or starved: by now somebody else has the chunk, and its rate.
+                self._lost = True
+                self._run.cancel()
+                return
+            if activity.is_worker_shutdown() and not self._drained:
+                self._drain()
+
+    def _drain(self) -> None:
+        self._drained = True
+        self._run.drain()
+
+    def _take(self, outcome: Outcome) -> None:
+        outcome = structs.replace(outcome, position=self._places[outcome.position], user_id="")
+        now = round(1000 * time.time())
+        if outcome.status == "enabled":
+            self._rows.add(outcome, now)
+        else:
+            self._others.append((outcome, now))
+
+    def _so_far(self) -> ChunkResult:
+        before, report = self._before, self._run.report
+        return ChunkResult(
+            rows=self._rows,
+            bad_lines=before.bad_lines,
+            requests=before.requests + report.requests,
+            retries=before.retries + report.retries,
+            throttled=before.throttled + report.throttled,
+            paused=before.paused + report.paused_seconds,
+        )
+
+    def _ended(self, running: asyncio.Future[BulkReport]) -> ChunkResult:
+        why: str | None = None
+        blamed: BaseException | None = None
+        try:
+            running.result()
+        except MonoCloudError as error:
+            why, blamed = str(error), error.__cause__
+        for outcome, moment in self._others:
+            if not (why or self._drained) or _is_final(outcome, blamed):
+                self._rows.add(outcome, moment)
+        result = self._so_far()
+        result.why = why
+        result.done = len(self._rows.positions()) == self._size
+        return result
+
+
+def _is_final(outcome: Outcome, blamed: BaseException | None) -> bool:
+    """Whether the user is done with, though the run is not: not where the tenant was to blame."""
+    error = outcome.error
+    if outcome.status == "not_attempted" or error is None or error.transient:
+        return False
+    return type(error) is not type(blamed)
