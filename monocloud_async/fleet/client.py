@@ -19,6 +19,7 @@ from monocloud_async.fleet.messages import (
     FleetReport,
     Plan,
     Progress,
+    begun,
     count,
 )
 from monocloud_async.fleet.source import look_at
@@ -108,7 +109,7 @@ class FleetRun:
             try:
                 await client.start_workflow(
                     EnableUsers.run,
-                    args=[plan, None],
+                    begun(plan),
                     id=workflow_id(tenant),
                     task_queue=coordinator_queue(tenant),
                     static_summary=f"{ids.where} at {max_rate:g}/s",

@@ -102,9 +102,9 @@ class _Records:
         ]
 
     @activity.defn
-    async def close_journal(self, plan: Plan, how: str, state: State) -> FleetReport:
+    async def close_journal(self, how: str, state: State) -> FleetReport:
         """What the run came to, by the journal itself, which is closed then."""
-        journal = await self._open(plan)
+        journal = await self._open(state.plan)
         left = await self._run(journal.left, _now())
         await self._let_go(how)
         progress = state.progress

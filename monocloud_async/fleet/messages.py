@@ -158,16 +158,32 @@ class State(Struct, kw_only=True):
     """A run, as far as it has come: what one workflow execution leaves to the next.
 
     Attributes:
+        plan: what it is to do.
         progress: what is told of it.
         gaps: spans that are still to be cut into chunks; None before the journal was asked.
         rests: chunks that were begun and laid down.
         failures: the first thousand.
     """
 
+    plan: Plan
     progress: Progress
     gaps: list[Span] | None = None
     rests: list[Chunk] = []
     failures: list[Failure] = []
+
+
+def begun(plan: Plan) -> State:
+    """A run of which nothing is done."""
+    source = plan.source
+    size = source.size - source.begin
+    progress = Progress(
+        tenant=plan.tenant,
+        source=source.where,
+        size=size,
+        expected=round(size / source.line),
+        max_rate=plan.max_rate,
+    )
+    return State(plan=plan, progress=progress)
 
 
 def count(counts: Counts, result: ChunkResult) -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from datetime import timedelta
 from typing import Final
 
@@ -132,14 +131,13 @@ class _Work:
         while True:
             told = clock()
             activity.heartbeat(self._so_far())
-            with suppress(TimeoutError):
-                await asyncio.wait_for(activity.wait_for_worker_shutdown(), _BEAT)
+            await asyncio.sleep(_BEAT)
             if clock() - told > HEARTBEAT:
                 # Stopped, or starved: by now somebody else has the chunk, and its rate.
                 self._lost = True
                 self._run.cancel()
                 return
-            if activity.is_worker_shutdown() and not self._drained:
+            if activity.is_worker_shutdown():
                 self._drain()
 
     def _drain(self) -> None:

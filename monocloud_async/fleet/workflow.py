@@ -9,6 +9,7 @@ the coordinator comes back (https://docs.temporal.io/workflows#deterministic-con
 """
 
 import asyncio
+from contextlib import suppress
 from datetime import timedelta
 from typing import Final
 
@@ -24,7 +25,6 @@ from monocloud_async.fleet.messages import (
     Failure,
     FleetReport,
     Left,
-    Plan,
     Progress,
     Span,
     State,
@@ -38,19 +38,22 @@ HEARTBEAT: Final = 5.0  # seconds without a sign of life, then a worker is given
 
 _LONGEST: Final = 30.0  # seconds of work that a chunk is
 _SHORTEST: Final = 2.0
+_ATTEMPTS: Final = 20  # workers that may be lost over one chunk, before the run pauses for it
 _MAX_USERS: Final = 20_000  # that are out at once: what became of them has to fit one payload
-# Longer than a worker that is cut off from Temporal needs to notice: its lane is nobody's until
-# then, so that no rate is given out twice.
-_RETRY: Final = RetryPolicy(
-    initial_interval=timedelta(seconds=HEARTBEAT + 1), backoff_coefficient=1.0
-)
-_CALL_RETRY: Final = RetryPolicy(
-    initial_interval=timedelta(seconds=HEARTBEAT + 1), backoff_coefficient=1.0, maximum_attempts=20
-)
 # Temporal ends a workflow at 51,200 events or 50 MB of history
 # (https://docs.temporal.io/workflow-execution/limits).
 _MAX_EVENTS: Final = 10_000
 _MAX_HISTORY: Final = 20 << 20
+
+
+def _retry(attempts: int = 0) -> RetryPolicy:
+    """So many attempts, 0 for any number, each long after the one before.
+
+    Longer than a worker that is cut off from Temporal needs to notice: its lane is nobody's until
+    then, so that no rate is given out twice.
+    """
+    pause = timedelta(seconds=HEARTBEAT + 1)
+    return RetryPolicy(initial_interval=pause, backoff_coefficient=1.0, maximum_attempts=attempts)
 
 
 def lanes(max_rate: float) -> int:
@@ -63,23 +66,14 @@ class EnableUsers:
     """One run over a fleet, from the first chunk to the proof that none is missing."""
 
     @workflow.init
-    def __init__(self, plan: Plan, state: State | None) -> None:
-        self._plan, source = plan, plan.source
-        self._state = state or State(
-            progress=Progress(
-                tenant=plan.tenant,
-                source=source.where,
-                size=source.size - source.begin,
-                expected=round((source.size - source.begin) / source.line),
-                max_rate=plan.max_rate,
-            )
-        )
+    def __init__(self, state: State) -> None:
+        self._plan, self._state = state.plan, state
         self._lanes: set[asyncio.Task[None]] = set()
         self._calls: dict[int, workflow.ActivityHandle[ChunkResult]] = {}  # by the chunk's start
         self._laying_down = False  # until every lane is empty
 
     @workflow.run
-    async def run(self, plan: Plan, _state: State | None) -> FleetReport:
+    async def run(self, _state: State) -> FleetReport:
         """What the run came to."""
         how = "finished"
         try:
@@ -88,14 +82,13 @@ class EnableUsers:
         except asyncio.CancelledError:
             how = "cancelled"
             await self._lay_down()
-            for rest in self._state.rests:  # no user who was enabled is forgotten
-                await self._record(rest, rest.so_far)
+            await self._record_rests()
         report: FleetReport = await workflow.execute_activity(
             "close_journal",
-            args=[plan, how, self._state],
+            args=[how, self._state],
             result_type=FleetReport,
             start_to_close_timeout=timedelta(minutes=10),
-            retry_policy=_RETRY,
+            retry_policy=_retry(),
         )
         return report
 
@@ -135,7 +128,7 @@ class EnableUsers:
                 args=[self._plan],
                 result_type=Left,
                 start_to_close_timeout=timedelta(minutes=10),
-                retry_policy=_RETRY,
+                retry_policy=_retry(),
             )
             state.gaps = left.gaps
             progress = state.progress
@@ -150,7 +143,7 @@ class EnableUsers:
         while self._lanes or state.gaps or state.rests:
             if self._history_is_full():
                 await self._lay_down()
-                workflow.continue_as_new(args=[self._plan, state])
+                workflow.continue_as_new(state)
             while self._has_room():
                 self._lanes.add(asyncio.create_task(self._lane(self._next())))
             await workflow.wait_condition(self._changed)
@@ -209,7 +202,7 @@ class EnableUsers:
             task_queue=worker_queue(self._plan.tenant),
             start_to_close_timeout=timedelta(days=1),
             heartbeat_timeout=timedelta(seconds=HEARTBEAT),
-            retry_policy=_CALL_RETRY,
+            retry_policy=_retry(_ATTEMPTS),
             cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
         )
         self._calls[chunk.span.start] = call
@@ -222,14 +215,21 @@ class EnableUsers:
         finally:
             del self._calls[chunk.span.start]
 
-    async def _record(self, chunk: Chunk, result: ChunkResult) -> None:
+    async def _record_rests(self) -> None:
+        """No user who was enabled is forgotten, also where the run ends here."""
+        for rest in self._state.rests:
+            if rest.so_far.rows.positions():
+                with suppress(ActivityError):  # the file may be gone, and the run with it
+                    await self._record(rest, rest.so_far, attempts=3)
+
+    async def _record(self, chunk: Chunk, result: ChunkResult, attempts: int = 0) -> None:
         state = self._state
         failures = await workflow.execute_activity(
             "record_chunk",
             args=[self._plan, chunk.span, result],
             result_type=list[Failure],
             start_to_close_timeout=timedelta(minutes=10),
-            retry_policy=_RETRY,
+            retry_policy=_retry(attempts),
         )
         count(state.progress, result)
         state.progress.done += chunk.span.end - chunk.span.start if result.done else 0

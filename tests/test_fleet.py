@@ -1,0 +1,197 @@
+"""A fleet of real processes on a real Temporal, hurt in the ways that hosts and people hurt it.
+
+How well it keeps its pace meanwhile is measured by `benchmarks/fleet.py`, which has the long
+faults too; here it is counted who was enabled, who was asked for twice, and what is recorded.
+"""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from fleets import Fleet, Temporal, fleet, temporal
+
+from monocloud_async import ConfigurationError
+from monocloud_async.fleet import FleetError, FleetRun, Progress
+
+USERS = 1500
+RATE = 300.0
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Temporal]:
+    with temporal(tmp_path_factory.mktemp("temporal")) as server:
+        yield server
+
+
+@pytest.fixture
+async def parts(tmp_path: Path, server: Temporal) -> AsyncIterator[Fleet]:
+    async with fleet(tmp_path, server, USERS, latency=0.02) as parts:
+        yield parts
+
+
+async def finished(parts: Fleet, run: FleetRun) -> int:
+    """Everybody is enabled and recorded, once, without a gap; answers the repeated calls."""
+    report = await asyncio.wait_for(run.result(), 90)
+    assert (report.how, report.gaps) == ("finished", [])
+    assert report.enabled == USERS
+    assert parts.sandbox.stats().users == {"enabled": USERS, "disabled": 0}
+    assert parts.recorded() == {"enabled": USERS}
+    return parts.sandbox.repeats()
+
+
+async def until(run: FleetRun, *, paused: bool) -> Progress:
+    """How the run stands once it is paused, with nothing out any more, or not paused."""
+    while True:
+        progress = await run.progress()
+        if (progress.paused is not None) is paused and not (paused and progress.chunks):
+            return progress
+        await asyncio.sleep(0.1)
+
+
+async def test_a_worker_that_is_killed_costs_a_second_of_its_lanes(parts: Fleet) -> None:
+    parts.part("coordinator")
+    victim, _ = parts.part("worker"), parts.part("worker")
+    run = await parts.start(RATE)
+    await parts.until(400)
+    victim.kill()
+    parts.part("worker")
+    assert await finished(parts, run) < RATE * 1.5
+
+
+async def test_a_worker_that_is_stopped_hands_back_what_it_has(parts: Fleet) -> None:
+    parts.part("coordinator")
+    leaving, _ = parts.part("worker"), parts.part("worker")
+    run = await parts.start(RATE)
+    await parts.until(400)
+    leaving.send(signal.SIGTERM)
+    assert await finished(parts, run) == 0
+    assert leaving.ended() == 0
+
+
+async def test_a_run_is_paused_sped_up_and_resumed(parts: Fleet) -> None:
+    parts.part("coordinator")
+    parts.part("worker")
+    run = await parts.start(RATE)
+    await parts.until(300)
+    await run.pause("a deployment")
+    progress = await until(run, paused=True)
+    asked = len(parts.sandbox.asked)
+    assert progress.paused == "a deployment"
+    assert progress.enabled < asked  # what is laid down is not recorded yet, and not forgotten
+    await asyncio.sleep(1)
+    assert len(parts.sandbox.asked) == asked < USERS
+    await run.set_rate(700)
+    await run.resume()
+    assert (await until(run, paused=False)).max_rate == 700
+    assert await finished(parts, run) == 0
+
+
+async def test_what_a_cancelled_run_left_the_next_one_does(parts: Fleet) -> None:
+    parts.part("coordinator")
+    parts.part("worker")
+    run = await parts.start(RATE)
+    await parts.until(500)
+    await run.cancel()
+    report = await run.result()
+    assert report.how == "cancelled"
+    assert report.gaps
+    assert report.enabled == len(parts.sandbox.asked) == parts.recorded()["enabled"] < USERS
+    again = await parts.start(RATE)
+    await finished(parts, again)
+
+
+async def test_a_coordinator_that_dies_is_followed_by_another_one(parts: Fleet) -> None:
+    first = parts.part("coordinator")
+    parts.part("worker")
+    run = await parts.start(RATE)
+    await parts.until(300)
+    first.kill()
+    with pytest.raises(FleetError, match="no coordinator answers for http"):
+        await run.progress()
+    parts.part("coordinator")
+    assert await finished(parts, run) == 0
+
+
+async def test_a_key_that_is_refused_pauses_the_run(parts: Fleet) -> None:
+    parts.part("coordinator")
+    worker = parts.part("worker")
+    run = await parts.start(RATE)
+    await parts.until(300)
+    key, parts.sandbox.api_key = parts.sandbox.api_key, "another-key"
+    progress = await until(run, paused=True)
+    assert "401" in (progress.paused or "")
+    refused = parts.sandbox.stats().by_status["401"]
+    assert refused < RATE * 0.1
+    parts.sandbox.api_key = key
+    await run.resume()
+    assert await finished(parts, run) == refused
+    assert key not in worker.said()
+
+
+async def test_a_tenant_that_grants_less_than_was_asked_for(
+    tmp_path: Path, server: Temporal
+) -> None:
+    async with fleet(tmp_path, server, USERS, rate_limit=200, burst=50) as parts:
+        parts.part("coordinator")
+        parts.part("worker")
+        parts.part("worker")
+        run = await parts.start(RATE)
+        repeats = await finished(parts, run)
+        assert repeats == parts.sandbox.stats().by_status["429"] > 0
+
+
+async def test_users_who_fail_are_told_and_do_not_hold_up_the_run(parts: Fleet) -> None:
+    gone, flaky = parts.sandbox.user_ids()[700], parts.sandbox.user_ids()[900]
+    parts.sandbox.script(gone, "422:identity")
+    parts.sandbox.script(flaky, 503)
+    with parts.ids.open("a") as ids:
+        ids.write("nobody\nno good\tid\n")
+    parts.part("coordinator")
+    parts.part("worker")
+    run = await parts.start(900)
+    report = await run.result()
+    assert (report.enabled, report.failed, report.bad_lines) == (USERS - 1, 2, 1)
+    assert report.retries == 1
+    told = {(each.user_id, each.position, each.status) for each in report.failures}
+    assert told == {(gone, 700, 422), ("nobody", USERS, 404)}
+    assert await run.failures() == report.failures
+
+
+async def test_one_run_a_tenant(parts: Fleet) -> None:
+    run = await parts.start(RATE)
+    with pytest.raises(FleetError, match="has a run already"):
+        await parts.start(RATE)
+    await run.cancel()
+
+
+async def test_a_file_that_changes_pauses_the_run(parts: Fleet) -> None:
+    parts.part("coordinator")
+    run = await parts.start(RATE)
+    with parts.ids.open("a") as ids:
+        ids.write("somebody-else\n")
+    parts.part("worker")
+    progress = await until(run, paused=True)
+    assert "changed since the run was planned" in (progress.paused or "")
+    assert not parts.sandbox.asked
+    await run.cancel()
+    assert (await run.result()).enabled == 0
+
+
+async def test_a_journal_of_something_else_ends_the_run(parts: Fleet) -> None:
+    parts.journal.write_text("somebody's notes\n")
+    parts.part("coordinator")
+    run = await parts.start(RATE)
+    with pytest.raises(FleetError, match="is no journal of this program"):
+        await run.result()
+    assert parts.journal.read_text() == "somebody's notes\n"
+
+
+async def test_what_cannot_be_a_run_is_refused_before_it(parts: Fleet) -> None:
+    with pytest.raises(ConfigurationError, match="max_rate must be a number above 0"):
+        await parts.start(0)
+    client = await parts.server.client()
+    nobody = await FleetRun.attach("nobody.eu.monocloud.com", client=client)
+    with pytest.raises(FleetError, match="there is no run for https://nobody"):
+        await nobody.progress()
