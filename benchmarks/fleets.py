@@ -24,7 +24,7 @@ from aiohttp import web
 from temporalio.client import Client
 
 from monocloud_async import tenant
-from monocloud_async.fleet import FleetError, FleetRun, connect
+from monocloud_async.fleet import FleetError, FleetRun, Progress, connect
 from monocloud_async.sandbox import Sandbox
 
 
@@ -179,6 +179,14 @@ class Fleet:
         while len(self.sandbox.asked) < requests:
             assert time.monotonic() < deadline, "the run stands still"
             await asyncio.sleep(0.02)
+
+    async def until_paused(self, run: FleetRun) -> Progress:
+        """How the run stands, once it is paused and nothing of it is out."""
+        while True:
+            progress = await run.progress()
+            if progress.paused is not None and not progress.chunks:
+                return progress
+            await asyncio.sleep(0.1)
 
     def recorded(self) -> Counter[str]:
         """The users of the journal by outcome; each is there once, and under its own position."""

@@ -13,7 +13,7 @@ import pytest
 from fleets import Fleet, Temporal, fleet, temporal
 
 from monocloud_async import ConfigurationError
-from monocloud_async.fleet import FleetError, FleetRun, Progress
+from monocloud_async.fleet import FleetError, FleetRun
 
 USERS = 1500
 RATE = 300.0
@@ -39,15 +39,6 @@ async def finished(parts: Fleet, run: FleetRun) -> int:
     assert parts.sandbox.stats().users == {"enabled": USERS, "disabled": 0}
     assert parts.recorded() == {"enabled": USERS}
     return parts.sandbox.repeats()
-
-
-async def until(run: FleetRun, *, paused: bool) -> Progress:
-    """How the run stands once it is paused, with nothing out any more, or not paused."""
-    while True:
-        progress = await run.progress()
-        if (progress.paused is not None) is paused and not (paused and progress.chunks):
-            return progress
-        await asyncio.sleep(0.1)
 
 
 async def test_a_worker_that_is_killed_costs_a_second_of_its_lanes(parts: Fleet) -> None:
@@ -76,7 +67,7 @@ async def test_a_run_is_paused_sped_up_and_resumed(parts: Fleet) -> None:
     run = await parts.start(RATE)
     await parts.until(300)
     await run.pause("a deployment")
-    progress = await until(run, paused=True)
+    progress = await parts.until_paused(run)
     asked = len(parts.sandbox.asked)
     assert progress.paused == "a deployment"
     assert progress.enabled < asked  # what is laid down is not recorded yet, and not forgotten
@@ -84,8 +75,8 @@ async def test_a_run_is_paused_sped_up_and_resumed(parts: Fleet) -> None:
     assert len(parts.sandbox.asked) == asked < USERS
     await run.set_rate(700)
     await run.resume()
-    assert (await until(run, paused=False)).max_rate == 700
     assert await finished(parts, run) == 0
+    assert (await run.progress()).max_rate == 700
 
 
 async def test_what_a_cancelled_run_left_the_next_one_does(parts: Fleet) -> None:
@@ -120,7 +111,7 @@ async def test_a_key_that_is_refused_pauses_the_run(parts: Fleet) -> None:
     run = await parts.start(RATE)
     await parts.until(300)
     key, parts.sandbox.api_key = parts.sandbox.api_key, "another-key"
-    progress = await until(run, paused=True)
+    progress = await parts.until_paused(run)
     assert "401" in (progress.paused or "")
     refused = parts.sandbox.stats().by_status["401"]
     assert refused < RATE * 0.1
@@ -172,7 +163,7 @@ async def test_a_file_that_changes_pauses_the_run(parts: Fleet) -> None:
     with parts.ids.open("a") as ids:
         ids.write("somebody-else\n")
     parts.part("worker")
-    progress = await until(run, paused=True)
+    progress = await parts.until_paused(run)
     assert "changed since the run was planned" in (progress.paused or "")
     assert not parts.sandbox.asked
     await run.cancel()

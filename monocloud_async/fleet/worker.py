@@ -77,6 +77,8 @@ class _Calls:
             return before
         user_ids = [line.user_id for line in lines if line.user_id is not None]
         before.bad_lines = len(lines) - len(user_ids)
+        # Whoever had the lane before may have made a call just now.
+        await asyncio.sleep(1 / max_rate)
         work = _Work(self._session, user_ids, before, max_rate, plan.max_outage)
         return await work.to_its_end()
 

@@ -1,0 +1,154 @@
+"""The long faults of a fleet, one by one: who was enabled, asked for twice, and how fast at worst.
+
+    python benchmarks/fleet.py [name ...]
+
+12,000 users, 300 requests a second, 3 workers, answers after 20 ms. Prints the table of
+docs/fleet.md. About fifteen minutes for all; what a fault costs differs from run to run, by
+where in a heartbeat it strikes.
+"""
+
+import asyncio
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from fleets import Fleet, Part, fleet, temporal
+
+from monocloud_async.fleet import FleetRun
+
+USERS = 12_000
+RATE = 300.0
+WORKERS = 3
+HALF = USERS // 2
+
+Fault = Callable[[Fleet, FleetRun, Part, list[Part]], Awaitable[None]]
+
+
+async def no_fault(_fleet: Fleet, _run: FleetRun, _first: Part, _workers: list[Part]) -> None:
+    """No fault"""
+
+
+async def kill_worker(parts: Fleet, _run: FleetRun, _first: Part, workers: list[Part]) -> None:
+    """kill -9 of a worker, replaced after 10 s"""
+    await parts.until(USERS // 4)
+    workers[0].kill()
+    await asyncio.sleep(10)
+    parts.part("worker")
+
+
+async def kill_two(parts: Fleet, _run: FleetRun, _first: Part, workers: list[Part]) -> None:
+    """kill -9 of a worker, and of another one 15 s later"""
+    await parts.until(USERS // 4)
+    workers[0].kill()
+    await asyncio.sleep(15)
+    workers[1].kill()
+
+
+async def stop_worker(parts: Fleet, _run: FleetRun, _first: Part, workers: list[Part]) -> None:
+    """SIGSTOP of a worker for 12 s"""
+    await parts.until(USERS // 4)
+    workers[0].send(signal.SIGSTOP)
+    await asyncio.sleep(12)
+    workers[0].send(signal.SIGCONT)
+
+
+async def terminate(parts: Fleet, _run: FleetRun, _first: Part, workers: list[Part]) -> None:
+    """SIGTERM of a worker"""
+    await parts.until(USERS // 4)
+    workers[0].send(signal.SIGTERM)
+
+
+async def pause(parts: Fleet, run: FleetRun, _first: Part, _workers: list[Part]) -> None:
+    """Pause for 5 s, and resume"""
+    await parts.until(HALF)
+    await run.pause()
+    await asyncio.sleep(5)
+    await run.resume()
+
+
+async def slower(parts: Fleet, run: FleetRun, _first: Part, _workers: list[Part]) -> None:
+    """Change of rate, from 300 to 200 and back"""
+    await parts.until(USERS // 4)
+    await run.set_rate(200)
+    await asyncio.sleep(10)
+    await run.set_rate(RATE)
+
+
+async def cancel(parts: Fleet, run: FleetRun, _first: Part, _workers: list[Part]) -> None:
+    """Cancel, and a second run with the same journal"""
+    await parts.until(HALF)
+    await run.cancel()
+    await run.result()
+    await parts.start(RATE)
+
+
+async def kill_coordinator(parts: Fleet, _run: FleetRun, first: Part, _workers: list[Part]) -> None:
+    """kill -9 of the coordinator, replaced after 10 s"""
+    await parts.until(USERS // 4)
+    first.kill()
+    await asyncio.sleep(10)
+    parts.part("coordinator")
+
+
+async def kill_temporal(parts: Fleet, _run: FleetRun, _first: Part, _workers: list[Part]) -> None:
+    """kill -9 of the Temporal server, back after 6 s"""
+    await parts.until(USERS // 4)
+    parts.server.kill()
+    await asyncio.sleep(6)
+    parts.server.start()
+
+
+async def grants_less(parts: Fleet, _run: FleetRun, _first: Part, _workers: list[Part]) -> None:
+    """A tenant that grants 200 a second"""
+    parts.sandbox.rate_limit = 200
+
+
+async def refuses_key(parts: Fleet, run: FleetRun, _first: Part, _workers: list[Part]) -> None:
+    """A key refused in mid-run, and accepted again"""
+    await parts.until(HALF)
+    key, parts.sandbox.api_key = parts.sandbox.api_key, "another-key"
+    await parts.until_paused(run)
+    parts.sandbox.api_key = key
+    await run.resume()
+
+
+FAULTS: list[Fault] = [
+    no_fault, kill_worker, kill_two, stop_worker, terminate, pause, slower, cancel,
+    kill_coordinator, kill_temporal, grants_less, refuses_key,
+]  # fmt: skip
+
+
+async def measured(fault: Fault) -> str:
+    """A row of the table; raises where somebody is not enabled, or not recorded exactly once."""
+    with TemporaryDirectory() as folder, temporal(Path(folder)) as server:
+        async with fleet(Path(folder), server, USERS, latency=0.02) as parts:
+            coordinator = parts.part("coordinator")
+            workers = [parts.part("worker") for _ in range(WORKERS)]
+            run = await parts.start(RATE)
+            await fault(parts, run, coordinator, workers)
+            report = await run.result()
+            sandbox = parts.sandbox
+            assert (report.how, report.gaps) == ("finished", []), report
+            assert parts.recorded() == {"enabled": USERS} == {"enabled": report.enabled}
+            assert sandbox.stats().users == {"enabled": USERS, "disabled": 0}
+            moments = [moment for moment, _ in sandbox.asked]
+            by_status = sandbox.stats().by_status
+            refused = sum(by_status.get(status, 0) for status in ("401", "429"))
+            return (
+                f"| {fault.__doc__} | {sandbox.repeats() - refused:,} | {refused or ''} |"
+                f" {sandbox.worst_second()} | {moments[-1] - moments[0]:.0f} s |"
+            )
+
+
+async def main(names: list[str]) -> None:
+    print("| Event | Repeated calls | Refused (401, 429) | Worst second | Calls lasted |")
+    print("|---|---|---|---|---|")
+    for fault in FAULTS:
+        if not names or fault.__name__ in names:
+            print(await measured(fault), flush=True)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1:]))
