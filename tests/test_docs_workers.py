@@ -134,3 +134,10 @@ async def test_saq_on_a_redis(
         await enables(sandbox, ["saq", "worker_saq.settings"], module.enqueue)
     finally:
         await module.queue.disconnect()
+
+
+def test_the_page_shows_the_recipes_as_they_are() -> None:
+    page = (EXAMPLES.parent / "workers.md").read_text(encoding="utf-8")
+    for name in ("worker_taskiq.py", "worker_saq.py"):
+        code = (EXAMPLES / name).read_text(encoding="utf-8")
+        assert f"```python\n{code}```\n" in page

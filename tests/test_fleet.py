@@ -11,9 +11,13 @@ from pathlib import Path
 
 import pytest
 from fleets import Fleet, Temporal, fleet, temporal
+from temporalio.client import WorkflowHistory
+from temporalio.worker import Replayer, UnsandboxedWorkflowRunner
+from temporalio.workflow import NondeterminismError
 
 from monocloud_async import ConfigurationError
-from monocloud_async.fleet import FleetError, FleetRun
+from monocloud_async.fleet import FleetError, FleetRun, run_coordinator, workflow
+from monocloud_async.fleet.temporal import converter, workflow_id
 
 USERS = 1500
 RATE = 300.0
@@ -90,7 +94,7 @@ async def test_what_a_cancelled_run_left_the_next_one_does(parts: Fleet) -> None
     assert report.gaps
     assert report.enabled == len(parts.sandbox.asked) == parts.recorded()["enabled"] < USERS
     again = await parts.start(RATE)
-    await finished(parts, again)
+    assert await finished(parts, again) == 0
 
 
 async def test_a_coordinator_that_dies_is_followed_by_another_one(parts: Fleet) -> None:
@@ -186,3 +190,37 @@ async def test_what_cannot_be_a_run_is_refused_before_it(parts: Fleet) -> None:
     nobody = await FleetRun.attach("nobody.eu.monocloud.com", client=client)
     with pytest.raises(FleetError, match="there is no run for https://nobody"):
         await nobody.progress()
+
+
+async def test_a_long_run_goes_on_in_a_new_history(
+    parts: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(parts.folder)
+    monkeypatch.setattr(workflow, "_MAX_EVENTS", 60)
+    client = await parts.server.client()
+    coordinator = asyncio.create_task(run_coordinator(parts.sandbox.url, client=client))
+    parts.part("worker")
+    run = await parts.start(900)
+    assert await finished(parts, run) == 0
+    handle = client.get_workflow_handle(workflow_id(parts.sandbox.url))
+    history = await handle.fetch_history()
+    started = history.events[0].workflow_execution_started_event_attributes
+    assert started.continued_execution_run_id
+    coordinator.cancel()
+    await asyncio.gather(coordinator, return_exceptions=True)
+
+
+async def test_a_run_that_was_begun_by_an_earlier_version_goes_on() -> None:
+    """The recorded steps are the workflow's own still; `benchmarks/fleet_history.py` records."""
+    text = (Path(__file__).parent / "samples" / "fleet_history.json").read_text(encoding="utf-8")
+    replayer = Replayer(
+        workflows=[workflow.EnableUsers],
+        workflow_runner=UnsandboxedWorkflowRunner(),
+        data_converter=converter(),
+    )
+    history = WorkflowHistory.from_json("recorded", text)
+    await replayer.replay_workflow(history)
+    assert len(history.events) > 50
+    changed = text.replace('"enable_chunk"', '"something_else"')
+    with pytest.raises(NondeterminismError):
+        await replayer.replay_workflow(WorkflowHistory.from_json("changed", changed))

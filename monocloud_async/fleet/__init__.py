@@ -4,6 +4,13 @@
 `run_worker`, on as many machines as wanted, makes its calls. Needs the extra `temporal`.
 """
 
+try:
+    import temporalio  # noqa: F401
+except ImportError:
+    raise ImportError(
+        "a fleet needs Temporal's client: pip install 'monocloud-async[temporal]'"
+    ) from None
+
 from monocloud_async.fleet.client import FleetRun
 from monocloud_async.fleet.coordinator import run_coordinator
 from monocloud_async.fleet.messages import Failure, FleetReport, Progress, Span

@@ -110,7 +110,7 @@ class _Records:
         progress = state.progress
         return FleetReport(
             how=how,
-            gaps=left.gaps,
+            gaps=sorted([*left.gaps, *(rest.span for rest in left.rests)], key=_start),
             failures=state.failures,
             enabled=left.enabled,
             failed=left.failed,
@@ -157,6 +157,10 @@ async def _user_ids(source: Source, span: Span) -> list[str]:
         return []
     lines = await source.lines(span.start, span.end)
     return [line.user_id for line in lines if line.user_id is not None]
+
+
+def _start(span: Span) -> int:
+    return span.start
 
 
 def _now() -> int:

@@ -104,9 +104,17 @@ class Counts(Struct, kw_only=True):
 
 
 class Left(Struct, kw_only=True):
-    """What the journal says of the source: the spans that it has nothing of, and what it has."""
+    """What the journal says of the source.
+
+    Attributes:
+        gaps: spans that it has nothing of.
+        rests: chunks that were begun, and laid down when a run was cancelled.
+        enabled, failed, unknown: users who are there.
+        bad_lines: in chunks that are there.
+    """
 
     gaps: list[Span]
+    rests: list[Chunk]
     enabled: int
     failed: int
     unknown: int

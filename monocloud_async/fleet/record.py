@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from msgspec import json, structs
+
 from monocloud_async.errors import ConfigurationError
-from monocloud_async.fleet.messages import ChunkResult, Counts, Left, Span
+from monocloud_async.fleet.messages import Chunk, ChunkResult, Counts, Left, Span
 from monocloud_async.fleet.source import Source
 from monocloud_async.journal import records
 from monocloud_async.journal.lock import Lock
@@ -22,6 +24,7 @@ _TABLES: Final = (
     """CREATE TABLE IF NOT EXISTS chunks (
         start INTEGER PRIMARY KEY, until INTEGER, position INTEGER, ids INTEGER, bad_lines INTEGER
     )""",
+    "CREATE TABLE IF NOT EXISTS begun (start INTEGER PRIMARY KEY, until INTEGER, result BLOB)",
 )
 
 
@@ -81,9 +84,11 @@ class FleetJournal:
             )
 
     def left(self, now: int) -> Left:
-        """What no chunk covers, and what became of the users who are there."""
+        """What no chunk covers, what was begun, and what became of the users who are there."""
         sql, gaps, reached = self._records.begun(now), list[Span](), self._source.begin
-        for start, until in sql.execute("SELECT start, until FROM chunks ORDER BY start"):
+        for start, until in sql.execute(
+            "SELECT start, until FROM chunks UNION SELECT start, until FROM begun ORDER BY start"
+        ):
             if start > reached:
                 gaps.append(Span(reached, start))
             reached = max(reached, until)
@@ -95,7 +100,18 @@ class FleetJournal:
             " count(*) FILTER (WHERE outcome = 'unknown') FROM users"
         ).fetchone()
         (bad_lines,) = sql.execute("SELECT ifnull(sum(bad_lines), 0) FROM chunks").fetchone()
-        return Left(gaps=gaps, enabled=enabled, failed=failed, unknown=unknown, bad_lines=bad_lines)
+        rests = [
+            Chunk(span=Span(start, until), so_far=json.decode(result, type=ChunkResult))
+            for start, until, result in sql.execute("SELECT start, until, result FROM begun")
+        ]
+        return Left(
+            gaps=gaps,
+            rests=rests,
+            enabled=enabled,
+            failed=failed,
+            unknown=unknown,
+            bad_lines=bad_lines,
+        )
 
     def before(self, span: Span, now: int) -> tuple[int, int]:
         """Where the last chunk before this span ends, and how many ids there are up to there."""
@@ -109,7 +125,7 @@ class FleetJournal:
     def write(
         self, span: Span, result: ChunkResult, position: int, user_ids: Sequence[str], now: int
     ) -> Rows:
-        """Commit a chunk with its users, once, or of a partial one the users alone.
+        """Commit a chunk with its users, once; a partial one is known as begun until it is whole.
 
         Args:
             span: the chunk.
@@ -126,8 +142,22 @@ class FleetJournal:
         if sql.execute("SELECT 1 FROM chunks WHERE start = ?", (span.start,)).fetchone():
             return rows
         chunk = (span.start, span.end, position, len(user_ids), result.bad_lines)
-        also = [("INSERT INTO chunks VALUES (?, ?, ?, ?, ?)", chunk)] if result.done else []
-        self._records.write(rows, now, *also)
+        # The requests of the next run are its own.
+        kept = structs.replace(result, requests=0, retries=0, throttled=0, paused=0.0)
+        rest = (span.start, span.end, json.encode(kept))
+        self._records.write(
+            rows,
+            now,
+            # The result has those of them who were done when the chunk was laid down.
+            (
+                "DELETE FROM users WHERE position >= ? AND position < ?",
+                (position, position + len(user_ids)),
+            ),
+            ("DELETE FROM begun WHERE start = ?", (span.start,)),
+            ("INSERT INTO chunks VALUES (?, ?, ?, ?, ?)", chunk)
+            if result.done
+            else ("INSERT INTO begun VALUES (?, ?, ?)", rest),
+        )
         counts = self._counts
         counts.requests += result.requests
         counts.retries += result.retries

@@ -11,24 +11,19 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 import msgspec
+from temporalio.api.common.v1 import Payload
+from temporalio.client import Client
+from temporalio.converter import (
+    CompositePayloadConverter,
+    DataConverter,
+    DefaultPayloadConverter,
+    EncodingPayloadConverter,
+    JSONPlainPayloadConverter,
+)
+from temporalio.envconfig import ClientConfig
+from temporalio.service import RPCError, RPCStatusCode
 
 from monocloud_async.errors import ConfigurationError, MonoCloudError
-
-try:
-    from temporalio.api.common.v1 import Payload
-    from temporalio.client import Client
-    from temporalio.converter import (
-        CompositePayloadConverter,
-        DefaultPayloadConverter,
-        EncodingPayloadConverter,
-        JSONPlainPayloadConverter,
-    )
-    from temporalio.envconfig import ClientConfig
-    from temporalio.service import RPCError, RPCStatusCode
-except ImportError:
-    raise ImportError(
-        "a fleet needs Temporal's client: pip install 'monocloud-async[temporal]'"
-    ) from None
 
 _NO_WORKER: Final = {
     RPCStatusCode.FAILED_PRECONDITION,
@@ -68,10 +63,13 @@ async def connect(environment: Mapping[str, str] | None = None) -> Client:
 def speaking(client: Client) -> Client:
     """The same connection, with payloads that are this package's messages; a codec stays."""
     config = client.config()
-    config["data_converter"] = dataclasses.replace(
-        config["data_converter"], payload_converter_class=_Converter
-    )
+    config["data_converter"] = converter(config["data_converter"])
     return Client(**config)
+
+
+def converter(base: DataConverter = DataConverter.default) -> DataConverter:
+    """The same converter, for this package's messages."""
+    return dataclasses.replace(base, payload_converter_class=_Converter)
 
 
 def workflow_id(tenant: str) -> str:

@@ -34,8 +34,11 @@ from monocloud_async.fleet.temporal import worker_queue
 
 MAX_LANES: Final = 16
 LANE_RATE: Final = 50.0  # requests a second that are worth a lane of their own
-HEARTBEAT: Final = 5.0  # seconds without a sign of life, then a worker is given up
+HEARTBEAT: Final = 10.0  # seconds without a sign of life, then a worker is given up
 
+# Until the attempt after a lost one. The lost worker's own client tells it so 5 s after the others
+# know; until then its lane is nobody's, so that no rate is given out twice.
+_FENCE: Final = 6.0
 _LONGEST: Final = 30.0  # seconds of work that a chunk is
 _SHORTEST: Final = 2.0
 _ATTEMPTS: Final = 20  # workers that may be lost over one chunk, before the run pauses for it
@@ -47,12 +50,8 @@ _MAX_HISTORY: Final = 20 << 20
 
 
 def _retry(attempts: int = 0) -> RetryPolicy:
-    """So many attempts, 0 for any number, each long after the one before.
-
-    Longer than a worker that is cut off from Temporal needs to notice: its lane is nobody's until
-    then, so that no rate is given out twice.
-    """
-    pause = timedelta(seconds=HEARTBEAT + 1)
+    """So many attempts, 0 for any number."""
+    pause = timedelta(seconds=_FENCE)
     return RetryPolicy(initial_interval=pause, backoff_coefficient=1.0, maximum_attempts=attempts)
 
 
@@ -130,11 +129,16 @@ class EnableUsers:
                 start_to_close_timeout=timedelta(minutes=10),
                 retry_policy=_retry(),
             )
-            state.gaps = left.gaps
+            state.gaps, state.rests = left.gaps, left.rests
             progress = state.progress
             progress.enabled, progress.failed = left.enabled, left.failed
             progress.unknown, progress.bad_lines = left.unknown, left.bad_lines
-            progress.done = progress.size - sum(gap.end - gap.start for gap in left.gaps)
+            for rest in left.rests:  # counted when it is whole
+                progress.enabled -= rest.so_far.rows.count("enabled")
+                progress.failed -= rest.so_far.rows.count("failed")
+                progress.unknown -= rest.so_far.rows.count("unknown")
+            spans = [*left.gaps, *(rest.span for rest in left.rests)]
+            progress.done = progress.size - sum(span.end - span.start for span in spans)
         return bool(state.gaps or state.rests)
 
     async def _enable(self) -> None:

@@ -239,19 +239,19 @@ class Records:
             self._sitting = added.lastrowid
         return self._sql
 
-    def write(self, rows: Rows, now: int, *also: tuple[str, Sequence[object]]) -> None:
-        """Commit these rows and statements; all of them, or none and `sqlite3.Error`."""
+    def write(self, rows: Rows, now: int, *first: tuple[str, Sequence[object]]) -> None:
+        """Commit these statements, then these rows; all of it, or none and `sqlite3.Error`."""
         sql = self.begun(now)
         sql.execute("BEGIN IMMEDIATE")
         try:
+            for text, bound in first:
+                sql.execute(text, bound)
             for values, upserts in zip(rows, _UPSERTS, strict=True):
                 done = 0
                 for size, statement in upserts:
                     while len(values) - done >= size:
                         sql.execute(statement, values[done : done + size])
                         done += size
-            for text, bound in also:
-                sql.execute(text, bound)
             sql.execute("COMMIT")
         except BaseException:
             if sql.in_transaction:
