@@ -23,44 +23,45 @@ RATE = 300.0
 WORKERS = 3
 HALF = USERS // 2
 
-Fault = Callable[[Fleet, FleetRun, Part, list[Part]], Awaitable[None]]
+Fault = Callable[[Fleet, FleetRun, Part], Awaitable[None]]
 
 
-async def no_fault(_fleet: Fleet, _run: FleetRun, _first: Part, _workers: list[Part]) -> None:
+async def no_fault(_fleet: Fleet, _run: FleetRun, _first: Part) -> None:
     """No fault"""
 
 
-async def kill_worker(parts: Fleet, _run: FleetRun, _first: Part, workers: list[Part]) -> None:
+async def kill_worker(parts: Fleet, _run: FleetRun, _first: Part) -> None:
     """kill -9 of a worker, replaced after 10 s"""
     await parts.until(USERS // 4)
-    workers[0].kill()
+    (await parts.busy_worker()).kill()
     await asyncio.sleep(10)
     parts.part("worker")
 
 
-async def kill_two(parts: Fleet, _run: FleetRun, _first: Part, workers: list[Part]) -> None:
+async def kill_two(parts: Fleet, _run: FleetRun, _first: Part) -> None:
     """kill -9 of a worker, and of another one 15 s later"""
     await parts.until(USERS // 4)
-    workers[0].kill()
+    (await parts.busy_worker()).kill()
     await asyncio.sleep(15)
-    workers[1].kill()
+    (await parts.busy_worker()).kill()
 
 
-async def stop_worker(parts: Fleet, _run: FleetRun, _first: Part, workers: list[Part]) -> None:
+async def stop_worker(parts: Fleet, _run: FleetRun, _first: Part) -> None:
     """SIGSTOP of a worker for 12 s"""
     await parts.until(USERS // 4)
-    workers[0].send(signal.SIGSTOP)
+    worker = await parts.busy_worker()
+    worker.send(signal.SIGSTOP)
     await asyncio.sleep(12)
-    workers[0].send(signal.SIGCONT)
+    worker.send(signal.SIGCONT)
 
 
-async def terminate(parts: Fleet, _run: FleetRun, _first: Part, workers: list[Part]) -> None:
+async def terminate(parts: Fleet, _run: FleetRun, _first: Part) -> None:
     """SIGTERM of a worker"""
     await parts.until(USERS // 4)
-    workers[0].send(signal.SIGTERM)
+    (await parts.busy_worker()).send(signal.SIGTERM)
 
 
-async def pause(parts: Fleet, run: FleetRun, _first: Part, _workers: list[Part]) -> None:
+async def pause(parts: Fleet, run: FleetRun, _first: Part) -> None:
     """Pause for 5 s, and resume"""
     await parts.until(HALF)
     await run.pause()
@@ -68,7 +69,7 @@ async def pause(parts: Fleet, run: FleetRun, _first: Part, _workers: list[Part])
     await run.resume()
 
 
-async def slower(parts: Fleet, run: FleetRun, _first: Part, _workers: list[Part]) -> None:
+async def slower(parts: Fleet, run: FleetRun, _first: Part) -> None:
     """Change of rate, from 300 to 200 and back"""
     await parts.until(USERS // 4)
     await run.set_rate(200)
@@ -76,7 +77,7 @@ async def slower(parts: Fleet, run: FleetRun, _first: Part, _workers: list[Part]
     await run.set_rate(RATE)
 
 
-async def cancel(parts: Fleet, run: FleetRun, _first: Part, _workers: list[Part]) -> None:
+async def cancel(parts: Fleet, run: FleetRun, _first: Part) -> None:
     """Cancel, and a second run with the same journal"""
     await parts.until(HALF)
     await run.cancel()
@@ -84,7 +85,7 @@ async def cancel(parts: Fleet, run: FleetRun, _first: Part, _workers: list[Part]
     await parts.start(RATE)
 
 
-async def kill_coordinator(parts: Fleet, _run: FleetRun, first: Part, _workers: list[Part]) -> None:
+async def kill_coordinator(parts: Fleet, _run: FleetRun, first: Part) -> None:
     """kill -9 of the coordinator, replaced after 10 s"""
     await parts.until(USERS // 4)
     first.kill()
@@ -92,7 +93,7 @@ async def kill_coordinator(parts: Fleet, _run: FleetRun, first: Part, _workers: 
     parts.part("coordinator")
 
 
-async def kill_temporal(parts: Fleet, _run: FleetRun, _first: Part, _workers: list[Part]) -> None:
+async def kill_temporal(parts: Fleet, _run: FleetRun, _first: Part) -> None:
     """kill -9 of the Temporal server, back after 6 s"""
     await parts.until(USERS // 4)
     parts.server.kill()
@@ -100,12 +101,12 @@ async def kill_temporal(parts: Fleet, _run: FleetRun, _first: Part, _workers: li
     parts.server.start()
 
 
-async def grants_less(parts: Fleet, _run: FleetRun, _first: Part, _workers: list[Part]) -> None:
+async def grants_less(parts: Fleet, _run: FleetRun, _first: Part) -> None:
     """A tenant that grants 200 a second"""
     parts.sandbox.rate_limit = 200
 
 
-async def refuses_key(parts: Fleet, run: FleetRun, _first: Part, _workers: list[Part]) -> None:
+async def refuses_key(parts: Fleet, run: FleetRun, _first: Part) -> None:
     """A key refused in mid-run, and accepted again"""
     await parts.until(HALF)
     key, parts.sandbox.api_key = parts.sandbox.api_key, "another-key"
@@ -125,9 +126,10 @@ async def measured(fault: Fault) -> str:
     with TemporaryDirectory() as folder, temporal(Path(folder)) as server:
         async with fleet(Path(folder), server, USERS, latency=0.02) as parts:
             coordinator = parts.part("coordinator")
-            workers = [parts.part("worker") for _ in range(WORKERS)]
+            for _ in range(WORKERS):
+                parts.part("worker")
             run = await parts.start(RATE)
-            await fault(parts, run, coordinator, workers)
+            await fault(parts, run, coordinator)
             report = await run.result()
             sandbox = parts.sandbox
             assert (report.how, report.gaps) == ("finished", []), report

@@ -25,6 +25,7 @@ from temporalio.client import Client
 
 from monocloud_async import tenant
 from monocloud_async.fleet import FleetError, FleetRun, Progress, connect
+from monocloud_async.fleet.temporal import workflow_id
 from monocloud_async.sandbox import Sandbox
 
 
@@ -70,6 +71,10 @@ class Part:
                 stderr=said,
             )
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def send(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
 
@@ -79,7 +84,7 @@ class Part:
 
     def cpu(self) -> float:
         """Seconds of CPU time so far; Linux has it at hand (proc(5))."""
-        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def said(self) -> str:
@@ -184,6 +189,14 @@ class Fleet:
         while len(self.sandbox.asked) < requests:
             assert time.monotonic() < deadline, "the run stands still"
             await asyncio.sleep(0.02)
+
+    async def busy_worker(self) -> Part:
+        """The worker that has most of the chunks, so that to lose it is a loss."""
+        handle = (await self.server.client()).get_workflow_handle(workflow_id(self.sandbox.url))
+        pending = (await handle.describe()).raw_description.pending_activities
+        workers = Counter(each.last_worker_identity.partition("@")[0] for each in pending)
+        by_pid = {str(part.pid): part for part in self._parts}
+        return next(by_pid[pid] for pid, _ in workers.most_common() if pid in by_pid)
 
     async def until_paused(self, run: FleetRun) -> Progress:
         """How the run stands, once it is paused and nothing of it is out."""

@@ -62,7 +62,9 @@ def test_the_readme_is_short_and_opens_with_two_commands() -> None:
     assert commands[1].rstrip().endswith("pytest -q")
 
 
-@pytest.mark.parametrize("page", [*PAGES, "docs/reliability.md", "docs/testing.md"])
+@pytest.mark.parametrize(
+    "page", [*PAGES, "docs/fleet.md", "docs/reliability.md", "docs/testing.md", "docs/workers.md"]
+)
 def test_links_between_pages_lead_somewhere(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     for target in re.findall(r"\]\((?!https?://)([^)#]+)", text):

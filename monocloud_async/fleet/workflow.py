@@ -252,9 +252,11 @@ class EnableUsers:
     async def _lay_down(self) -> None:
         """Have every lane empty."""
         self._call_back()
-        lanes, self._lanes = self._lanes, set()
-        for lane in lanes:
-            await lane
+        # Not `await lane`: a cancel of the run that comes now would take the lane along.
+        await workflow.wait_condition(lambda: all(lane.done() for lane in self._lanes))
+        for lane in self._lanes:
+            lane.result()
+        self._lanes.clear()
 
     def _history_is_full(self) -> bool:
         info = workflow.info()
