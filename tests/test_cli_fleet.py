@@ -43,11 +43,11 @@ async def say(parts: Fleet, *argv: object, code: int = 0) -> str:
 async def test_a_run_from_start_to_end(parts: Fleet) -> None:
     coordinator, worker = parts.part("coordinator"), parts.part("worker")
     parts.sandbox.script(parts.sandbox.user_ids()[3], "422:identity")
-    assert "has begun, at 200 requests a second" in await say(
-        parts, "start", parts.ids, "--max-rate", 200
+    assert "has begun, at 50 requests a second" in await say(
+        parts, "start", parts.ids, "--max-rate", 50
     )
     assert "has a run already" in await say(parts, "start", parts.ids, "--max-rate", 1, code=2)
-    await parts.until(100)
+    await parts.until(50)
     await say(parts, "pause", "--why", "a deployment")
     await asyncio.sleep(2)
     assert "Paused: a deployment" in await say(parts, "status")
@@ -68,8 +68,8 @@ async def test_a_run_from_start_to_end(parts: Fleet) -> None:
 async def test_a_run_that_is_cancelled(parts: Fleet) -> None:
     parts.part("coordinator")
     parts.part("worker")
-    await say(parts, "start", parts.ids, "--max-rate", 100)
-    await parts.until(100)
+    await say(parts, "start", parts.ids, "--max-rate", 50)
+    await parts.until(50)
     assert "A start with the same journal does the rest" in await say(parts, "cancel")
     assert "The run was cancelled" in await say(parts, "status", "--follow", code=3)
 

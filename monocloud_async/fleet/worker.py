@@ -101,6 +101,9 @@ class _Work:
         self._rows = before.rows
         self._others: list[tuple[Outcome, int]] = []  # they may do better where the run goes on
         self._drained = self._lost = False
+        self._loop = asyncio.get_running_loop()
+        self._told = self._loop.time()  # when it was alive last
+        self._next_beat: asyncio.Handle
         self._run: BulkRun = session.bulk_enable(
             [user_ids[place] for place in self._places],
             max_rate=max_rate,
@@ -111,7 +114,7 @@ class _Work:
     async def to_its_end(self) -> ChunkResult:
         """The result; raises where the chunk is another worker's by now."""
         running = asyncio.ensure_future(self._run)
-        watching = asyncio.create_task(self._watch())
+        self._beat()
         try:
             await asyncio.wait({running})
         except asyncio.CancelledError:
@@ -122,25 +125,27 @@ class _Work:
             self._drain()
             await asyncio.wait({running})
         finally:
-            watching.cancel()
+            self._next_beat.cancel()
         if self._lost:
             raise ApplicationError("this worker stood still, and the chunk is another one's now")
         return self._ended(running)
 
-    async def _watch(self) -> None:
-        """Tell how far it is, every second; end early where the worker is to end."""
-        clock = asyncio.get_running_loop().time
-        while True:
-            told = clock()
-            activity.heartbeat(self._so_far())
-            await asyncio.sleep(_BEAT)
-            if clock() - told > HEARTBEAT:
-                # Stopped, or starved: by now somebody else has the chunk, and its rate.
-                self._lost = True
-                self._run.cancel()
-                return
-            if activity.is_worker_shutdown():
-                self._drain()
+    def _beat(self) -> None:
+        """Tell how far it is, every second; end early where the worker is to end.
+
+        A timer's callback and no task: after a stop it runs before anything that was waiting does.
+        """
+        now = self._loop.time()
+        if now - self._told > HEARTBEAT:
+            # Stopped, or starved: by now somebody else has the chunk, and its rate.
+            self._lost = True
+            self._run.cancel()
+            return
+        self._told = now
+        self._next_beat = self._loop.call_later(_BEAT, self._beat)
+        activity.heartbeat(self._so_far())
+        if activity.is_worker_shutdown():
+            self._drain()
 
     def _drain(self) -> None:
         self._drained = True
