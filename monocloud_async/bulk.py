@@ -20,6 +20,7 @@ from monocloud_async.journal import Journal
 from monocloud_async.outcome import BulkReport, Outcome, count
 from monocloud_async.pace import Pace
 from monocloud_async.retry import RetryPolicy
+from monocloud_async.telemetry import watched
 from monocloud_async.turns import Turns
 from monocloud_async.verdict import Judge
 from monocloud_async.wire import check_user_id
@@ -149,6 +150,10 @@ class BulkRun:
         if self._started:
             raise ConfigurationError("this run was started before; call bulk_enable again")
         self._started = True
+        with watched(self.report, self.pace):
+            return await self._watched()
+
+    async def _watched(self) -> BulkReport:
         self._clock = clock = asyncio.get_running_loop().time
         began, paused = clock(), self.pace.paused_seconds(clock())
         self._add(self._feed() if self._intake.apart else self._work(), None)

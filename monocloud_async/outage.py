@@ -17,7 +17,8 @@ class Outage:
     a tenant that is well.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tenant: str) -> None:
+        self._told = {"tenant": tenant}
         self.since: float | None = None
         self._failing: set[str] = set()
         self._wait = _FIRST_PROBE
@@ -34,7 +35,8 @@ class Outage:
             return None
         else:
             self.since, self._wait = now, _FIRST_PROBE
-            logger.warning("the tenant is down: %d users failed in a row; probing", _USERS)
+            what = "the tenant is down: %d users failed in a row; probing"
+            logger.warning(what, _USERS, extra=self._told)
         return self._wait
 
     def answered(self) -> bool:
@@ -44,5 +46,5 @@ class Outage:
         if self.since is None:
             return False
         self.since = None
-        logger.warning("the tenant is back")
+        logger.warning("the tenant is back", extra=self._told)
         return True

@@ -44,11 +44,15 @@ class Pace:
     """When a request may go out; people may look at it as `session.pace`.
 
     Attributes:
+        tenant: whose it is.
         throttled: requests that were answered 429.
         listeners: called when somebody who waits should look again.
     """
 
-    def __init__(self, max_rate: float | None = None, *, seed: int | None = None) -> None:
+    def __init__(
+        self, max_rate: float | None = None, *, tenant: str = "", seed: int | None = None
+    ) -> None:
+        self.tenant = tenant
         self.throttled = 0
         self.listeners: set[Listener] = set()
         self._limit = None if max_rate is None else Spacing(max_rate)
@@ -65,7 +69,7 @@ class Pace:
         self._guess = _FIRST_PAUSE
         self._refused: tuple[Stretch, float, float] | None = None  # what is to be learnt from
         self._hungry_since: float | None = None  # the first 429 after the last grant
-        self._outage = Outage()
+        self._outage = Outage(tenant)
         self._gentle: float | None = None  # seconds of the gentle start that are over
 
     def __repr__(self) -> str:
@@ -193,7 +197,8 @@ class Pace:
             self._refused = self._stretch, ticket.rate, now
         wait = max(retry_after or 0.0, self._guess)
         self._pause(now, wait + self._random.uniform(0.0, _JITTER))
-        logger.info("paused for %.1f s: the tenant answered 429", wait)
+        told = {"tenant": self.tenant, "seconds": wait}
+        logger.info("paused for %.1f s: the tenant answered 429", wait, extra=told)
 
     def failed(self, ticket: Ticket, user_id: str, now: float, *, again: bool = False) -> None:
         """The request met a passing fault: the user's, or with several users in a row, an outage.
@@ -235,7 +240,8 @@ class Pace:
         self._ceiling.learn(stretch, rate, paused_at, ticket.sent_at)
         self._spacing.hold(ticket.sent_at + 1 / self._ceiling.rate)
         if self._ceiling.known:
-            logger.info("paced: the tenant grants about %.1f requests/s", self._ceiling.rate)
+            told = {"tenant": self.tenant, "rate": self._ceiling.rate}
+            logger.info("paced: the tenant grants about %.1f requests/s", told["rate"], extra=told)
 
     def _back(self, now: float) -> None:
         if self._paused:

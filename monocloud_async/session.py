@@ -80,7 +80,7 @@ class MonoCloudSession:
         self._loop: asyncio.AbstractEventLoop | None = None
         if max_rate is not None:
             tenant.positive("max_rate", max_rate)
-        self._pace = Pace(max_rate)
+        self._pace = Pace(max_rate, tenant=self._base_url)
         self._budget = RetryBudget()
 
     @property

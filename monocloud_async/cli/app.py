@@ -119,8 +119,7 @@ def bulk(
 
     The first Ctrl-C lets the calls in flight finish, the second cancels them.
     The same command goes on where a run was interrupted or killed.
-    One process makes more calls than nearly any tenant grants, so there is no --processes; parts
-    of a file can be run side by side.
+    One process makes more calls than nearly any tenant grants.
     """
     from monocloud_async.cli import commands  # noqa: PLC0415
 

@@ -7,7 +7,7 @@ import typer
 from monocloud_async.cli.options import Attempts, Column, Domain, Form, Json, KeyFile, Timeout
 
 app = typer.Typer(
-    help="A run over many machines, on Temporal. Needs the extra: monocloud-async[temporal].",
+    help="A run over many machines, on Temporal. Needs the extra `temporal`.",
     epilog="Temporal is found by TEMPORAL_ADDRESS, TEMPORAL_NAMESPACE, TEMPORAL_API_KEY and"
     " TEMPORAL_TLS_*, or a profile of Temporal's own; localhost:7233 without them.",
     no_args_is_help=True,

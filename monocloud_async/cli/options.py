@@ -10,7 +10,7 @@ from monocloud_async.formats import Format
 Domain = Annotated[
     str | None,
     typer.Option(
-        help="The tenant, as <slug>.<region>.monocloud.com. Default: the environment's"
+        help="The tenant, such as acme.eu.monocloud.com. Default: the environment's"
         " MONOCLOUD_MANAGEMENT_DOMAIN.",
     ),
 ]
