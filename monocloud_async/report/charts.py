@@ -128,8 +128,14 @@ def _timeline(figures: Figures) -> Chart:
         f"{figures.rate:,.0f} users a second on average, {peak:,.0f} at most;"
         f" {seconds('paused'):,.0f} s with pauses and {seconds('outage'):,.0f} s of outage."
     )
+    header = ("Seconds of work", "Enabled a second", "Others a second", "Meanwhile")
+    return _chart("Users a second", summary, spec, header, _by_time(figures))
+
+
+def _by_time(figures: Figures) -> list[tuple[str, ...]]:
+    """The timeline as a table, in twenty rows at most."""
     every = -(-len(figures.timeline) // 20)
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for start in range(0, len(figures.timeline), every):
         part = figures.timeline[start : start + every]
         end = part[-1].seconds + figures.step
@@ -142,8 +148,7 @@ def _timeline(figures: Figures) -> Chart:
                 ", ".join(sorted(about)),
             )
         )
-    header = ("Seconds of work", "Enabled a second", "Others a second", "Meanwhile")
-    return _chart("Users a second", summary, spec, header, rows)
+    return rows
 
 
 def _bars(values: list[Spec], title: str, colour: str) -> Callable[[int], Spec]:
