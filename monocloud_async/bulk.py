@@ -14,18 +14,17 @@ from types import TracebackType
 from typing import Self
 
 from monocloud_async.calls import Call, Caller, Send
+from monocloud_async.delivery import Delivery, OnOutcome
 from monocloud_async.errors import ConfigurationError, InvalidUserIdError
 from monocloud_async.intake import BREATH, End, Intake, UserIds
 from monocloud_async.journal import Journal
-from monocloud_async.outcome import BulkReport, Outcome, count
+from monocloud_async.outcome import BulkReport, Outcome
 from monocloud_async.pace import Pace
 from monocloud_async.retry import RetryPolicy
 from monocloud_async.telemetry import watched
 from monocloud_async.turns import Turns
 from monocloud_async.verdict import Judge
 from monocloud_async.wire import check_user_id
-
-OnOutcome = Callable[[Outcome], None]
 
 
 class BulkRun:
@@ -69,7 +68,6 @@ class BulkRun:
             report=self.report,
             on_verdict=self.drain,
         )
-        self._on_outcome = on_outcome
         self._recorder = None
         if journal is not None:
             from monocloud_async.journal.recorder import Recorder  # noqa: PLC0415  SQLite, threads
@@ -79,13 +77,16 @@ class BulkRun:
         self._concurrency = concurrency
         self._workers: dict[asyncio.Task[None], Call | None] = {}  # and what each is at
         self._reading = False  # one of the workers is
-        # For calls that have a task each, or for outcomes that nobody took yet.
-        self._places = asyncio.BoundedSemaphore(concurrency)
-        self._outcomes: asyncio.Queue[Outcome | None] | None = None  # only where somebody iterates
+        self._delivery = Delivery(
+            self.report,
+            self._recorder,
+            on_outcome,
+            places=concurrency,
+            counted=self._intake.apart,  # calls that have a task each
+        )
         self._run_task: asyncio.Task[BulkReport] | None = None
         self._started = False
         self._clock: Callable[[], float] = time.monotonic  # the event loop's, once there is one
-        self._bug: BaseException | None = None  # raised by the caller's own `on_outcome`
         self._unread: BaseException | None = None  # raised by the input
 
     @property
@@ -118,7 +119,7 @@ class BulkRun:
         return self._run().__await__()
 
     async def __aenter__(self) -> Self:
-        self._outcomes = asyncio.Queue()  # unbounded in itself: `_places` bounds it
+        self._delivery.stream()
         self._run_task = asyncio.create_task(self._run())
         return self
 
@@ -136,14 +137,12 @@ class BulkRun:
         return self
 
     async def __anext__(self) -> Outcome:
-        if self._outcomes is None or self._run_task is None:
+        if self._run_task is None:
             raise ConfigurationError("iterate over a run inside `async with ... as run`")
-        outcome = await self._outcomes.get()
+        outcome = await self._delivery.next()
         if outcome is None:
-            self._outcomes.put_nowait(None)  # the end stays the end
             await self._run_task  # raises what ended the run, if that was not the input's end
             raise StopAsyncIteration
-        self._places.release()
         return outcome
 
     async def _run(self) -> BulkReport:
@@ -162,8 +161,8 @@ class BulkRun:
                 await asyncio.wait(self._workers)
         finally:
             await _to_the_end(self._close(began, paused))
-        if self._bug is not None:
-            raise self._bug
+        if self._delivery.bug is not None:
+            raise self._delivery.bug
         if self._recorder is not None and self._recorder.error is not None:
             raise self._recorder.stopped()
         if (verdict := self._caller.verdict) is not None:
@@ -184,8 +183,7 @@ class BulkRun:
                 if self._recorder is not None:
                     await self._recorder.close(self._how())
             finally:
-                if self._outcomes is not None:
-                    self._outcomes.put_nowait(None)
+                self._delivery.end()
 
     async def _end(self) -> None:
         self._caller.draining = True
@@ -193,7 +191,7 @@ class BulkRun:
             task.cancel()
         await asyncio.gather(*self._workers, return_exceptions=True)
         if self._intake.held is not None:
-            self._record(self._call(self._intake.held).cut_off())
+            self._delivery.record(self._call(self._intake.held).cut_off())
 
     def _how(self) -> str:
         """How the run ended, for people who read its journal."""
@@ -235,9 +233,9 @@ class BulkRun:
         try:
             outcome = await self._caller.enable(call)
         except asyncio.CancelledError:
-            self._record(call.cut_off())
+            self._delivery.record(call.cut_off())
             raise
-        self._record(outcome)
+        self._delivery.record(outcome)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         call = self._workers.pop(task, None)
@@ -247,11 +245,11 @@ class BulkRun:
             return
         if (error := task.exception()) is None:
             return
-        if call is None and self._bug is None:
+        if call is None and self._delivery.bug is None:
             self._unread = error
             self.drain()
         else:
-            self._bug = self._bug or error
+            self._delivery.bug = self._delivery.bug or error
             self.cancel()
 
     async def _next(self) -> Call | None:
@@ -265,8 +263,8 @@ class BulkRun:
         self._reading = True
         try:
             if not self._intake.opened:
-                told = self._outcomes is not None or self._on_outcome is not None
-                await self._intake.open(self._tell_of if told else None)
+                delivery = self._delivery
+                await self._intake.open(delivery.tell_of if delivery.tells else None)
             return await self._read()
         except BaseException:
             self._caller.draining = True  # nobody reads on
@@ -277,8 +275,7 @@ class BulkRun:
     async def _read(self) -> Call | None:
         caller, turns = self._caller, self._turns
         while not (self.report.exhausted or caller.draining):
-            if self._intake.apart or self._outcomes is not None:
-                await self._places.acquire()
+            await self._delivery.place()
             if self._recorder is not None and self._recorder.late:
                 await self._recorder.in_time()
             if not caller.proved.is_set() and self.in_flight:
@@ -292,43 +289,17 @@ class BulkRun:
             try:
                 check_user_id(user_id)
             except InvalidUserIdError as error:
-                self._record(call.failed(error))
+                self._delivery.record(call.failed(error))
                 if call.position % BREATH == 0:
                     await asyncio.sleep(0)
             else:
                 return call
         return None
 
-    async def _tell_of(self, outcome: Outcome) -> None:
-        """Hand on the outcome of a user that the journal has as enabled."""
-        self._call_back(outcome)
-        if self._outcomes is not None:
-            self._outcomes.put_nowait(outcome)
-            await self._places.acquire()  # this one's comes back when somebody takes it
-
     def _call(self, user_id: str) -> Call:
         call = Call(user_id, self.report.total, self._clock)
         self.report.total += 1
         return call
-
-    def _record(self, outcome: Outcome) -> None:
-        count(self.report, outcome)
-        if self._recorder is not None:
-            self._recorder.add(outcome)
-        if self._outcomes is not None:
-            self._outcomes.put_nowait(outcome)
-        elif self._intake.apart:
-            self._places.release()
-        if self._on_outcome is not None:
-            self._call_back(outcome)
-
-    def _call_back(self, outcome: Outcome) -> None:
-        try:
-            if self._on_outcome is not None:
-                self._on_outcome(outcome)
-        except BaseException as error:
-            self._bug = self._bug or error
-            raise
 
 
 async def _to_the_end(work: Coroutine[object, object, None]) -> None:

@@ -9,27 +9,28 @@ import codecs
 import csv
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
-import msgspec
-
-from monocloud_async.errors import ConfigurationError, InvalidUserIdError
+from monocloud_async.errors import ConfigurationError
 from monocloud_async.formats import Format
-from monocloud_async.wire import check_user_id, clean
+from monocloud_async.parse import (
+    MAX_LINE,
+    Line,
+    cell,
+    csv_rows,
+    line_parser,
+    read_header,
+    read_line,
+)
+from monocloud_async.wire import clean
 
 STDIN = Path("-")
-MAX_LINE = 1 << 20  # bytes; a longer line is reported, not kept
-DELIMITERS = ",;\t"  # Excel writes the second one in half of Europe
 
-_ID_NAMES = {"userid", "id"}
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-_json = msgspec.json.Decoder()
-
-
 _SUFFIXES = {
     ".txt": Format.TXT,
     ".csv": Format.CSV,
@@ -37,15 +38,6 @@ _SUFFIXES = {
     ".jsonl": Format.JSONL,
     ".ndjson": Format.JSONL,
 }
-
-
-class Line(NamedTuple):
-    """One line, or one csv row: either its id, or the problem with it."""
-
-    number: int
-    raw: bytes  # with its line end: what a file of failures needs to be fed back
-    user_id: str | None = None
-    problem: str | None = None
 
 
 class IdSource:
@@ -96,16 +88,10 @@ class IdSource:
         return _ids(self.path, self.form, self.column)
 
     def __iter__(self) -> Iterator[Line]:
-        match self.form:
-            case Format.TXT:
-                return map(self._txt, self._lines())
-            case Format.CSV:
-                return self._csv()
-            case Format.JSONL:
-                return map(self._jsonl, self._lines())
-
-    def _lines(self) -> Iterator[bytes]:
-        return (raw for raw in self._physical_lines() if raw.strip())
+        if self.form is Format.CSV:
+            return self._csv()
+        parse = line_parser(self.form, self.column, self.name, b"")
+        return (parse(self._number, raw) for raw in self._physical_lines() if raw.strip())
 
     def _physical_lines(self) -> Iterator[bytes]:
         while raw := self._stream.readline(MAX_LINE):
@@ -124,23 +110,17 @@ class IdSource:
             self._mark = codecs.BOM_UTF8
         return raw.removeprefix(codecs.BOM_UTF8)
 
-    def _txt(self, raw: bytes) -> Line:
-        return _txt_line(self._number, raw)
-
-    def _jsonl(self, raw: bytes) -> Line:
-        return _line(self._number, raw, lambda _: _id_in_json(raw, self.column))
-
     def _csv(self) -> Iterator[Line]:
         taken: list[bytes] = []  # the lines of the row at hand: a quoted cell may span several
 
         def texts() -> Iterator[str]:
             for raw in self._physical_lines():
                 taken.append(raw)
-                # `_line` refuses what is not UTF-8; here it only has to get through the reader.
+                # `read_line` refuses what is not UTF-8; here it only has to get through the reader.
                 yield raw.decode(errors="surrogateescape")
 
         def rows(delimiter: str) -> Iterator[tuple[bytes, list[str] | csv.Error]]:
-            for row in _rows(lines, delimiter):
+            for row in csv_rows(lines, delimiter):
                 raw = b"".join(taken)
                 taken.clear()
                 if raw.strip():
@@ -155,46 +135,10 @@ class IdSource:
         if not raw:
             return
         self.header = self._mark + raw
-        delimiter, columns, place = _header(self.name, raw, self.column)
+        delimiter, columns, place = read_header(self.name, raw, self.column)
         for raw, row in rows(delimiter):
             number = self._number - raw.count(b"\n", 0, -1)
-            yield _line(number, raw, partial(_cell, row, columns, place))
-
-
-def line_parser(
-    form: Format, column: str | None, name: str, header: bytes
-) -> Callable[[int, bytes], Line]:
-    """What makes a `Line` of a number and the bytes of one line, wherever in the input it stands.
-
-    For parts of a file that are read apart from each other: a csv row is one line there, and one
-    whose quotes are open at its end is a bad line.
-
-    Args:
-        form: how the ids are written down.
-        column: where they are, if somebody said so.
-        name: the input's, for people.
-        header: the first line of a csv, without a byte order mark.
-
-    Raises:
-        ConfigurationError: the header has no such column.
-    """
-    match form:
-        case Format.TXT:
-            return _txt_line
-        case Format.JSONL:
-            return lambda number, raw: _line(number, raw, lambda _: _id_in_json(raw, column))
-        case Format.CSV:
-            delimiter, columns, place = _header(name, header, column)
-            return partial(_csv_line, delimiter, columns, place)
-
-
-def _txt_line(number: int, raw: bytes) -> Line:
-    return _line(number, raw, str.strip)
-
-
-def _csv_line(delimiter: str, columns: int, place: int, number: int, raw: bytes) -> Line:
-    row = next(_rows([raw.decode(errors="surrogateescape")], delimiter), [])
-    return _line(number, raw, partial(_cell, row, columns, place))
+            yield read_line(number, raw, partial(cell, row, columns, place))
 
 
 def named_format(path: Path, form: Format | None, column: str | None) -> Format:
@@ -238,96 +182,3 @@ def open_ids(path: Path, form: Format | None, column: str | None) -> Iterator[Id
 def _ids(path: Path, form: Format, column: str | None) -> Iterator[str]:
     with open_ids(path, form, column) as source:
         yield from (line.user_id for line in source if line.user_id is not None)
-
-
-def _line(number: int, raw: bytes, find: Callable[[str], str]) -> Line:
-    problem = None
-    try:
-        if len(raw) >= MAX_LINE:
-            problem = f"is longer than {MAX_LINE} bytes"
-        else:
-            user_id = find(raw.decode())
-            check_user_id(user_id)
-            return Line(number, raw, user_id)
-    except UnicodeDecodeError:
-        problem = "is not UTF-8"
-    except InvalidUserIdError as error:
-        problem = str(error.args[0])
-    except _BadLineError as error:
-        problem = str(error)
-    return Line(number, raw, problem=problem)
-
-
-class _BadLineError(Exception):
-    pass
-
-
-def _rows(lines: Iterable[str], delimiter: str) -> Iterator[list[str] | csv.Error]:
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
-    while True:
-        try:
-            yield next(reader)
-        except csv.Error as error:
-            yield error
-        except StopIteration:
-            return
-
-
-def _header(name: str, raw: bytes, column: str | None) -> tuple[str, int, int]:
-    """The delimiter, the number of columns, and which of them has the ids."""
-    try:
-        text = raw.decode()
-    except UnicodeDecodeError:
-        raise ConfigurationError(
-            f"the header of {name} is not UTF-8; convert it first: iconv -f WINDOWS-1252 -t UTF-8"
-        ) from None
-    columns: list[str] = []
-    for delimiter in DELIMITERS:
-        row = next(_rows([text], delimiter), [])
-        if isinstance(row, csv.Error):
-            continue
-        names = [cell.strip() for cell in row]
-        found = [place for place, cell in enumerate(names) if _holds_ids(cell, column)]
-        if len(found) == 1:
-            return delimiter, len(names), found[0]
-        if len(names) > len(columns) or found:
-            columns = names
-        if found:
-            break
-    listed = clean(", ".join(columns[:20]))
-    if column is not None:
-        raise ConfigurationError(f"{name} has no single column {clean(column)!r}; it has: {listed}")
-    raise ConfigurationError(
-        f"no single column of {name} is called user_id or id: name the right one with --column,"
-        f" or say --format txt for a plain list of ids; its first row is: {listed}"
-    )
-
-
-def _holds_ids(name: str, column: str | None) -> bool:
-    if column is not None:
-        return name == column
-    return name.lower().replace("_", "").replace("-", "").replace(" ", "") in _ID_NAMES
-
-
-def _cell(row: list[str] | csv.Error, columns: int, place: int, _text: str) -> str:
-    if isinstance(row, csv.Error):
-        raise _BadLineError(f"is malformed csv ({clean(str(row))}); look for a stray quote")
-    if len(row) < columns or any(row[columns:]):
-        raise _BadLineError(f"has {len(row)} cells where the header has {columns}")
-    return row[place].strip()
-
-
-def _id_in_json(raw: bytes, column: str | None) -> str:
-    try:
-        value = _json.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise _BadLineError("is not JSON") from None
-    if isinstance(value, dict):
-        found = [key for key in value if _holds_ids(key, column)]
-        if len(found) != 1:
-            wanted = "user_id or id" if column is None else clean(column)
-            raise _BadLineError(f"has no single member {wanted}")
-        value = value[found[0]]
-    if not isinstance(value, str):
-        raise _BadLineError("has an id that is no string")
-    return value

@@ -10,13 +10,15 @@ import aiohttp
 from aiohttp.http import HttpProcessingError
 
 from monocloud_async import tenant
-from monocloud_async.bulk import BulkRun, OnOutcome
+from monocloud_async.bulk import BulkRun
+from monocloud_async.delivery import OnOutcome
 from monocloud_async.errors import ConfigurationError, MonoCloudError
 from monocloud_async.exchange import exchange
-from monocloud_async.express import Express, Lines
+from monocloud_async.express import Express
 from monocloud_async.faults import broken, timed_out, too_late, unusable
 from monocloud_async.intake import UserIds
 from monocloud_async.journal import Journal
+from monocloud_async.line import Lines
 from monocloud_async.models import User
 from monocloud_async.pace import Pace
 from monocloud_async.retry import RetryBudget, RetryPolicy, again

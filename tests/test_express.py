@@ -14,7 +14,8 @@ from virtual_time import run
 
 import monocloud_async as m
 from monocloud_async import MonoCloudSession, RetryPolicy, express
-from monocloud_async.express import HOOKS, LEANS_ON, Express, Line, plain_body
+from monocloud_async.express import HOOKS, LEANS_ON, Express
+from monocloud_async.line import Line, Lines, plain_body
 from monocloud_async.sandbox import Sandbox
 
 if TYPE_CHECKING:
@@ -197,7 +198,7 @@ async def test_what_a_server_says_before_it_is_asked_is_nobodys_answer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Behind a TLS handshake it can be there before anybody can ask."""
-    connect = express.Lines.connect
+    connect = Lines.connect
 
     async def spoken_to(*args: Any) -> Any:
         connection = await connect(*args)
@@ -210,7 +211,7 @@ async def test_what_a_server_says_before_it_is_asked_is_nobodys_answer(
         MonoCloudSession(server.url, KEY, retry=ONCE) as session,
     ):
         with monkeypatch.context() as early:
-            early.setattr(express.Lines, "connect", spoken_to)
+            early.setattr(Lines, "connect", spoken_to)
             with pytest.raises(m.TransportError, match="not HTTP"):
                 await session.enable_user("ada")
         assert (await session.enable_user("ada")).user_id == "ada"
@@ -352,7 +353,7 @@ async def test_a_borrowed_session_is_used_as_it_is(
 ) -> None:
     asked = hook(monkeypatch, Line, "ask")
     async with (
-        aiohttp.ClientSession(connector=express.Lines()) as client,
+        aiohttp.ClientSession(connector=Lines()) as client,
         MonoCloudSession(sandbox.url, sandbox.api_key, client_session=client) as session,
     ):
         await session.enable_user(sandbox.user_ids()[0])

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from monocloud_async import ConfigurationError
 from monocloud_async.fleet.source import Source, look_at
 from monocloud_async.formats import Format
-from monocloud_async.inputs import MAX_LINE, open_ids
+from monocloud_async.inputs import open_ids
+from monocloud_async.parse import MAX_LINE
 
 
 def at_once(path: Path, form: Format) -> list[tuple[str | None, bytes]]:

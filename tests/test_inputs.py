@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from monocloud_async import ConfigurationError, InvalidUserIdError
 from monocloud_async.formats import Format
-from monocloud_async.inputs import MAX_LINE, Line, open_ids
+from monocloud_async.inputs import open_ids
+from monocloud_async.parse import MAX_LINE, Line
 from monocloud_async.wire import check_user_id
 
 

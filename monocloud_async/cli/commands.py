@@ -12,10 +12,11 @@ from monocloud_async.cli.access import Access, read_key
 from monocloud_async.cli.display import say
 from monocloud_async.cli.outputs import FailuresFile, JsonLines, open_failures
 from monocloud_async.cli.run import ALL_ENABLED, SOME_FAILED, Job
-from monocloud_async.inputs import IdSource, Line, open_ids
+from monocloud_async.inputs import IdSource, open_ids
 from monocloud_async.journal.file import JournalFile
 from monocloud_async.journal.records import Source
 from monocloud_async.models import User
+from monocloud_async.parse import Line
 from monocloud_async.wire import check_user_id
 
 __all__ = ["access", "bulk", "dry_run", "enable", "journal_path", "open_failures", "open_ids"]

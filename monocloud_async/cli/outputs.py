@@ -13,8 +13,9 @@ from typing import Any
 import msgspec
 
 from monocloud_async.errors import ConfigurationError, MonoCloudError, StatusError
-from monocloud_async.inputs import IdSource, Line
+from monocloud_async.inputs import IdSource
 from monocloud_async.outcome import BulkReport, Outcome
+from monocloud_async.parse import Line
 from monocloud_async.wire import clean
 
 OnBroken = Callable[[str], None]

@@ -15,10 +15,10 @@ from monocloud_async.cli.display import TICK, Display, Tally, pace, reasons, say
 from monocloud_async.cli.loop import signals
 from monocloud_async.cli.outputs import FailuresFile, JsonLines
 from monocloud_async.errors import ConfigurationError, MonoCloudError, RunStoppedError
-from monocloud_async.inputs import Line
 from monocloud_async.journal.file import JournalFile
 from monocloud_async.models import User
 from monocloud_async.outcome import BulkReport, Outcome
+from monocloud_async.parse import Line
 
 ALL_ENABLED, SOME_FAILED, USAGE, STOPPED, INTERRUPTED = 0, 1, 2, 3, 130
 

@@ -16,7 +16,8 @@ from msgspec import Struct
 
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.formats import Format
-from monocloud_async.inputs import MAX_LINE, Line, line_parser, named_format
+from monocloud_async.inputs import named_format
+from monocloud_async.parse import MAX_LINE, Line, line_parser
 from monocloud_async.wire import clean
 
 _AHEAD: Final = 1 << 16  # bytes that are read at once to find the end of a line

@@ -20,7 +20,8 @@ from yarl import URL
 import monocloud_async as m
 from monocloud_async import tenant
 from monocloud_async.formats import Format
-from monocloud_async.inputs import IdSource, Line
+from monocloud_async.inputs import IdSource
+from monocloud_async.parse import Line
 from monocloud_async.wire import UNSAFE, check_user_id, enable_path, read_answer, retry_after
 
 LONGEST_MESSAGE = 4_000  # characters; people read it in a terminal

@@ -19,8 +19,8 @@ from secrets_search import KEY
 
 import monocloud_async as m
 from monocloud_async import MonoCloudSession, RetryPolicy, User
-from monocloud_async.express import plain_body
 from monocloud_async.formats import Format
+from monocloud_async.line import plain_body
 
 
 class Line:
