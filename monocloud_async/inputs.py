@@ -26,7 +26,7 @@ from monocloud_async.parse import (
     read_header,
     read_line,
 )
-from monocloud_async.wire import clean
+from monocloud_async.texts import clean
 
 STDIN = Path("-")
 

@@ -12,7 +12,8 @@ import msgspec
 
 from monocloud_async.errors import ConfigurationError, InvalidUserIdError
 from monocloud_async.formats import Format
-from monocloud_async.wire import check_user_id, clean
+from monocloud_async.texts import clean
+from monocloud_async.wire import check_user_id
 
 MAX_LINE: Final = 1 << 20  # bytes; a longer line is reported, not kept
 DELIMITERS: Final = ",;\t"  # Excel writes the second one in half of Europe

@@ -25,6 +25,7 @@ from monocloud_async.errors import (
     status_class,
 )
 from monocloud_async.models import ProblemDetails, User
+from monocloud_async.texts import clean
 from monocloud_async.version import __version__
 
 Headers = Mapping[str, str]
@@ -36,14 +37,8 @@ USER_AGENT = f"monocloud-async/{__version__}"
 MAX_USER, MAX_REFUSAL = 1 << 18, 1 << 16
 
 _MAX_ID_BYTES = 1024  # servers refuse a request line of about 8 KiB; quoting triples the length
-_MAX_TEXT = 500
 _MAX_FAULTS = 20  # of one refusal, and texts of one fault: an error may live as long as its run
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-# Controls, marks that reverse or hide text in a terminal, and surrogates, which nothing can print:
-# they stand for the bytes of a header or a file name that are not UTF-8.
-UNSAFE = re.compile(
-    r"[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]+"
-)
 _PATH_IN_MESSAGE = re.compile(r" - at `(?P<path>[^`]*)`$")
 _DELAY_SECONDS = re.compile(r"[0-9]{1,9}")
 _CALLERS_MAPS = frozenset({"claims", "public_data", "private_data"})
@@ -298,11 +293,6 @@ def _texts(said: object) -> tuple[str, ...]:
 
 def _text(value: object) -> str | None:
     return clean(value) if isinstance(value, str) else None
-
-
-def clean(text: str) -> str:
-    """A text from outside on one line, at most 500 characters, harmless in a terminal or log."""
-    return UNSAFE.sub(" ", text[: _MAX_TEXT + 1])[:_MAX_TEXT]
 
 
 def _origin(location: str | None) -> str:

@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import monocloud_async as m
+from monocloud_async.texts import clean
 from monocloud_async.wire import (
     MAX_REFUSAL,
     MAX_USER,
     check_user_id,
-    clean,
     enable_path,
     read_answer,
     retry_after,

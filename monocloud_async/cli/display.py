@@ -30,7 +30,7 @@ from monocloud_async.errors import (
 )
 from monocloud_async.outcome import BulkReport, Outcome
 from monocloud_async.pace import Pace
-from monocloud_async.wire import clean
+from monocloud_async.texts import clean
 
 TICK = 0.2  # seconds between two looks at a terminal
 PLAIN_TICK = 10.0  # seconds between two plain lines, in a log that somebody may read for hours

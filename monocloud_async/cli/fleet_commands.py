@@ -17,7 +17,7 @@ from monocloud_async.cli.run import ALL_ENABLED, SOME_FAILED
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.formats import Format
 from monocloud_async.tenant import base_url
-from monocloud_async.wire import clean
+from monocloud_async.texts import clean
 
 try:
     from monocloud_async.fleet import (

@@ -16,7 +16,7 @@ from monocloud_async.errors import ConfigurationError, MonoCloudError, StatusErr
 from monocloud_async.inputs import IdSource
 from monocloud_async.outcome import BulkReport, Outcome
 from monocloud_async.parse import Line
-from monocloud_async.wire import clean
+from monocloud_async.texts import clean
 
 OnBroken = Callable[[str], None]
 

@@ -16,7 +16,7 @@ from monocloud_async.fleet.source import Source
 from monocloud_async.journal import records
 from monocloud_async.journal.lock import Lock
 from monocloud_async.journal.records import Records, Rows
-from monocloud_async.wire import clean
+from monocloud_async.texts import clean
 
 # `position` is the first id's in the input; `size` and `mark` tell which file it was.
 _TABLES: Final = (

@@ -18,7 +18,7 @@ from monocloud_async.errors import ConfigurationError
 from monocloud_async.formats import Format
 from monocloud_async.inputs import named_format
 from monocloud_async.parse import MAX_LINE, Line, line_parser
-from monocloud_async.wire import clean
+from monocloud_async.texts import clean
 
 _AHEAD: Final = 1 << 16  # bytes that are read at once to find the end of a line
 _SAMPLE: Final = 1 << 16  # bytes from whose lines the average length is taken

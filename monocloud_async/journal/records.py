@@ -21,8 +21,8 @@ from monocloud_async.errors import (
 )
 from monocloud_async.journal.layout import ENDPOINT, connect, lay_out
 from monocloud_async.outcome import Outcome
+from monocloud_async.texts import clean
 from monocloud_async.version import __version__
-from monocloud_async.wire import clean
 
 PAGE: Final = 8192  # positions that are looked up at once
 _MAX_TEXT: Final = 1000

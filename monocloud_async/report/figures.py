@@ -12,7 +12,7 @@ from msgspec import Struct, field
 
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.journal.layout import connect
-from monocloud_async.wire import UNSAFE
+from monocloud_async.texts import UNSAFE
 
 _EXAMPLES: Final = 3
 _POINTS: Final = 200  # of a timeline, at most

@@ -22,7 +22,8 @@ from monocloud_async import tenant
 from monocloud_async.formats import Format
 from monocloud_async.inputs import IdSource
 from monocloud_async.parse import Line
-from monocloud_async.wire import UNSAFE, check_user_id, enable_path, read_answer, retry_after
+from monocloud_async.texts import UNSAFE
+from monocloud_async.wire import check_user_id, enable_path, read_answer, retry_after
 
 LONGEST_MESSAGE = 4_000  # characters; people read it in a terminal
 _CALLERS_ID = "u" * 8

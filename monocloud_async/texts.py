@@ -1,0 +1,16 @@
+"""Texts from outside, made harmless for a terminal, a log or a page."""
+
+import re
+from typing import Final
+
+_LONGEST: Final = 500  # characters
+# Controls, marks that reverse or hide text in a terminal, and surrogates, which nothing can print:
+# they stand for the bytes of a header or a file name that are not UTF-8.
+UNSAFE: Final = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]+"
+)
+
+
+def clean(text: str) -> str:
+    """A text from outside on one line, at most 500 characters, harmless in a terminal or log."""
+    return UNSAFE.sub(" ", text[: _LONGEST + 1])[:_LONGEST]
