@@ -28,8 +28,9 @@ class _Commands(TyperGroup):
 app = typer.Typer(
     cls=_Commands,
     help="Give MonoCloud users their access back.",
-    epilog="Exit codes: 0 all enabled, 1 some failed, 2 usage or configuration, 3 the run was"
-    " stopped, 130 interrupted.",
+    epilog="The tenant and its key come from MONOCLOUD_MANAGEMENT_DOMAIN and"
+    " MONOCLOUD_MANAGEMENT_API_KEY, or from --domain and --api-key-file. Exit codes: 0 all enabled,"
+    " 1 some failed, 2 usage or configuration, 3 the run was stopped, 130 interrupted.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     # A traceback with locals would show the key.
@@ -55,7 +56,7 @@ def _main(
     """Give MonoCloud users their access back."""
 
 
-@app.command()
+@app.command(epilog="Such as: monocloud-async enable UOtBaOybB6dTpIJNrnkRw")
 def enable(
     user_ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Who is enabled.")],
     *,
@@ -72,7 +73,7 @@ def enable(
     raise typer.Exit(commands.enable(access, user_ids, json=json))
 
 
-@app.command()
+@app.command(epilog="Such as: monocloud-async bulk users.csv --column id --failures failed.csv")
 def bulk(
     file: Annotated[
         Path,
