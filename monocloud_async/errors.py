@@ -164,6 +164,8 @@ class StatusError(MonoCloudError):
         self.status = status
         self.problem = problem
         self.retry_after = retry_after
+        if status == HTTPStatus.REQUEST_TIMEOUT:  # the one 4xx without a class that may pass
+            self.transient = True
 
     @property
     def trace_id(self) -> str | None:

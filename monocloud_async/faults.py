@@ -8,6 +8,12 @@ from aiohttp.http import HttpProcessingError
 
 from monocloud_async.errors import ConfigurationError, RequestTimeoutError, TransportError
 
+_CERTIFICATE = (
+    "Check the domain; where a gateway of your own opens TLS, name the file of its authority in"
+    " SSL_CERT_FILE"
+)
+_TLS = "Check the domain and its port, and whether a proxy is in between"
+
 
 def timed_out(error: TimeoutError, user_id: str, seconds: float) -> RequestTimeoutError:
     """The error for a request that got no complete answer in time."""
@@ -31,29 +37,33 @@ def too_late(user_id: str) -> RequestTimeoutError:
     )
 
 
-def unusable(error: RuntimeError | ValueError, user_id: str) -> ConfigurationError:
-    """The error for a borrowed session of another event loop, or whose proxy is no address."""
+def unusable(error: Exception, user_id: str) -> ConfigurationError:
+    """The error for a borrowed session that is of another event loop, or has no way to go.
+
+    A proxy without http:// is one such, and a connector that is for IPv6 alone where the tenant is
+    not: there aiohttp's own assertion fails.
+    """
     # Not in its own words, which may have the proxy's password in them.
     return ConfigurationError(
         f"the borrowed client_session made no request ({type(error).__name__}): look at its event"
-        " loop and its proxy",
+        " loop, its proxy and its connector",
         user_id=user_id,
     )
 
 
 def _not_sent(error: Broken, user_id: str) -> TransportError | None:
-    transient, lasting = True, False
+    transient, lasting, advice = True, False, None
     match error:
         case aiohttp.ClientConnectorCertificateError():
             reason = getattr(error.certificate_error, "verify_message", "") or "it is not trusted"
             what = f"the server's TLS certificate was refused: {reason.rstrip('.')}"
-            transient, lasting = False, True
+            transient, lasting, advice = False, True, _CERTIFICATE
         case aiohttp.ClientSSLError():
             reason = getattr(error.os_error, "reason", "") or "no TLS on this port"
             what = f"TLS could not be set up: {reason}"
-            transient, lasting = False, True
+            transient, lasting, advice = False, True, _TLS
         case aiohttp.ClientConnectorDNSError():
-            what, lasting = "the tenant's host name could not be resolved", True
+            what, lasting = f"the host name {error.host} could not be resolved", True
         case aiohttp.ClientProxyConnectionError():
             what = "the proxy could not be reached"
         case aiohttp.ClientConnectorError():
@@ -62,7 +72,9 @@ def _not_sent(error: Broken, user_id: str) -> TransportError | None:
             what = f"the proxy refused to connect (status {error.status})"
         case _:
             return None
-    return TransportError(what, user_id=user_id, sent=False, transient=transient, lasting=lasting)
+    fault = TransportError(what, user_id=user_id, sent=False, transient=transient, lasting=lasting)
+    fault.advice = advice or fault.advice
+    return fault
 
 
 def _cut_off(error: Broken, user_id: str) -> TransportError:

@@ -22,7 +22,6 @@ from monocloud_async.errors import (
 T = TypeVar("T")
 Attempt = Callable[[float], Awaitable[T]]
 
-_REQUEST_TIMEOUT = 408
 _TOKENS, _TRANSIENT, _THROTTLED = 500, 14, 5
 
 
@@ -67,7 +66,7 @@ class RetryPolicy:
         asked = retry_after(error)
         if asked is not None and asked > self.max_retry_after:
             return False  # retrying before the time that the tenant named is never right
-        return error.transient or getattr(error, "status", None) == _REQUEST_TIMEOUT
+        return error.transient
 
 
 def retry_after(error: BaseException | None) -> float | None:

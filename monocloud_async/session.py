@@ -250,9 +250,11 @@ class MonoCloudSession:
                 answer = await exchange(client, url, self._credentials, timeout)
         except TimeoutError as error:
             fault: MonoCloudError = timed_out(error, user_id, timeout)
+        except aiohttp.InvalidURL as error:
+            fault = unusable(error, user_id)
         except (aiohttp.ClientError, HttpProcessingError, OSError) as error:
             fault = broken(error, user_id)
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError, AssertionError) as error:
             fault = unusable(error, user_id)
         else:
             return read_answer(user_id, *answer)

@@ -287,8 +287,22 @@ def test_enable_tells_each_user(cli: Cli, sandbox: Sandbox) -> None:
     assert done.code == 1
     assert sorted(done.out.splitlines()) == sorted([f"{first}: enabled", f"{second}: enabled"])
     assert done.err.startswith("user 'nobody': 404 Not Found: The user was not found [trace ")
+    assert done.err.endswith(". Check the id, and that the user belongs to this tenant\n")
     assert done.err.count("\n") == 1
     assert not sandbox.is_disabled(first)
+
+
+def test_enable_tells_once_what_ended_it(cli: Cli, tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text("another-key")
+    key.chmod(0o600)
+    done = cli("enable", "ada", "--api-key-file", key)
+    assert done.code == 3
+    assert done.err.startswith("user 'ada': 401 Unauthorized")
+    assert done.err.count("\n") == 1
+    done = cli("enable", "ada", "bob", "--api-key-file", key)
+    assert done.err.count("\n") == 2
+    assert done.err.endswith("The run was stopped; the rest of the users named was not read\n")
 
 
 def test_enable_in_json(cli: Cli, sandbox: Sandbox) -> None:

@@ -1,6 +1,7 @@
 import asyncio
 import socket
 from collections.abc import Iterator
+from socket import AF_INET, AF_INET6, AddressFamily
 from urllib.parse import unquote
 
 import aiohttp
@@ -230,13 +231,34 @@ async def test_a_borrowed_client_session_is_used_and_stays_open(sandbox: Sandbox
         assert not client.closed
 
 
-async def test_a_borrowed_client_session_that_cannot_work_says_so() -> None:
-    async with aiohttp.ClientSession(proxy="http://eve:hunter2@a..b:9") as client:
+@pytest.mark.parametrize("proxy", ["http://eve:hunter2@a..b:9", "eve:hunter2@127.0.0.1:9"])
+async def test_a_borrowed_client_session_that_cannot_work_says_so(proxy: str) -> None:
+    async with aiohttp.ClientSession(proxy=proxy) as client:
         session = MonoCloudSession("acme.invalid", KEY, client_session=client, retry=NEVER)
-        with pytest.raises(m.ConfigurationError, match="its event loop and its proxy") as caught:
+        with pytest.raises(m.ConfigurationError, match="its event loop, its proxy") as caught:
             await session.enable_user("u")
     assert "hunter2" not in str(caught.value)
     assert (caught.value.__cause__, caught.value.__context__) == (None, None)
+
+
+@pytest.mark.parametrize(("host", "family"), [("[::1]", AF_INET), ("127.0.0.1", AF_INET6)])
+async def test_a_borrowed_connector_of_another_family_says_so(
+    host: str, family: AddressFamily
+) -> None:
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(family=family)) as client:
+        session = MonoCloudSession(f"http://{host}:9", KEY, client_session=client, retry=NEVER)
+        with pytest.raises(m.MonoCloudError):
+            await session.enable_user("u")
+        with pytest.raises(m.RunStoppedError) as caught:
+            await session.bulk_enable(["u", "v"], max_outage=0.1)
+        assert caught.value.report.enabled == 0
+
+
+async def test_a_host_that_is_not_found_is_named_be_it_the_proxys() -> None:
+    async with aiohttp.ClientSession(proxy="http://proxy.invalid:9") as client:
+        session = MonoCloudSession("acme.invalid", KEY, client_session=client, retry=NEVER)
+        with pytest.raises(m.TransportError, match=r"the host name proxy\.invalid could not"):
+            await session.enable_user("u")
 
 
 def test_a_borrowed_client_session_of_another_loop_says_so() -> None:

@@ -170,10 +170,15 @@ class Job:
             if self.failures is not None:
                 self.failures.add(line)
             if self._display is not None:
-                # What to do about it is told once for all of a kind, in the end.
-                where = "" if self._quiet else f"line {line.number}: "
-                what = outcome.error.args[0] if outcome.error else f"{outcome.status}, cancelled"
-                self._display.failure(f"{where}user {outcome.user_id!r}: {what}")
+                self._display.failure(self._failure(line, outcome))
+
+    def _failure(self, line: Line, outcome: Outcome) -> str:
+        if self._quiet and outcome.error is not None:
+            return str(outcome.error)
+        # What to do about it is told once for all of a kind, in the end.
+        where = "" if self._quiet else f"line {line.number}: "
+        what = outcome.error.args[0] if outcome.error else f"{outcome.status}, cancelled"
+        return f"{where}user {outcome.user_id!r}: {what}"
 
     def _interrupt(self) -> None:
         self._interrupts += 1
@@ -197,11 +202,11 @@ class Job:
             await self.json.flush()
         if not self._quiet:
             self._sum_up(self.out if self.json is None else self.err, report)
-        if not report.exhausted:
+        if report.total < (self._expected or 0) if self._quiet else not report.exhausted:
             say(self.err, f"The run was {ended}; the rest of {self.name} was not read")
             if self._journal is not None:
                 say(self.err, "The same command goes on from here")
-        if error is not None:
+        if error is not None and not (self._quiet and error.__cause__):  # else a user's line has it
             say(self.err, f"Error: {error}")
         if ended == "stopped":
             return STOPPED
