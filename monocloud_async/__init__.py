@@ -38,7 +38,7 @@ if TYPE_CHECKING:
         UserPhone,
         UserUsername,
     )
-    from monocloud_async.outcome import BulkReport, Outcome
+    from monocloud_async.outcome import BulkReport, Outcome, Status
     from monocloud_async.retry import RetryPolicy
     from monocloud_async.session import MonoCloudSession
     from monocloud_async.version import __version__
@@ -66,6 +66,7 @@ __all__ = [
     "RetryPolicy",
     "RunStoppedError",
     "ServerError",
+    "Status",
     "StatusError",
     "TransportError",
     "UnauthorizedError",
@@ -84,19 +85,21 @@ __all__ = [
 _MODULES = ("version", "errors", "models", "outcome", "retry", "bulk", "session")  # quickest first
 
 
-def __getattr__(name: str) -> Any:
-    """A public name, imported when it is first asked for.
+if not TYPE_CHECKING:  # a type checker would take it for a yes to every name
 
-    aiohttp takes a third of a second to import; `monocloud-async --help`, and every pytest run on
-    a machine that has this package and its fixtures installed, need not wait for it.
-    """
-    if name in __all__:
-        for module in _MODULES:
-            home = import_module(f"{__name__}.{module}")
-            if hasattr(home, name):
-                globals()[name] = value = getattr(home, name)
-                return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __getattr__(name: str) -> Any:
+        """A public name, imported when it is first asked for.
+
+        aiohttp takes a third of a second to import; `monocloud-async --help`, and every pytest run
+        on a machine that has this package and its fixtures installed, need not wait for it.
+        """
+        if name in __all__:
+            for module in _MODULES:
+                home = import_module(f"{__name__}.{module}")
+                if hasattr(home, name):
+                    globals()[name] = value = getattr(home, name)
+                    return value
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

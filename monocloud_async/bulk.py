@@ -9,6 +9,8 @@ Where somebody iterates, an id is taken only when its outcome has a place as wel
 
 import asyncio
 import time
+import warnings
+import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from types import TracebackType
 from typing import Self
@@ -43,6 +45,8 @@ class BulkRun:
     also after an error or a cancellation.
     """
 
+    _started = True  # until it is whole
+
     def __init__(
         self,
         user_ids: UserIds,
@@ -58,6 +62,12 @@ class BulkRun:
     ) -> None:
         if not isinstance(concurrency, int) or concurrency < 1:
             raise ConfigurationError(f"concurrency must be 1 or more, not {concurrency!r}")
+        me = weakref.ref(self)
+
+        def drain() -> None:  # not a method, or a forgotten run would wait for the next collection
+            if (run := me()) is not None:
+                run.drain()
+
         self.report = BulkReport()
         self._turns = Turns(pace, max_rate)
         self._caller = Caller(
@@ -66,13 +76,13 @@ class BulkRun:
             policy=policy,
             judge=Judge(pace, max_outage),
             report=self.report,
-            on_verdict=self.drain,
+            on_verdict=drain,
         )
         self._recorder = None
         if journal is not None:
             from monocloud_async.journal.recorder import Recorder  # noqa: PLC0415  SQLite, threads
 
-            self._recorder = Recorder(journal, self.report, pace, self.drain)
+            self._recorder = Recorder(journal, self.report, pace, drain)
         self._intake = Intake(user_ids, self.report, self._recorder)
         self._concurrency = concurrency
         self._workers: dict[asyncio.Task[None], Call | None] = {}  # and what each is at
@@ -98,6 +108,12 @@ class BulkRun:
     def pace(self) -> Pace:
         """The session's pace: what the tenant grants, and whether it is there."""
         return self._turns.pace
+
+    def __del__(self) -> None:
+        if not self._started:
+            # As Python has it for coroutines: a forgotten `await` enables nobody.
+            what = "bulk_enable was never awaited, and nobody was enabled"
+            warnings.warn(what, RuntimeWarning, stacklevel=1, source=self)
 
     def drain(self) -> None:
         """Start no more calls; those in flight finish, those that only wait end as they are.

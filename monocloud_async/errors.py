@@ -25,7 +25,9 @@ No error holds the API key, request headers or a response body, and none is chai
 of the HTTP library: those carry the request's headers.
 """
 
+from collections.abc import Mapping
 from http import HTTPStatus
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -230,7 +232,7 @@ class IdentityValidationError(UnprocessableError):
 class KeyValidationError(UnprocessableError):
     """422 with messages by member of the request: `faults`."""
 
-    faults: dict[str, tuple[str, ...]]
+    faults: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 
 
 class RateLimitedError(StatusError):

@@ -235,6 +235,8 @@ async def test_leaving_early_cancels_what_is_in_flight_and_leaves_no_task(
     assert adds_up(running.report)
 
 
+# A task that is cancelled before its first step has not awaited it.
+@pytest.mark.filterwarnings("ignore:bulk_enable was never awaited:RuntimeWarning")
 @pytest.mark.parametrize("turns", range(0, 40, 3))
 def test_a_cancelled_run_counts_everybody_and_leaves_no_task(turns: int) -> None:
     async def main() -> None:
@@ -766,3 +768,10 @@ async def test_a_call_that_is_cancelled_by_itself_does_not_end_the_run(concurren
     report = await bulk([f"u{number}" for number in range(100)], send, concurrency=concurrency)
     assert (report.total, report.enabled, report.unknown) == (100, 99, 1)
     assert report.exhausted
+
+
+def test_a_forgotten_await_is_told_as_for_a_coroutine() -> None:
+    with pytest.warns(RuntimeWarning, match="never awaited"):
+        bulk(["ada"], enable)
+    with pytest.raises(m.ConfigurationError):  # what was never whole is nobody's to await
+        bulk(["ada"], enable, concurrency=0)

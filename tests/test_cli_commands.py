@@ -10,6 +10,7 @@ from terminal import running
 
 from monocloud_async import __version__, tenant
 from monocloud_async import cli as command_line
+from monocloud_async.cli.access import Access
 from monocloud_async.sandbox import Sandbox
 
 
@@ -330,3 +331,32 @@ def test_help_is_quick_because_aiohttp_is_not_imported() -> None:
         "assert 'aiohttp' not in sys.modules and 'asyncio' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize(
+    ("domain", "proxy", "bypass", "wanted"),
+    [
+        ("acme.eu.monocloud.com", "http://eve:hunter2@p:3128", "", "http://eve:hunter2@p:3128"),
+        ("acme.eu.monocloud.com", "p:3128", "", "http://p:3128"),
+        ("acme.eu.monocloud.com", "p:3128", "example.com,.monocloud.com", None),
+        ("http://127.0.0.1:8080", "p:3128", "", None),
+        ("acme.eu.monocloud.com", "", "", None),
+    ],
+)
+def test_the_proxy_is_the_environments(
+    monkeypatch: pytest.MonkeyPatch, domain: str, proxy: str, bypass: str, wanted: str | None
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", proxy)
+    monkeypatch.setenv("NO_PROXY", bypass)
+    assert Access(domain=domain).proxy == wanted
+
+
+@pytest.mark.parametrize("proxy", ["socks5://eve:hunter2@p:3128", "http://:3128"])
+def test_a_proxy_that_is_none_is_told(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, proxy: str
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", proxy)
+    done = cli("enable", "ada", "--domain", "acme.eu.monocloud.com")
+    assert done.code == 2
+    assert "HTTPS_PROXY must be an address such as http://proxy:3128" in done.err
+    assert "hunter2" not in done.err

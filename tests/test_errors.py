@@ -54,3 +54,8 @@ def test_attempts_are_told_when_there_were_several() -> None:
     error = m.ServerError(status=503, user_id="u")
     error.attempts = 4
     assert "503 Service Unavailable (4 attempts)." in str(error)
+
+
+def test_faults_that_nobody_named_are_none() -> None:
+    assert not m.KeyValidationError(status=422).faults
+    assert not m.IdentityValidationError(status=422).faults

@@ -1,10 +1,17 @@
-"""From the options of a command to a session: the domain, the key, and how hard to try."""
+"""From the options of a command to a session: domain, key, how hard to try, and the way there."""
 
+import os
 import stat
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
+import aiohttp
+
+from monocloud_async.connector import Connector
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.retry import RetryPolicy
 from monocloud_async.session import MonoCloudSession
@@ -29,10 +36,53 @@ class Access:
         """The tenant's address, as people may see it."""
         return base_url(self.domain)
 
-    def session(self) -> MonoCloudSession:
+    @property
+    def proxy(self) -> str | None:
+        """The proxy that the system has for the tenant, as for curl and pip.
+
+        On Linux that is `HTTPS_PROXY`, and `NO_PROXY` against it. It is asked to CONNECT, so it
+        never sees the key; a tenant on this machine is spoken to in plain HTTP, and directly.
+
+        Raises:
+            ConfigurationError: it is no address of a proxy.
+        """
+        tenant, proxies = urlsplit(self.tenant), getproxies()
+        proxy = proxies.get(tenant.scheme) if tenant.scheme == "https" else None
+        if not proxy or proxy_bypass(tenant.netloc):
+            return None
+        if "://" not in proxy:
+            proxy = f"http://{proxy}"
+        parts = urlsplit(proxy)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise ConfigurationError("HTTPS_PROXY must be an address such as http://proxy:3128")
+        return proxy
+
+    def check(self) -> None:
+        """Nothing, or a `ConfigurationError` that tells what is wrong, before anything is sent."""
+        self._session(None)
+        _ = self.proxy
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[MonoCloudSession]:
         """A session, checked before anything is sent; `ConfigurationError` tells what is wrong."""
-        retry = RetryPolicy(attempts=self.attempts)
-        return MonoCloudSession(self.domain, self.api_key, timeout=self.timeout, retry=retry)
+        if self.proxy is None:
+            async with self._session(None) as session:
+                yield session
+            return
+        async with (
+            aiohttp.ClientSession(connector=Connector(), proxy=self.proxy) as client,
+            self._session(client) as session,
+        ):
+            yield session
+
+    def _session(self, client: aiohttp.ClientSession | None) -> MonoCloudSession:
+        return MonoCloudSession(
+            self.domain,
+            self.api_key,
+            timeout=self.timeout,
+            retry=RetryPolicy(attempts=self.attempts),
+            client_session=client,
+        )
 
 
 def read_key(path: Path, warn: Say) -> str:
@@ -47,6 +97,10 @@ def read_key(path: Path, warn: Say) -> str:
             content = file.read(MAX_KEY)
     except OSError as error:
         raise ConfigurationError(f"cannot read the key file {path}: {error.strerror}") from None
+    # systemd's own are for the service alone, by an access list that looks like the group's.
+    systemds = os.environ.get("CREDENTIALS_DIRECTORY")
+    if systemds is not None and path.is_relative_to(systemds):
+        mode = 0
     if stat.S_ISREG(mode) and mode & (stat.S_IRGRP | stat.S_IROTH):
         warn(f"Others on this machine can read the key: chmod 600 {path}")
     # Latin-1 maps every byte, so that what is wrong with the key is told in one place: the session.

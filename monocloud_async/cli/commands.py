@@ -97,6 +97,6 @@ def dry_run(access: Access, source: IdSource) -> int:
         if bad <= _SHOWN:
             say(err, f"line {line.number} {line.problem}")
     say(out, f"{source.name}: {good:,} ids, {bad:,} bad lines. Nothing was sent.")
-    access.session()  # tells what is wrong with the domain or the key
+    access.check()
     say(out, f"They would be enabled on {access.tenant}.")
     return SOME_FAILED if bad else ALL_ENABLED

@@ -42,7 +42,7 @@ def dev(
     journal: str | None,
 ) -> int:
     """The exit code, after a summary."""
-    access.session()  # tells what is wrong with the domain or the key
+    access.check()
     url = "://" in file
     if journal is None and not url:
         journal = f"{Path(file).absolute()}.journal"

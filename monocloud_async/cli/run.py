@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from rich.console import Console
 
@@ -113,7 +114,8 @@ class Job:
             self._display.ending(f"Stopping: {why}")
 
     def _shown(self, run: BulkRun, access: Access) -> Display:
-        title = "" if self._quiet else f"Enabling {self.name} on {access.tenant}"
+        way = "" if access.proxy is None else f" through {urlsplit(access.proxy).hostname}"
+        title = "" if self._quiet else f"Enabling {self.name} on {access.tenant}{way}"
         return Display(self.err, run, self.tally, title=title, expected=self._expected)
 
     async def _take(self, run: BulkRun) -> None:

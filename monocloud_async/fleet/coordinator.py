@@ -21,6 +21,7 @@ from monocloud_async.fleet.messages import (
     ChunkResult,
     Failure,
     FleetReport,
+    How,
     Left,
     Plan,
     Span,
@@ -102,7 +103,7 @@ class _Records:
         ]
 
     @activity.defn
-    async def close_journal(self, how: str, state: State) -> FleetReport:
+    async def close_journal(self, how: How, state: State) -> FleetReport:
         """What the run came to, by the journal itself, which is closed then."""
         journal = await self._open(state.plan)
         left = await self._run(journal.left, _now())

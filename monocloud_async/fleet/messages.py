@@ -4,12 +4,16 @@ None has a key, a body or, but for failures, a user id: ids travel as a range of
 what became of them as numbers that count within it.
 """
 
+from typing import Literal
+
 from msgspec import Struct, field
 
 from monocloud_async.fleet.source import Source
 from monocloud_async.journal.records import Rows
 
 MAX_FAILURES = 1000
+
+How = Literal["finished", "cancelled"]
 
 
 class Span(Struct, frozen=True, array_like=True):
@@ -77,7 +81,7 @@ class Failure(Struct, frozen=True, kw_only=True):
 
     user_id: str
     position: int
-    outcome: str
+    outcome: Literal["failed", "unknown"]
     error: str | None = None
     status: int | None = None
     title: str | None = None
@@ -157,7 +161,7 @@ class FleetReport(Counts, kw_only=True):
         failures: the first thousand.
     """
 
-    how: str
+    how: How
     gaps: list[Span]
     failures: list[Failure]
 

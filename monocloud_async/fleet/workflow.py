@@ -24,6 +24,7 @@ from monocloud_async.fleet.messages import (
     ChunkResult,
     Failure,
     FleetReport,
+    How,
     Left,
     Progress,
     Span,
@@ -74,7 +75,7 @@ class EnableUsers:
     @workflow.run
     async def run(self, _state: State) -> FleetReport:
         """What the run came to."""
-        how = "finished"
+        how: How = "finished"
         try:
             while await self._some_left():
                 await self._enable()

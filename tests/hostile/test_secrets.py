@@ -286,6 +286,6 @@ def test_a_key_file_is_not_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     access = Access(domain="acme.com/path", api_key=key)
     is_not_in(access, [key], *warnings)
     try:
-        access.session()
+        access.check()
     except m.ConfigurationError as error:
         is_not_told_by(error)

@@ -1,0 +1,61 @@
+"""Users get their access back as their ids come in, without end, until SIGTERM.
+
+Start it:  tail -f ids.txt | python from_queue.py
+"""
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import AsyncIterator
+
+from monocloud_async import MonoCloudSession, RunStoppedError
+
+Queue = asyncio.Queue[str | None]  # None: no more will come
+
+log = logging.getLogger("from_queue")
+
+
+async def feed(queue: Queue) -> None:
+    """Stands for your broker's client, or for whatever else has ids."""
+    lines = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(lines), sys.stdin
+    )
+    async for line in lines:
+        await queue.put(line.decode().strip())
+    await queue.put(None)
+
+
+async def stream(queue: Queue) -> AsyncIterator[str]:
+    while (user_id := await queue.get()) is not None:
+        yield user_id
+
+
+async def enable(session: MonoCloudSession, queue: Queue) -> None:
+    async with session.bulk_enable(stream(queue)) as run:
+        # The calls in flight finish, and nothing more is taken from the queue.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, run.drain)
+        async for outcome in run:
+            # Acknowledge here, not before: what was not acknowledged comes again.
+            log.info("%s: %s", outcome.user_id, outcome.error or outcome.status)
+    log.info("Done: %d of %d enabled", run.report.enabled, run.report.total)
+
+
+async def main() -> str | None:
+    queue = Queue(maxsize=1000)
+    # A group: when `feed` fails, the run does not wait for ever.
+    async with asyncio.TaskGroup() as tasks, MonoCloudSession() as session:
+        feeding = tasks.create_task(feed(queue))
+        try:
+            await enable(session, queue)
+        except RunStoppedError as error:
+            return str(error)
+        finally:
+            feeding.cancel()
+    return None
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
+    sys.exit(asyncio.run(main()))
