@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -71,10 +71,24 @@ def test_any_split_has_every_line_once(
 
 async def test_a_csv_has_its_header_in_front_of_every_part(tmp_path: Path) -> None:
     path = tmp_path / "ids.csv"
-    path.write_text('\ufeffname;user_id\n"Ö; x";ada\nBob;bob\n"open;eve\nCy;cy;;\nDi;di\n')
+    path.write_text('\ufeffname;user_id\n"Ö; x";ada\nBob;bob\nCy;cy;;\nDi;di\n')
     source = await look_at(str(path))
     parts = await in_parts(source, list(range(source.begin, source.size, 3)))
-    assert [user_id for user_id, _ in parts] == ["ada", "bob", None, "cy", "di"]
+    assert [user_id for user_id, _ in parts] == ["ada", "bob", "cy", "di"]
+
+
+@pytest.mark.parametrize("rows", ['ada,"hello\nVICTIM,bye"\nbob,\n', 'ada,x\nbob,"open'])
+async def test_a_cell_over_several_lines_is_refused(tmp_path: Path, rows: str) -> None:
+    path = tmp_path / "ids.csv"
+    path.write_text("user_id,note\n" + rows)
+    with pytest.raises(ConfigurationError, match=r"line [23] of .* goes on in the next one"):
+        await look_at(str(path))
+
+
+async def test_the_shortest_lines_of_the_file_count(tmp_path: Path) -> None:
+    path = tmp_path / "ids.txt"
+    path.write_text("".join(f"{n:0500}\n" for n in range(1000)) + "ada\n" * 400_000)
+    assert (await look_at(str(path))).line == 4
 
 
 async def test_a_line_that_is_too_long_is_told_and_not_kept(tmp_path: Path) -> None:
@@ -138,17 +152,37 @@ async def test_what_no_worker_could_read_is_refused(where: str, says: str) -> No
     assert "secret" not in str(caught.value)
 
 
-async def test_a_server_without_ranges_is_refused(url: str) -> None:
-    async def whole(_: web.Request) -> web.Response:
-        return web.Response(text="ada\n")
+def answer(status: int, text: str = "ada\nbob\n", span: str | None = None) -> web.Response:
+    headers = {"ETag": "1"} if span is None else {"ETag": "1", "Content-Range": f"bytes {span}"}
+    return web.Response(status=status, text=text, headers=headers)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (lambda: answer(200), "does not serve ranges"),
+        (lambda: answer(206), "does not serve ranges"),
+        (lambda: answer(206, span="0-7/*"), "does not serve ranges"),
+        (lambda: answer(206, "ada\n", "0-3/8"), "sent bytes 0-3, not 0-65535"),
+        (lambda: answer(206, "ada\n", "0-7/8"), "sent bytes 0-7, not 0-65535"),
+        (lambda: answer(206, "bob\n", "4-7/8"), "sent bytes 4-7, not 0-65535"),
+        (lambda: answer(503), "the server answered 503"),
+        (lambda: answer(429), "the server answered 429"),
+    ],
+)
+async def test_a_server_that_does_not_serve_the_range_is_refused(
+    given: Callable[[], web.Response], says: str
+) -> None:
+    async def serve(_: web.Request) -> web.Response:
+        return given()
 
     app = web.Application()
-    app.router.add_get("/ids.txt", whole)
+    app.router.add_get("/ids.txt", serve)
     runner = web.AppRunner(app)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     try:
-        with pytest.raises(ConfigurationError, match="does not serve ranges"):
+        with pytest.raises(ConfigurationError, match=says):
             await look_at(f"http://127.0.0.1:{runner.addresses[0][1]}/ids.txt")
     finally:
         await runner.cleanup()

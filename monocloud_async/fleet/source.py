@@ -7,12 +7,15 @@ wherever the borders fall.
 
 import asyncio
 import codecs
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 import aiohttp
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.formats import Format
@@ -21,9 +24,15 @@ from monocloud_async.parse import MAX_LINE, Line, line_parser
 from monocloud_async.texts import clean
 
 _AHEAD: Final = 1 << 16  # bytes that are read at once to find the end of a line
-_SAMPLE: Final = 1 << 16  # bytes from whose lines the average length is taken
+_SAMPLE: Final = 1 << 16  # bytes from whose lines the average length is taken, at each place
+_PLACES: Final = 8  # where that is done
+_BLOCK: Final = 1 << 23  # bytes of a csv that are looked through at once
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=60, sock_connect=10)
 _PARTIAL: Final = 206  # RFC 9110, section 15.3.7
+# Section 14.4; a server that does not know the size says *.
+_CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+_TOO_MANY: Final = 429
+_SERVER: Final = 500
 
 
 class Source(Struct, frozen=True, kw_only=True):
@@ -36,7 +45,7 @@ class Source(Struct, frozen=True, kw_only=True):
         mark: what changes when the file does: its time of change, or the server's ETag.
         begin: where the first line of ids begins, behind a byte order mark and a csv header.
         header: the csv header.
-        line: bytes of a line on the average, from a look at the first ones.
+        line: bytes of a line on the average, where they are shortest of a few places.
     """
 
     where: str
@@ -62,7 +71,7 @@ class Source(Struct, frozen=True, kw_only=True):
     async def _whole_lines(self, start: int, end: int) -> bytes:
         """The bytes from the first line that begins in the range to the end of the last one."""
         first = start <= self.begin
-        content = await self._bytes(start if first else start - 1, end)
+        content = await self.read(start if first else start - 1, end)
         if not first:  # up to its end, what the range begins with is another one's line
             _, found, content = content.partition(b"\n")
             if not found:
@@ -71,7 +80,7 @@ class Source(Struct, frozen=True, kw_only=True):
             last = content.rpartition(b"\n")[2]
             if len(last) >= MAX_LINE:
                 break  # too long to be anything; it is reported, not kept
-            more = await self._bytes(end, min(end + _AHEAD, self.size))
+            more = await self.read(end, min(end + _AHEAD, self.size))
             rest, found, _ = more.partition(b"\n")
             content += rest + found
             end += len(more)
@@ -79,7 +88,8 @@ class Source(Struct, frozen=True, kw_only=True):
                 break
         return content
 
-    async def _bytes(self, start: int, end: int) -> bytes:
+    async def read(self, start: int, end: int) -> bytes:
+        """These bytes of it; raises as `lines` does."""
         part = await _read(self.where, start, end)
         if (part.size, part.mark) != (self.size, self.mark):
             raise ConfigurationError(
@@ -98,14 +108,8 @@ async def look_at(where: str, form: Format | None = None, column: str | None = N
     """
     where, name = _checked(where)
     form = named_format(Path(name), form, column)
-    try:
+    with _in_words(where):
         part = await _read(where, 0, _SAMPLE)
-    except OSError as error:
-        raise ConfigurationError(f"cannot read {clean(where)}: {error.strerror or error}") from None
-    except (aiohttp.ClientError, TimeoutError) as error:
-        raise ConfigurationError(
-            f"cannot read {clean(where)}: {type(error).__name__}; look at it with curl -r 0-99"
-        ) from None
     mark = len(codecs.BOM_UTF8) if part.content.startswith(codecs.BOM_UTF8) else 0
     content, header = part.content[mark:], b""
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
@@ -116,8 +120,7 @@ async def look_at(where: str, form: Format | None = None, column: str | None = N
         header, _, content = content.partition(b"\n")
         line_parser(form, column, clean(where), header)  # tells what is wrong with it
         header += b"\n" if content or part.size > mark + len(header) else b""
-    lines = content.count(b"\n") or 1
-    return Source(
+    source = Source(
         where=where,
         form=form,
         column=column,
@@ -125,8 +128,55 @@ async def look_at(where: str, form: Format | None = None, column: str | None = N
         mark=part.mark,
         begin=mark + len(header),
         header=header.decode(),
-        line=max(1.0, (content.rfind(b"\n") + 1 or len(content)) / lines),
+        line=_line_length(content) or 1.0,
     )
+    with _in_words(where):
+        if form is Format.CSV:
+            await _one_line_a_row(source)
+        for start in range(_SAMPLE, part.size - _SAMPLE, max(_SAMPLE, part.size // _PLACES)):
+            _, _, content = (await source.read(start, start + _SAMPLE)).partition(b"\n")
+            line = min(source.line, _line_length(content) or source.line)
+            source = structs.replace(source, line=line)
+    return source
+
+
+def _line_length(content: bytes) -> float:
+    """Bytes of a line on the average, 0.0 where there is none."""
+    ends = content.count(b"\n")
+    whole = content.rfind(b"\n") + 1 or len(content)
+    return whole / (ends or 1)
+
+
+async def _one_line_a_row(source: Source) -> None:
+    """Raises `ConfigurationError` where a quoted cell goes on in the next line.
+
+    Each range is read apart from the others, and what stands alone in such a line would be taken
+    for an id: a stranger's, where a note of many lines was written to that end.
+    """
+    number, rest = 1, b""
+    for start in range(source.begin, source.size, _BLOCK):
+        end = min(start + _BLOCK, source.size)
+        *lines, rest = (rest + await source.read(start, end)).split(b"\n")
+        for line in lines if end < source.size else [*lines, rest]:
+            number += 1
+            if line.count(b'"') % 2:
+                raise ConfigurationError(
+                    f"line {number} of {clean(source.where)} has a quoted cell that goes on in the"
+                    " next one, and a fleet reads line by line: write the ids to a txt file first"
+                )
+
+
+@contextmanager
+def _in_words(where: str) -> Iterator[None]:
+    """What goes wrong with reading, as a `ConfigurationError`."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigurationError(f"cannot read {clean(where)}: {error.strerror or error}") from None
+    except (aiohttp.ClientError, TimeoutError) as error:
+        raise ConfigurationError(
+            f"cannot read {clean(where)}: {type(error).__name__}; look at it with curl -r 0-99"
+        ) from None
 
 
 def _checked(where: str) -> tuple[str, str]:
@@ -178,9 +228,10 @@ async def _read_url(url: str, start: int, end: int) -> _Part:
         aiohttp.ClientSession(timeout=_TIMEOUT, trust_env=True) as http,
         http.get(url, headers=headers) as response,
     ):
-        # RFC 9110, section 14.4: "bytes 0-99/1234"; a server that does not know the size says *.
-        size = response.headers.get("Content-Range", "").rpartition("/")[2]
-        if response.status != _PARTIAL or not size.isdigit():
+        if response.status == _TOO_MANY or response.status >= _SERVER:
+            raise OSError(f"the server answered {response.status}")
+        found = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+        if response.status != _PARTIAL or found is None:
             raise ConfigurationError(
                 f"{clean(url)} does not serve ranges (it answered {response.status});"
                 " put the file where Range requests are answered, or on a path that all share"
@@ -191,4 +242,9 @@ async def _read_url(url: str, start: int, end: int) -> _Part:
                 f"{clean(url)} has neither ETag nor Last-Modified, so a change would not be"
                 " noticed; serve it from a server that sends one of them"
             )
-        return _Part(await response.read(), int(size), tag)
+        content = await response.read()
+        first, last, size = map(int, found.groups())
+        # A server may send less than was asked for (RFC 9110, section 15.3.7), and none should.
+        if (first, last, len(content)) != (start, min(end, size) - 1, last - first + 1):
+            raise OSError(f"the server sent bytes {first}-{last}, not {start}-{end - 1} as asked")
+        return _Part(content, size, tag)
