@@ -115,6 +115,10 @@ class BulkRun:
             what = "bulk_enable was never awaited, and nobody was enabled"
             warnings.warn(what, RuntimeWarning, stacklevel=1, source=self)
 
+    def prove(self) -> None:
+        """Take the key for good: no request goes alone first, and a 403 is its user's own."""
+        self._caller.proved.set()
+
     def drain(self) -> None:
         """Start no more calls; those in flight finish, those that only wait end as they are.
 

@@ -33,6 +33,7 @@ except ImportError as error:
 
 T = TypeVar("T")
 
+PROGRAM = "monocloud-async"
 _TICK = 1.0  # seconds between two looks at a run: workers tell how far they are once a second
 
 
@@ -50,11 +51,8 @@ def coordinator(domain: str | None) -> int:
 
 def worker(access: Access) -> int:
     """The exit code, after Ctrl-C."""
-    return loop.run(
-        _until_interrupted(
-            _work(access), f"Working for {access.tenant}. Ctrl-C ends it; nobody is asked for twice"
-        )
-    )
+    what = f"Working for {access.tenant}. Ctrl-C ends it; nobody is asked for twice"
+    return loop.run(_until_interrupted(_work(access), what))
 
 
 async def _work(access: Access) -> None:
@@ -144,7 +142,7 @@ def status(domain: str | None, *, follow: bool, json: bool) -> int:
 async def _status(domain: str | None, *, follow: bool, json: bool) -> int:
     out = Console(highlight=False)
     run = await FleetRun.attach(domain)
-    if not follow:
+    if not follow and not await run.over():
         progress = await run.progress()
         for line in [msgspec.json.encode(progress).decode()] if json else told(progress):
             say(out, line)
@@ -166,8 +164,8 @@ async def _status(domain: str | None, *, follow: bool, json: bool) -> int:
     return exit_code(report)
 
 
-async def watch(run: FleetRun, console: Console) -> FleetReport:
-    """Show the run to its end; what it came to."""
+async def watch(run: FleetRun, console: Console, program: str = PROGRAM) -> FleetReport:
+    """Show the run to its end; what it came to. `program` is how people call this one."""
     ended = asyncio.create_task(run.result())
     lines = ["waiting for the coordinator"]
     bar = LiveBar(console, lambda: lines[1:])
@@ -183,7 +181,7 @@ async def watch(run: FleetRun, console: Console) -> FleetReport:
             except FleetError as error:
                 lines[1:] = [str(error)]
             else:
-                lines = told(progress)
+                lines = told(progress, program)
                 done = progress.enabled + progress.failed + progress.unknown + progress.bad_lines
                 bar.update(task, completed=done, total=max(done, progress.expected))
             now = asyncio.get_running_loop().time()
@@ -200,7 +198,7 @@ async def watch(run: FleetRun, console: Console) -> FleetReport:
             bar.stop()
 
 
-def told(progress: Progress) -> list[str]:
+def told(progress: Progress, program: str = PROGRAM) -> list[str]:
     """How a run stands, the amount first."""
     counts = f"{progress.enabled:,} enabled"
     for count, name in (
@@ -217,7 +215,7 @@ def told(progress: Progress) -> list[str]:
     if progress.throttled or progress.retries:
         lines.append(f"{progress.throttled:,} answers 429, {progress.retries:,} retries")
     if progress.paused is not None:
-        lines.append(f"Paused: {progress.paused}. Go on with: monocloud-async fleet resume")
+        lines.append(f"Paused: {progress.paused}. Go on with: {program} fleet resume")
     return [clean(line) for line in [*lines, *(f"Trouble: {each}" for each in progress.trouble)]]
 
 
@@ -240,6 +238,8 @@ def sum_up(console: Console, report: FleetReport) -> None:
         f"{report.requests:,} requests, {report.retries:,} of them retries,"
         f" {report.throttled:,} answered 429",
     )
+    for each in report.trouble:
+        say(console, f"Trouble: {clean(each)}")
     if report.gaps:
         left = sum(gap.end - gap.start for gap in report.gaps)
         say(console, f"The run was {report.how}: {left:,} bytes of ids are left to be done")

@@ -19,7 +19,7 @@ from monocloud_async import tenant
 from monocloud_async.cli import INTERRUPTED, loop
 from monocloud_async.cli.access import Access
 from monocloud_async.cli.display import say
-from monocloud_async.cli.fleet_commands import ask, exit_code, sum_up, watch
+from monocloud_async.cli.fleet_commands import PROGRAM, ask, exit_code, sum_up, watch
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.fleet import FleetError, FleetReport, FleetRun, connect
 from monocloud_async.formats import Format
@@ -76,7 +76,7 @@ def dev(
                 )
             say(err, f"Enabling {file} on {run.tenant} with a coordinator and {WORKERS} workers")
             say(err, f"Temporal's page: http://127.0.0.1:{page}/namespaces/default/workflows")
-            return await _to_its_end(run, err)
+            return await _to_its_end(run, err, f"TEMPORAL_ADDRESS=127.0.0.1:{port} {PROGRAM}")
 
         try:
             report = ask(run())
@@ -90,7 +90,7 @@ def dev(
     return INTERRUPTED if report.how == "cancelled" else exit_code(report)
 
 
-async def _to_its_end(run: FleetRun, err: Console) -> FleetReport:
+async def _to_its_end(run: FleetRun, err: Console, program: str) -> FleetReport:
     """Show the run; the first Ctrl-C cancels it."""
     cancels: set[asyncio.Task[None]] = set()
 
@@ -99,7 +99,7 @@ async def _to_its_end(run: FleetRun, err: Console) -> FleetReport:
         cancels.add(asyncio.create_task(run.cancel()))
 
     with loop.signals(interrupt):
-        return await watch(run, err)
+        return await watch(run, err, program)
 
 
 async def _client(environment: Mapping[str, str]) -> "Client":

@@ -8,7 +8,12 @@ from typing import Final, Self
 
 import msgspec
 from temporalio.api.enums.v1 import PendingActivityState
-from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
+from temporalio.client import (
+    Client,
+    WorkflowExecutionStatus,
+    WorkflowFailureError,
+    WorkflowHandle,
+)
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
@@ -131,6 +136,12 @@ class FleetRun:
         """
         tenant = tenants.base_url(domain)
         return cls(speaking(client or await connect()), tenant)
+
+    async def over(self) -> bool:
+        """Whether the run has ended, so that `result` answers at once."""
+        with in_words(self.tenant):
+            description = await self._handle.describe()
+        return description.status != WorkflowExecutionStatus.RUNNING
 
     async def progress(self) -> Progress:
         """How the run stands, to the second: what is recorded, and what workers told since."""

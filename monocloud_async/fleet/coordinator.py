@@ -3,9 +3,9 @@
 import asyncio
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from sqlite3 import Error as SqliteError
 from typing import TypeVar, TypeVarTuple
@@ -29,9 +29,10 @@ from monocloud_async.fleet.messages import (
 )
 from monocloud_async.fleet.record import FleetJournal
 from monocloud_async.fleet.source import Source
-from monocloud_async.fleet.temporal import connect, coordinator_queue, speaking
-from monocloud_async.fleet.workflow import EnableUsers
+from monocloud_async.fleet.temporal import connect, coordinator_queue, speaking, work
+from monocloud_async.fleet.workflow import BEAT, EnableUsers
 from monocloud_async.journal.layout import USER_COLUMNS
+from monocloud_async.journal.lock import JournalInUseError
 from monocloud_async.tenant import base_url
 
 Args = TypeVarTuple("Args")
@@ -49,7 +50,7 @@ async def run_coordinator(domain: str | None = None, *, client: Client | None = 
 
     Raises:
         ConfigurationError: no such domain, or what the environment says of Temporal is unusable.
-        FleetError: no Temporal answers.
+        FleetError: no Temporal answers, or it refuses.
     """
     tenant = base_url(domain)
     records = _Records()
@@ -63,11 +64,13 @@ async def run_coordinator(domain: str | None = None, *, client: Client | None = 
         workflow_runner=UnsandboxedWorkflowRunner(),
         max_concurrent_activities=1,
         disable_eager_activity_execution=True,
+        max_heartbeat_throttle_interval=timedelta(seconds=BEAT),
+        default_heartbeat_throttle_interval=timedelta(seconds=BEAT),
         # Or whoever comes after a coordinator that died waits ten seconds for it.
         sticky_queue_schedule_to_start_timeout=timedelta(seconds=2),
     )
     try:
-        await worker.run()
+        await work(worker)
     finally:
         await records.end()
 
@@ -83,20 +86,24 @@ class _Records:
     @activity.defn
     async def left(self, plan: Plan) -> Left:
         """What the journal says is still to be done."""
-        try:
-            journal = await self._open(plan)
-        except ConfigurationError as error:
-            raise ApplicationError(str(error), type="refused", non_retryable=True) from None
-        return await self._run(journal.left, _now())
+        async with _beating():
+            try:
+                journal = await self._open(plan)
+            except JournalInUseError:
+                raise  # by a coordinator that ends just now, or by somebody who will
+            except ConfigurationError as error:
+                raise ApplicationError(str(error), type="refused", non_retryable=True) from None
+            return await self._run(journal.left, _now())
 
     @activity.defn
     async def record_chunk(self, plan: Plan, span: Span, result: ChunkResult) -> list[Failure]:
         """Write what became of a chunk; answers who failed in it."""
-        journal = await self._open(plan)
-        until, position = await self._run(journal.before, span, _now())
-        position += len(await _user_ids(plan.source, Span(until, span.start)))
-        user_ids = await _user_ids(plan.source, span)
-        rows = await self._run(journal.write, span, result, position, user_ids, _now())
+        async with _beating():
+            journal = await self._open(plan)
+            until, position = await self._run(journal.before, span, _now())
+            position += len(await _user_ids(plan.source, Span(until, span.start)))
+            user_ids = await _user_ids(plan.source, span)
+            rows = await self._run(journal.write, span, result, position, user_ids, _now())
         return [
             convert(dict(zip(USER_COLUMNS, row, strict=True)), Failure)
             for row in rows.others_each()
@@ -105,9 +112,10 @@ class _Records:
     @activity.defn
     async def close_journal(self, how: How, state: State) -> FleetReport:
         """What the run came to, by the journal itself, which is closed then."""
-        journal = await self._open(state.plan)
-        left = await self._run(journal.left, _now())
-        await self._let_go(how)
+        async with _beating():
+            journal = await self._open(state.plan)
+            left = await self._run(journal.left, _now())
+            await self._let_go(how)
         progress = state.progress
         return FleetReport(
             how=how,
@@ -151,6 +159,22 @@ class _Records:
     async def _run(self, work: Callable[[*Args], T], *args: *Args) -> T:
         """What the function returns, which the journal's thread runs."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
+
+
+@asynccontextmanager
+async def _beating() -> AsyncIterator[None]:
+    """Meanwhile Temporal is told that somebody is at work, or another coordinator gets it."""
+
+    async def beat() -> None:
+        while True:
+            activity.heartbeat()
+            await asyncio.sleep(BEAT)
+
+    beating = asyncio.create_task(beat())
+    try:
+        yield
+    finally:
+        beating.cancel()
 
 
 async def _user_ids(source: Source, span: Span) -> list[str]:

@@ -63,10 +63,15 @@ class ChunkResult(Struct, kw_only=True):
 
 
 class Chunk(Struct, frozen=True, kw_only=True):
-    """Work for one lane of the fleet: the ids of a span, without those that `so_far` has."""
+    """Work for one lane of the fleet: the ids of a span, without those that `so_far` has.
+
+    Attributes:
+        proved: whether the tenant enabled somebody in this run, so that its key is good.
+    """
 
     span: Span
     so_far: ChunkResult = field(default_factory=ChunkResult)
+    proved: bool = False
 
 
 class Failure(Struct, frozen=True, kw_only=True):
@@ -159,11 +164,13 @@ class FleetReport(Counts, kw_only=True):
         how: "finished" or "cancelled".
         gaps: spans of the source whose users are not all in the journal: none when finished.
         failures: the first thousand.
+        trouble: what could not be written down, and why.
     """
 
     how: How
     gaps: list[Span]
     failures: list[Failure]
+    trouble: list[str] = []
 
 
 class State(Struct, kw_only=True):
@@ -182,6 +189,13 @@ class State(Struct, kw_only=True):
     gaps: list[Span] | None = None
     rests: list[Chunk] = []
     failures: list[Failure] = []
+
+    def report(self, how: How) -> FleetReport:
+        """What the run came to, where its journal cannot be asked."""
+        known = {name: getattr(self.progress, name) for name in Counts.__struct_fields__}
+        whole = [Span(self.plan.source.begin, self.plan.source.size)]
+        gaps = whole if self.gaps is None else [*self.gaps, *(rest.span for rest in self.rests)]
+        return FleetReport(how=how, gaps=gaps, failures=self.failures, **known)
 
 
 def begun(plan: Plan) -> State:

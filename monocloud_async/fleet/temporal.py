@@ -22,6 +22,7 @@ from temporalio.converter import (
 )
 from temporalio.envconfig import ClientConfig
 from temporalio.service import RPCError, RPCStatusCode
+from temporalio.worker import Worker
 
 from monocloud_async.errors import ConfigurationError, MonoCloudError
 
@@ -30,6 +31,9 @@ _NO_WORKER: Final = {
     RPCStatusCode.DEADLINE_EXCEEDED,
     RPCStatusCode.CANCELLED,  # what the client makes of its own timeout
 }
+
+
+_NO_NAMESPACE: Final = "Temporal has no such namespace: look at TEMPORAL_NAMESPACE"
 
 
 class FleetError(MonoCloudError):
@@ -48,11 +52,13 @@ async def connect(environment: Mapping[str, str] | None = None) -> Client:
     """
     try:
         config = ClientConfig.load_client_connect_config(override_env_vars=environment)
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, OSError) as error:
         raise ConfigurationError(f"cannot use Temporal's configuration: {error}") from None
     address = config.setdefault("target_host", "localhost:7233")
     try:
         return await Client.connect(**config)
+    except ValueError as error:
+        raise ConfigurationError(f"cannot use Temporal's configuration: {error}") from None
     except (RuntimeError, RPCError):  # its text may quote what it was given
         raise FleetError(
             f"no Temporal answers at {address}: start one, or set TEMPORAL_ADDRESS"
@@ -98,6 +104,8 @@ def in_words(tenant: str) -> Iterator[None]:
 
 def worded(error: RPCError, tenant: str) -> FleetError:
     """What Temporal's refusal of something about a tenant's run means."""
+    if error.status == RPCStatusCode.NOT_FOUND and "amespace" in error.message:
+        return FleetError(f"{_NO_NAMESPACE} ({error.message})")
     if error.status == RPCStatusCode.NOT_FOUND:
         return FleetError(f"there is no run for {tenant} under way: start one")
     if error.status in _NO_WORKER:
@@ -106,6 +114,20 @@ def worded(error: RPCError, tenant: str) -> FleetError:
             " is running, and for this Temporal"
         )
     return FleetError(f"Temporal refused ({error.status.name}): {error.message}")
+
+
+async def work(worker: Worker) -> None:
+    """Have it work until cancelled.
+
+    Raises:
+        FleetError: Temporal does not let it.
+    """
+    try:
+        await worker.run()
+    except RuntimeError as error:  # what the client makes of a refusal
+        if "amespace" in str(error):
+            raise FleetError(_NO_NAMESPACE) from None
+        raise FleetError(f"Temporal refused: {error}") from None
 
 
 class _Json(EncodingPayloadConverter):

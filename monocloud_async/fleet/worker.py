@@ -7,7 +7,6 @@ from datetime import timedelta
 from typing import Final
 
 import aiohttp
-import msgspec
 from msgspec import structs
 from temporalio import activity
 from temporalio.client import Client
@@ -17,14 +16,12 @@ from temporalio.worker import Worker
 from monocloud_async.bulk import BulkRun
 from monocloud_async.errors import ConfigurationError, MonoCloudError
 from monocloud_async.fleet.messages import Chunk, ChunkResult, Plan
-from monocloud_async.fleet.temporal import connect, speaking, worker_queue
-from monocloud_async.fleet.workflow import HEARTBEAT, MAX_LANES
+from monocloud_async.fleet.temporal import connect, speaking, work, worker_queue
+from monocloud_async.fleet.workflow import BEAT, HEARTBEAT, MAX_LANES
 from monocloud_async.outcome import BulkReport, Outcome
 from monocloud_async.session import MonoCloudSession
 
-_BEAT: Final = 1.0  # seconds
 _GRACE: Final = timedelta(seconds=60)  # for the calls in flight, once a worker is to end
-_READS: Final = 5  # attempts to read the ids, before the run pauses for it
 
 
 async def run_worker(session: MonoCloudSession, *, client: Client | None = None) -> None:
@@ -39,7 +36,7 @@ async def run_worker(session: MonoCloudSession, *, client: Client | None = None)
 
     Raises:
         ConfigurationError: what the environment says of Temporal cannot be used.
-        FleetError: no Temporal answers.
+        FleetError: no Temporal answers, or it refuses.
     """
     worker = Worker(
         speaking(client or await connect()),
@@ -48,10 +45,10 @@ async def run_worker(session: MonoCloudSession, *, client: Client | None = None)
         max_concurrent_activities=MAX_LANES,
         graceful_shutdown_timeout=_GRACE,
         # Or it is told only after four fifths of the time out that it is to stop.
-        max_heartbeat_throttle_interval=timedelta(seconds=_BEAT),
-        default_heartbeat_throttle_interval=timedelta(seconds=_BEAT),
+        max_heartbeat_throttle_interval=timedelta(seconds=BEAT),
+        default_heartbeat_throttle_interval=timedelta(seconds=BEAT),
     )
-    await worker.run()
+    await work(worker)
 
 
 class _Calls:
@@ -61,26 +58,20 @@ class _Calls:
     @activity.defn
     async def enable_chunk(self, plan: Plan, chunk: Chunk, max_rate: float) -> ChunkResult:
         """What became of the chunk: all of it, or less where the run or this worker stops."""
-        told = activity.info().heartbeat_details
-        # What a worker that is lost told last is where this one begins.
-        before = msgspec.convert(told[0], ChunkResult) if told else chunk.so_far
+        before = chunk.so_far
         try:
             lines = await plan.source.lines(chunk.span.start, chunk.span.end)
         except ConfigurationError as error:
             before.why = str(error)
             return before
         except (OSError, aiohttp.ClientError) as error:
-            why = f"cannot read {plan.source.where}: {error}"
-            if activity.info().attempt < _READS:
-                raise ApplicationError(why) from None
-            before.why = why
-            return before
+            raise ApplicationError(f"cannot read {plan.source.where}: {error}", before) from None
         user_ids = [line.user_id for line in lines if line.user_id is not None]
         before.bad_lines = len(lines) - len(user_ids)
         # Whoever had the lane before may have made a call just now.
         await asyncio.sleep(1 / max_rate)
         work = _Work(self._session, user_ids, before, max_rate, plan.max_outage)
-        return await work.to_its_end()
+        return await work.to_its_end(proved=chunk.proved)
 
 
 class _Work:
@@ -111,8 +102,10 @@ class _Work:
             on_outcome=self._take,
         )
 
-    async def to_its_end(self) -> ChunkResult:
+    async def to_its_end(self, *, proved: bool) -> ChunkResult:
         """The result; raises where the chunk is another worker's by now."""
+        if proved:
+            self._run.prove()
         running = asyncio.ensure_future(self._run)
         self._beat()
         try:
@@ -127,7 +120,7 @@ class _Work:
         finally:
             self._next_beat.cancel()
         if self._lost:
-            raise ApplicationError("this worker stood still, and the chunk is another one's now")
+            raise ApplicationError("the worker stood still for too long", self._so_far())
         return self._ended(running)
 
     def _beat(self) -> None:
@@ -142,7 +135,7 @@ class _Work:
             self._run.cancel()
             return
         self._told = now
-        self._next_beat = self._loop.call_later(_BEAT, self._beat)
+        self._next_beat = self._loop.call_later(BEAT, self._beat)
         activity.heartbeat(self._so_far())
         if activity.is_worker_shutdown():
             self._drain()

@@ -11,12 +11,15 @@ the coordinator comes back (https://docs.temporal.io/workflows#deterministic-con
 import asyncio
 from contextlib import suppress
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 
 import msgspec
+from msgspec import structs
 from temporalio import workflow
 from temporalio.common import RetryPolicy
-from temporalio.exceptions import ActivityError
+from temporalio.exceptions import ActivityError, ApplicationError, CancelledError
+from temporalio.exceptions import TimeoutError as TimedOutError
+from temporalio.workflow import ActivityHandle
 
 from monocloud_async.fleet.messages import (
     MAX_FAILURES,
@@ -35,25 +38,38 @@ from monocloud_async.fleet.temporal import worker_queue
 
 MAX_LANES: Final = 16
 LANE_RATE: Final = 50.0  # requests a second that are worth a lane of their own
-HEARTBEAT: Final = 10.0  # seconds without a sign of life, then a worker is given up
+BEAT: Final = 1.0  # seconds from one sign of life to the next
+HEARTBEAT: Final = 10.0  # seconds without one, then a worker or coordinator is given up
 
 # Until the attempt after a lost one. The lost worker's own client tells it so 5 s after the others
 # know; until then its lane is nobody's, so that no rate is given out twice.
 _FENCE: Final = 6.0
+_LOST: Final = 20  # workers over one chunk, before the run pauses for it
+_FAILED: Final = 5  # attempts that said why they failed, such as a file that cannot be read
 _LONGEST: Final = 30.0  # seconds of work that a chunk is
 _SHORTEST: Final = 2.0
-_ATTEMPTS: Final = 20  # workers that may be lost over one chunk, before the run pauses for it
-_MAX_USERS: Final = 20_000  # that are out at once: what became of them has to fit one payload
+# Out at once: what became of them has to fit one payload of 2 MB, at 120 bytes for one who failed.
+_MAX_USERS: Final = 10_000
 # Temporal ends a workflow at 51,200 events or 50 MB of history
 # (https://docs.temporal.io/workflow-execution/limits).
 _MAX_EVENTS: Final = 10_000
 _MAX_HISTORY: Final = 20 << 20
 
 
-def _retry(attempts: int = 0) -> RetryPolicy:
-    """So many attempts, 0 for any number."""
-    pause = timedelta(seconds=_FENCE)
-    return RetryPolicy(initial_interval=pause, backoff_coefficient=1.0, maximum_attempts=attempts)
+def _journal(name: str, *args: object, kind: Any, attempts: int = 0) -> ActivityHandle[Any]:
+    """A call of the coordinator's own, tried so often; 0 for as long as it takes."""
+    return workflow.start_activity(
+        name,
+        args=args,
+        result_type=kind,
+        start_to_close_timeout=timedelta(hours=1),
+        heartbeat_timeout=timedelta(seconds=HEARTBEAT),
+        retry_policy=RetryPolicy(
+            initial_interval=timedelta(seconds=_FENCE),
+            backoff_coefficient=1.0,
+            maximum_attempts=attempts,
+        ),
+    )
 
 
 def lanes(max_rate: float) -> int:
@@ -69,33 +85,33 @@ class EnableUsers:
     def __init__(self, state: State) -> None:
         self._plan, self._state = state.plan, state
         self._lanes: set[asyncio.Task[None]] = set()
-        self._calls: dict[int, workflow.ActivityHandle[ChunkResult]] = {}  # by the chunk's start
         self._laying_down = False  # until every lane is empty
+        self._cancelled = False  # nothing begins any more
+        self._trouble: dict[int, str] = {}  # why a chunk is tried again, by its start
 
     @workflow.run
     async def run(self, _state: State) -> FleetReport:
         """What the run came to."""
-        how: How = "finished"
+        # In a task of its own: a cancel reaches this one alone, and finds nothing half done.
+        enabling = asyncio.create_task(self._enable())
         try:
-            while await self._some_left():
-                await self._enable()
+            await workflow.wait_condition(enabling.done)
         except asyncio.CancelledError:
-            how = "cancelled"
-            await self._lay_down()
-            await self._record_rests()
-        report: FleetReport = await workflow.execute_activity(
-            "close_journal",
-            args=[how, self._state],
-            result_type=FleetReport,
-            start_to_close_timeout=timedelta(minutes=10),
-            retry_policy=_retry(),
-        )
-        return report
+            self._cancelled = self._laying_down = True
+            await workflow.wait_condition(enabling.done)
+        if not enabling.result() and not self._cancelled:
+            workflow.continue_as_new(self._state)
+        ending = asyncio.create_task(self._end())
+        while not ending.done():
+            with suppress(asyncio.CancelledError):
+                await workflow.wait_condition(ending.done)
+        return ending.result()
 
     @workflow.query
     def progress(self) -> Progress:
         """How the run stands."""
-        return msgspec.structs.replace(self._state.progress, chunks=len(self._lanes))
+        trouble = sorted(set(self._trouble.values()))
+        return structs.replace(self._state.progress, chunks=len(self._lanes), trouble=trouble)
 
     @workflow.query
     def failures(self) -> list[Failure]:
@@ -117,19 +133,16 @@ class EnableUsers:
         """Go on at another rate, once the chunks that are out have come back."""
         if max_rate != self._state.progress.max_rate:
             self._state.progress.max_rate = max_rate
-            self._call_back()
+            self._laying_down = bool(self._lanes)
 
     async def _some_left(self) -> bool:
         """Whether there is something to do, by the journal itself."""
         state = self._state
         if state.gaps is None:
-            left = await workflow.execute_activity(
-                "left",
-                args=[self._plan],
-                result_type=Left,
-                start_to_close_timeout=timedelta(minutes=10),
-                retry_policy=_retry(),
-            )
+            call = _journal("left", self._plan, kind=Left)
+            if not await self._known(call):
+                return False
+            left: Left = call.result()
             state.gaps, state.rests = left.gaps, left.rests
             progress = state.progress
             progress.enabled, progress.failed = left.enabled, left.failed
@@ -142,24 +155,54 @@ class EnableUsers:
             progress.done = progress.size - sum(span.end - span.start for span in spans)
         return bool(state.gaps or state.rests)
 
-    async def _enable(self) -> None:
-        """Hand out all there is, and see it come back."""
+    async def _enable(self) -> bool:
+        """Have everybody enabled; False where that goes on in a new history."""
         state = self._state
-        while self._lanes or state.gaps or state.rests:
-            if self._history_is_full():
-                await self._lay_down()
-                workflow.continue_as_new(state)
-            while self._has_room():
-                self._lanes.add(asyncio.create_task(self._lane(self._next())))
-            await workflow.wait_condition(self._changed)
-            for lane in [lane for lane in self._lanes if lane.done()]:
-                self._lanes.discard(lane)
-                lane.result()
-            self._laying_down = self._laying_down and bool(self._lanes)
-        state.gaps = None  # what is left now, the journal knows
+        while not self._cancelled and await self._some_left():
+            while self._lanes or (not self._cancelled and (state.gaps or state.rests)):
+                if self._history_is_full():
+                    self._laying_down = True
+                    await workflow.wait_condition(lambda: all(lane.done() for lane in self._lanes))
+                    self._take_back()
+                    if not self._cancelled:
+                        return False
+                while self._has_room():
+                    self._lanes.add(asyncio.create_task(self._lane(self._next())))
+                await workflow.wait_condition(self._changed)
+                self._take_back()
+                self._laying_down = self._cancelled or (self._laying_down and bool(self._lanes))
+            if not self._cancelled:
+                state.gaps = None  # what is left now, the journal knows
+        return True
+
+    async def _end(self) -> FleetReport:
+        state, trouble = self._state, list[str]()
+        for rest in state.rests:  # where the run was cancelled; nobody who was done is forgotten
+            if done := len(rest.so_far.rows.positions()):
+                try:
+                    await self._record(rest, rest.so_far, attempts=3)
+                except ActivityError as error:  # the file may have changed
+                    trouble.append(f"{done:,} users are in no journal: {error.cause}")
+        how: How = "cancelled" if self._cancelled else "finished"
+        attempts = 3 if self._cancelled else 0
+        try:
+            report: FleetReport = await _journal(
+                "close_journal", how, state, kind=FleetReport, attempts=attempts
+            )
+        except ActivityError as error:
+            trouble.append(f"the journal could not be closed: {error.cause}")
+            report = state.report(how)
+        return structs.replace(report, trouble=trouble)
+
+    def _take_back(self) -> None:
+        """Forget the lanes that are done; what went wrong in one comes out."""
+        for lane in [lane for lane in self._lanes if lane.done()]:
+            self._lanes.discard(lane)
+            lane.result()
 
     def _changed(self) -> bool:
-        return self._has_room() or any(lane.done() for lane in self._lanes)
+        over = self._cancelled and not self._lanes
+        return over or self._has_room() or any(lane.done() for lane in self._lanes)
 
     def _has_room(self) -> bool:
         state = self._state
@@ -191,73 +234,79 @@ class EnableUsers:
         result = await self._call(chunk)
         if result.why is not None:
             self._pause(result.why)
-        if result.done:
-            await self._record(chunk, result)
-        else:
             result.why = None
+        if not result.done or not await self._record(chunk, result):
             self._state.rests.append(Chunk(span=chunk.span, so_far=result))
 
     async def _call(self, chunk: Chunk) -> ChunkResult:
-        """What became of the chunk, on whichever worker takes it."""
-        progress = self._state.progress
-        call: workflow.ActivityHandle[ChunkResult] = workflow.start_activity(
-            "enable_chunk",
-            args=[self._plan, chunk, progress.max_rate / lanes(progress.max_rate)],
-            result_type=ChunkResult,
-            task_queue=worker_queue(self._plan.tenant),
-            start_to_close_timeout=timedelta(days=1),
-            heartbeat_timeout=timedelta(seconds=HEARTBEAT),
-            retry_policy=_retry(_ATTEMPTS),
-            cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
-        )
-        self._calls[chunk.span.start] = call
-        try:
-            return await call
-        except ActivityError as error:
-            if not self._laying_down:  # else no worker had it, and nothing happened
-                self._pause(f"a chunk failed again and again: {error.cause or error}")
-            return chunk.so_far
-        finally:
-            del self._calls[chunk.span.start]
+        """What became of the chunk, on whichever worker takes it; a lost one's last word counts."""
+        progress, so_far, lost, failed, why = self._state.progress, chunk.so_far, 0, 0, ""
+        while lost < _LOST and failed < _FAILED:
+            if self._laying_down:
+                return so_far
+            proved = progress.enabled + so_far.rows.count("enabled") > 0
+            call: ActivityHandle[ChunkResult] = workflow.start_activity(
+                "enable_chunk",
+                args=[
+                    self._plan,
+                    Chunk(span=chunk.span, so_far=so_far, proved=proved),
+                    progress.max_rate / lanes(progress.max_rate),
+                ],
+                result_type=ChunkResult,
+                task_queue=worker_queue(self._plan.tenant),
+                start_to_close_timeout=timedelta(days=1),
+                heartbeat_timeout=timedelta(seconds=HEARTBEAT),
+                retry_policy=RetryPolicy(maximum_attempts=1),  # the next one begins further on
+                cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+            )
+            # A condition is looked at when nothing else can run: what is there is not thrown away.
+            await workflow.wait_condition(lambda: call.done() or self._laying_down)  # noqa: B023
+            if not call.done():
+                call.cancel()
+            try:
+                return await call
+            except ActivityError as error:
+                cause = error.cause or error
+            if isinstance(cause, CancelledError):
+                return so_far  # no worker had it
+            so_far = _last_word(cause) or so_far
+            if isinstance(cause, ApplicationError):
+                failed, why = failed + 1, str(cause)
+            else:
+                lost, why = lost + 1, "its worker was lost"
+            self._trouble[chunk.span.start] = f"a chunk is tried again: {why}"
+            await asyncio.sleep(_FENCE)
+            del self._trouble[chunk.span.start]
+        self._pause(f"a chunk failed again and again: {why}")
+        return so_far
 
-    async def _record_rests(self) -> None:
-        """No user who was enabled is forgotten, also where the run ends here."""
-        for rest in self._state.rests:
-            if rest.so_far.rows.positions():
-                with suppress(ActivityError):  # the file may be gone, and the run with it
-                    await self._record(rest, rest.so_far, attempts=3)
-
-    async def _record(self, chunk: Chunk, result: ChunkResult, attempts: int = 0) -> None:
+    async def _record(self, chunk: Chunk, result: ChunkResult, attempts: int = 0) -> bool:
+        """Whether it is in the journal; where the run is cancelled, it may have to wait."""
         state = self._state
-        failures = await workflow.execute_activity(
-            "record_chunk",
-            args=[self._plan, chunk.span, result],
-            result_type=list[Failure],
-            start_to_close_timeout=timedelta(minutes=10),
-            retry_policy=_retry(attempts),
+        call = _journal(
+            "record_chunk", self._plan, chunk.span, result, kind=list[Failure], attempts=attempts
         )
+        if not attempts and not await self._known(call):
+            return False
+        failures: list[Failure] = await call
         count(state.progress, result)
         state.progress.done += chunk.span.end - chunk.span.start if result.done else 0
         state.failures += failures[: MAX_FAILURES - len(state.failures)]
+        return True
+
+    async def _known(self, call: ActivityHandle[Any]) -> bool:
+        """Whether the coordinator has answered; where the run is cancelled, nobody waits for it."""
+        await workflow.wait_condition(lambda: call.done() or self._cancelled)
+        if call.done():
+            return True
+        call.cancel()
+        with suppress(ActivityError):
+            await call
+        return False
 
     def _pause(self, why: str) -> None:
         self._state.progress.paused = self._state.progress.paused or why
-        self._call_back()
-
-    def _call_back(self) -> None:
-        """Ask the workers for what they have: they finish the calls in flight, and no more."""
-        self._laying_down = bool(self._lanes)
-        for call in self._calls.values():
-            call.cancel()
-
-    async def _lay_down(self) -> None:
-        """Have every lane empty."""
-        self._call_back()
-        # Not `await lane`: a cancel of the run that comes now would take the lane along.
-        await workflow.wait_condition(lambda: all(lane.done() for lane in self._lanes))
-        for lane in self._lanes:
-            lane.result()
-        self._lanes.clear()
+        self._laying_down = self._laying_down or bool(self._lanes)
 
     def _history_is_full(self) -> bool:
         info = workflow.info()
@@ -265,3 +314,12 @@ class EnableUsers:
             info.get_current_history_length() > _MAX_EVENTS
             or info.get_current_history_size() > _MAX_HISTORY
         )
+
+
+def _last_word(error: BaseException) -> ChunkResult | None:
+    """How far a worker was that lost its chunk, by what it told last."""
+    match error:
+        case TimedOutError(last_heartbeat_details=[told]) | ApplicationError(details=[told]):
+            return msgspec.convert(told, ChunkResult)
+        case _:
+            return None

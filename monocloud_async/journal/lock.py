@@ -28,6 +28,10 @@ _START = b"process "
 _TAKEN = {errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK}
 
 
+class JournalInUseError(ConfigurationError):
+    """Another process holds the lock, and may let go of it soon."""
+
+
 class Lock:
     """Held from `take()` to `release()`, or to the end of the process, however it ends.
 
@@ -53,7 +57,7 @@ class Lock:
         """Hold the lock.
 
         Raises:
-            ConfigurationError: another process holds it, and which one.
+            JournalInUseError: another process holds it, and which one.
             OSError: there is no place for the file.
         """
         while True:
@@ -75,7 +79,7 @@ class Lock:
                     raise
                 os.lseek(descriptor, 0, os.SEEK_SET)
                 holder = clean(os.read(descriptor, 200).decode(errors="replace"))
-                raise ConfigurationError(
+                raise JournalInUseError(
                     f"{self._what} is in use by {holder or 'another process'};"
                     " wait for its end, or use another journal"
                 ) from None
