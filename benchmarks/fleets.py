@@ -120,7 +120,16 @@ class Temporal:
         self.start()
 
     def start(self) -> None:
+        """Returns when it can be reached: the parts of a fleet would end without it."""
         self.part = Part(self._command, dict(os.environ), self._folder)
+        host, _, port = self.environment["TEMPORAL_ADDRESS"].partition(":")
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                return socket.create_connection((host, int(port))).close()
+            except OSError:
+                assert time.monotonic() < deadline, self.part.said()
+                time.sleep(0.05)
 
     def kill(self) -> None:
         self.part.kill()
@@ -203,6 +212,14 @@ class Fleet:
         while True:
             progress = await run.progress()
             if progress.paused is not None and not progress.chunks:
+                return progress
+            await asyncio.sleep(0.1)
+
+    async def until_trouble(self, run: FleetRun) -> Progress:
+        """How the run stands, once something of it is tried again and again."""
+        while True:
+            progress = await run.progress()
+            if progress.trouble:
                 return progress
             await asyncio.sleep(0.1)
 

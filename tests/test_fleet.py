@@ -111,6 +111,70 @@ async def test_a_coordinator_that_dies_is_followed_by_another_one(parts: Fleet) 
     assert await finished(parts, run) == 0
 
 
+async def test_a_cancel_that_comes_with_results_forgets_none_of_them(parts: Fleet) -> None:
+    first = parts.part("coordinator")
+    parts.part("worker")
+    run = await parts.start(RATE)
+    await parts.until(300)
+    first.kill()
+    await run.cancel()
+    asked = 0
+    while asked < len(parts.sandbox.asked):  # to the end of the chunks that are out
+        asked = len(parts.sandbox.asked)
+        await asyncio.sleep(1)
+    parts.part("coordinator")
+    report = await asyncio.wait_for(run.result(), 60)
+    assert (report.how, report.enabled) == ("cancelled", asked)
+    assert parts.recorded() == {"enabled": asked}
+
+
+async def test_a_pause_after_a_kill_forgets_a_second_and_no_more(parts: Fleet) -> None:
+    parts.part("coordinator")
+    worker = parts.part("worker")
+    run = await parts.start(RATE)
+    await parts.until(800)
+    worker.kill()
+    await run.pause()
+    await parts.until_paused(run)
+    parts.part("worker")
+    await run.resume()
+    assert 0 < await finished(parts, run) < RATE * 1.5
+
+
+async def test_a_file_that_changed_can_be_recorded_nowhere_and_a_cancel_ends(parts: Fleet) -> None:
+    parts.part("coordinator")
+    parts.part("worker")
+    run = await parts.start(RATE)
+    await parts.until(100)
+    with parts.ids.open("a") as ids:
+        ids.write("eve\n")
+    progress = await parts.until_trouble(run)
+    assert "changed since the run was planned" in progress.trouble[0]
+    await run.cancel()
+    report = await asyncio.wait_for(run.result(), 60)
+    assert report.how == "cancelled"
+    assert "users are in no journal: " in report.trouble[0]
+    assert await run.over()
+
+
+async def test_a_user_who_is_forbidden_is_no_news_of_a_key_that_is_good(parts: Fleet) -> None:
+    parts.part("coordinator")
+    worker = parts.part("worker")
+    run = await parts.start(RATE)
+    await parts.until(300)
+    await run.pause()
+    await parts.until_paused(run)
+    for user_id in parts.sandbox.user_ids():
+        if parts.sandbox.is_disabled(user_id):
+            parts.sandbox.script(user_id, 403)
+            break
+    worker.kill()  # the next one knows nothing of the key
+    parts.part("worker")
+    await run.resume()
+    report = await asyncio.wait_for(run.result(), 90)
+    assert (report.enabled, report.failed) == (USERS - 1, 1)
+
+
 async def test_a_key_that_is_refused_pauses_the_run(parts: Fleet) -> None:
     parts.part("coordinator")
     worker = parts.part("worker")

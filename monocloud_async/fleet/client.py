@@ -151,11 +151,11 @@ class FleetRun:
         for pending in description.raw_description.pending_activities:
             if pending.state == PendingActivityState.PENDING_ACTIVITY_STATE_SCHEDULED:
                 progress.waiting += pending.activity_type.name == "enable_chunk"
-            if (
-                pending.HasField("last_failure")
-                and pending.last_failure.message not in progress.trouble
-            ):
-                progress.trouble.append(pending.last_failure.message)
+            if pending.HasField("last_failure"):
+                failure = pending.last_failure
+                lost = failure.HasField("timeout_failure_info")
+                why = "a coordinator was lost; another try is made" if lost else failure.message
+                progress.trouble += [why] if why not in progress.trouble else []
             for details in await self._client.data_converter.decode(
                 pending.heartbeat_details.payloads
             ):

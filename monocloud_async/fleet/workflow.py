@@ -9,6 +9,7 @@ the coordinator comes back (https://docs.temporal.io/workflows#deterministic-con
 """
 
 import asyncio
+from collections import Counter
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any, Final
@@ -176,13 +177,18 @@ class EnableUsers:
         return True
 
     async def _end(self) -> FleetReport:
-        state, trouble = self._state, list[str]()
-        for rest in state.rests:  # where the run was cancelled; nobody who was done is forgotten
+        state, lost = self._state, Counter[str]()
+
+        async def keep(rest: Chunk) -> None:
             if done := len(rest.so_far.rows.positions()):
                 try:
                     await self._record(rest, rest.so_far, attempts=3)
                 except ActivityError as error:  # the file may have changed
-                    trouble.append(f"{done:,} users are in no journal: {error.cause}")
+                    lost[_reason(error)] += done
+
+        # Where the run was cancelled; nobody who was done is forgotten.
+        await asyncio.gather(*(keep(rest) for rest in state.rests))
+        trouble = [f"{n:,} users are in no journal: {why}" for why, n in lost.items()]
         how: How = "cancelled" if self._cancelled else "finished"
         attempts = 3 if self._cancelled else 0
         try:
@@ -190,7 +196,7 @@ class EnableUsers:
                 "close_journal", how, state, kind=FleetReport, attempts=attempts
             )
         except ActivityError as error:
-            trouble.append(f"the journal could not be closed: {error.cause}")
+            trouble.append(f"the journal could not be closed: {_reason(error)}")
             report = state.report(how)
         return structs.replace(report, trouble=trouble)
 
@@ -271,7 +277,7 @@ class EnableUsers:
                 return so_far  # no worker had it
             so_far = _last_word(cause) or so_far
             if isinstance(cause, ApplicationError):
-                failed, why = failed + 1, str(cause)
+                failed, why = failed + 1, cause.message
             else:
                 lost, why = lost + 1, "its worker was lost"
             self._trouble[chunk.span.start] = f"a chunk is tried again: {why}"
@@ -314,6 +320,10 @@ class EnableUsers:
             info.get_current_history_length() > _MAX_EVENTS
             or info.get_current_history_size() > _MAX_HISTORY
         )
+
+
+def _reason(error: ActivityError) -> str:
+    return error.cause.message if isinstance(error.cause, ApplicationError) else str(error.cause)
 
 
 def _last_word(error: BaseException) -> ChunkResult | None:
