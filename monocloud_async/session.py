@@ -126,7 +126,8 @@ class MonoCloudSession:
 
         A single call obeys a pause that the tenant asked for, and does not queue behind a bulk
         run. The session has a budget for the retries of single calls, so that a web backend does
-        not multiply its load when the tenant is broken.
+        not multiply its load when the tenant is broken. To end it in time, give a `retry` with a
+        `total`: a call that is cancelled from outside tells the pace nothing of the tenant.
 
         Args:
             user_id: sent as exactly itself, or refused before any request.

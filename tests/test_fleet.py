@@ -4,10 +4,13 @@ How well it keeps its pace meanwhile is measured by `benchmarks/fleet.py`, which
 faults too; here it is counted who was enabled, who was asked for twice, and what is recorded.
 """
 
+import ast
 import asyncio
+import re
 import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fleets import Fleet, Temporal, fleet, temporal
@@ -15,7 +18,7 @@ from temporalio.client import WorkflowHistory
 from temporalio.worker import Replayer, UnsandboxedWorkflowRunner
 from temporalio.workflow import NondeterminismError
 
-from monocloud_async import ConfigurationError
+from monocloud_async import ConfigurationError, tenant
 from monocloud_async.fleet import FleetError, FleetRun, run_coordinator, workflow
 from monocloud_async.fleet.temporal import converter, workflow_id
 
@@ -173,6 +176,27 @@ async def test_a_user_who_is_forbidden_is_no_news_of_a_key_that_is_good(parts: F
     await run.resume()
     report = await asyncio.wait_for(run.result(), 90)
     assert (report.enabled, report.failed) == (USERS - 1, 1)
+
+
+async def test_the_page_shows_a_run_from_python(
+    parts: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "fleet.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    for name, value in {tenant.DOMAIN: parts.sandbox.url, **parts.server.environment}.items():
+        monkeypatch.setenv(name, value)
+    parts.part("coordinator")
+    parts.part("worker")
+    names: dict[str, Any] = {}
+    code = compile(
+        block.replace("/shared/users.csv", str(parts.ids)),
+        "fleet.md",
+        "exec",
+        flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT,
+    )
+    await eval(code, names)  # noqa: S307  our own page
+    assert names["report"].enabled == USERS
+    assert names["progress"].expected == USERS
 
 
 async def test_a_key_that_is_refused_pauses_the_run(parts: Fleet) -> None:
