@@ -10,6 +10,9 @@ where in a heartbeat it strikes.
 import asyncio
 import signal
 import sys
+from asyncio import (
+    to_thread as apart,
+)  # the tenant, which tells the time of a request, must not wait
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -33,17 +36,17 @@ async def no_fault(_fleet: Fleet, _run: FleetRun, _first: Part) -> None:
 async def kill_worker(parts: Fleet, _run: FleetRun, _first: Part) -> None:
     """kill -9 of a worker, replaced after 10 s"""
     await parts.until(USERS // 4)
-    (await parts.busy_worker()).kill()
+    await apart((await parts.busy_worker()).kill)
     await asyncio.sleep(10)
-    parts.part("worker")
+    await apart(parts.part, "worker")
 
 
 async def kill_two(parts: Fleet, _run: FleetRun, _first: Part) -> None:
     """kill -9 of a worker, and of another one 15 s later"""
     await parts.until(USERS // 4)
-    (await parts.busy_worker()).kill()
+    await apart((await parts.busy_worker()).kill)
     await asyncio.sleep(15)
-    (await parts.busy_worker()).kill()
+    await apart((await parts.busy_worker()).kill)
 
 
 async def stop_worker(parts: Fleet, _run: FleetRun, _first: Part) -> None:
@@ -88,17 +91,17 @@ async def cancel(parts: Fleet, run: FleetRun, _first: Part) -> None:
 async def kill_coordinator(parts: Fleet, _run: FleetRun, first: Part) -> None:
     """kill -9 of the coordinator, replaced after 10 s"""
     await parts.until(USERS // 4)
-    first.kill()
+    await apart(first.kill)
     await asyncio.sleep(10)
-    parts.part("coordinator")
+    await apart(parts.part, "coordinator")
 
 
 async def kill_temporal(parts: Fleet, _run: FleetRun, _first: Part) -> None:
     """kill -9 of the Temporal server, back after 6 s"""
     await parts.until(USERS // 4)
-    parts.server.kill()
+    await apart(parts.server.kill)
     await asyncio.sleep(6)
-    parts.server.start()
+    await apart(parts.server.start)
 
 
 async def grants_less(parts: Fleet, _run: FleetRun, _first: Part) -> None:
