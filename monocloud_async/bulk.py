@@ -8,17 +8,17 @@ Where somebody iterates, an id is taken only when its outcome has a place as wel
 """
 
 import asyncio
-import time
 import warnings
 import weakref
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator
+from collections.abc import AsyncIterator, Coroutine, Generator
 from types import TracebackType
 from typing import Self
 
+from monocloud_async.admission import Admission
 from monocloud_async.calls import Call, Caller, Send
 from monocloud_async.delivery import Delivery, OnOutcome
-from monocloud_async.errors import ConfigurationError, InvalidUserIdError
-from monocloud_async.intake import BREATH, End, Intake, UserIds
+from monocloud_async.errors import ConfigurationError
+from monocloud_async.intake import Intake, UserIds
 from monocloud_async.journal import Journal
 from monocloud_async.outcome import BulkReport, Outcome
 from monocloud_async.pace import Pace
@@ -26,7 +26,6 @@ from monocloud_async.retry import RetryPolicy
 from monocloud_async.telemetry import watched
 from monocloud_async.turns import Turns
 from monocloud_async.verdict import Judge
-from monocloud_async.wire import check_user_id
 
 
 class BulkRun:
@@ -85,8 +84,7 @@ class BulkRun:
             self._recorder = Recorder(journal, self.report, pace, drain)
         self._intake = Intake(user_ids, self.report, self._recorder)
         self._concurrency = concurrency
-        self._workers: dict[asyncio.Task[None], Call | None] = {}  # and what each is at
-        self._reading = False  # one of the workers is
+        self._workers = workers = dict[asyncio.Task[None], Call | None]()  # and what each is at
         self._delivery = Delivery(
             self.report,
             self._recorder,
@@ -94,9 +92,16 @@ class BulkRun:
             places=concurrency,
             counted=self._intake.apart,  # calls that have a task each
         )
+        self._admission = Admission(
+            self._intake,
+            self._caller,
+            self._delivery,
+            recorder=self._recorder,
+            report=self.report,
+            alone=lambda: not any(workers.values()),
+        )
         self._run_task: asyncio.Task[BulkReport] | None = None
         self._started = False
-        self._clock: Callable[[], float] = time.monotonic  # the event loop's, once there is one
         self._unread: BaseException | None = None  # raised by the input
 
     @property
@@ -173,7 +178,7 @@ class BulkRun:
             return await self._watched()
 
     async def _watched(self) -> BulkReport:
-        self._clock = clock = asyncio.get_running_loop().time
+        self._admission.clock = clock = asyncio.get_running_loop().time
         began, paused = clock(), self.pace.paused_seconds(clock())
         self._add(self._feed() if self._intake.apart else self._work(), None)
         try:
@@ -196,7 +201,7 @@ class BulkRun:
         try:
             await self._end()
         finally:
-            now = self._clock()
+            now = self._admission.clock()
             self.report.seconds = now - began
             self.report.paused_seconds = self.pace.paused_seconds(now) - paused
             try:
@@ -210,8 +215,7 @@ class BulkRun:
         for task in self._workers:
             task.cancel()
         await asyncio.gather(*self._workers, return_exceptions=True)
-        if self._intake.held is not None:
-            self._delivery.record(self._call(self._intake.held).cut_off())
+        self._admission.cut_off()
 
     def _how(self) -> str:
         """How the run ended, for people who read its journal."""
@@ -232,7 +236,7 @@ class BulkRun:
         """Call for one user after the other, until there is none left."""
         me = asyncio.current_task()
         assert me is not None  # noqa: S101  for the type checkers
-        while (call := await self._next()) is not None:
+        while (call := await self._admission.next()) is not None:
             self._workers[me] = call
             self._add_worker()
             await self._enable(call)
@@ -242,7 +246,7 @@ class BulkRun:
     async def _feed(self) -> None:
         """Read what one task has to read, and give every user a task; there are as many places."""
         try:
-            while (call := await self._next()) is not None:
+            while (call := await self._admission.next()) is not None:
                 self._add(self._enable(call), call)
                 if not self._turns.free:
                     await asyncio.sleep(0)  # the call takes its turn before the next id is read
@@ -271,55 +275,6 @@ class BulkRun:
         else:
             self._delivery.bug = self._delivery.bug or error
             self.cancel()
-
-    async def _next(self) -> Call | None:
-        """The next user to call for, as soon as a request may go out.
-
-        None when that was all, or when another worker is waiting for the next one. Whoever gets it
-        brings in one more worker, so that a run that was held up is soon back at its concurrency.
-        """
-        if self._reading:
-            return None
-        self._reading = True
-        try:
-            if not self._intake.opened:
-                delivery = self._delivery
-                await self._intake.open(delivery.tell_of if delivery.tells else None)
-            return await self._read()
-        except BaseException:
-            self._caller.draining = True  # nobody reads on
-            raise
-        finally:
-            self._reading = False
-
-    async def _read(self) -> Call | None:
-        caller, turns = self._caller, self._turns
-        while not (self.report.exhausted or caller.draining):
-            await self._delivery.place()
-            if self._recorder is not None and self._recorder.late:
-                await self._recorder.in_time()
-            if not caller.proved.is_set() and self.in_flight:
-                await caller.proved.wait()  # the first request goes alone: a wrong key costs one
-            if turns.busy(self._clock()):
-                await turns.ready()
-            user_id = await self._intake.next()
-            if user_id is End.END:
-                break
-            call = self._call(user_id)
-            try:
-                check_user_id(user_id)
-            except InvalidUserIdError as error:
-                self._delivery.record(call.failed(error))
-                if call.position % BREATH == 0:
-                    await asyncio.sleep(0)
-            else:
-                return call
-        return None
-
-    def _call(self, user_id: str) -> Call:
-        call = Call(user_id, self.report.total, self._clock)
-        self.report.total += 1
-        return call
 
 
 async def _to_the_end(work: Coroutine[object, object, None]) -> None:

@@ -15,9 +15,10 @@ from temporalio.worker import Worker
 
 from monocloud_async.bulk import BulkRun
 from monocloud_async.errors import ConfigurationError, MonoCloudError
+from monocloud_async.fleet.lanes import MAX_LANES
 from monocloud_async.fleet.messages import Chunk, ChunkResult, Plan
 from monocloud_async.fleet.temporal import connect, speaking, work, worker_queue
-from monocloud_async.fleet.workflow import BEAT, HEARTBEAT, MAX_LANES
+from monocloud_async.fleet.workflow import BEAT, HEARTBEAT
 from monocloud_async.outcome import BulkReport, Outcome
 from monocloud_async.session import MonoCloudSession
 

@@ -22,6 +22,7 @@ from temporalio.exceptions import ActivityError, ApplicationError, CancelledErro
 from temporalio.exceptions import TimeoutError as TimedOutError
 from temporalio.workflow import ActivityHandle
 
+from monocloud_async.fleet.lanes import lanes, next_chunk
 from monocloud_async.fleet.messages import (
     MAX_FAILURES,
     Chunk,
@@ -31,14 +32,11 @@ from monocloud_async.fleet.messages import (
     How,
     Left,
     Progress,
-    Span,
     State,
     count,
 )
 from monocloud_async.fleet.temporal import worker_queue
 
-MAX_LANES: Final = 16
-LANE_RATE: Final = 50.0  # requests a second that are worth a lane of their own
 BEAT: Final = 1.0  # seconds from one sign of life to the next
 HEARTBEAT: Final = 10.0  # seconds without one, then a worker or coordinator is given up
 
@@ -47,10 +45,6 @@ HEARTBEAT: Final = 10.0  # seconds without one, then a worker or coordinator is 
 _FENCE: Final = 6.0
 _LOST: Final = 20  # workers over one chunk, before the run pauses for it
 _FAILED: Final = 5  # attempts that said why they failed, such as a file that cannot be read
-_LONGEST: Final = 30.0  # seconds of work that a chunk is
-_SHORTEST: Final = 2.0
-# Out at once: what became of them has to fit one payload of 2 MB, at 120 bytes for one who failed.
-_MAX_USERS: Final = 10_000
 # Temporal ends a workflow at 51,200 events or 50 MB of history
 # (https://docs.temporal.io/workflow-execution/limits).
 _MAX_EVENTS: Final = 10_000
@@ -71,11 +65,6 @@ def _journal(name: str, *args: object, kind: Any, attempts: int = 0) -> Activity
             maximum_attempts=attempts,
         ),
     )
-
-
-def lanes(max_rate: float) -> int:
-    """On how many lanes a rate is spread: few enough for each to keep its pace well."""
-    return min(MAX_LANES, max(1, int(max_rate // LANE_RATE)))
 
 
 @workflow.defn(name="enable_users")
@@ -168,7 +157,7 @@ class EnableUsers:
                     if not self._cancelled:
                         return False
                 while self._has_room():
-                    self._lanes.add(asyncio.create_task(self._lane(self._next())))
+                    self._lanes.add(asyncio.create_task(self._lane(next_chunk(state))))
                 await workflow.wait_condition(self._changed)
                 self._take_back()
                 self._laying_down = self._cancelled or (self._laying_down and bool(self._lanes))
@@ -218,23 +207,6 @@ class EnableUsers:
             and not self._laying_down
             and len(self._lanes) < lanes(state.progress.max_rate)
         )
-
-    def _next(self) -> Chunk:
-        """What was begun first; else a piece of the source, smaller towards the end.
-
-        So the lanes end at about the same time.
-        """
-        state, source = self._state, self._plan.source
-        if state.rests:
-            return state.rests.pop(0)
-        assert state.gaps  # noqa: S101  looked at by `_has_room`
-        gap, rate = state.gaps[0], state.progress.max_rate
-        share = sum(gap.end - gap.start for gap in state.gaps) / (2 * lanes(rate))
-        longest = min(_LONGEST * rate, _MAX_USERS) / lanes(rate) * source.line
-        shortest = min(_SHORTEST * rate, _MAX_USERS) / lanes(rate) * source.line
-        end = min(gap.end, gap.start + int(min(longest, max(shortest, share))) + 1)
-        state.gaps[:1] = [Span(end, gap.end)] if end < gap.end else []
-        return Chunk(span=Span(gap.start, end))
 
     async def _lane(self, chunk: Chunk) -> None:
         result = await self._call(chunk)
