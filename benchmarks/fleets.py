@@ -21,11 +21,14 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp import web
+from temporalio.api.enums.v1 import TaskQueueType
+from temporalio.api.taskqueue.v1 import TaskQueue
+from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
 from temporalio.client import Client
 
 from monocloud_async import tenant
 from monocloud_async.fleet import FleetError, FleetRun, Progress, connect
-from monocloud_async.fleet.temporal import workflow_id
+from monocloud_async.fleet.temporal import coordinator_queue, workflow_id
 from monocloud_async.sandbox import Sandbox
 
 
@@ -213,6 +216,20 @@ class Fleet:
             progress = await run.progress()
             if progress.paused is not None and not progress.chunks:
                 return progress
+            await asyncio.sleep(0.1)
+
+    async def until_hosted(self) -> None:
+        """Wait until a coordinator asks Temporal for work."""
+        client = await self.server.client()
+        name = coordinator_queue(self.sandbox.url)
+        request = DescribeTaskQueueRequest(
+            namespace=client.namespace,
+            task_queue=TaskQueue(name=name),
+            task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
+        )
+        while True:
+            if (await client.workflow_service.describe_task_queue(request)).pollers:
+                return
             await asyncio.sleep(0.1)
 
     async def until_trouble(self, run: FleetRun) -> Progress:

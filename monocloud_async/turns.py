@@ -113,7 +113,7 @@ async def pass_by(pace: Pace, user_id: str, *, longest: float, left: float) -> T
                 sent=False,
                 transient=False,
             )
-        scatter = min(_SCATTER * pause, _LONGEST_SCATTER, max(0.0, deadline - clock() - wait))
+        scatter = min(_SCATTER * pause, _LONGEST_SCATTER)
         await asyncio.sleep(wait + random.uniform(0.0, scatter))  # noqa: S311  jitter, no secret
     return pace.send(clock())
 

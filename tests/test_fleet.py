@@ -187,6 +187,7 @@ async def test_the_page_shows_a_run_from_python(
         monkeypatch.setenv(name, value)
     parts.part("coordinator")
     parts.part("worker")
+    await parts.until_hosted()
     names: dict[str, Any] = {}
     code = compile(
         block.replace("/shared/users.csv", str(parts.ids)),
