@@ -13,6 +13,7 @@ version = release = installed(project)
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["examples"]
 myst_heading_anchors = 3  # links to a heading are checked
+smartquotes = False  # of --domain it makes a dash
 default_role = "code"  # docstrings are Markdown where they can be
 
 autodoc_member_order = "bysource"

@@ -12,7 +12,7 @@ import warnings
 import weakref
 from collections.abc import AsyncIterator, Coroutine, Generator
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from monocloud_async.admission import Admission
 from monocloud_async.calls import Call, Caller, Send
@@ -26,6 +26,8 @@ from monocloud_async.retry import RetryPolicy
 from monocloud_async.telemetry import watched
 from monocloud_async.turns import Turns
 from monocloud_async.verdict import Judge
+
+MAX_OUTAGE: Final = 300.0  # seconds that a run waits for a tenant that is down
 
 
 class BulkRun:
@@ -55,12 +57,16 @@ class BulkRun:
         pace: Pace,
         concurrency: int,
         max_rate: float | None = None,
-        max_outage: float = 300.0,
+        max_outage: float = MAX_OUTAGE,
         on_outcome: OnOutcome | None = None,
         journal: Journal | None = None,
     ) -> None:
         if not isinstance(concurrency, int) or concurrency < 1:
             raise ConfigurationError(f"concurrency must be 1 or more, not {concurrency!r}")
+        if on_outcome is not None and not callable(on_outcome):
+            raise ConfigurationError(f"on_outcome must be a function, not {on_outcome!r}")
+        if journal is not None and not isinstance(journal, Journal):
+            raise ConfigurationError(f"journal must be a path or a Journal, not {journal!r}")
         me = weakref.ref(self)
 
         def drain() -> None:  # not a method, or a forgotten run would wait for the next collection

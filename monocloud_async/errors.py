@@ -239,7 +239,7 @@ class RateLimitedError(StatusError):
     """429: the tenant asks to slow down; `retry_after` says for how long, if it said so."""
 
     transient = True
-    advice = "Send less per second, or wait as long as the tenant asked"
+    advice = "Set max_rate, or wait as long as the tenant asked"
 
 
 class ServerError(StatusError):

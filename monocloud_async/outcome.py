@@ -68,6 +68,12 @@ class BulkReport(Struct, kw_only=True):
     exhausted: bool = False
     failures: list[Outcome] = field(default_factory=list)
 
+    def __repr__(self) -> str:
+        # A thousand failures are too much for a terminal, and they have people's ids in them.
+        *counts, _ = self.__struct_fields__
+        told = ", ".join(f"{name}={getattr(self, name)!r}" for name in counts)
+        return f"BulkReport({told}, failures=<{len(self.failures)}>)"
+
 
 def count(report: BulkReport, outcome: Outcome) -> None:
     """Count one more in the report."""

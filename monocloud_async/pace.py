@@ -241,7 +241,7 @@ class Pace:
         self._spacing.hold(ticket.sent_at + 1 / self._ceiling.rate)
         if self._ceiling.known:
             told = {"tenant": self.tenant, "rate": self._ceiling.rate}
-            logger.info("paced: the tenant grants about %.1f requests/s", told["rate"], extra=told)
+            logger.info("paced: at %.1f requests/s at most, for now", told["rate"], extra=told)
 
     def _back(self, now: float) -> None:
         if self._paused:

@@ -69,6 +69,15 @@ class RetryPolicy:
         return error.transient
 
 
+def checked(policy: RetryPolicy) -> RetryPolicy:
+    """The policy, if it is one; else raises `ConfigurationError`."""
+    if not isinstance(policy, RetryPolicy):
+        raise ConfigurationError(
+            f"retry must be a RetryPolicy, such as RetryPolicy(attempts=3), not {policy!r}"
+        )
+    return policy
+
+
 def retry_after(error: BaseException | None) -> float | None:
     """Seconds that the tenant asked to wait, where this error says so."""
     return error.retry_after if isinstance(error, StatusError) else None

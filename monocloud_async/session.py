@@ -21,7 +21,7 @@ from monocloud_async.journal import Journal
 from monocloud_async.line import Lines
 from monocloud_async.models import User
 from monocloud_async.pace import Pace
-from monocloud_async.retry import RetryBudget, RetryPolicy, again
+from monocloud_async.retry import RetryBudget, RetryPolicy, again, checked
 from monocloud_async.turns import pass_by, tell
 from monocloud_async.wire import check_user_id, enable_path, read_answer
 
@@ -75,7 +75,11 @@ class MonoCloudSession:
         self._base_url = tenant.base_url(domain)
         self._credentials = tenant.credentials(api_key)
         self._timeout = tenant.timeout(timeout)
-        self._retry = retry
+        self._retry = checked(retry)
+        if client_session is not None and not isinstance(client_session, aiohttp.ClientSession):
+            raise ConfigurationError(
+                f"client_session must be an aiohttp.ClientSession, not {type(client_session)!r}"
+            )
         self._borrowed = client_session
         self._owned: aiohttp.ClientSession | None = None
         self._express: Express | None = None
@@ -143,7 +147,7 @@ class MonoCloudSession:
             InvalidResponseError: the answer was not this user.
         """
         limit = self._timeout if timeout is None else tenant.positive("timeout", timeout)
-        policy = self._retry if retry is None else retry
+        policy = self._retry if retry is None else checked(retry)
         check_user_id(user_id)
 
         clock = asyncio.get_running_loop().time
@@ -227,7 +231,7 @@ class MonoCloudSession:
         return BulkRun(
             user_ids,
             lambda user_id, left: self._send(user_id, min(limit, left)),
-            policy=self._retry if retry is None else retry,
+            policy=self._retry if retry is None else checked(retry),
             pace=self._pace,
             concurrency=self._connections(concurrency),
             max_rate=None if max_rate is None else tenant.positive("max_rate", max_rate),

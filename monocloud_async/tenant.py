@@ -75,7 +75,9 @@ def credentials(api_key: Masked) -> Credentials:
         ConfigurationError: no key, or one that no header can hold; it never quotes the key.
     """
     if not api_key:
-        raise ConfigurationError(f"no API key: pass api_key, or set {API_KEY}")
+        raise ConfigurationError(
+            f"no API key: pass api_key (--api-key-file on the command line), or set {API_KEY}"
+        )
     if not _KEY.fullmatch(api_key):
         raise ConfigurationError(
             "the API key is no text, too long, or has characters other than visible ASCII;"
@@ -145,8 +147,9 @@ def _split(text: str) -> tuple[SplitResult, str, int | None]:
             return parts, host, port
     except ValueError:
         pass
+    # It may be the key, in the domain's place: it is not shown.
     raise ConfigurationError(
-        "the domain is not a host name; it looks like <slug>.<region>.monocloud.com"
+        "the domain is not a tenant's host name, which looks like <slug>.<region>.monocloud.com"
     )
 
 
@@ -154,7 +157,7 @@ def _is_host(host: str) -> bool:
     """Whether it is a name or an address; what ends in a number is an address, or none."""
     if ":" in host or host.rpartition(".")[2].isdigit():
         return _address(host) is not None
-    return _NAME.fullmatch(host) is not None
+    return _NAME.fullmatch(host) is not None and ("." in host or host == "localhost")
 
 
 def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from monocloud_async import MonoCloudSession
     from monocloud_async.sandbox import Sandbox
@@ -33,12 +33,12 @@ def _fixture(function: Callable[..., AsyncIterator[Any]]) -> Any:
     return pytest_asyncio.fixture(function)
 
 
-@_fixture
-async def monocloud_sandbox() -> AsyncIterator[Sandbox]:
-    """A running tenant, fresh for each test, with ten disabled users."""
+@pytest.fixture
+def monocloud_sandbox() -> Iterator[Sandbox]:
+    """A running tenant, fresh for each test, with ten disabled users; in a thread of its own."""
     from monocloud_async.sandbox import Sandbox  # noqa: PLC0415 - see the module's docstring
 
-    async with Sandbox(users=10) as sandbox:
+    with Sandbox(users=10) as sandbox:
         yield sandbox
 
 

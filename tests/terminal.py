@@ -1,11 +1,9 @@
 """The command line as people run it: in this process to be quick, in its own to be real."""
 
-import asyncio
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,23 +13,6 @@ from monocloud_async import tenant
 from monocloud_async.sandbox import Sandbox
 
 PROGRAM = [sys.executable, "-m", "monocloud_async"]
-
-
-@contextmanager
-def running(**options: Any) -> Iterator[Sandbox]:
-    """A sandbox in a thread of its own, as the command line brings its own event loop."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    sandbox = Sandbox(**options)
-    try:
-        asyncio.run_coroutine_threadsafe(sandbox.start(), loop).result()
-        yield sandbox
-    finally:
-        asyncio.run_coroutine_threadsafe(sandbox.stop(), loop).result()
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
 
 
 def environment(sandbox: Sandbox) -> dict[str, str]:

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 from fleets import Fleet, Temporal, fleet, temporal
-from terminal import PROGRAM, environment, running, started, wait_for
+from terminal import PROGRAM, environment, started, wait_for
+
+from monocloud_async.sandbox import Sandbox
 
 USERS = 600
 
@@ -89,7 +91,7 @@ async def test_mistakes_are_told_in_one_line(parts: Fleet) -> None:
 
 
 def test_a_fleet_on_one_machine_and_ctrl_c_in_the_middle(tmp_path: Path) -> None:
-    with running(users=1000) as sandbox:
+    with Sandbox(users=1000) as sandbox:
         ids = tmp_path / "ids.txt"
         ids.write_text("".join(f"{user_id}\n" for user_id in sandbox.user_ids()))
         command = ("fleet", "dev", ids, "--max-rate", 300)

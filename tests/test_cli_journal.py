@@ -7,7 +7,7 @@ from pathlib import Path
 
 import journals
 import pytest
-from terminal import PROGRAM, environment, running, started
+from terminal import PROGRAM, environment, started
 
 from monocloud_async.sandbox import Sandbox
 
@@ -16,7 +16,7 @@ Bulk = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def sandbox() -> Iterator[Sandbox]:
-    with running(users=50) as sandbox:
+    with Sandbox(users=50) as sandbox:
         yield sandbox
 
 

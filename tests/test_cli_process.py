@@ -13,14 +13,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from terminal import PROGRAM, environment, running, started, wait_for
+from terminal import PROGRAM, environment, started, wait_for
 
 from monocloud_async.sandbox import Sandbox
 
 
 @pytest.fixture
 def sandbox() -> Iterator[Sandbox]:
-    with running(users=400) as sandbox:
+    with Sandbox(users=400) as sandbox:
         yield sandbox
 
 
@@ -85,7 +85,7 @@ def stands_still(sandbox: Sandbox) -> bool:
 
 def test_the_third_signal_ends_even_a_process_whose_output_is_stuck(tmp_path: Path) -> None:
     users = tmp_path / "users.txt"
-    with running(users=3000) as sandbox:
+    with Sandbox(users=3000) as sandbox:
         users.write_text("".join(f"{user_id}\n" for user_id in sandbox.user_ids()))
         with started(sandbox, "bulk", users, "--json") as process:  # and nobody reads its stdout
             wait_for(lambda: sandbox.stats().users["enabled"] > 300)

@@ -61,7 +61,7 @@ def test_the_whole_way_from_csv_to_report(tmp_path: Path) -> None:
     assert re.search(
         r"^ *[1-9][0-9,]* +enabled before, as the journal has it", resumed, re.MULTILINE
     )
-    assert "1 lines to feed in again: failed.csv" in resumed
+    assert "1 line to feed in again: failed.csv" in resumed
     assert "Exit code 1: somebody could not be enabled" in resumed
     assert (tmp_path / "failed.csv").read_text() == "user_id,ticket\nnobody,HELP-8\n"
     assert re.search(r"^3,000 +enabled", report, re.MULTILINE)

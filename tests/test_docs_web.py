@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 import aiohttp
 import pytest
-from terminal import environment, running, wait_for
+from terminal import environment, wait_for
 from test_docs_workers import EXAMPLES, free_port, process
 from yarl import URL
 
@@ -84,7 +84,7 @@ def started(name: str, folder: Path, **tenant: Any) -> Iterator[Backend]:
     port, output = free_port(), folder / "output.txt"
     uvicorn = "uvicorn" in COMMANDS[name]
     command = [sys.executable, "-W", "error", *COMMANDS[name], *([port] if uvicorn else [])]
-    with running(api_key=KEY, **tenant) as sandbox, output.open("wb") as file:
+    with Sandbox(api_key=KEY, **tenant) as sandbox, output.open("wb") as file:
         env = environment(sandbox) | {"PORT": str(port)}
         with process(*command, cwd=EXAMPLES, env=env, stdout=file, stderr=file) as backend:
             wait_for(lambda: backend.poll() is not None or listens(port))
@@ -242,7 +242,7 @@ def test_the_page_shows_the_fastapi_example_as_it_is_and_links_the_others() -> N
     page = PAGE.read_text(encoding="utf-8")
     code = (EXAMPLES / "web_fastapi.py").read_text(encoding="utf-8")
     assert f"```python\n{code}```\n" in page
-    assert page.count("\n") < 160
+    assert page.count("\n") < 165
     targets = re.findall(r"\]\((?!https?://)([^)#]+)", page)
     assert {f"examples/{name}.py" for name in COMMANDS} <= set(targets)
     assert all((PAGE.parent / target).exists() for target in targets)

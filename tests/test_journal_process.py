@@ -12,7 +12,7 @@ from pathlib import Path
 
 import journals
 import pytest
-from terminal import PROGRAM, environment, running, started, wait_for
+from terminal import PROGRAM, environment, started, wait_for
 
 from monocloud_async.sandbox import Sandbox
 
@@ -39,7 +39,7 @@ def bulk(sandbox: Sandbox, users: Path, *options: object) -> subprocess.Complete
 
 def test_kill_9_at_random_moments_loses_nobody(tmp_path: Path) -> None:
     rng = random.Random(4)
-    with running(users=6000, latency=LATENCY) as sandbox:
+    with Sandbox(users=6000, latency=LATENCY) as sandbox:
         users = write_ids(tmp_path / "users.txt", sandbox)
         journal = tmp_path / "users.txt.journal"
         for _ in range(20):
@@ -67,7 +67,7 @@ def test_kill_9_at_random_moments_loses_nobody(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_leaves_nothing_to_repeat(tmp_path: Path, number: signal.Signals) -> None:
-    with running(users=1000, latency=LATENCY) as sandbox:
+    with Sandbox(users=1000, latency=LATENCY) as sandbox:
         users = write_ids(tmp_path / "users.txt", sandbox)
         with started(sandbox, "bulk", users, "--concurrency", CONCURRENCY) as process:
             wait_for(lambda: sandbox.stats().requests > 100)
@@ -100,7 +100,7 @@ def test_a_full_disk_stops_the_run_and_the_same_command_finishes_it(
     cramped: tuple[Path, list[str]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder, prefix = cramped
-    with running(users=4000) as sandbox:
+    with Sandbox(users=4000) as sandbox:
         users = write_ids(tmp_path_factory.mktemp("input") / "users.txt", sandbox)
         journal = folder / "run.journal"
         command = [*prefix, *PROGRAM, "bulk", str(users), "--journal", str(journal)]
@@ -127,7 +127,7 @@ def test_a_full_disk_stops_the_run_and_the_same_command_finishes_it(
 
 
 def test_two_processes_do_not_share_a_journal(tmp_path: Path) -> None:
-    with running(users=100) as sandbox:
+    with Sandbox(users=100) as sandbox:
         users = write_ids(tmp_path / "users.txt", sandbox)
         for user_id in sandbox.user_ids():
             sandbox.script(user_id, "hang")
@@ -139,7 +139,7 @@ def test_two_processes_do_not_share_a_journal(tmp_path: Path) -> None:
 
 
 def test_only_this_users_own_processes_see_the_journal_and_ps_shows_no_key(tmp_path: Path) -> None:
-    with running(users=50, latency=0.05) as sandbox:
+    with Sandbox(users=50, latency=0.05) as sandbox:
         users = write_ids(tmp_path / "users.txt", sandbox)
         with started(sandbox, "bulk", users, "--concurrency", 1) as process:
             wait_for(lambda: sandbox.stats().requests > 3)

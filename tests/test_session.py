@@ -378,3 +378,26 @@ async def test_cancellation_at_any_await_leaves_nothing_behind(sandbox: Sandbox)
                 assert session._owned.connector._acquired == {line for _, line in kept}
         assert {t for t in asyncio.all_tasks() - before if "session" in repr(t)} == set()
     assert 0 < finished < 60
+
+
+def test_what_is_no_option_is_told_before_anything_is_sent() -> None:
+    with pytest.raises(m.ConfigurationError, match=r"retry must be a RetryPolicy.*not 3"):
+        MonoCloudSession("acme.eu.monocloud.com", KEY, retry=3)  # type: ignore[arg-type]
+    with pytest.raises(m.ConfigurationError, match=r"client_session must be an aiohttp"):
+        MonoCloudSession("acme.eu.monocloud.com", KEY, client_session="x")  # type: ignore[arg-type]
+    with pytest.raises(m.ConfigurationError, match="not a tenant's host name") as caught:
+        MonoCloudSession(KEY, "acme.eu.monocloud.com")  # the wrong way round
+    assert KEY not in str(caught.value)
+    session = MonoCloudSession("acme.eu.monocloud.com", KEY)
+    with pytest.raises(m.ConfigurationError, match="retry must be"):
+        session.bulk_enable(["ada"], retry=3)  # type: ignore[arg-type]
+    with pytest.raises(m.ConfigurationError, match="journal must be a path or a Journal, not 3"):
+        session.bulk_enable(["ada"], journal=3)  # type: ignore[arg-type]
+    with pytest.raises(m.ConfigurationError, match="on_outcome must be a function"):
+        session.bulk_enable(["ada"], on_outcome=3)  # type: ignore[arg-type]
+
+
+async def test_a_retry_that_is_no_policy_is_told_before_anything_is_sent() -> None:
+    async with MonoCloudSession("acme.eu.monocloud.com", KEY) as session:
+        with pytest.raises(m.ConfigurationError, match="retry must be"):
+            await session.enable_user("ada", retry=3)  # type: ignore[arg-type]

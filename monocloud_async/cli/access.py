@@ -97,6 +97,8 @@ def read_key(path: Path, warn: Say) -> str:
             content = file.read(MAX_KEY)
     except OSError as error:
         raise ConfigurationError(f"cannot read the key file {path}: {error.strerror}") from None
+    if not content.strip():
+        raise ConfigurationError(f"the key file {path} is empty")
     # systemd's own are for the service alone, by an access list that looks like the group's.
     systemds = os.environ.get("CREDENTIALS_DIRECTORY")
     if systemds is not None and path.is_relative_to(systemds):

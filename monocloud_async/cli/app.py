@@ -128,9 +128,9 @@ def bulk(
         raise typer.BadParameter("--journal and --no-journal contradict each other")
     access = commands.access(domain, api_key_file, timeout, attempts)
     with commands.open_ids(file, form, column) as source:
-        if dry_run:
-            raise typer.Exit(commands.dry_run(access, source))
         place = commands.journal_path(source, journal, wanted=not no_journal)
+        if dry_run:
+            raise typer.Exit(commands.dry_run(access, source, place))
         with commands.open_failures(failures, file, place) as kept:
             code = commands.bulk(
                 access,

@@ -85,8 +85,10 @@ def journal_path(source: IdSource, named: Path | None, *, wanted: bool) -> Path 
     return source.path.with_name(f"{source.path.name}.journal")
 
 
-def dry_run(access: Access, source: IdSource) -> int:
+def dry_run(access: Access, source: IdSource, journal: Path | None) -> int:
     """The exit code, after every line was checked and nothing was sent."""
+    from monocloud_async.report.figures import read  # noqa: PLC0415  only where a journal is
+
     out, err = Console(highlight=False), Console(stderr=True, highlight=False)
     good = bad = 0
     for line in source:
@@ -98,5 +100,9 @@ def dry_run(access: Access, source: IdSource) -> int:
             say(err, f"line {line.number} {line.problem}")
     say(out, f"{source.name}: {good:,} ids, {bad:,} bad lines. Nothing was sent.")
     access.check()
-    say(out, f"They would be enabled on {access.tenant}.")
+    if journal is not None and journal.exists() and journal.stat().st_size:
+        known = read(journal).outcomes.get("enabled", 0)
+        say(out, f"The journal {journal} has {known:,} as enabled, who are not asked for again.")
+        good = max(0, good - known)
+    say(out, f"{good:,} would be enabled on {access.tenant}.")
     return SOME_FAILED if bad else ALL_ENABLED

@@ -135,7 +135,7 @@ def _show_proof(out: Console, db: Path, failed: Path, *, expected: set[str]) -> 
         table.add_row(user_id, "0", moment)
     out.print(table)
     say(out, f"{enabled:,} users are enabled, {disabled} are not: refused with 422.")
-    say(out, f"failed.csv has those and the {MISSING} that do not exist.")
+    say(out, f"failed.csv had those and the {MISSING} that do not exist; it is gone by now.")
     if fed_back != expected or enabled + disabled != USERS:
         say(out, "This is not what the demo expects: the run was not finished, or is wrong.")
         return 1

@@ -1,6 +1,7 @@
 """What people see of a run: a live display on a terminal, plain lines elsewhere, a summary."""
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
@@ -20,7 +21,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from monocloud_async.bulk import BulkRun
+from monocloud_async.bulk import MAX_OUTAGE, BulkRun
 from monocloud_async.errors import (
     InvalidResponseError,
     MonoCloudError,
@@ -156,7 +157,10 @@ class Display(AbstractContextManager["Display"]):
         total = self._expected
         if self._run.report.exhausted:  # now the number is known
             total = self._run.report.total + self._tally.bad_lines
-        self._progress.update(self._task, completed=self.done, total=total)
+        # Who was enabled before takes no time, and would make the rest look as quick.
+        before = self._run.report.already_enabled
+        left = None if total is None else total - before
+        self._progress.update(self._task, completed=self.done - before, total=left)
         if self._live:
             self._progress.refresh()
             return
@@ -218,10 +222,11 @@ class _Rate(ProgressColumn):
 def _in_words(pace: Pace) -> str:
     """What the tenant is doing to us, or nothing while all is well."""
     if pace.down:
-        return "the tenant is down: probing until it is back"
+        down = pace.down_for(time.monotonic())  # the clock of event loops
+        return f"the tenant is down for {down:.0f} s: probing, for {MAX_OUTAGE:.0f} s at most"
     if (left := pace.pause_left) > _SHORT:
         return f"paused {left:.1f} s at the tenant's request"
-    return "" if pace.rate is None else f"the tenant allows about {pace.rate:,.0f}/s"
+    return "" if pace.rate is None else f"keeping to {pace.rate:,.0f}/s"
 
 
 def _amount(done: int, total: int | None) -> str:
@@ -275,7 +280,8 @@ def reasons(tally: Tally) -> list[str]:
 
 def pace(report: BulkReport) -> str:
     """How fast it went, and what it took."""
-    per_second = finished(report) / report.seconds if report.seconds else 0.0
+    called = finished(report) - report.already_enabled
+    per_second = called / report.seconds if report.seconds else 0.0
     return (
         f"{report.seconds:,.1f} s, {per_second:,.0f} users a second; {report.requests:,} requests,"
         f" {report.retries:,} of them retries, {report.throttled:,} answered 429"

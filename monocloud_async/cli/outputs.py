@@ -106,6 +106,7 @@ class FailuresFile:
         self._on_broken = on_broken
         self._begun = False
         self.lines = 0
+        self.broken = False  # not all of them are in it
         self.name = clean(str(file.name))
 
     def begin(self) -> None:
@@ -125,6 +126,7 @@ class FailuresFile:
         try:
             self._file.write(start + line.raw + end)
         except OSError as error:
+            self.broken = True
             self._on_broken(f"the file of failures cannot be written to ({error.strerror})")
 
 

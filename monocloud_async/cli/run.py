@@ -171,7 +171,7 @@ class Job:
         if outcome.status not in {"enabled", "already_enabled"}:
             if self.failures is not None:
                 self.failures.add(line)
-            if self._display is not None:
+            if self._display is not None and outcome.status != "not_attempted":
                 self._display.failure(self._failure(line, outcome))
 
     def _failure(self, line: Line, outcome: Outcome) -> str:
@@ -222,7 +222,10 @@ class Job:
             say(console, reason)
         say(console, pace(report))
         if self.failures is not None and self.failures.lines:
-            say(console, f"{self.failures.lines:,} lines to feed in again: {self.failures.name}")
+            lines = "line" if self.failures.lines == 1 else "lines"
+            lost = ", but some of them could not be written" if self.failures.broken else ""
+            told = f"{self.failures.lines:,} {lines} to feed in again: {self.failures.name}"
+            say(console, told + lost)
         elif report.unknown:
             say(console, "Enabling twice is harmless: feed the unknown ones in again")
         if report.exhausted and not report.total and not self.tally.bad_lines:

@@ -172,6 +172,11 @@ class FleetReport(Counts, kw_only=True):
     failures: list[Failure]
     trouble: list[str] = []
 
+    def __repr__(self) -> str:
+        names = [name for name in self.__struct_fields__ if name != "failures"]
+        told = ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+        return f"FleetReport({told}, failures=<{len(self.failures)}>)"
+
 
 class State(Struct, kw_only=True):
     """A run, as far as it has come: what one workflow execution leaves to the next.

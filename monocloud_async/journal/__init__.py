@@ -5,13 +5,14 @@ that a store of one's own needs; `JournalFile` is the one that `journal=path` ma
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from monocloud_async.outcome import Outcome
 
 __all__ = ["Journal"]
 
 
+@runtime_checkable
 class Journal(Protocol):
     """Where a run keeps what became of its users. Any object with these two methods will do."""
 

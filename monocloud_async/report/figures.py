@@ -138,7 +138,9 @@ def read(path: Path) -> Figures:
             sql.execute("SELECT outcome, count(*) FROM users GROUP BY 1 ORDER BY 2 DESC")
         )
         (reached,) = sql.execute("SELECT ifnull(max(position) + 1, 0) FROM users").fetchone()
-        figures.unrecorded = reached - figures.users
+        # A fleet's journal has chunks, and what is missing between two of them was never begun.
+        of_a_fleet = sql.execute("SELECT 1 FROM sqlite_master WHERE name = 'chunks'").fetchone()
+        figures.unrecorded = 0 if of_a_fleet else reached - figures.users
         figures.sittings = [
             Sitting(began, ended, visible(how), visible(process), *counts)
             for began, ended, how, process, *counts in sql.execute(_SITTINGS)
@@ -171,12 +173,18 @@ def visible(text: str) -> str:
     return UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
+# One that was cut off lasted to its last sample, of which there is one a second, or to the last
+# user within two seconds of it: what is later belongs to the next one.
 _SITTINGS: Final = """
-SELECT began / 1000.0, ended / 1000.0, ifnull(how, ''), 'process ' || process || ' on ' || host,
+SELECT began / 1000.0, ended / 1000.0,
+    coalesce(how, (SELECT 'cut off' FROM sittings AS later WHERE later.sitting > sittings.sitting),
+        ''),
+    'process ' || process || ' on ' || host,
     max(0, coalesce(ended, max(began, ifnull(max(at), 0), ifnull((
-        SELECT max(at) FROM users WHERE at >= sittings.began AND at < ifnull((
-            SELECT min(began) FROM sittings AS later WHERE later.sitting > sittings.sitting
-        ), at + 1)
+        SELECT max(at) FROM users WHERE at >= sittings.began
+        AND at <= max(sittings.began, ifnull((
+            SELECT max(at) FROM samples WHERE samples.sitting = sittings.sitting
+        ), 0)) + 2000
     ), 0))) - began) / 1000.0,
     ifnull(max(requests), 0), ifnull(max(retries), 0), ifnull(max(throttled), 0),
     ifnull(max(paused), 0) / 1000.0

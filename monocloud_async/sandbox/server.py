@@ -7,6 +7,7 @@ import ipaddress
 import logging
 import math
 from collections import Counter, deque
+from contextlib import ExitStack
 from random import Random
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -25,12 +26,12 @@ from monocloud_async.sandbox.answers import (
     scripted,
 )
 from monocloud_async.sandbox.control import SandboxStats, SandboxUser
+from monocloud_async.sandbox.thread import in_a_thread
 from monocloud_async.sandbox.users import Users
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
-    from types import TracebackType
     from typing import Self
 
 logger = logging.getLogger("monocloud_async.sandbox")
@@ -42,6 +43,9 @@ GRACE = 0.05  # seconds that answers in progress get when the sandbox stops
 
 class Sandbox:
     """A MonoCloud tenant on this machine, for tests, drills and demonstrations.
+
+    `async with` runs it on the event loop that is there, and `with` in a thread of its own: for
+    tests without an event loop, or whose client holds it up.
 
     Args:
         users: how many disabled users to invent, or the ids of the users to have.
@@ -91,20 +95,23 @@ class Sandbox:
         self._requests = self._in_flight = self._peak_in_flight = self._connections = 0
         self._server: web.Server | None = None
         self._listener: asyncio.Server | None = None
+        self._apart = ExitStack()
 
     def __repr__(self) -> str:
         return f"<Sandbox {self.url if self._listener else 'stopped'} users={self._users.counts()}>"
+
+    def __enter__(self) -> Self:
+        self._apart.enter_context(in_a_thread(self.start, self.stop))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._apart.close()
 
     async def __aenter__(self) -> Self:
         await self.start()
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.stop()
 
     async def start(self) -> None:

@@ -19,7 +19,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from raw_server import Peer, RawServer, answering, http
 from secrets_search import KEY, PLANTED, is_not_in, is_not_told_by
-from terminal import PROGRAM, running, started, wait_for
+from terminal import PROGRAM, started, wait_for
 
 import monocloud_async as m
 from monocloud_async import MonoCloudSession, RetryPolicy
@@ -251,7 +251,7 @@ def test_the_command_line_tells_nothing(
     monkeypatch.chdir(tmp_path)
     people = ["ada", *(f"u{number}" for number in range(50))]
     Path("ids.txt").write_text("\n".join(people), encoding="ascii")
-    with running(users=people, api_key=right) as sandbox:
+    with Sandbox(users=people, api_key=right) as sandbox:
         for user_id, step in zip(people, ["reset", "cut", "html", "404", "429:1"], strict=False):
             sandbox.script(user_id, step)
         sandbox.latency = 0.1
