@@ -78,7 +78,8 @@ class Admission:
     async def _read(self) -> Call | None:
         caller, turns = self._caller, self._caller.turns
         while not (self._report.exhausted or caller.draining):
-            await self._delivery.place()
+            if self._delivery.bounded:
+                await self._delivery.place()
             if self._recorder is not None and self._recorder.late:
                 await self._recorder.in_time()
             if not caller.proved.is_set() and not self._alone():

@@ -25,6 +25,7 @@ class Delivery:
 
     Attributes:
         bug: what `on_outcome` raised, or a mistake in here; it ends the run.
+        bounded: whether a user needs a place; see `place`.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Delivery:
         self._recorder = recorder
         self._on_outcome = on_outcome
         self._places = asyncio.BoundedSemaphore(places)
+        self.bounded = counted
         self._counted = counted
         self._outcomes: asyncio.Queue[Outcome | None] | None = None  # only where somebody iterates
 
@@ -52,6 +54,7 @@ class Delivery:
     def stream(self) -> None:
         """From now on, somebody iterates."""
         self._outcomes = asyncio.Queue()  # unbounded in itself: the places bound it
+        self.bounded = True
 
     async def next(self) -> Outcome | None:
         """The next outcome for whoever iterates; None after the last one, again and again."""
@@ -65,8 +68,7 @@ class Delivery:
 
     async def place(self) -> None:
         """Returns when one more user may be on the way."""
-        if self._counted or self._outcomes is not None:
-            await self._places.acquire()
+        await self._places.acquire()
 
     def record(self, outcome: Outcome) -> None:
         """Hand on what became of a user; raises what `on_outcome` does."""

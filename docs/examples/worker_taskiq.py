@@ -3,23 +3,34 @@
 Start it:  taskiq worker worker_taskiq:broker --workers 1
 """
 
+import logging
 import os
 from typing import Annotated
 
-from taskiq import Context, SmartRetryMiddleware, TaskiqDepends, TaskiqEvents, TaskiqState
+from nats.js.api import ConsumerConfig, RetentionPolicy, StreamConfig
+from taskiq import Context, TaskiqDepends, TaskiqEvents, TaskiqState
 from taskiq_nats import PullBasedJetStreamBroker
 
-from monocloud_async import MonoCloudError, MonoCloudSession
+from monocloud_async import MonoCloudSession, RetryPolicy, errors
+
+# Seconds after which JetStream brings a job again that nobody has acknowledged.
+AGAIN = int(os.environ.get("AGAIN_AFTER", "20"))
 
 broker = PullBasedJetStreamBroker(
-    os.environ.get("NATS_URL", "nats://127.0.0.1:4222"), queue="enable_user"
-).with_middlewares(SmartRetryMiddleware(default_retry_count=5, default_delay=30, use_jitter=True))
+    os.environ.get("NATS_URL", "nats://127.0.0.1:4222"),
+    durable="enable_user",
+    consumer_config=ConsumerConfig(durable_name="enable_user", ack_wait=AGAIN),
+    # What is acknowledged leaves the stream.
+    stream_config=StreamConfig(retention=RetentionPolicy.WORK_QUEUE),
+)
+log = logging.getLogger("worker_taskiq")
 
 
 @broker.on_event(TaskiqEvents.WORKER_STARTUP)
 async def open_session(state: TaskiqState) -> None:
     # One for all tasks of the process: they share its connections, and its tenant's pace.
-    state.session = MonoCloudSession()
+    # A call ends with all its attempts before its job comes again.
+    state.session = MonoCloudSession(retry=RetryPolicy(total=AGAIN * 2 / 3))
 
 
 @broker.on_event(TaskiqEvents.WORKER_SHUTDOWN)
@@ -27,13 +38,14 @@ async def close_session(state: TaskiqState) -> None:
     await state.session.close()
 
 
-@broker.task(retry_on_error=True)
-async def enable_user(user_id: str, context: Annotated[Context, TaskiqDepends()]) -> str:
+@broker.task(ack_type="manual")
+async def enable_user(user_id: str, context: Annotated[Context, TaskiqDepends()]) -> None:
     session: MonoCloudSession = context.state.session
     try:
         await session.enable_user(user_id)
-    except MonoCloudError as error:
-        if error.transient:
-            raise  # the session's own attempts were not enough: the task comes again, later
-        return str(error)  # the same answer would come again
-    return "enabled"
+    except (errors.InvalidUserIdError, errors.NotFoundError, errors.UnprocessableError) as error:
+        log.warning("refused: %s", error)  # the same answer would come again
+    except errors.MonoCloudError as error:
+        log.warning("comes again: %s", error)
+        return  # not acknowledged
+    await context.ack()
