@@ -15,7 +15,12 @@ from monocloud_async.cli.access import Access
 from monocloud_async.cli.display import TICK, Display, Tally, pace, reasons, say, summary
 from monocloud_async.cli.loop import signals
 from monocloud_async.cli.outputs import FailuresFile, JsonLines
-from monocloud_async.errors import ConfigurationError, MonoCloudError, RunStoppedError
+from monocloud_async.errors import (
+    ConfigurationError,
+    MonoCloudError,
+    RunStoppedError,
+    StatusError,
+)
 from monocloud_async.journal.file import JournalFile
 from monocloud_async.models import User
 from monocloud_async.outcome import BulkReport, Outcome
@@ -180,6 +185,8 @@ class Job:
         # What to do about it is told once for all of a kind, in the end.
         where = "" if self._quiet else f"line {line.number}: "
         what = outcome.error.args[0] if outcome.error else f"{outcome.status}, cancelled"
+        if isinstance(outcome.error, StatusError):  # the report has it, and a line is short
+            what = what.removesuffix(f" [trace {outcome.error.trace_id}]")
         return f"{where}user {outcome.user_id!r}: {what}"
 
     def _interrupt(self) -> None:
