@@ -1,5 +1,6 @@
 """The commands of docs/bulk.md do, in that order, what the page says that they do."""
 
+import json
 import os
 import re
 import socket
@@ -8,6 +9,9 @@ import sys
 from pathlib import Path
 
 import journals
+from terminal import PROGRAM, environment
+
+from monocloud_async.sandbox import Sandbox
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE = (DOCS / "bulk.md").read_text(encoding="utf-8")
@@ -82,3 +86,23 @@ def test_the_pictures_are_there_and_ask_nobody_for_anything() -> None:
         if picture.endswith(".svg"):
             assert b"href=" not in content
             assert b"url(http" not in content
+
+
+def test_the_json_lines_have_the_members_that_the_page_shows(tmp_path: Path) -> None:
+    (block,) = re.findall(r"^```json\n(.*?)^```$", PAGE, flags=re.DOTALL | re.MULTILINE)
+    users = tmp_path / "users.txt"
+    users.write_text("ada\nnobody\n..\n")
+    with Sandbox(users=["ada"]) as sandbox:
+        done = subprocess.run(
+            [*PROGRAM, "bulk", users, "--json", "--no-journal"],
+            env=environment(sandbox), check=False, capture_output=True, text=True,
+        )  # fmt: skip
+    assert done.returncode == 1
+
+    def shape(value: object) -> object:
+        return {k: shape(v) for k, v in value.items()} if isinstance(value, dict) else type(value)
+
+    shown, printed = (
+        sorted(map(json.loads, text.splitlines()), key=str) for text in (block, done.stdout)
+    )
+    assert list(map(shape, shown)) == list(map(shape, printed))

@@ -56,7 +56,8 @@ class JsonLines:
         """The last line: the counts, and whether the run came to its own end."""
         members = msgspec.structs.asdict(report)
         del members["failures"]
-        members["seconds"] = round(report.seconds, 3)
+        for name in ("seconds", "paused_seconds"):
+            members[name] = round(members[name], 3)
         self._add({"summary": members | {"bad_lines": bad_lines, "ended": ended}})
 
     async def flush(self, *, when_many: bool = False) -> None:
