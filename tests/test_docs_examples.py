@@ -157,6 +157,17 @@ async def test_from_sql_reads_page_by_page(tmp_path: Path) -> None:
         assert tenant.stats().requests == 1100
 
 
+async def test_from_sql_tells_of_every_row_also_of_an_empty_id(
+    tenant: Sandbox, tmp_path: Path
+) -> None:
+    write_table(tmp_path / "users.db", ["", *tenant.user_ids()])
+    assert await run(tenant, tmp_path, "from_sql.py", "users.db") == (1, "", "")
+    assert tenant.stats().by_status == {"200": 20}
+    status, why = rows(tmp_path / "users.db").pop("")
+    assert status == "failed"
+    assert why
+
+
 def write_table(path: Path, ids: list[str]) -> None:
     """The table as the example's first lines have it."""
     source = (EXAMPLES / "from_sql.py").read_text(encoding="utf-8")
@@ -217,6 +228,29 @@ async def test_from_queue_ends_on_sigterm_with_its_calls_finished(
     assert code == 0
     assert logged(err) == [f"{first}: enabled", "Done: 1 of 1 enabled"]
     assert tenant.stats().by_status == {"200": 1}
+
+
+async def test_from_queue_gives_back_only_who_must_come_again(
+    tenant: Sandbox, tmp_path: Path
+) -> None:
+    first, waiting, *_ = tenant.user_ids()
+    tenant.script(waiting, "503:30")
+    async with started(tenant, tmp_path, sys.executable, EXAMPLES / "from_queue.py") as process:
+        assert process.stdin
+        process.stdin.write(f"{first}\n{GONE}\n{waiting}\n".encode())
+        await until(lambda: tenant.stats().by_status == {"200": 1, "404": 1, "503": 1})
+        process.send_signal(signal.SIGTERM)
+        code, out, err = await end(process)
+    assert (code, out) == (0, f"{waiting}\n")
+    assert logged(err)[-1] == "Done: 1 of 3 enabled"
+
+
+async def test_from_queue_gives_back_whom_a_refused_key_stopped(
+    tenant: Sandbox, tmp_path: Path
+) -> None:
+    tenant.api_key = "another"
+    told = await run(tenant, tmp_path, "from_queue.py", stdin="ada\n", **{tenants.API_KEY: KEY})
+    assert (told.code, told.out) == (1, "ada\n")
 
 
 def logged(err: str) -> list[str]:

@@ -1,6 +1,6 @@
 """Users get their access back as their ids come in, without end, until SIGTERM.
 
-Start it:  tail -f ids.txt | python from_queue.py
+Start it:  tail -f ids.txt | python from_queue.py > again.txt
 """
 
 import asyncio
@@ -9,9 +9,16 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 
-from monocloud_async import MonoCloudSession, RunStoppedError
+from monocloud_async import (
+    InvalidUserIdError,
+    MonoCloudSession,
+    NotFoundError,
+    RunStoppedError,
+    UnprocessableError,
+)
 
 Queue = asyncio.Queue[str | None]  # None: no more will come
+REFUSED = (InvalidUserIdError, NotFoundError, UnprocessableError)  # and would be again
 
 log = logging.getLogger("from_queue")
 
@@ -37,8 +44,10 @@ async def enable(session: MonoCloudSession, queue: Queue) -> None:
         # The calls in flight finish, and nothing more is taken from the queue.
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, run.drain)
         async for outcome in run:
-            # Acknowledge here, not before: what was not acknowledged comes again.
             log.info("%s: %s", outcome.user_id, outcome.error or outcome.status)
+            if outcome.status == "enabled" or isinstance(outcome.error, REFUSED):
+                continue  # acknowledge it here, not before
+            print(outcome.user_id, flush=True)  # not acknowledged: it must come again
     log.info("Done: %d of %d enabled", run.report.enabled, run.report.total)
 
 

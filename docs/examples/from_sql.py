@@ -17,6 +17,7 @@ PAGE = """
     SELECT user_id FROM access WHERE user_id > ? AND status <> 'enabled'
     ORDER BY user_id LIMIT 1000
 """
+FIRST_PAGE = PAGE.replace("> ?", ">= ?")  # an empty id is a row, too
 WRITE = "UPDATE access SET status = ?, why = ? WHERE user_id = ?"
 
 
@@ -27,11 +28,11 @@ class Access:
         self._db = db
 
     async def users(self) -> AsyncIterator[str]:
-        last = ""
-        while page := list(await self._db.execute_fetchall(PAGE, (last,))):
+        query, last = FIRST_PAGE, ""
+        while page := list(await self._db.execute_fetchall(query, (last,))):
             for (user_id,) in page:
                 yield user_id
-            last = page[-1][0]
+            query, last = PAGE, page[-1][0]
 
     async def enabled(self, _position: int, _user_id: str) -> bool:
         """Nobody: `users` leaves them out."""

@@ -10,27 +10,25 @@ from typing import Any
 
 from saq.queue.redis import RedisQueue
 
-from monocloud_async import MonoCloudSession, RetryPolicy, errors
+import monocloud_async as mono
 
 AGAIN = int(os.environ.get("AGAIN_AFTER", "20"))  # seconds until a job comes again
 log = logging.getLogger("worker_saq")
-# A job that fails says why in one line; SAQ would add fifty.
-logging.getLogger("saq").addFilter(
-    lambda record: not (record.exc_info and isinstance(record.exc_info[1], errors.MonoCloudError))
+logging.getLogger("saq").addFilter(  # a job that fails says why in one line; SAQ would add fifty
+    lambda record: not (record.exc_info and isinstance(record.exc_info[1], mono.MonoCloudError))
 )
 
 
-class Queue(RedisQueue):
+class Queue(RedisQueue):  # SAQ's own sweep may hang, and may lose a job
     held: dict[bytes, float] | None = None  # jobs in the hands of workers, and since when
 
-    async def sweep(self, lock: int = 60, abort: float = 5.0) -> list[str]:
-        """Bring back what a dead worker held. SAQ's own sweep may hang, and lose a job."""
-        ids = await self.redis.lrange(self.namespace("active"), 0, -1)
-        self.held = {i: (self.held or {}).get(i, time.monotonic()) for i in ids}
+    async def sweep(self, *_: object, **__: object) -> list[str]:
+        active: Any = self.redis.lrange(self.namespace("active"), 0, -1)
+        self.held = {i: (self.held or {}).get(i, time.monotonic()) for i in await active}
         for i, since in self.held.items():
             job = await self.job(self.job_key_from_id(i.decode()))
-            if job and time.monotonic() - since > AGAIN:
-                await self.retry(job, "its worker is gone")
+            if job and time.monotonic() - since > AGAIN:  # its worker is dead
+                await self.retry(job, "swept")
         return []
 
 
@@ -38,36 +36,34 @@ queue = Queue.from_url(os.environ.get("REDIS_URL", "redis://127.0.0.1:6379"), na
 
 
 async def open_session(context: dict[str, Any]) -> None:
-    # One for all jobs of the process: they share its connections, and its tenant's pace.
-    context["session"] = MonoCloudSession(retry=RetryPolicy(total=AGAIN * 2 / 3))
+    context["session"] = mono.MonoCloudSession(retry=mono.RetryPolicy(total=AGAIN * 2 / 3))
 
 
 async def close_session(context: dict[str, Any]) -> None:
     await context["session"].close()
 
 
-async def enable_user(context: dict[str, Any], *, user_id: str) -> None:
+async def enable(context: dict[str, Any], *, user_id: str) -> None:
     try:
         await context["session"].enable_user(user_id)
-    except (errors.InvalidUserIdError, errors.NotFoundError, errors.UnprocessableError) as error:
+    except (mono.InvalidUserIdError, mono.NotFoundError, mono.UnprocessableError) as error:
         log.warning("refused: %s", error)  # the same answer would come again
-    except errors.MonoCloudError as error:
+    except mono.MonoCloudError as error:
         log.warning("comes again: %s", error)
         raise
 
 
 async def enqueue(user_id: str) -> None:  # what the web application calls
-    again: dict[str, Any] = {"timeout": AGAIN, "retries": 10**9, "retry_delay": AGAIN}
-    await queue.enqueue("enable_user", user_id=user_id, **again)
+    await queue.enqueue("enable", user_id=user_id, timeout=AGAIN, retry_delay=AGAIN, retries=10**9)
 
 
 settings = {
     "queue": queue,
-    "functions": [enable_user],
+    "functions": [enable],
     "concurrency": 50,
     "startup": open_session,
     "shutdown": close_session,
-    "timers": {"sweep": 5},
-    "dequeue_timeout": 2,  # an idle worker takes no job late in its grace period
+    "timers": {"sweep": max(1, AGAIN // 4)},
+    "dequeue_timeout": 2,  # so that nothing is begun late in the grace period
     "shutdown_grace_period_s": AGAIN,
 }

@@ -11,7 +11,7 @@ from nats.js.api import ConsumerConfig, RetentionPolicy, StreamConfig
 from taskiq import Context, TaskiqDepends, TaskiqEvents, TaskiqState
 from taskiq_nats import PullBasedJetStreamBroker
 
-from monocloud_async import MonoCloudSession, RetryPolicy, errors
+import monocloud_async as mono
 
 # Seconds after which JetStream brings a job again that nobody has acknowledged.
 AGAIN = int(os.environ.get("AGAIN_AFTER", "20"))
@@ -30,7 +30,7 @@ log = logging.getLogger("worker_taskiq")
 async def open_session(state: TaskiqState) -> None:
     # One for all tasks of the process: they share its connections, and its tenant's pace.
     # A call ends with all its attempts before its job comes again.
-    state.session = MonoCloudSession(retry=RetryPolicy(total=AGAIN * 2 / 3))
+    state.session = mono.MonoCloudSession(retry=mono.RetryPolicy(total=AGAIN * 2 / 3))
 
 
 @broker.on_event(TaskiqEvents.WORKER_SHUTDOWN)
@@ -40,12 +40,12 @@ async def close_session(state: TaskiqState) -> None:
 
 @broker.task(ack_type="manual")
 async def enable_user(user_id: str, context: Annotated[Context, TaskiqDepends()]) -> None:
-    session: MonoCloudSession = context.state.session
+    session: mono.MonoCloudSession = context.state.session
     try:
         await session.enable_user(user_id)
-    except (errors.InvalidUserIdError, errors.NotFoundError, errors.UnprocessableError) as error:
+    except (mono.InvalidUserIdError, mono.NotFoundError, mono.UnprocessableError) as error:
         log.warning("refused: %s", error)  # the same answer would come again
-    except errors.MonoCloudError as error:
+    except mono.MonoCloudError as error:
         log.warning("comes again: %s", error)
         return  # not acknowledged
     await context.ack()
