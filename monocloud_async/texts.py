@@ -2,6 +2,7 @@
 
 import re
 from typing import Final
+from urllib.parse import urlsplit
 
 _LONGEST: Final = 500  # characters
 # Controls, marks that reverse or hide text in a terminal, and surrogates, which nothing can print:
@@ -14,3 +15,13 @@ UNSAFE: Final = re.compile(
 def clean(text: str) -> str:
     """A text from outside on one line, at most 500 characters, harmless in a terminal or log."""
     return UNSAFE.sub(" ", text[: _LONGEST + 1])[:_LONGEST]
+
+
+def origin(location: str | None) -> str:
+    """Where a redirect leads, in words: paths and queries of login pages hold tokens."""
+    try:
+        parts = urlsplit(location or "")
+        origin = f"{parts.scheme}://{parts.hostname}" if parts.hostname else "another path"
+        return clean(f"{origin}:{parts.port}" if parts.port else origin)
+    except ValueError:
+        return "an unreadable address"

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from itertools import islice
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import msgspec
 
@@ -25,7 +25,7 @@ from monocloud_async.errors import (
     status_class,
 )
 from monocloud_async.models import ProblemDetails, User
-from monocloud_async.texts import clean
+from monocloud_async.texts import clean, origin
 from monocloud_async.version import __version__
 
 Headers = Mapping[str, str]
@@ -127,7 +127,7 @@ def read_answer(user_id: str, status: int, headers: Headers, body: bytes) -> Use
         raise _refusal(user_id, status, headers, body)
     what = f"status {status} instead of 200"
     if _MULTIPLE_CHOICES <= status < _BAD_REQUEST:
-        what = f"a redirect ({status}) to {_origin(headers.get('Location'))}, not followed"
+        what = f"a redirect ({status}) to {origin(headers.get('Location'))}, not followed"
     raise InvalidResponseError(
         f"the answer was {what}", user_id=user_id, status=status, foreign=True
     )
@@ -293,13 +293,3 @@ def _texts(said: object) -> tuple[str, ...]:
 
 def _text(value: object) -> str | None:
     return clean(value) if isinstance(value, str) else None
-
-
-def _origin(location: str | None) -> str:
-    # Only the origin: paths and queries of login pages hold tokens.
-    try:
-        parts = urlsplit(location or "")
-        origin = f"{parts.scheme}://{parts.hostname}" if parts.hostname else "another path"
-        return clean(f"{origin}:{parts.port}" if parts.port else origin)
-    except ValueError:
-        return "an unreadable address"

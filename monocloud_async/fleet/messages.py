@@ -195,6 +195,19 @@ class State(Struct, kw_only=True):
     rests: list[Chunk] = []
     failures: list[Failure] = []
 
+    def go_on(self, left: Left) -> None:
+        """Begin with what the journal says."""
+        self.gaps, self.rests = left.gaps, left.rests
+        progress = self.progress
+        progress.enabled, progress.failed = left.enabled, left.failed
+        progress.unknown, progress.bad_lines = left.unknown, left.bad_lines
+        for rest in left.rests:  # counted when it is whole
+            progress.enabled -= rest.so_far.rows.count("enabled")
+            progress.failed -= rest.so_far.rows.count("failed")
+            progress.unknown -= rest.so_far.rows.count("unknown")
+        spans = [*left.gaps, *(rest.span for rest in left.rests)]
+        progress.done = progress.size - sum(span.end - span.start for span in spans)
+
     def report(self, how: How) -> FleetReport:
         """What the run came to, where its journal cannot be asked."""
         known = {name: getattr(self.progress, name) for name in Counts.__struct_fields__}

@@ -132,17 +132,7 @@ class EnableUsers:
             call = _journal("left", self._plan, kind=Left)
             if not await self._known(call):
                 return False
-            left: Left = call.result()
-            state.gaps, state.rests = left.gaps, left.rests
-            progress = state.progress
-            progress.enabled, progress.failed = left.enabled, left.failed
-            progress.unknown, progress.bad_lines = left.unknown, left.bad_lines
-            for rest in left.rests:  # counted when it is whole
-                progress.enabled -= rest.so_far.rows.count("enabled")
-                progress.failed -= rest.so_far.rows.count("failed")
-                progress.unknown -= rest.so_far.rows.count("unknown")
-            spans = [*left.gaps, *(rest.span for rest in left.rests)]
-            progress.done = progress.size - sum(span.end - span.start for span in spans)
+            state.go_on(call.result())
         return bool(state.gaps or state.rests)
 
     async def _enable(self) -> bool:

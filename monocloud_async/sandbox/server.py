@@ -7,7 +7,6 @@ import ipaddress
 import logging
 import math
 from collections import Counter, deque
-from contextlib import ExitStack
 from random import Random
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -26,7 +25,7 @@ from monocloud_async.sandbox.answers import (
     scripted,
 )
 from monocloud_async.sandbox.control import SandboxStats, SandboxUser
-from monocloud_async.sandbox.thread import in_a_thread
+from monocloud_async.sandbox.thread import InAThread
 from monocloud_async.sandbox.users import Users
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ NO_ENDPOINT = "There is no such endpoint."
 GRACE = 0.05  # seconds that answers in progress get when the sandbox stops
 
 
-class Sandbox:
+class Sandbox(InAThread):
     """A MonoCloud tenant on this machine, for tests, drills and demonstrations.
 
     `async with` runs it on the event loop that is there, and `with` in a thread of its own: for
@@ -95,17 +94,9 @@ class Sandbox:
         self._requests = self._in_flight = self._peak_in_flight = self._connections = 0
         self._server: web.Server | None = None
         self._listener: asyncio.Server | None = None
-        self._apart = ExitStack()
 
     def __repr__(self) -> str:
         return f"<Sandbox {self.url if self._listener else 'stopped'} users={self._users.counts()}>"
-
-    def __enter__(self) -> Self:
-        self._apart.enter_context(in_a_thread(self.start, self.stop))
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._apart.close()
 
     async def __aenter__(self) -> Self:
         await self.start()
