@@ -43,7 +43,6 @@ class Delivery:
         self._on_outcome = on_outcome
         self._places = asyncio.BoundedSemaphore(places)
         self.bounded = counted
-        self._counted = counted
         self._outcomes: asyncio.Queue[Outcome | None] | None = None  # only where somebody iterates
 
     @property
@@ -77,7 +76,7 @@ class Delivery:
             self._recorder.add(outcome)
         if self._outcomes is not None:
             self._outcomes.put_nowait(outcome)
-        elif self._counted:
+        elif self.bounded:
             self._places.release()
         if self._on_outcome is not None:
             self._call_back(outcome)

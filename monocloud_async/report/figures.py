@@ -132,13 +132,12 @@ def read(path: Path) -> Figures:
         tenant, created, source, form, column = sql.execute(
             "SELECT tenant, created / 1000.0, input, form, input_column FROM header"
         ).fetchone()
-        tenant, source = visible(tenant), visible(source)
-        figures = Figures(visible(str(path)), tenant, source, form, column, created)
+        figures = Figures(*map(visible, (str(path), tenant, source)), form, column, created)
         figures.outcomes = dict(
             sql.execute("SELECT outcome, count(*) FROM users GROUP BY 1 ORDER BY 2 DESC")
         )
         (reached,) = sql.execute("SELECT ifnull(max(position) + 1, 0) FROM users").fetchone()
-        # A fleet's journal has chunks, and what is missing between two of them was never begun.
+        # A fleet's has chunks, and what is missing between two of them was never begun.
         of_a_fleet = sql.execute("SELECT 1 FROM sqlite_master WHERE name = 'chunks'").fetchone()
         figures.unrecorded = 0 if of_a_fleet else reached - figures.users
         figures.sittings = [
@@ -155,6 +154,13 @@ def read(path: Path) -> Figures:
         _read_times(figures, sql)
         _read_timeline(figures, sql)
     return figures
+
+
+def enabled(path: Path) -> int:
+    """How many users it has as enabled; see `read` for what it raises."""
+    with _opened(path) as sql:
+        counted = sql.execute("SELECT count(*) FROM users WHERE outcome = 'enabled'")
+        return int(counted.fetchone()[0])
 
 
 def failures(path: Path) -> Iterator[Failure]:
@@ -178,8 +184,7 @@ def visible(text: str) -> str:
 _SITTINGS: Final = """
 SELECT began / 1000.0, ended / 1000.0,
     coalesce(how, (SELECT 'cut off' FROM sittings AS later WHERE later.sitting > sittings.sitting),
-        ''),
-    'process ' || process || ' on ' || host,
+        ''), 'process ' || process || ' on ' || host,
     max(0, coalesce(ended, max(began, ifnull(max(at), 0), ifnull((
         SELECT max(at) FROM users WHERE at >= sittings.began
         AND at <= max(sittings.began, ifnull((
