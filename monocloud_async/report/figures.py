@@ -132,7 +132,8 @@ def read(path: Path) -> Figures:
         tenant, created, source, form, column = sql.execute(
             "SELECT tenant, created / 1000.0, input, form, input_column FROM header"
         ).fetchone()
-        figures = Figures(*map(visible, (str(path), tenant, source)), form, column, created)
+        told = visible(tenant), visible(source)
+        figures = Figures(visible(str(path)), *told, form, column, created)
         figures.outcomes = dict(
             sql.execute("SELECT outcome, count(*) FROM users GROUP BY 1 ORDER BY 2 DESC")
         )
@@ -159,8 +160,7 @@ def read(path: Path) -> Figures:
 def enabled(path: Path) -> int:
     """How many users it has as enabled; see `read` for what it raises."""
     with _opened(path) as sql:
-        counted = sql.execute("SELECT count(*) FROM users WHERE outcome = 'enabled'")
-        return int(counted.fetchone()[0])
+        return int(sql.execute("SELECT sum(outcome = 'enabled') FROM users").fetchone()[0] or 0)
 
 
 def failures(path: Path) -> Iterator[Failure]:
