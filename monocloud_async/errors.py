@@ -72,8 +72,8 @@ class TransportError(MonoCloudError):
     `sent` is False when the tenant cannot have seen the request.
     Where it is True, the user may or may not be enabled; asking again is safe.
     `lasting` is True when trying again at once is in vain: a certificate, TLS, or an unknown host.
-    `stale` is True when the connection was closed instead of an answer, as a server does with a
-    connection that it holds for idle.
+    `stale` is True when the connection was closed instead of an answer. Where that was an idle one,
+    used again, the request went out once more over a new one before this error came.
     """
 
     advice = "Check the network and the domain, then try again: enabling twice is harmless"

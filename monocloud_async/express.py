@@ -23,10 +23,18 @@ import aiohttp
 from aiohttp import ClientRequest, ClientResponse, ClientSession
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
-from aiohttp.http import HttpProcessingError
 from yarl import URL
 
-from monocloud_async.exchange import SKIPPED_HEADERS, Answer, limits, read_body
+from monocloud_async.connector import is_informational, is_silent
+from monocloud_async.exchange import (
+    SKIPPED_HEADERS,
+    Answer,
+    ClosedError,
+    Deadlines,
+    check_length,
+    limits,
+    read_body,
+)
 from monocloud_async.line import Line, Lines
 from monocloud_async.models import User
 from monocloud_async.tenant import Credentials, Masked
@@ -53,7 +61,6 @@ HOOKS: Final[tuple[tuple[type, str], ...]] = (
     (ClientRequest, "send"),
     (ClientResponse, "start"),
 )
-_CONTINUE, _SWITCHING, _OK = 100, 101, 200
 _KEEP_ALIVE: Final = 15.0  # seconds that a connection waits at most for its next call
 
 _of_session = attrgetter(*(name for kind, name in HOOKS if kind is ClientSession))
@@ -89,6 +96,7 @@ class Express:
         self._kept: list[tuple[Connection, Line]] = []  # the last one is used next
         self._unused = 0  # so many of them, from the first one on, since the last tidying
         self._tidying: asyncio.TimerHandle | None = None
+        self._deadlines = Deadlines()  # of what waits for anything but a plain answer
         self._due: dict[Line, float] = {}
         self._timer: asyncio.TimerHandle | None = None  # one, for whoever is due first
         self._hooks: object = None
@@ -116,41 +124,43 @@ class Express:
 
     async def exchange(self, user_id: str, timeout: float) -> User | Answer:
         """The user, where the answer is plainly that, or else the answer; errors are aiohttp's."""
-        path, now = enable_path(user_id), self._loop.time()
-        connection, line = self._take() or await self._connect(timeout)
-        self._watch(line, now + timeout)
-        keep = False
-        try:
-            whole, start = await line.ask(path, self._rest)
-            if start:
-                user = plainly_user(user_id, whole[start:])
-                if user is not None:
-                    keep = True
-                    return user
-                line.leave_to_aiohttp(whole)  # which has read none of it yet
-            answer, complete = await _read(line)
-            if line.late:
-                raise TimeoutError
-            keep = complete and not line.should_close
-            if answer[0] == _OK:
-                user = plainly_user(user_id, answer[2])
-                if user is not None:
-                    return user
-                keep = False  # it may be an answer to somebody else, and the next one as well
-        except (aiohttp.ClientError, OSError, HttpProcessingError):
-            if line.late:
-                raise TimeoutError from None
-            raise
-        else:
-            return answer
-        finally:
-            self._done(connection, line, keep=keep)
+        path, due = enable_path(user_id), self._loop.time() + timeout
+        taken = self._take()
+        while True:
+            connection, line = taken or await self._connect(timeout, due)
+            self._watch(line, due)
+            keep = False
+            try:
+                try:
+                    whole, start = await line.ask(path, self._rest)
+                except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+                    if taken is None:
+                        raise
+                    # A server may end a connection that it holds for idle just as it is used
+                    # again. That is no news of the tenant, as a connection that is new will tell.
+                    taken = None
+                    continue
+                if start:
+                    user = plainly_user(user_id, whole[start:])
+                    if user is not None:
+                        keep = True
+                        return user
+                    line.leave_to_aiohttp(whole)  # which has read none of it yet
+                async with self._deadlines.at(due):
+                    answer, complete = await _read(line)
+                keep = complete and is_silent(line)
+                return answer
+            finally:
+                self._done(connection, line, keep=keep)
 
     def close(self) -> None:
-        """Give the connections back to their connector, which closes them."""
+        """End the calls in flight, and give the connections back to their connector."""
         for timer in (self._timer, self._tidying):
             if timer is not None:
                 timer.cancel()
+        self._deadlines.close()
+        for line in self._due:
+            line.give_up(ClosedError())
         while self._kept:
             self._kept.pop()[0].release()
 
@@ -165,16 +175,14 @@ class Express:
             connection.close()
         return None
 
-    async def _connect(self, timeout: float) -> tuple[Connection, Line]:
+    async def _connect(self, timeout: float, due: float) -> tuple[Connection, Line]:
         try:
-            connection = await self._lines.connect(self._model, [], limits(timeout))
+            async with self._deadlines.at(due):
+                connection = await self._lines.connect(self._model, [], limits(timeout))
         except TimeoutError:
             raise aiohttp.ConnectionTimeoutError from None
         line = connection.protocol
         assert isinstance(line, Line)  # noqa: S101  for the type checkers
-        if line.should_close:  # the server spoke first, behind a TLS handshake perhaps
-            connection.close()
-            raise HttpProcessingError
         return connection, line
 
     def _watch(self, line: Line, due: float) -> None:
@@ -186,12 +194,12 @@ class Express:
             self._timer = self._loop.call_at(due, self._give_up, due)
 
     def _give_up(self, now: float) -> None:
-        """End those whose time is over."""
+        """End the waiting of those whose time is over."""
         self._timer = None
         for line, due in self._due.items():
             if due <= now:
-                line.give_up()
-        if left := [due for line, due in self._due.items() if not line.late]:
+                line.give_up(TimeoutError())
+        if left := [due for due in self._due.values() if due > now]:
             self._timer = self._loop.call_at(min(left), self._give_up, min(left))
 
     def _done(self, connection: Connection, line: Line, *, keep: bool) -> None:
@@ -200,6 +208,7 @@ class Express:
             self._timer.cancel()
             self._timer = None
         if not keep or self._lines.closed:
+            line.abort()  # also where it would wait for the server to say goodbye
             connection.close()
             return
         line.idle = True
@@ -221,10 +230,11 @@ async def _read(line: Line) -> tuple[Answer, bool]:
     """The answer as aiohttp reads it, and whether that is all of it."""
     while True:
         message, content = await line.read()
-        if not _CONTINUE <= message.code < _OK or message.code == _SWITCHING:
+        check_length(message.raw_headers)
+        if not is_informational(message.code):
             break
     body, complete = await read_body(content, message.code)
-    return (message.code, message.headers, body), complete
+    return Answer(message.code, message.headers, body, line.abort), complete
 
 
 def _is_aiohttps_own(function: object) -> bool:

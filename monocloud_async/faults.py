@@ -5,8 +5,11 @@ aiohttp's own errors are never chained to ours: they hold the request's headers,
 
 import aiohttp
 from aiohttp.http import HttpProcessingError
+from aiohttp.http_exceptions import LineTooLong
 
+from monocloud_async.connector import MAX_HEADERS, HeadersTooLongError, SpokeFirstError
 from monocloud_async.errors import ConfigurationError, RequestTimeoutError, TransportError
+from monocloud_async.exchange import ClosedError
 
 _CERTIFICATE = (
     "Check the domain; where a gateway of your own opens TLS, name the file of its authority in"
@@ -54,6 +57,8 @@ def unusable(error: Exception, user_id: str) -> ConfigurationError:
 def _not_sent(error: Broken, user_id: str) -> TransportError | None:
     transient, lasting, advice = True, False, None
     match error:
+        case SpokeFirstError():
+            what = "the server spoke before it was asked, which is not HTTP"
         case aiohttp.ClientConnectorCertificateError():
             reason = getattr(error.certificate_error, "verify_message", "") or "it is not trusted"
             what = f"the server's TLS certificate was refused: {reason.rstrip('.')}"
@@ -80,17 +85,43 @@ def _not_sent(error: Broken, user_id: str) -> TransportError | None:
 def _cut_off(error: Broken, user_id: str) -> TransportError:
     stale = False
     match error:
+        case HeadersTooLongError():
+            return _headers_too_long(user_id)
+        case ClosedError():
+            what = "the session was closed before an answer came"
+            return TransportError(what, user_id=user_id, transient=False, lasting=True)
         case aiohttp.ServerDisconnectedError():
             what, stale = "the connection was closed before an answer came", True
         case aiohttp.ClientPayloadError():
             what = "the answer was cut short"
         case aiohttp.ClientResponseError() | HttpProcessingError():
+            if _is_of_a_long_line(error):
+                return _headers_too_long(user_id)
             what = "the answer was not HTTP"  # aiohttp calls it a 400, which nobody sent
         case OSError():
             what, stale = f"the connection broke: {_reason(error)}", True
         case _:
             what = f"the request failed ({type(error).__name__})"
     return TransportError(what, user_id=user_id, stale=stale)
+
+
+def _headers_too_long(user_id: str) -> TransportError:
+    fault = TransportError(
+        f"the answer's headers are longer than {MAX_HEADERS >> 10} KiB, which is all that is read",
+        user_id=user_id,
+        transient=False,
+    )
+    fault.advice = "The user may well be enabled; see what a gateway adds to the answers"
+    return fault
+
+
+def _is_of_a_long_line(error: BaseException | None) -> bool:
+    """Whether aiohttp stopped at a line, which it tells by a cause alone."""
+    while error is not None:
+        if isinstance(error, LineTooLong):
+            return True
+        error = error.__cause__
+    return False
 
 
 def _reason(error: OSError) -> str:

@@ -7,7 +7,7 @@ from typing import Final
 
 import aiohttp
 
-from monocloud_async.connector import Attentive, Connector
+from monocloud_async.connector import MAX_HEADERS, Attentive, Connector
 
 # RFC 9112, sections 4 and 5, in their plainest form: no folded line, no bare LF, printable ASCII.
 _HEAD: Final = re.compile(
@@ -35,17 +35,20 @@ def plain_body(answer: bytes) -> int:
     start = head.end()
     framing = _FRAMING.findall(answer, 0, start)
     plain = len(framing) == 1 and framing[0] and len(answer) == start + int(framing[0])
-    return start if plain else 0
+    return start if plain and start <= MAX_HEADERS else 0
 
 
 class Line(Attentive):
     """A connection that takes a plain answer as it came, and leaves any other one to aiohttp."""
 
-    late = False  # the time for its answer is over
     _asker: asyncio.Future[tuple[bytes, int]] | None = None
 
     def ask(self, path: str, rest: str) -> asyncio.Future[tuple[bytes, int]]:
-        """A plain answer and where its body begins; 0 where `read` has it, or what went wrong."""
+        """A plain answer and where its body begins, or 0 where `read` has it.
+
+        Raises:
+            ServerDisconnectedError, ClientOSError: the connection ended before any of it came.
+        """
         if self.transport is None:
             raise aiohttp.ServerDisconnectedError
         self._asker = waiter = self._loop.create_future()
@@ -68,23 +71,31 @@ class Line(Attentive):
             waiter.set_result((data, start))
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Whoever asks finds what happened with `read`."""
+        """Whoever asks is told."""
         super().connection_lost(exc)
-        waiter, self._asker = self._asker, None
-        if waiter is not None and not waiter.done():
-            waiter.set_result((b"", 0))
+        self.give_up(
+            aiohttp.ClientOSError(*exc.args)
+            if isinstance(exc, OSError)
+            else aiohttp.ServerDisconnectedError()
+        )
 
     def leave_to_aiohttp(self, answer: bytes) -> None:
         """Let aiohttp read this, and all that follows it."""
-        self.idle = False
-        self.set_response_params(read_until_eof=True, auto_decompress=True)
+        self.expect()
+        self.set_response_params(
+            read_until_eof=True,
+            auto_decompress=True,
+            max_line_size=MAX_HEADERS,
+            max_field_size=MAX_HEADERS,
+            max_headers=MAX_HEADERS,
+        )
         super().data_received(answer)
 
-    def give_up(self) -> None:
-        """End it, because no complete answer came in time."""
-        self.late = True
-        if self.transport is not None:
-            self.transport.abort()
+    def give_up(self, error: Exception) -> None:
+        """Whoever asks waits no longer, and gets this error."""
+        waiter, self._asker = self._asker, None
+        if waiter is not None and not waiter.done():
+            waiter.set_exception(error)
 
 
 class PlainLine(Line, asyncio.BufferedProtocol):

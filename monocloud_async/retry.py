@@ -16,7 +16,6 @@ from monocloud_async.errors import (
     MonoCloudError,
     RateLimitedError,
     StatusError,
-    TransportError,
 )
 
 T = TypeVar("T")
@@ -143,9 +142,6 @@ async def again(
 
     def wait(state: tenacity.RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None
-        if state.attempt_number == 1 and isinstance(error, TransportError) and error.stale:
-            # The server gave up an idle connection as we reused it: no news of its health.
-            return 0.0
         return max(retry_after(error) or 0.0, backoff(state))
 
     def stop(state: tenacity.RetryCallState) -> bool:

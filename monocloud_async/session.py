@@ -12,8 +12,8 @@ from aiohttp.http import HttpProcessingError
 from monocloud_async import tenant
 from monocloud_async.bulk import BulkRun
 from monocloud_async.delivery import OnOutcome
-from monocloud_async.errors import ConfigurationError, MonoCloudError
-from monocloud_async.exchange import exchange
+from monocloud_async.errors import ConfigurationError, InvalidResponseError, MonoCloudError
+from monocloud_async.exchange import Exchange
 from monocloud_async.express import Express
 from monocloud_async.faults import broken, timed_out, too_late, unusable
 from monocloud_async.intake import UserIds
@@ -23,7 +23,7 @@ from monocloud_async.models import User
 from monocloud_async.pace import Pace
 from monocloud_async.retry import RetryBudget, RetryPolicy, again, checked
 from monocloud_async.turns import pass_by, tell
-from monocloud_async.wire import check_user_id, enable_path, read_answer
+from monocloud_async.wire import check_user_id, read_answer
 
 DEFAULT_RETRY = RetryPolicy()
 
@@ -82,6 +82,7 @@ class MonoCloudSession:
             )
         self._borrowed = client_session
         self._owned: aiohttp.ClientSession | None = None
+        self._exchange = Exchange(self._base_url, self._credentials)
         self._express: Express | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         if max_rate is not None:
@@ -115,9 +116,13 @@ class MonoCloudSession:
         await self.close()
 
     async def close(self) -> None:
-        """Close the session's own connections; a borrowed `ClientSession` stays open."""
+        """Close the session's own connections; a borrowed `ClientSession` stays open.
+
+        Calls in flight end at once, with a `TransportError`.
+        """
         self._closed = True
         owned, self._owned = self._owned, None
+        self._exchange.close()
         if self._express is not None:
             self._express.close()
         if owned is not None:
@@ -251,8 +256,7 @@ class MonoCloudSession:
                 if isinstance(answer, User):
                     return answer
             else:
-                url = self._base_url + enable_path(user_id)
-                answer = await exchange(client, url, self._credentials, timeout)
+                answer = await self._exchange.exchange(client, user_id, timeout)
         except TimeoutError as error:
             fault: MonoCloudError = timed_out(error, user_id, timeout)
         except aiohttp.InvalidURL as error:
@@ -262,7 +266,12 @@ class MonoCloudSession:
         except (RuntimeError, ValueError, AssertionError) as error:
             fault = unusable(error, user_id)
         else:
-            return read_answer(user_id, *answer)
+            status, headers, body, end = answer
+            try:
+                return read_answer(user_id, status, headers, body)
+            except InvalidResponseError:
+                end()  # it may be the answer to another request, and so would be the next one
+                raise
         # Outside the `except`, and not chained: aiohttp's errors hold the request's headers.
         raise fault
 

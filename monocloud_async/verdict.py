@@ -62,7 +62,9 @@ class Judge:
         self._barred = self._barred + 1 if barred else 0
         if isinstance(error, UnauthorizedError | PaymentRequiredError | ConfigurationError):
             return Verdict(error)
-        if first and (barred or (isinstance(error, TransportError) and error.lasting)):
+        # Only the session's own end is lasting and comes after a request was sent.
+        lasting = isinstance(error, TransportError) and error.lasting and (first or error.sent)
+        if lasting or (first and barred):
             return Verdict(error)
         if self._barred >= _BARRED:
             return Verdict(error, f", because the last {_BARRED} answers were all like this one")

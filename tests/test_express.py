@@ -198,7 +198,7 @@ async def test_what_a_server_says_before_it_is_asked_is_nobodys_answer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Behind a TLS handshake it can be there before anybody can ask."""
-    connect = Lines.connect
+    connect = aiohttp.TCPConnector.connect
 
     async def spoken_to(*args: Any) -> Any:
         connection = await connect(*args)
@@ -211,9 +211,10 @@ async def test_what_a_server_says_before_it_is_asked_is_nobodys_answer(
         MonoCloudSession(server.url, KEY, retry=ONCE) as session,
     ):
         with monkeypatch.context() as early:
-            early.setattr(Lines, "connect", spoken_to)
-            with pytest.raises(m.TransportError, match="not HTTP"):
+            early.setattr(aiohttp.TCPConnector, "connect", spoken_to)
+            with pytest.raises(m.TransportError, match="not HTTP") as caught:
                 await session.enable_user("ada")
+        assert not caught.value.sent
         assert (await session.enable_user("ada")).user_id == "ada"
         assert len(server.requests) == 1
 

@@ -143,15 +143,6 @@ async def test_a_wait_past_the_total_time_is_not_begun() -> None:
     assert (given, clock.slept) == ([60, 29], [31])
 
 
-async def test_an_idle_connection_that_was_given_up_costs_no_wait_once() -> None:
-    clock = Clock()
-    stale = [m.TransportError("closed", stale=True) for _ in range(2)]
-    attempt, _given = failing(*stale)
-    await call(RetryPolicy(wait_initial=0.5), attempt, clock=clock, sleep=clock.sleep)
-    assert clock.slept[0] == 0
-    assert len(clock.slept) == 2
-
-
 async def test_cancellation_passes_through_at_once() -> None:
     started = asyncio.Event()
 

@@ -289,7 +289,7 @@ async def test_a_session_that_is_closed_ends_its_run(sandbox: Sandbox) -> None:
         await asyncio.sleep(0.001)
     await asyncio.sleep(0.01)
     await session.close()
-    with pytest.raises(m.RunStoppedError, match="this session is closed") as caught:
+    with pytest.raises(m.RunStoppedError, match="the session was closed") as caught:
         await running
     assert [outcome.status for outcome in seen] == ["enabled"] * 3 + ["unknown"]
     assert caught.value.report.total == 4

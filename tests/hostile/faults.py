@@ -206,7 +206,14 @@ def _chunks() -> Iterator[Fault]:
         error=None,
         retried=False,
     )
-    yield fault("10,000 trailers", b"11\r\n" + USER + b"\r\n0\r\n" + b"X: y\r\n" * 10_000 + b"\r\n")
+    trailers = b"11\r\n" + USER + b"\r\n0\r\n" + b"X: y\r\n" * 10_000 + b"\r\n"
+    yield replace(fault("10,000 trailers", trailers), error=None, retried=False)
+    answer = http(USER, b"Transfer-Encoding: chunked", length=False)[: -len(USER)]
+    yield replace(
+        fault("trailers without end", b""),
+        act=never_ends(answer + b"11\r\n" + USER + b"\r\n0\r\n", b"X: y\r\n" * 100_000),
+        seconds=2.5,
+    )
     for coding in (b"gzip, quux", b"chunked, gzip"):
         # RFC 9112, section 6.3: such a body ends with the connection, so it is read as it stands.
         yield replace(
@@ -221,20 +228,33 @@ def _headers() -> Iterator[Fault]:
     def fault(name: str, answer: bytes) -> Fault:
         return Fault(kind="headers", name=name, act=says(answer), says="not HTTP")
 
-    yield fault("10,000 of them", http(USER, *[b"X-%d: y" % number for number in range(10_000)]))
-    yield fault("a line of 1 MiB", http(USER, b"X: " + b"y" * MIB))
-    yield fault("a name of 1 MiB", http(USER, b"X" * MIB + b": y"))
-    yield fault("a status line of 1 MiB", b"HTTP/1.1 200 " + b"y" * MIB + b"\r\n" + LINES)
+    def long(name: str, answer: bytes) -> Fault:
+        return replace(fault(name, answer), says="longer than 64 KiB", retried=False)
+
+    yield replace(
+        fault("60,000 bytes, in a line", http(USER, b"X: " + b"y" * 60_000)),
+        error=None,
+        retried=False,
+    )
+    yield replace(
+        fault("60,000 bytes, in 6,000 lines", http(USER, *[b"X: 6789"] * 6_000)),
+        error=None,
+        retried=False,
+    )
+    yield long("10,000 of them", http(USER, *[b"X-%d: y" % number for number in range(10_000)]))
+    yield long("a line of 1 MiB", http(USER, b"X: " + b"y" * MIB))
+    yield long("a name of 1 MiB", http(USER, b"X" * MIB + b": y"))
+    yield long("a status line of 1 MiB", b"HTTP/1.1 200 " + b"y" * MIB + b"\r\n" + LINES)
     yield fault("NUL", http(USER, b"X: a\0b"))
     yield fault("no colon", http(USER, b"just words"))
     yield fault("no name", http(USER, b": y"))
     yield fault("space before the colon", http(USER, b"X : y"))
     yield replace(
-        fault("never ending, many lines", b""),
-        act=never_ends(b"HTTP/1.1 200 OK\r\n", b"X: y\r\n" * 1000),
+        long("never ending, many lines", b""),
+        act=never_ends(b"HTTP/1.1 200 OK\r\n", b"X: y\r\n" * 12_000),
     )
     yield replace(
-        fault("never ending, one line", b""),
+        long("never ending, one line", b""),
         act=never_ends(b"HTTP/1.1 200 OK\r\nX: ", b"y" * 65_536),
     )
 
