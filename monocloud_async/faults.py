@@ -95,7 +95,7 @@ def _cut_off(error: Broken, user_id: str) -> TransportError:
         case aiohttp.ClientPayloadError():
             what = "the answer was cut short"
         case aiohttp.ClientResponseError() | HttpProcessingError():
-            if _is_of_a_long_line(error):
+            if _is_of_long_headers(error):
                 return _headers_too_long(user_id)
             what = "the answer was not HTTP"  # aiohttp calls it a 400, which nobody sent
         case OSError():
@@ -115,10 +115,11 @@ def _headers_too_long(user_id: str) -> TransportError:
     return fault
 
 
-def _is_of_a_long_line(error: BaseException | None) -> bool:
-    """Whether aiohttp stopped at a line, which it tells by a cause alone."""
+def _is_of_long_headers(error: BaseException | None) -> bool:
+    """Whether aiohttp's parser met a limit, which it tells by a cause alone."""
     while error is not None:
-        if isinstance(error, LineTooLong):
+        # The other limit has no class of its own.
+        if isinstance(error, LineTooLong) or error.args[:1] == ("Too many headers received",):
             return True
         error = error.__cause__
     return False
