@@ -1,5 +1,6 @@
 """The ways that a call can go: over the session's own connections, or through `ClientSession`."""
 
+import asyncio
 import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -9,11 +10,13 @@ from typing import Any, Literal, get_args
 import aiohttp
 import pytest
 import trustme
+from raw_server import Peer, RawServer
 
 from monocloud_async import MonoCloudSession
 from monocloud_async.connector import Connector
 
-Way = Literal["fast", "hooked", "borrowed"]
+# "lent" is a borrowed session over our connector, "theirs" one over aiohttp's.
+Way = Literal["fast", "hooked", "lent", "theirs", "tunnel"]
 WAYS: tuple[Way, ...] = get_args(Way)
 
 
@@ -31,6 +34,14 @@ def hooked() -> Iterator[None]:
         yield
 
 
+@cache
+def trusting(authority: trustme.CA) -> ssl.SSLContext:
+    """What a client has that trusts this authority."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # it checks certificates and host names
+    authority.configure_trust(context)
+    return context
+
+
 @contextmanager
 def trusted(trust: ssl.SSLContext) -> Iterator[None]:
     """Connections without a context of their own use this one."""
@@ -39,12 +50,15 @@ def trusted(trust: ssl.SSLContext) -> Iterator[None]:
         yield
 
 
-@cache
-def trusting(authority: trustme.CA) -> ssl.SSLContext:
-    """What a client has that trusts this authority."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # it checks certificates and host names
-    authority.configure_trust(context)
-    return context
+async def tunnel(peer: Peer) -> None:
+    """A proxy that does what it is asked."""
+    host, _, port = (await peer.request()).split(b" ")[1].decode().rpartition(":")
+    there, writer = await asyncio.open_connection(host, int(port))
+    try:
+        await peer.send(b"HTTP/1.1 200 Connected\r\n\r\n")
+        await peer.join(there, writer)
+    finally:
+        writer.transport.abort()
 
 
 @asynccontextmanager
@@ -58,9 +72,17 @@ async def session_by(way: Way, *arguments: str, **options: Any) -> AsyncIterator
             with hooked():
                 async with MonoCloudSession(*arguments, **options) as session:
                     yield session
-        case "borrowed":
+        case "lent" | "theirs":
+            connector = Connector() if way == "lent" else aiohttp.TCPConnector()
             async with (
-                aiohttp.ClientSession(connector=Connector()) as client,
+                aiohttp.ClientSession(connector=connector) as client,
+                MonoCloudSession(*arguments, client_session=client, **options) as session,
+            ):
+                yield session
+        case "tunnel":
+            async with (
+                RawServer(tunnel) as proxy,
+                aiohttp.ClientSession(connector=Connector(), proxy=proxy.url) as client,
                 MonoCloudSession(*arguments, client_session=client, **options) as session,
             ):
                 yield session
