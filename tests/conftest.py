@@ -1,15 +1,13 @@
 from collections.abc import AsyncIterator, Iterator
-from functools import wraps
-from typing import Any
 
-import aiohttp
 import pytest
 from hypothesis import settings
+from ways import hooked
 
 from monocloud_async import MonoCloudSession, RetryPolicy, tenant
 from monocloud_async.sandbox import Sandbox
 
-# By hand: pytest tests/hostile/test_fuzz.py --hypothesis-profile=long
+# By hand: pytest tests/hostile --hypothesis-profile=long
 settings.register_profile("long", max_examples=20_000, deadline=None)
 
 QUICK = RetryPolicy(wait_initial=0.001, wait_max=0.002)
@@ -29,15 +27,14 @@ def _hooked(request: pytest.FixtureRequest) -> Iterator[None]:
     if not request.config.getoption("hooked"):
         yield
         return
-    make = aiohttp.ClientSession._request
-
-    @wraps(make)
-    async def hook(*args: Any, **options: Any) -> aiohttp.ClientResponse:
-        return await make(*args, **options)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(aiohttp.ClientSession, "_request", hook)
+    with hooked():
         yield
+
+
+@pytest.fixture(scope="session")
+def by_hand() -> bool:
+    """Whether somebody asked for all that CI has no time for, with the profile `long`."""
+    return settings.get_current_profile_name() == "long"
 
 
 @pytest.fixture(autouse=True)

@@ -50,6 +50,16 @@ class Peer:
         """The first bytes of a client that wants to speak TLS."""
         return await self._reader.read(4096)
 
+    async def join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """What either side says goes to the other one, until one of them leaves."""
+        await asyncio.wait(
+            [
+                asyncio.ensure_future(_pass_on(self._reader, writer)),
+                asyncio.ensure_future(_pass_on(reader, self._writer)),
+            ],
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+
     def finish(self) -> None:
         """A FIN: nothing more comes from here, but the client may go on."""
         self._writer.write_eof()
@@ -65,6 +75,13 @@ class Peer:
     def drop(self) -> None:
         """The connection ends with a FIN and nothing before it, no close notify either."""
         self._writer.transport.abort()
+
+
+async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with suppress(ConnectionError):
+        while data := await reader.read(1 << 16):
+            writer.write(data)
+            await writer.drain()
 
 
 Act = Callable[[Peer], Awaitable[None]]

@@ -5,15 +5,17 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 from clients import against, run
-from faults import USER, Fault, Tls
+from faults import USER, Fault, Tls, chunked
 from raw_server import Peer, RawServer, answering, http
 from secrets_search import KEY
+from ways import Way, session_by
 
 import monocloud_async as m
 from monocloud_async import MonoCloudSession, RetryPolicy
 
 BOB = http(b'{"user_id":"bob"}')
 ONCE = RetryPolicy(attempts=1)
+every_way = pytest.mark.parametrize("way", ["fast", "hooked", "lent", "theirs"])
 
 
 async def first_call(peer: Peer) -> None:
@@ -41,6 +43,137 @@ def test_a_connection_that_dies_as_it_is_reused_costs_no_time(
                 assert (await session.enable_user("ada")).user_id == "ada"
             assert (server.connections, len(server.requests)) == (5, 9)
             assert asyncio.get_running_loop().time() < 0.1  # nobody waited
+
+    run(main())
+
+
+@every_way
+@pytest.mark.parametrize("act", [leaves_as_it_is_reused, resets_as_it_is_reused])
+def test_a_server_that_ends_every_connection_as_it_is_reused_is_not_noticed(
+    act: Callable[[Peer], Awaitable[None]],
+    way: Way,
+    by_hand: bool,  # noqa: FBT001  a fixture
+) -> None:
+    """No attempt, no token of the session's budget for retries, and no wait is spent on it."""
+    calls = 4_000 if by_hand else 400
+
+    async def main() -> None:
+        async with (
+            RawServer(act) as server,
+            session_by(way, server.url, KEY, retry=ONCE) as session,
+        ):
+            for _ in range(calls):
+                assert (await session.enable_user("ada")).user_id == "ada"
+            assert (server.connections, len(server.requests)) == (calls, 2 * calls - 1)
+            assert asyncio.get_running_loop().time() < 0.1
+
+    run(main())
+
+
+@every_way
+def test_the_free_retry_is_one(way: Way) -> None:
+    """A server that answers nobody any more is no business of the connections."""
+
+    async def act(peer: Peer) -> None:
+        if server.connections == 1:
+            await first_call(peer)
+        await peer.request()
+        peer.reset()
+
+    server = RawServer(act)
+
+    async def main() -> None:
+        async with server, session_by(way, server.url, KEY, retry=ONCE) as session:
+            await session.enable_user("ada")
+            for requests in (3, 4):
+                with pytest.raises(
+                    m.TransportError, match=r"connection broke|closed before"
+                ) as caught:
+                    await session.enable_user("ada")
+                assert (caught.value.attempts, len(server.requests)) == (1, requests)
+
+    run(main())
+
+
+MANY = 100
+
+
+@every_way
+@pytest.mark.parametrize("death", ["reset", "end", "reset as it is used", "end as it is used"])
+def test_a_hundred_connections_that_die_at_once_are_nobodys_fault(way: Way, death: str) -> None:
+    """As when a gateway between is started anew: the next call does not go over their graves."""
+    everybody, killed = asyncio.Barrier(MANY), asyncio.Event()
+
+    async def act(peer: Peer) -> None:
+        old = server.connections <= MANY
+        await peer.request()
+        if old:
+            await everybody.wait()
+        await peer.send(http(USER))
+        if old:
+            await (peer.request() if death.endswith("used") else killed.wait())
+            if death.startswith("reset"):
+                peer.reset()
+            return
+        while True:
+            await peer.request()
+            await peer.send(http(USER))
+
+    server = RawServer(act)
+
+    async def main() -> None:
+        clock = asyncio.get_running_loop().time
+        async with server, session_by(way, server.url, KEY, retry=ONCE) as session:
+            await asyncio.gather(*(session.enable_user("ada") for _ in range(MANY)))
+            assert server.connections == MANY
+            killed.set()
+            began = clock()
+            for calls in (1, MANY, MANY):
+                users = await asyncio.gather(*(session.enable_user("ada") for _ in range(calls)))
+                assert [user.user_id for user in users] == ["ada"] * calls
+            assert clock() - began < 0.1
+            report = await session.bulk_enable(["ada"] * MANY)
+            assert (report.enabled, report.retries) == (MANY, 0)
+
+    run(main())
+
+
+SWITCHES = {
+    "bare": b"HTTP/1.1 101 X\r\n\r\n",
+    "with a protocol": b"HTTP/1.1 101 X\r\nUpgrade: h2c\r\n\r\n",
+    "whole": b"HTTP/1.1 101 X\r\nUpgrade: h2c\r\nConnection: upgrade\r\n\r\n",
+    "with a length": http(b"ok", status=101),
+    "in chunks": chunked(b"ok", status=101),
+}
+
+
+@every_way
+@pytest.mark.parametrize("behind", [b"", BOB, b"\0\0\6\4\0\0\0\0\0"], ids=["", "user", "h2c"])
+@pytest.mark.parametrize("switch", SWITCHES)
+def test_a_connection_that_speaks_another_protocol_is_given_up(
+    way: Way, switch: str, behind: bytes
+) -> None:
+    """Nobody asked for one, so whatever comes over it is nobody's answer."""
+
+    async def act(peer: Peer) -> None:
+        old = server.connections == 1
+        while True:
+            request = await peer.request()
+            if b"/bob/" not in request:
+                await peer.send(SWITCHES[switch] + behind)
+            elif old:
+                await peer.send(http(b'{"title":"for ada"}', status=404))
+            else:
+                await peer.send(http(b'{"user_id":"bob","creation_time":4711}'))
+
+    server = RawServer(act)
+
+    async def main() -> None:
+        async with server, session_by(way, server.url, KEY, retry=ONCE) as session:
+            with pytest.raises(m.InvalidResponseError, match="status 101"):
+                await session.enable_user("ada")
+            assert (await session.enable_user("bob")).creation_time == 4711
+            assert (server.connections, len(server.requests)) == (2, 2)
 
     run(main())
 
