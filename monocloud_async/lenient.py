@@ -20,8 +20,8 @@ UNKNOWN: Final = "\ufffd"  # the replacement character, in the place of what is 
 
 _MAX_DEPTH: Final = 100  # decoders and encoders recurse
 _MAX_DIGITS: Final = 4300  # of an integer; Python writes no longer ones
-# A text, which lacks its end where the input does; a mark; or a word. No two of them can be told
-# apart by a later character, so the expression never goes back.
+# A text, which lacks its end where the input does; a mark; or a word. The first character tells
+# which, so the expression never goes back.
 _TOKEN: Final = re.compile(
     r'"[^"\\]*(?:\\.[^"\\]*)*("|\\?\Z)|[{}\[\],:]|[^ \t\n\r"{}\[\],:]+', re.DOTALL
 )
@@ -36,7 +36,9 @@ _INTEGER: Final = re.compile(r"-?(?:0|[1-9][0-9]*)")
 _NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 _OBJECT: Final = re.compile(r'[ \t\n\r]*\{[ \t\n\r]*(?:["}]|\Z)')
 # Which tokens may come next, by their first character, "w" for a word.
+_MARKS: Final = '"{}[],:'
 _VALUE, _NAME, _FIRST_NAME = '"{[w', '"', '"}'
+_NAMES: Final = {_NAME, _FIRST_NAME}
 _AFTER_VALUE: Final = {"": "", "}": ",}", "]": ",]"}  # by the bracket that closes what is open
 
 _decoder = msgspec.json.Decoder()
@@ -79,43 +81,44 @@ def read(body: bytes) -> Reading:
 def _strict(text: str) -> tuple[str, End]:
     """The same text, if it is whole, in a form that a strict decoder takes; and how it ends."""
     out: list[str] = []
-    open_ = [""]  # the brackets that close what is open
+    closers = [""]  # of the brackets that are open, the innermost one last
     allowed = _VALUE
     for found in _TOKEN.finditer(text):
         token = found[0]
-        kind = token[0] if token[0] in '"{}[],:' else "w"
+        kind = token[0] if token[0] in _MARKS else "w"
         if kind not in allowed:
             return "", End.MALFORMED
-        level = len(open_)
-        if kind in "{[":
-            open_.append("}" if kind == "{" else "]")
-            allowed = _FIRST_NAME if kind == "{" else _VALUE + "]"
-            if level == _MAX_DEPTH + 1:
-                token = "null"  # and nothing of what is in it
-        elif kind == ",":
-            allowed = _NAME if open_[-1] == "}" else _VALUE
-        elif kind == ":":
-            allowed = _VALUE
-        elif kind == '"':
-            if found[1] != '"':
-                return "", End.EARLY
-            token = _text(token)
-            allowed = ":" if allowed in {_NAME, _FIRST_NAME} else _AFTER_VALUE[open_[-1]]
-        else:
-            if kind == "w":
-                token = _word(token)
-            else:
-                open_.pop()
-            allowed = _AFTER_VALUE[open_[-1]]
-        if level <= _MAX_DEPTH + 1:
-            out.append(token)
-    if allowed:
-        return "", End.EARLY
-    return "".join(out), End.WHOLE
+        if found[1] in {"", "\\"}:
+            return "", End.EARLY
+        depth = len(closers)
+        if depth <= _MAX_DEPTH or (depth == _MAX_DEPTH + 1 and kind not in "{["):
+            out.append(_harmless(kind, token))
+        elif depth == _MAX_DEPTH + 1:
+            out.append("null")  # and nothing of what is in it
+        allowed = _next(kind, closers, is_name=kind == '"' and allowed in _NAMES)
+    return ("", End.EARLY) if allowed else ("".join(out), End.WHOLE)
 
 
-def _text(token: str) -> str:
-    return _ESCAPE.sub(_escaped, token) if _TO_ESCAPE.search(token) else token
+def _next(kind: str, closers: list[str], *, is_name: bool) -> str:
+    """Which tokens may follow this one."""
+    if kind in "{[":
+        closers.append("}" if kind == "{" else "]")
+        return _FIRST_NAME if kind == "{" else _VALUE + "]"
+    if kind == ",":
+        return _NAME if closers[-1] == "}" else _VALUE
+    if kind == ":":
+        return _VALUE
+    if is_name:
+        return ":"
+    if kind in "}]":
+        closers.pop()
+    return _AFTER_VALUE[closers[-1]]
+
+
+def _harmless(kind: str, token: str) -> str:
+    if kind == '"':
+        return _ESCAPE.sub(_escaped, token) if _TO_ESCAPE.search(token) else token
+    return _word(token) if kind == "w" else token
 
 
 def _escaped(found: re.Match[str]) -> str:

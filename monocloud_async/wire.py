@@ -41,7 +41,7 @@ MAX_USER, MAX_REFUSAL = 1 << 18, 1 << 16
 _MAX_ID_BYTES = 1024  # servers refuse a request line of about 8 KiB; quoting triples the length
 # Of one refusal. Its error may live as long as its run, and a character may take four bytes.
 _MAX_FAULTS, _MAX_CHARACTERS = 20, 3000
-_OF_EACH_TEXT = 20  # characters that one text counts for beside its own: empty ones take memory, too
+_OBJECT_SIZE = 20  # in such characters, of a text: an empty one takes memory, too
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _CONTROL_BYTE = re.compile(rb"[\x00-\x1f\x7f]")
 _PATH_CHARACTER = re.compile(r"[./\\%]")
@@ -322,7 +322,7 @@ class _Texts:
         if not isinstance(value, str) or self._left <= 0:
             return None
         text = clean(value)[: self._left]
-        self._left -= len(text) + _OF_EACH_TEXT
+        self._left -= len(text) + _OBJECT_SIZE
         return text
 
     def identity_fault(self, fault: dict[str, Any]) -> IdentityFault:
