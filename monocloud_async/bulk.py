@@ -185,13 +185,18 @@ class BulkRun:
 
     async def _watched(self) -> BulkReport:
         self._admission.clock = clock = asyncio.get_running_loop().time
-        began, paused = clock(), self.pace.paused_seconds(clock())
+        began, pace = clock(), self.pace
+        before = pace.paused_seconds(began)
+        self.report.stopwatch.running = lambda: (
+            (now := clock()) - began,
+            pace.paused_seconds(now) - before,
+        )
         self._add(self._feed() if self._intake.apart else self._work(), None)
         try:
             while self._workers:
                 await asyncio.wait(self._workers)
         finally:
-            await _to_the_end(self._close(began, paused))
+            await _to_the_end(self._close())
         if self._delivery.bug is not None:
             raise self._delivery.bug
         if self._recorder is not None and self._recorder.error is not None:
@@ -202,14 +207,12 @@ class BulkRun:
             raise self._unread
         return self.report
 
-    async def _close(self, began: float, paused: float) -> None:
+    async def _close(self) -> None:
         """Whatever happened: no task is left, the counts are true, and the journal has them."""
         try:
             await self._end()
         finally:
-            now = self._admission.clock()
-            self.report.seconds = now - began
-            self.report.paused_seconds = self.pace.paused_seconds(now) - paused
+            self.report.stopwatch.stop()
             try:
                 if self._recorder is not None:
                     await self._recorder.close(self._how())
@@ -234,7 +237,9 @@ class BulkRun:
             self._add(self._work(), None)
 
     def _add(self, work: Coroutine[object, object, None], call: Call | None) -> None:
-        task = asyncio.create_task(work)
+        # Not by `create_task`: where the application lets tasks begin there, at once
+        # (`asyncio.eager_task_factory`), each worker would begin inside the one that adds it.
+        task = asyncio.Task(work, loop=asyncio.get_running_loop())
         self._workers[task] = call
         task.add_done_callback(self._ended)
 

@@ -1,15 +1,88 @@
 """Where a run's outcomes go: its report, its journal, whoever iterates, and `on_outcome`."""
 
 import asyncio
+import gc
+import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+import msgspec
+
+from monocloud_async.models import User
 from monocloud_async.outcome import BulkReport, Outcome, count
 
 if TYPE_CHECKING:  # SQLite and threads, only where a journal is kept
     from monocloud_async.journal.recorder import Recorder
 
 OnOutcome = Callable[[Outcome], None]
+
+_ROOM: Final = 16 << 20  # bytes of users that may wait for whoever iterates
+_LARGE: Final = 8192  # bytes of JSON; what a smaller user holds is not worth a closer look
+_FORGET: Final = 7 / 8  # of the size that the next user is thought of, with each smaller one
+
+
+class Waiting:
+    """Outcomes that wait for whoever iterates, and the memory that their users hold.
+
+    There are few, but a user may be of 256 KiB, and hold up to 24 times as much once it is read.
+
+    Attributes:
+        on_the_way: users whose outcome is still to come.
+    """
+
+    def __init__(self) -> None:
+        self.on_the_way = 0
+        self._outcomes: asyncio.Queue[tuple[Outcome | None, int]] = asyncio.Queue()
+        self._held = 0
+        self._expected = 0.0  # of a user on the way
+        self._changed = asyncio.Event()
+        self._encoder = msgspec.json.Encoder()
+        self._buffer = bytearray()
+
+    async def room(self) -> None:
+        """Returns when there is memory for one more user."""
+        while self._held + self.on_the_way * self._expected > _ROOM:
+            self._changed.clear()
+            await self._changed.wait()
+
+    def put(self, outcome: Outcome) -> None:
+        """One more waits."""
+        size = 0
+        if outcome.user is not None:
+            size = self._size(outcome.user)
+            self._expected = max(size, self._expected * _FORGET)
+        self._held += size
+        self._outcomes.put_nowait((outcome, size))
+        self._changed.set()
+
+    async def get(self) -> Outcome | None:
+        """The first one; None after the last one, again and again."""
+        outcome, size = await self._outcomes.get()
+        if outcome is None:
+            self.end()
+        self._held -= size
+        self._changed.set()
+        return outcome
+
+    def end(self) -> None:
+        """There are no more."""
+        self._outcomes.put_nowait((None, 0))
+
+    def _size(self, user: User) -> int:
+        """About how many bytes it holds."""
+        try:
+            self._encoder.encode_into(user, self._buffer)
+        except RecursionError:
+            return _held_by(user)
+        return _held_by(user) if len(self._buffer) > _LARGE else len(self._buffer)
+
+
+def _held_by(user: User) -> int:
+    size, objects = 0, [user]
+    while objects:
+        size += sum(map(sys.getsizeof, objects))
+        objects = [each for each in gc.get_referents(*objects) if not isinstance(each, type)]
+    return size
 
 
 class Delivery:
@@ -43,30 +116,31 @@ class Delivery:
         self._on_outcome = on_outcome
         self._places = asyncio.BoundedSemaphore(places)
         self.bounded = counted
-        self._outcomes: asyncio.Queue[Outcome | None] | None = None  # only where somebody iterates
+        self._waiting: Waiting | None = None  # only where somebody iterates
 
     @property
     def tells(self) -> bool:
         """Whether anybody hears of an outcome before the run's end."""
-        return self._outcomes is not None or self._on_outcome is not None
+        return self._waiting is not None or self._on_outcome is not None
 
     def stream(self) -> None:
         """From now on, somebody iterates."""
-        self._outcomes = asyncio.Queue()  # unbounded in itself: the places bound it
+        self._waiting = Waiting()
         self.bounded = True
 
     async def next(self) -> Outcome | None:
         """The next outcome for whoever iterates; None after the last one, again and again."""
-        assert self._outcomes is not None  # noqa: S101  somebody iterates
-        outcome = await self._outcomes.get()
-        if outcome is None:
-            self._outcomes.put_nowait(None)
-        else:
+        assert self._waiting is not None  # noqa: S101  somebody iterates
+        outcome = await self._waiting.get()
+        if outcome is not None:
             self._places.release()
         return outcome
 
     async def place(self) -> None:
         """Returns when one more user may be on the way."""
+        if self._waiting is not None:
+            await self._waiting.room()
+            self._waiting.on_the_way += 1
         await self._places.acquire()
 
     def record(self, outcome: Outcome) -> None:
@@ -74,8 +148,9 @@ class Delivery:
         count(self._report, outcome)
         if self._recorder is not None:
             self._recorder.add(outcome)
-        if self._outcomes is not None:
-            self._outcomes.put_nowait(outcome)
+        if self._waiting is not None:
+            self._waiting.on_the_way -= 1
+            self._waiting.put(outcome)
         elif self.bounded:
             self._places.release()
         if self._on_outcome is not None:
@@ -84,14 +159,14 @@ class Delivery:
     async def tell_of(self, outcome: Outcome) -> None:
         """Hand on the outcome of a user that the journal has as enabled."""
         self._call_back(outcome)
-        if self._outcomes is not None:
-            self._outcomes.put_nowait(outcome)
+        if self._waiting is not None:
+            self._waiting.put(outcome)
             await self._places.acquire()  # this one's comes back when somebody takes it
 
     def end(self) -> None:
         """There are no more."""
-        if self._outcomes is not None:
-            self._outcomes.put_nowait(None)
+        if self._waiting is not None:
+            self._waiting.end()
 
     def _call_back(self, outcome: Outcome) -> None:
         try:

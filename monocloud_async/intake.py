@@ -9,7 +9,11 @@ from collections.abc import (
     Callable,
     Iterable,
     Iterator,
+    MappingView,
     Sequence,
+)
+from collections.abc import (
+    Set as AbstractSet,
 )
 from contextvars import copy_context
 from enum import Enum
@@ -29,10 +33,20 @@ Tell = Callable[[Outcome], Awaitable[None]]
 BREATH: Final = 256  # ids that may never suspend before others get a turn on the event loop
 
 
+_SetIterator: Final = type(iter(set[str]()))
+
+
 class End(Enum):
     """What comes after the last id; None could be an id that somebody put in by mistake."""
 
     END = 0
+
+
+def _has_no_lasting_order(user_ids: object) -> bool:
+    """Whether the same ids may come in another order in another process, as those of a set do."""
+    return isinstance(user_ids, AbstractSet | MappingView | _SetIterator) and not isinstance(
+        user_ids, Sequence
+    )
 
 
 class Intake:
@@ -76,11 +90,16 @@ class Intake:
             tell: called with the outcome of each that is passed over, where anybody wants to know.
 
         Raises:
-            ConfigurationError: the journal is not for these ids.
+            ConfigurationError: the journal is not for these ids, or they have no lasting order.
         """
         self.opened = True
         self._tell = tell
         if self._recorder is not None:
+            if _has_no_lasting_order(self._user_ids):
+                raise ConfigurationError(
+                    "user_ids has no order that lasts, so a journal cannot say where to go on:"
+                    " pass a list, such as sorted(user_ids)"
+                )
             await self._recorder.open(self._user_ids)
         if isinstance(self._user_ids, AsyncIterable):
             self._later = aiter(self._user_ids)

@@ -25,7 +25,7 @@ class Outage:
 
     def failed(self, user_id: str, now: float, *, probe: bool, again: bool) -> float | None:
         """Seconds that nobody is to be sent after this failure, or None where nothing changes."""
-        if not again:
+        if not again and len(self._failing) < _USERS:
             self._failing.add(user_id)
         if self.since is not None:
             if not probe:

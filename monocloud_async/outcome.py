@@ -1,6 +1,7 @@
 """What became of one user, and the counts of a run."""
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Final, Literal
 
 from msgspec import Struct, field
 
@@ -34,11 +35,39 @@ class Outcome(Struct, frozen=True, kw_only=True):
     seconds: float = 0.0
 
 
-_MAX_FAILURES = 1000
+_MAX_FAILURES: Final = 1000
+# Of a report, in the order in which it is told.
+FIGURES: Final = (
+    *("total", "enabled", "failed", "unknown", "not_attempted", "already_enabled", "unconfirmed"),
+    *("requests", "retries", "throttled", "paused_seconds", "seconds", "exhausted"),
+)
+
+
+class Stopwatch(Struct):
+    """How long a run takes, and how much of that it stands still.
+
+    Attributes:
+        stopped: both in seconds, once the run is over.
+        running: what tells both while it goes on.
+    """
+
+    stopped: tuple[float, float] = (0.0, 0.0)
+    running: Callable[[], tuple[float, float]] | None = None
+
+    def read(self) -> tuple[float, float]:
+        """Both in seconds, as of now."""
+        return self.stopped if self.running is None else self.running()
+
+    def stop(self) -> None:
+        """The run is over."""
+        self.stopped, self.running = self.read(), None
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Stopwatch, (self.read(),)  # another process has not got this one's clock
 
 
 class BulkReport(Struct, kw_only=True):
-    """The counts of a run, live while it goes on; the counts per status add up to `total`.
+    """The figures of a run, live while it goes on; the counts per status add up to `total`.
 
     Attributes:
         total: ids read from the input.
@@ -48,7 +77,7 @@ class BulkReport(Struct, kw_only=True):
         retries: requests sent again after a passing failure.
         throttled: requests that the tenant answered with 429.
         paused_seconds: how long nobody was sent, because the tenant asked for it or was down.
-        seconds: how long the run took.
+        seconds: how long the run took, or has taken so far.
         exhausted: whether the input was read to its end.
         failures: the first thousand outcomes that are failed or unknown.
     """
@@ -63,15 +92,23 @@ class BulkReport(Struct, kw_only=True):
     requests: int = 0
     retries: int = 0
     throttled: int = 0
-    paused_seconds: float = 0.0
-    seconds: float = 0.0
     exhausted: bool = False
     failures: list[Outcome] = field(default_factory=list)
+    stopwatch: Stopwatch = field(default_factory=Stopwatch)
+
+    @property
+    def seconds(self) -> float:
+        """How long the run took, or has taken so far."""
+        return self.stopwatch.read()[0]
+
+    @property
+    def paused_seconds(self) -> float:
+        """How long nobody was sent, because the tenant asked for it or was down."""
+        return self.stopwatch.read()[1]
 
     def __repr__(self) -> str:
         # A thousand failures are too much for a terminal, and they have people's ids in them.
-        *counts, _ = self.__struct_fields__
-        told = ", ".join(f"{name}={getattr(self, name)!r}" for name in counts)
+        told = ", ".join(f"{name}={getattr(self, name)!r}" for name in FIGURES)
         return f"BulkReport({told}, failures=<{len(self.failures)}>)"
 
 

@@ -81,6 +81,7 @@ class MonoCloudSession:
                 f"client_session must be an aiohttp.ClientSession, not {type(client_session)!r}"
             )
         self._borrowed = client_session
+        self._proxy_checked = False
         self._owned: aiohttp.ClientSession | None = None
         self._exchange = Exchange(self._base_url, self._credentials)
         self._express: Express | None = None
@@ -226,7 +227,8 @@ class MonoCloudSession:
                 for 15 minutes, or a journal that cannot be written; its `report` has what was
                 done, and the rest stays unread.
             ConfigurationError: (from the run) the journal is in use, or of another tenant,
-                another input or a newer version.
+                another input or a newer version; or `user_ids` is a set or something else whose
+                order does not last, so that no journal can say where to go on.
         """
         limit = self._timeout if timeout is None else tenant.positive("timeout", timeout)
         if isinstance(journal, str | os.PathLike):
@@ -281,6 +283,10 @@ class MonoCloudSession:
         if self._borrowed is not None:
             if self._borrowed.closed:
                 raise ConfigurationError("the borrowed client_session is closed")
+            # The environment may change, and plain HTTP would hide nothing.
+            if not self._proxy_checked or self._base_url.startswith("http://"):
+                tenant.check_proxy(self._borrowed, self._base_url)
+                self._proxy_checked = True
             return self._borrowed
         loop = asyncio.get_running_loop()
         if self._owned is None:

@@ -25,7 +25,7 @@ _COUNTERS: Final = {
     "requests": ("{request}", "Requests that bulk runs sent."),
     "retries": ("{request}", "Requests that were sent again after a passing failure."),
     "throttled": ("{request}", "Requests that the tenant answered with 429."),
-    "paused_seconds": ("s", "How long runs that are over stood still, for a 429 or an outage."),
+    "paused_seconds": ("s", "How long bulk runs stood still, for a 429 or an outage."),
 }
 
 logger = logging.getLogger("monocloud_async")

@@ -4,18 +4,24 @@ import ipaddress
 import os
 import re
 from collections.abc import Mapping
-from typing import NoReturn, SupportsIndex
+from typing import TYPE_CHECKING, Final, NoReturn, SupportsIndex
 from urllib.parse import SplitResult, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from multidict import CIMultiDict, CIMultiDictProxy
+from yarl import URL
 
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.wire import ACCEPT, USER_AGENT
+
+if TYPE_CHECKING:
+    import aiohttp
 
 DOMAIN = "MONOCLOUD_MANAGEMENT_DOMAIN"
 API_KEY = "MONOCLOUD_MANAGEMENT_API_KEY"
 TIMEOUT = "MONOCLOUD_MANAGEMENT_TIMEOUT"  # milliseconds, as the official clients have it
 
+_READ_BY_AIOHTTP: Final = {"http", "https", "ws", "wss"}  # proxies, whichever it needs
 _KEY = re.compile(r"[\x21-\x7e]{1,4096}")
 _NOT_PICKLED = "credentials are not pickled: give the key to the new process itself"
 # RFC 1035, section 2.3.4: a label has 63 characters at most, and a name 253.
@@ -114,6 +120,86 @@ def base_url(domain: str | None) -> str:
     return f"{parts.scheme}://{bracketed}{'' if port is None else f':{port}'}"
 
 
+def proxy_of_environment(base_url: str) -> str | None:
+    """The proxy that the system has for this tenant, as for curl and pip.
+
+    On Linux that is `HTTPS_PROXY`, and `NO_PROXY` against it. It is asked to CONNECT, so it never
+    sees the key; a tenant on this machine is spoken to in plain HTTP, and directly.
+
+    Raises:
+        ConfigurationError: it is no address of a proxy.
+    """
+    parts = urlsplit(base_url)
+    proxy = getproxies().get("https") if parts.scheme == "https" else None
+    if not proxy or proxy_bypass(parts.netloc):
+        return None
+    return _checked_proxy(proxy if "://" in proxy else f"http://{proxy}", _variable("https"))
+
+
+def check_proxy(client: "aiohttp.ClientSession", base_url: str) -> None:
+    """Nothing where this client may send the key to the tenant; it may have a proxy in between.
+
+    Raises:
+        ConfigurationError: the proxy's address is none, or the proxy would get the key in clear
+            text, because the tenant is at a plain `http://` address.
+    """
+    # aiohttp has no public way to ask for a session's own proxy.
+    proxy, named = getattr(client, "_default_proxy", None), "the proxy of the client_session"
+    tenant_scheme, _, host = base_url.partition("://")
+    if proxy is None and client.trust_env and not proxy_bypass(urlsplit(base_url).hostname or host):
+        proxies = getproxies()
+        for scheme in _READ_BY_AIOHTTP & proxies.keys():
+            _checked_url(proxies[scheme], _variable(scheme))
+        proxy, named = proxies.get(tenant_scheme), _variable(tenant_scheme)
+    if proxy is None:
+        return
+    _checked_proxy(str(proxy), named)
+    if tenant_scheme == "http":
+        raise ConfigurationError(
+            f"{named} would get the API key in clear text, because {base_url} is not https://;"
+            " take a client_session without a proxy"
+        )
+
+
+def _checked_proxy(address: str, named: str) -> str:
+    """The address of a proxy, if it is one. No error shows it: it may have a password in it."""
+    _checked_url(address, named)
+    parts = urlsplit(address)
+    if (
+        parts.scheme in {"http", "https"}
+        and _is_host((parts.hostname or "").removesuffix(".").encode("idna").decode())
+        and parts.port != 0
+        and parts.path in {"", "/"}
+        and not parts.query + parts.fragment
+        and address.isprintable()
+        and " " not in address
+    ):
+        return address
+    raise _no_proxy(named)
+
+
+def _checked_url(address: str, named: str) -> None:
+    try:
+        URL(address)  # aiohttp reads it with this one
+        _ = urlsplit(address).port
+        (urlsplit(address).hostname or "").removesuffix(".").encode("idna")
+    except ValueError:
+        fault = _no_proxy(named)
+    else:
+        return
+    raise fault  # outside the `except`: the parser's error has the address in it
+
+
+def _no_proxy(named: str) -> ConfigurationError:
+    return ConfigurationError(f"{named} must be an address such as http://proxy:3128")
+
+
+def _variable(scheme: str) -> str:
+    """The environment's variable with the proxy for this scheme; the one in lower case wins."""
+    name = f"{scheme}_proxy"
+    return name if os.environ.get(name) else name.upper()
+
+
 def timeout(seconds: float | None) -> float:
     """The timeout in seconds: the one given, or the environment's (milliseconds), or 10.
 
@@ -143,7 +229,8 @@ def _split(text: str) -> tuple[SplitResult, str, int | None]:
     try:
         parts = urlsplit(text)
         host, port = parts.hostname or "", parts.port
-        if _is_host(host) and not any(map(str.isspace, text)):
+        named = "." in host or ":" in host or host == "localhost"
+        if named and _is_host(host) and not any(map(str.isspace, text)):
             return parts, host, port
     except ValueError:
         pass
@@ -157,7 +244,7 @@ def _is_host(host: str) -> bool:
     """Whether it is a name or an address; what ends in a number is an address, or none."""
     if ":" in host or host.rpartition(".")[2].isdigit():
         return _address(host) is not None
-    return _NAME.fullmatch(host) is not None and ("." in host or host == "localhost")
+    return _NAME.fullmatch(host) is not None
 
 
 def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

@@ -1,6 +1,7 @@
 """Texts from outside, made harmless for a terminal, a log or a page."""
 
 import re
+from datetime import UTC, datetime
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -15,6 +16,15 @@ UNSAFE: Final = re.compile(
 def clean(text: str) -> str:
     """A text from outside on one line, at most 500 characters, harmless in a terminal or log."""
     return UNSAFE.sub(" ", text[: _LONGEST + 1])[:_LONGEST]
+
+
+def moment(seconds: float) -> str:
+    """The date and the time in UTC; or the seconds, where no calendar goes so far."""
+    try:
+        return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S}"
+    except (ValueError, OverflowError, OSError):
+        # Python writes no integer of more than some thousand digits, or fewer where it is told so.
+        return f"{max(-1e18, min(seconds, 1e18)):,.0f} s after 1970"
 
 
 def origin(location: str | None) -> str:

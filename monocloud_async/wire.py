@@ -6,6 +6,7 @@ No I/O happens here: `session` sends and receives, this module says what it mean
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from itertools import islice
@@ -14,6 +15,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from monocloud_async import lenient
 from monocloud_async.errors import (
     IdentityFault,
     IdentityValidationError,
@@ -37,23 +39,34 @@ USER_AGENT = f"monocloud-async/{__version__}"
 MAX_USER, MAX_REFUSAL = 1 << 18, 1 << 16
 
 _MAX_ID_BYTES = 1024  # servers refuse a request line of about 8 KiB; quoting triples the length
-_MAX_FAULTS = 20  # of one refusal, and texts of one fault: an error may live as long as its run
+# Of one refusal. Its error may live as long as its run, and a character may take four bytes.
+_MAX_FAULTS, _MAX_CHARACTERS = 20, 3000
+_OBJECT_SIZE = 20  # in such characters, of a text: an empty one takes memory, too
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-_PATH_IN_MESSAGE = re.compile(r" - at `(?P<path>[^`]*)`$")
+_CONTROL_BYTE = re.compile(rb"[\x00-\x1f\x7f]")
+_PATH_CHARACTER = re.compile(r"[./\\%]")
+_SEPARATOR = re.compile(rb"[/\\]")
+_PARAMETERS = re.compile(rb"[;?#].*", re.DOTALL)  # what some servers cut off a segment
+_ESCAPED = re.compile(rb"%(?:[uU]00)?([0-9a-fA-F]{2})")  # %uXXXX is what IIS also decodes
+# More bytes than the character needs (RFC 3629, section 3), which some decoders take for it.
+_OVERLONG = re.compile(rb"[\xc0\xc1]|\xe0[\x80-\x9f]|\xf0[\x80-\x8f]")
 _DELAY_SECONDS = re.compile(r"[0-9]{1,9}")
 _CALLERS_MAPS = frozenset({"claims", "public_data", "private_data"})
 _OK, _MULTIPLE_CHOICES, _BAD_REQUEST, _UNPROCESSABLE, _LAST = 200, 300, 400, 422, 600
+_NO_STATUS = 1000
 
 _user = msgspec.json.Decoder(User)
 _anything = msgspec.json.Decoder()
+_members = {member.encode_name: member.type for member in msgspec.structs.fields(User)}
+_NOT_READ = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 def check_user_id(user_id: str) -> None:
     """Nothing when the id can be one path segment; else raises `InvalidUserIdError`.
 
-    Refused: what is no string, the empty one, `.` and `..` (servers and proxies resolve them, so
-    an admin key would be aimed at another path), control characters, lone surrogates,
-    surrounding white space, and more than 1,024 bytes.
+    Refused: what is no string, the empty one, control characters, lone surrogates, surrounding
+    white space, and more than 1,024 bytes; and what a proxy or a server could take for another
+    path, however often it decodes: an admin key would be aimed at that (docs/security.md).
     """
     if not isinstance(user_id, str):
         raise InvalidUserIdError(f"a user id is a str, not {type(user_id).__name__}")
@@ -72,8 +85,6 @@ def _is_plain(user_id: str) -> bool:
 def _fault_of_id(user_id: str) -> str | None:
     if not user_id:
         return "is empty"
-    if user_id in {".", ".."}:
-        return "is a dot segment, which would address another path"
     if _CONTROL.search(user_id):
         return "has control characters"
     if user_id != user_id.strip():
@@ -82,7 +93,30 @@ def _fault_of_id(user_id: str) -> str | None:
         length = len(user_id.encode())
     except UnicodeEncodeError:
         return "is not valid Unicode (a lone surrogate)"
-    return f"is longer than {_MAX_ID_BYTES} bytes" if length > _MAX_ID_BYTES else None
+    if length > _MAX_ID_BYTES:
+        return f"is longer than {_MAX_ID_BYTES} bytes"
+    return _fault_as_path(user_id) if _PATH_CHARACTER.search(user_id) else None
+
+
+def _fault_as_path(user_id: str) -> str | None:
+    """What is wrong with the id once a gateway has decoded it, be it more than once."""
+    decoded, encoded = user_id.encode(), b""
+    while decoded != encoded:
+        decoded, encoded = _ESCAPED.sub(_unescaped, decoded), decoded
+    if _OVERLONG.search(decoded):
+        return "has an overlong encoding of a character in it"
+    if len(_SEPARATOR.findall(decoded)) > len(_SEPARATOR.findall(user_id.encode())):
+        return "has an encoded slash or backslash, which would address another path"
+    parts = [_PARAMETERS.sub(b"", part).strip() for part in _SEPARATOR.split(decoded)]
+    if b"." in parts or b".." in parts:
+        return "has a dot segment, which would address another path"
+    if len(parts) > 1 and b"" in parts:
+        return "has nothing before, after or between slashes, which would address another path"
+    return "has encoded control characters" if _CONTROL_BYTE.search(decoded) else None
+
+
+def _unescaped(found: re.Match[bytes]) -> bytes:
+    return bytes.fromhex(found[1].decode())
 
 
 def enable_path(user_id: str) -> str:
@@ -101,9 +135,9 @@ def plainly_user(user_id: str, body: bytes) -> User | None:
     """The user, where the body of a 200 is exactly this one; `read_answer` knows all the rest."""
     try:
         user = _decoded(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except _NOT_READ:
         return None
-    return user if user.user_id == user_id else None
+    return user if user is not None and user.user_id == user_id else None
 
 
 def longest(status: int) -> int:
@@ -161,38 +195,58 @@ def _http_date(value: str) -> float | None:
 
 
 def _read_user(user_id: str, headers: Headers, body: bytes) -> User:
-    user: User | None = None
-    fault, foreign, cut = "", False, False
-    try:
-        if len(body) > MAX_USER:
-            fault = f"longer than {MAX_USER} bytes"
-        else:
+    user, reading = None, None
+    if len(body) <= MAX_USER:
+        try:
             user = _decoded(body)
-    except msgspec.ValidationError as error:
-        fault = _misfit(error)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except _NOT_READ:
+            reading = lenient.read(body)
+            user = _fitting(reading.value)
+            # There it may stand for anything: who that is, nobody can say.
+            user = None if user is None or lenient.UNKNOWN in user.user_id else user
+    if user is not None:
+        if user.user_id != user_id:
+            raise InvalidResponseError("the answer was another user", user_id=user_id, status=_OK)
+        return user
+    foreign = False
+    if len(body) > MAX_USER:
+        fault, foreign = f"longer than {MAX_USER} bytes", not body.lstrip().startswith(b"{")
+    elif reading is None or (reading.is_object and reading.end is lenient.End.WHOLE):
+        fault = "no user: it has no user_id, or none that can be read"
+    elif not reading.is_object:
         fault, foreign = f"not JSON{_described(headers, body)}", True
-        cut = body.lstrip().startswith(b"{") and "truncated" in str(error)
-    if cut:
+    elif reading.end is lenient.End.EARLY:
         # Whatever its length header says: a gateway measures what has come to it.
         raise TransportError("the answer was cut short", user_id=user_id)
-    if user is None:
-        # Outside the `except`: a decoder's error would stay attached, and it may quote the body.
-        raise InvalidResponseError(
-            f"the answer was {fault}", user_id=user_id, status=_OK, foreign=foreign
-        )
-    if user.user_id != user_id:
-        raise InvalidResponseError("the answer was another user", user_id=user_id, status=_OK)
-    return user
+    else:
+        fault = f"malformed JSON{_described(headers, body)}"
+    raise InvalidResponseError(
+        f"the answer was {fault}", user_id=user_id, status=_OK, foreign=foreign
+    )
 
 
-def _decoded(body: bytes) -> User:
+def _decoded(body: bytes) -> User | None:
+    """The user in this JSON, or None where there is no id in it."""
     try:
         return _user.decode(body)
     except msgspec.ValidationError:
-        # Perhaps a list or a map is null. To allow that in the models would cost everybody a look
-        # at each of them, for every user.
-        return msgspec.convert(_without_nulls(_anything.decode(body)), User)
+        pass
+    return _fitting(_anything.decode(body))
+
+
+def _fitting(members: object) -> User | None:
+    """The user of these members, without those that are null or of another type than the model's.
+
+    The write is done: it does not turn into an error because one of a user's data has changed its
+    form. To allow for null in the models would cost everybody a look at each member of every user.
+    """
+    if not isinstance(members, dict):
+        return None
+    fitting: dict[str, Any] = {}
+    for name, value in _without_nulls(members).items():
+        with suppress(KeyError, msgspec.ValidationError):
+            fitting[name] = msgspec.convert(value, _members[name])
+    return User(**fitting) if "user_id" in fitting else None
 
 
 def _without_nulls(value: Any) -> Any:
@@ -206,14 +260,6 @@ def _without_nulls(value: Any) -> Any:
     return [_without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
-def _misfit(error: msgspec.ValidationError) -> str:
-    text = str(error)
-    found = _PATH_IN_MESSAGE.search(text)
-    if found is None:
-        return f"not a user: {text}"
-    return f"a user whose member {found['path']} has the wrong type ({text[: found.start()]})"
-
-
 def _described(headers: Headers, body: bytes) -> str:
     if not body:
         return " (it was empty)"
@@ -223,21 +269,25 @@ def _described(headers: Headers, body: bytes) -> str:
 
 def _refusal(user_id: str, status: int, headers: Headers, body: bytes) -> StatusError:
     members = _read_problem(body)
+    texts = _Texts()
+    title, detail = texts.kept(members.get("title")), texts.kept(members.get("detail"))
+    trace_id = texts.kept(members.get("trace_id")) or texts.kept(members.get("traceId"))
+    said = members.get("status")
     problem = ProblemDetails(
-        type=_text(members.get("type")),
-        title=_text(members.get("title")),
-        status=members["status"] if type(members.get("status")) is int else None,
-        detail=_text(members.get("detail")),
-        instance=_text(members.get("instance")),
-        trace_id=_text(members.get("trace_id")) or _text(members.get("traceId")),
-        error_code=_text(members.get("error_code")),
+        type=texts.kept(members.get("type")),
+        title=title,
+        status=said if type(said) is int and abs(said) < _NO_STATUS else None,
+        detail=detail,
+        instance=texts.kept(members.get("instance")),
+        trace_id=trace_id,
+        error_code=texts.kept(members.get("error_code")),
     )
     wait = retry_after(headers, datetime.now(UTC).timestamp())
     kind = status_class(status)
     faults = members.get("errors")
     if status == _UNPROCESSABLE and isinstance(faults, list):
         objects = (fault for fault in faults if isinstance(fault, dict))
-        found = tuple(map(_identity_fault, islice(objects, _MAX_FAULTS)))
+        found = tuple(texts.identity_fault(fault) for fault in islice(objects, _MAX_FAULTS))
         refused = IdentityValidationError(
             _with_faults(status, problem, [f.description or f.code or "" for f in found]),
             status=status,
@@ -248,8 +298,7 @@ def _refusal(user_id: str, status: int, headers: Headers, body: bytes) -> Status
         refused.faults = found
         return refused
     if status == _UNPROCESSABLE and isinstance(faults, dict):
-        named = islice(faults.items(), _MAX_FAULTS)
-        by_member = {clean(name): _texts(said) for name, said in named}
+        by_member = texts.by_member(faults)
         malformed = KeyValidationError(
             _with_faults(status, problem, [f"{k}: {', '.join(v)}" for k, v in by_member.items()]),
             status=status,
@@ -262,6 +311,39 @@ def _refusal(user_id: str, status: int, headers: Headers, body: bytes) -> Status
     return kind(status=status, user_id=user_id, problem=problem, retry_after=wait)
 
 
+class _Texts:
+    """Texts of one refusal, made harmless: the first ones, until they are long enough together."""
+
+    def __init__(self) -> None:
+        self._left = _MAX_CHARACTERS
+
+    def kept(self, value: object) -> str | None:
+        """The text, or None where it is none or where there were enough before it."""
+        if not isinstance(value, str) or self._left <= 0:
+            return None
+        text = clean(value)[: self._left]
+        self._left -= len(text) + _OBJECT_SIZE
+        return text
+
+    def identity_fault(self, fault: dict[str, Any]) -> IdentityFault:
+        """A fault out of a list."""
+        return IdentityFault(
+            code=self.kept(fault.get("code")),
+            description=self.kept(fault.get("description")),
+            field=self.kept(fault.get("field")),
+        )
+
+    def by_member(self, faults: dict[str, Any]) -> dict[str, tuple[str, ...]]:
+        """The faults of a map."""
+        kept: dict[str, tuple[str, ...]] = {}
+        for name, said in islice(faults.items(), _MAX_FAULTS):
+            values = said[:_MAX_FAULTS] if isinstance(said, list) else [said]
+            if (member := self.kept(name)) is not None:
+                texts = map(self.kept, values)
+                kept[member] = tuple(text for text in texts if text is not None)
+        return kept
+
+
 def _with_faults(status: int, problem: ProblemDetails, faults: list[str]) -> str:
     said = "; ".join(fault.rstrip(".") for fault in faults if fault) or problem.detail or ""
     trace = f" [trace {problem.trace_id}]" if problem.trace_id else ""
@@ -269,27 +351,11 @@ def _with_faults(status: int, problem: ProblemDetails, faults: list[str]) -> str
 
 
 def _read_problem(body: bytes) -> dict[str, Any]:
+    """The members of a problem; none where it is a gateway's page, or half of one."""
     if len(body) > MAX_REFUSAL:
         return {}
     try:
         members = _anything.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return {}  # a gateway's page, or half a body: the status alone must do
+    except _NOT_READ:
+        members = lenient.read(body).value
     return members if isinstance(members, dict) else {}
-
-
-def _identity_fault(fault: dict[str, Any]) -> IdentityFault:
-    return IdentityFault(
-        code=_text(fault.get("code")),
-        description=_text(fault.get("description")),
-        field=_text(fault.get("field")),
-    )
-
-
-def _texts(said: object) -> tuple[str, ...]:
-    values = said[:_MAX_FAULTS] if isinstance(said, list) else [said]
-    return tuple(clean(value) for value in values if isinstance(value, str))
-
-
-def _text(value: object) -> str | None:
-    return clean(value) if isinstance(value, str) else None

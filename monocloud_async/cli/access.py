@@ -6,8 +6,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 
@@ -15,7 +13,7 @@ from monocloud_async.connector import Connector
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.retry import RetryPolicy
 from monocloud_async.session import MonoCloudSession
-from monocloud_async.tenant import base_url, masked
+from monocloud_async.tenant import base_url, masked, proxy_of_environment
 
 MAX_KEY = 8192  # bytes; what is longer was not meant as a key
 
@@ -38,24 +36,8 @@ class Access:
 
     @property
     def proxy(self) -> str | None:
-        """The proxy that the system has for the tenant, as for curl and pip.
-
-        On Linux that is `HTTPS_PROXY`, and `NO_PROXY` against it. It is asked to CONNECT, so it
-        never sees the key; a tenant on this machine is spoken to in plain HTTP, and directly.
-
-        Raises:
-            ConfigurationError: it is no address of a proxy.
-        """
-        tenant, proxies = urlsplit(self.tenant), getproxies()
-        proxy = proxies.get(tenant.scheme) if tenant.scheme == "https" else None
-        if not proxy or proxy_bypass(tenant.netloc):
-            return None
-        if "://" not in proxy:
-            proxy = f"http://{proxy}"
-        parts = urlsplit(proxy)
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
-            raise ConfigurationError("HTTPS_PROXY must be an address such as http://proxy:3128")
-        return proxy
+        """The proxy that the system has for the tenant; see `tenant.proxy_of_environment`."""
+        return proxy_of_environment(self.tenant)
 
     def check(self) -> None:
         """Nothing, or a `ConfigurationError` that tells what is wrong, before anything is sent."""

@@ -17,6 +17,7 @@ from monocloud_async.journal.file import JournalFile
 from monocloud_async.journal.records import Source
 from monocloud_async.models import User
 from monocloud_async.parse import Line
+from monocloud_async.texts import moment
 from monocloud_async.wire import check_user_id
 
 __all__ = ["access", "bulk", "dry_run", "enable", "journal_path", "open_failures", "open_ids"]
@@ -51,8 +52,8 @@ def _told(user: User) -> str:
     if user.disabled:
         parts.append("the answer still said disabled, so look the user up")
     if user.block_until and user.block_until > datetime.now(UTC).timestamp():
-        until = datetime.fromtimestamp(user.block_until, UTC)
-        parts.append(f"locked out until {until:%Y-%m-%d %H:%M} UTC, which an enable does not end")
+        until = moment(user.block_until)
+        parts.append(f"locked out until {until} UTC, which an enable does not end")
     return "; ".join(parts)
 
 

@@ -14,7 +14,7 @@ import msgspec
 
 from monocloud_async.errors import ConfigurationError, MonoCloudError, StatusError
 from monocloud_async.inputs import IdSource
-from monocloud_async.outcome import BulkReport, Outcome
+from monocloud_async.outcome import FIGURES, BulkReport, Outcome
 from monocloud_async.parse import Line
 from monocloud_async.texts import clean
 
@@ -54,8 +54,7 @@ class JsonLines:
 
     def summary(self, report: BulkReport, bad_lines: int, ended: str) -> None:
         """The last line: the counts, and whether the run came to its own end."""
-        members = msgspec.structs.asdict(report)
-        del members["failures"]
+        members = {name: getattr(report, name) for name in FIGURES}
         for name in ("seconds", "paused_seconds"):
             members[name] = round(members[name], 3)
         self._add({"summary": members | {"bad_lines": bad_lines, "ended": ended}})

@@ -4,7 +4,6 @@ import csv
 import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
@@ -16,6 +15,7 @@ from monocloud_async.cli.display import say
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.formats import Format
 from monocloud_async.report.figures import Figures, Group, failures, read
+from monocloud_async.texts import moment
 
 MISSING_EXTRA = "the page needs its extra: pip install 'monocloud-async[report]'"
 
@@ -116,8 +116,7 @@ def _runs(figures: Figures) -> Table:
     table = _table("began (UTC)", "lasted", "requests", "ended")
     for run in figures.sittings:
         how = run.how or f"cut off, or still at work: {run.process}"
-        began = f"{datetime.fromtimestamp(run.began, UTC):%Y-%m-%d %H:%M:%S}"
-        table.add_row(began, f"{run.seconds:,.1f} s", f"{run.requests:,}", Text(how))
+        table.add_row(moment(run.began), f"{run.seconds:,.1f} s", f"{run.requests:,}", Text(how))
     return table
 
 

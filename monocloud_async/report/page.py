@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -11,6 +10,7 @@ import jinja2
 
 from monocloud_async.report.charts import charts
 from monocloud_async.report.figures import Failure, Figures, failures, read, visible
+from monocloud_async.texts import moment
 from monocloud_async.version import __version__
 
 _HERE: Final = Path(__file__).parent
@@ -69,4 +69,4 @@ def _count(number: float) -> str:
 
 
 def _moment(seconds: float) -> str:
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    return f"{moment(seconds)} UTC"
