@@ -385,10 +385,9 @@ def _bodies() -> Iterator[Fault]:
         ("a member of another type", b'"emails":"none"'),
     ):
         odd = USER.removesuffix(b"}") + b"," + more + b"}"
-        yield Fault(kind="body", name=name, act=says(http(odd)), error=None)
-    yield Fault(
-        kind="body", name="a byte order mark", act=says(http(b"\xef\xbb\xbf" + USER)), error=None
-    )
+        yield Fault(kind="body", name=name, act=says(http(odd)), error=None, retried=False)
+    marked = says(http(b"\xef\xbb\xbf" + USER))
+    yield Fault(kind="body", name="a byte order mark", act=marked, error=None, retried=False)
     for user_id in (b"bob", b"Ada", b"ada ", b"ad", b"adaa", b"a%64a"):
         other = b'{"user_id":"' + user_id + b'"}'
         yield answer(f"another user, {user_id.decode()!r}", http(other), "another user")
