@@ -77,8 +77,9 @@ class Waiting:
         return _held_by(user) if len(self._buffer) > _LARGE else len(self._buffer)
 
 
-def _held_by(user: User) -> int:
-    size, objects = 0, [user]
+def _held_by(thing: object) -> int:
+    """Bytes of this and all that it leads to; nothing in it leads back."""
+    size, objects = 0, [thing]
     while objects:
         size += sum(map(sys.getsizeof, objects))
         objects = [each for each in gc.get_referents(*objects) if not isinstance(each, type)]

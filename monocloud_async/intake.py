@@ -9,6 +9,7 @@ from collections.abc import (
     Callable,
     Iterable,
     Iterator,
+    Mapping,
     MappingView,
     Sequence,
 )
@@ -43,10 +44,12 @@ class End(Enum):
 
 
 def _has_no_lasting_order(user_ids: object) -> bool:
-    """Whether the same ids may come in another order in another process, as those of a set do."""
-    return isinstance(user_ids, AbstractSet | MappingView | _SetIterator) and not isinstance(
-        user_ids, Sequence
-    )
+    """Whether another process may have the same ids in another order, as it has a set's.
+
+    A dict and its views count as well: their order is that in which somebody filled them.
+    """
+    unordered = AbstractSet | Mapping | MappingView | _SetIterator
+    return isinstance(user_ids, unordered) and not isinstance(user_ids, Sequence)
 
 
 class Intake:

@@ -265,7 +265,8 @@ class MonoCloudSession:
             fault = unusable(error, user_id)
         except (aiohttp.ClientError, HttpProcessingError, OSError) as error:
             fault = broken(error, user_id)
-        except (RuntimeError, ValueError, AssertionError) as error:
+        except (RuntimeError, ValueError, AssertionError, TypeError) as error:
+            # aiohttp's assertion that it found a way to connect is a TypeError under `python -O`.
             fault = unusable(error, user_id)
         else:
             status, headers, body, end = answer

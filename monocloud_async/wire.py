@@ -109,7 +109,8 @@ def _fault_as_path(user_id: str) -> str | None:
         return "has an encoded slash or backslash, which would address another path"
     parts = [_PARAMETERS.sub(b"", part).strip() for part in _SEPARATOR.split(decoded)]
     if b"." in parts or b".." in parts:
-        return "has a dot segment, which would address another path"
+        what = "is" if len(parts) == 1 else "has"
+        return f"{what} a dot segment, which would address another path"
     if len(parts) > 1 and b"" in parts:
         return "has nothing before, after or between slashes, which would address another path"
     return "has encoded control characters" if _CONTROL_BYTE.search(decoded) else None

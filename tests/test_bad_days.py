@@ -112,6 +112,27 @@ def test_max_rate_above_the_tenants_limit_leaves_the_learning_to_the_pace() -> N
     run(main(), sockets=False)
 
 
+def test_a_run_with_a_max_rate_obeys_the_tenant_too() -> None:
+    async def main() -> None:
+        tenant = Tenant(Bucket(50, 5))
+        report = await bulk(users(300), tenant.send, max_rate=200)
+        assert report.enabled == 300
+        assert report.throttled <= 15
+        assert report.paused_seconds > 0
+
+    run(main(), sockets=False)
+
+
+def test_a_run_with_a_max_rate_sends_a_tenant_that_is_down_probes_alone() -> None:
+    async def main() -> None:
+        tenant = Tenant(down=(0.5, 20.5))
+        report = await bulk(users(100), tenant.send, max_rate=50)
+        assert report.enabled == 100
+        assert len([at for at in tenant.times if 0.7 < at < 20.5]) < 12
+
+    run(main(), sockets=False)
+
+
 @pytest.mark.parametrize("rate", [0, -1, float("nan"), float("inf"), "fast"])
 async def test_a_max_rate_that_makes_no_sense_is_refused(rate: float) -> None:
     with pytest.raises(m.ConfigurationError, match="max_rate"):

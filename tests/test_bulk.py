@@ -1,14 +1,17 @@
 import asyncio
 import gc
+import pickle
 import statistics
+import sys
 import tracemalloc
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
 from itertools import pairwise
 from pathlib import Path
 
+import msgspec
 import pytest
 from conftest import QUICK
 from hypothesis import given, settings
@@ -257,6 +260,104 @@ def test_a_cancelled_run_counts_everybody_and_leaves_no_task(turns: int) -> None
         assert running.report.enabled == 0
 
     run(main(), sockets=False)  # where turns of the event loop take no time
+
+
+@pytest.mark.parametrize(
+    ("data", "most"),
+    [({"note": "x" * 190_000}, 100), ({"note": "\U0001f600" * 47_000}, 100), ([[]] * 60_000, 10)],
+)
+async def test_what_waits_for_a_slow_consumer_is_bounded_in_bytes(data: object, most: int) -> None:
+    body = msgspec.json.encode({"user_id": "u", "private_data": {"x": data}})
+
+    async def send(user_id: str, _seconds: float) -> User:
+        await asyncio.sleep(0)
+        return msgspec.json.decode(body, type=User)
+
+    async with bulk((f"u{number}" for number in range(2000)), send, concurrency=1000) as running:
+        told = []
+        async for outcome in running:
+            told.append(outcome.user_id)
+            if len(told) < 5:
+                await asyncio.sleep(0.05)
+                assert running.report.enabled - len(told) < most
+            if len(told) == 300:
+                break
+    assert len(set(told)) == 300
+
+
+async def test_one_large_user_does_not_hold_up_who_comes_after() -> None:
+    large = User(user_id="u0", private_data={"x": [[]] * 600_000})
+
+    async def send(user_id: str, _seconds: float) -> User:
+        await asyncio.sleep(0)
+        return large if user_id == "u0" else User(user_id=user_id)
+
+    async with bulk((f"u{number}" for number in range(500)), send, concurrency=100) as running:
+        assert len([outcome async for outcome in running]) == 500
+
+
+async def agen(ids: list[str]) -> AsyncIterator[str]:
+    for user_id in ids:
+        yield user_id
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="it came with Python 3.12")
+@pytest.mark.parametrize(("users", "concurrency"), [(0, 100), (50, 100), (600, 100), (600, 500)])
+@pytest.mark.parametrize("form", [list, agen])
+async def test_tasks_that_begin_at_once_change_nothing(
+    form: Callable[[list[str]], AsyncIterator[str]],
+    users: int,
+    concurrency: int,
+    tmp_path: Path,
+) -> None:
+    loop = asyncio.get_running_loop()
+    loop.set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined,unused-ignore]  # Python 3.12
+    with Sandbox(users=users) as sandbox:
+        ids = sandbox.user_ids()
+        async with MonoCloudSession(sandbox.url, sandbox.api_key) as session:
+            report = await session.bulk_enable(form(ids), concurrency=concurrency)
+            assert (report.enabled, report.total, report.requests) == (users, users, users)
+            async with session.bulk_enable(form(ids), concurrency=concurrency) as running:
+                told = [outcome.user_id async for outcome in running]
+            assert sorted(told) == sorted(ids)
+            for before in (0, users):
+                running = session.bulk_enable(form(ids), journal=tmp_path / "run.journal")
+                assert (await running).already_enabled == before
+            await asyncio.gather(*map(session.enable_user, ids[:50]))
+    assert len(asyncio.all_tasks()) == 1
+
+
+def test_the_seconds_of_a_report_are_live_and_never_go_back() -> None:
+    async def send(user_id: str, _seconds: float) -> User:
+        await asyncio.sleep(0.5)
+        if user_id == "u3" and asyncio.get_running_loop().time() < 3:
+            raise m.RateLimitedError(status=429, user_id=user_id, retry_after=10)
+        return User(user_id=user_id)
+
+    async def main() -> None:
+        running = bulk([f"u{number}" for number in range(6)], send, concurrency=1)
+        report = running.report
+        assert (report.seconds, report.paused_seconds) == (0, 0)
+        async with running:
+            seen = [(report.seconds, report.paused_seconds) async for _ in running]
+            kept = pickle.loads(pickle.dumps(report))  # noqa: S301  our own bytes
+        assert [seconds for seconds, _ in seen[:3]] == pytest.approx([0.5, 1.0, 1.5])
+        assert seen[2][1] == 0
+        assert seen[3][1] > 9
+        for figure in zip(*seen, strict=True):
+            assert list(figure) == sorted(figure)
+        await asyncio.sleep(5)
+        assert (report.seconds, report.paused_seconds) == (kept.seconds, kept.paused_seconds)
+
+    run(main(), sockets=False)
+
+
+async def test_a_report_that_is_pickled_while_its_run_goes_on_stands_still() -> None:
+    async with bulk(["a", "b"], enable) as running:
+        async for _ in running:
+            copy = pickle.loads(pickle.dumps(running.report))  # noqa: S301  our own bytes
+            assert 0 < copy.seconds <= running.report.seconds
+            assert copy.stopwatch.running is None
 
 
 async def test_a_consumer_that_stalls_stalls_admission() -> None:

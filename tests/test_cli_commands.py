@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from monocloud_async import __version__, tenant
+from monocloud_async import User, __version__, tenant
 from monocloud_async import cli as command_line
+from monocloud_async.cli import commands
 from monocloud_async.cli.access import Access
 from monocloud_async.sandbox import Sandbox
 
@@ -292,6 +293,20 @@ def test_enable_tells_each_user(cli: Cli, sandbox: Sandbox) -> None:
     assert not sandbox.is_disabled(first)
 
 
+@pytest.mark.parametrize(
+    ("block_until", "told"),
+    [
+        (4102444800, "locked out until 2100-01-01 00:00:00 UTC"),
+        (1763000000000, "locked out until 1,763,000,000,000 s after 1970 UTC"),
+        (2**63 - 1, "locked out until 1,000,000,000,000,000,000 s after 1970 UTC"),
+        (10**4000, "locked out until"),
+        (-(10**30), "ada: enabled"),
+    ],
+)
+def test_enable_tells_of_a_lock_out_that_no_calendar_has(block_until: int, told: str) -> None:
+    assert told in commands._told(User(user_id="ada", block_until=block_until))
+
+
 def test_enable_tells_once_what_ended_it(cli: Cli, tmp_path: Path) -> None:
     key = tmp_path / "key"
     key.write_text("another-key")
@@ -350,15 +365,24 @@ def test_the_proxy_is_the_environments(
     assert Access(domain=domain).proxy == wanted
 
 
-@pytest.mark.parametrize("proxy", ["socks5://eve:hunter2@p:3128", "http://:3128"])
+@pytest.mark.parametrize(
+    "proxy",
+    [
+        *("socks5://eve:hunter2@p:3128", "http://:3128", "http://[x", "eve:hunter2@[x"),
+        *("http://eve:hunter2@p:x", "http://eve:hunter2@p:99999", "eve:hunter2@p:3128:1"),
+        *("http://eve:1/hunter2@p:3128", "p q:3128", "p:0", "-p:3128", "http://eve:hunter2@"),
+    ],
+)
 def test_a_proxy_that_is_none_is_told(
-    cli: Cli, monkeypatch: pytest.MonkeyPatch, proxy: str
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, proxy: str
 ) -> None:
+    (tmp_path / "users.txt").write_text("ada\n")
     monkeypatch.setenv("HTTPS_PROXY", proxy)
-    done = cli("enable", "ada", "--domain", "acme.eu.monocloud.com")
-    assert done.code == 2
-    assert "HTTPS_PROXY must be an address such as http://proxy:3128" in done.err
-    assert "hunter2" not in done.err
+    for what in (["enable", "ada"], ["bulk", tmp_path / "users.txt", "--dry-run"]):
+        done = cli(*what, "--domain", "acme.eu.monocloud.com")
+        assert done.code == 2
+        assert "Error: HTTPS_PROXY must be an address such as http://proxy:3128" in done.err
+        assert "hunter2" not in done.out + done.err
 
 
 def test_a_dry_run_knows_the_journal(cli: Cli, sandbox: Sandbox, tmp_path: Path) -> None:

@@ -6,9 +6,11 @@ import re
 import sqlite3
 import stat
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import journals
 import pytest
@@ -137,6 +139,24 @@ async def test_an_input_that_changed_is_refused(
     assert sandbox.stats().requests == seen
     assert path.read_bytes() == before
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize(
+    "unordered",
+    [
+        *(set, frozenset, lambda ids: iter(set(ids)), Counter, lambda ids: Counter(ids).keys()),
+        *(lambda ids: Counter(ids).items(), lambda ids: {n: n for n in ids}.values()),
+    ],
+)
+async def test_an_input_without_a_lasting_order_is_refused_before_any_request(
+    sandbox: Sandbox, session: MonoCloudSession, path: Path, unordered: Callable[[list[str]], Any]
+) -> None:
+    for _ in range(2):
+        with pytest.raises(ConfigurationError, match="pass a list, such as sorted"):
+            await session.bulk_enable(unordered(sandbox.user_ids()), journal=path)
+    assert sandbox.stats().requests == 0
+    assert not path.exists()
+    assert (await session.bulk_enable(set(sandbox.user_ids()))).enabled == 20
 
 
 async def test_ids_may_be_added_at_the_end(

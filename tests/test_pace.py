@@ -16,6 +16,7 @@ from limiters import Ours
 
 from monocloud_async.ceiling import Ticket
 from monocloud_async.cli.display import _in_words
+from monocloud_async.outage import Outage
 from monocloud_async.pace import Pace
 from monocloud_async.spacing import Spacing
 
@@ -297,6 +298,14 @@ def outage(pace: Pace, now: float) -> None:
     for number, ticket in enumerate(at_once(pace, 5, now)):
         pace.failed(ticket, f"u{number}", now)
     assert pace.down
+
+
+def test_no_more_users_are_remembered_than_make_an_outage() -> None:
+    outage = Outage("https://acme.eu.monocloud.com")
+    for number in range(100):
+        outage.failed(f"u{number}", 0.0, probe=False, again=False)
+    assert outage.since == 0.0
+    assert len(outage._failing) == 5
 
 
 def test_in_an_outage_one_probe_at_a_time_goes_out_at_growing_intervals() -> None:

@@ -1,4 +1,5 @@
 import asyncio
+import re
 import socket
 from collections.abc import Iterator
 from socket import AF_INET, AF_INET6, AddressFamily
@@ -154,7 +155,7 @@ async def test_the_request_is_the_documented_one() -> None:
 
 
 async def test_ids_reach_the_server_as_themselves() -> None:
-    ids = ["a/b", "a%2Fb", "a?b", "a#b", "a b", "é", "e\u0301", "a+b", "%2e%2e", "{x}", "..."]
+    ids = ["a/b", "a\\b", "a?b", "a#b", "a b", "é", "e\u0301", "a+b", "50%", "%41", "{x}", "..."]
     seen: list[str] = []
 
     def reply(request: bytes) -> bytes:
@@ -231,14 +232,76 @@ async def test_a_borrowed_client_session_is_used_and_stays_open(sandbox: Sandbox
         assert not client.closed
 
 
-@pytest.mark.parametrize("proxy", ["http://eve:hunter2@a..b:9", "eve:hunter2@127.0.0.1:9"])
-async def test_a_borrowed_client_session_that_cannot_work_says_so(proxy: str) -> None:
+BAD_PROXIES = [
+    *("http://eve:hunter2@a..b:9", "eve:hunter2@127.0.0.1:9", "socks5://eve:hunter2@p:9"),
+    *("http://eve:hunter2@[x", "http://eve:hunter2@p:x", "http://eve:hunter2@p:99999"),
+    *("http://eve:hun#ter2@p:9", "http://eve:12/hunter2@p:9", "http://eve:hunter2@p q:9"),
+    *("http://eve:hunter2@:9", "http://eve:hunter2@p:0", "http://eve:hunter2@1.2.3.4.5:9"),
+]
+
+
+@pytest.mark.parametrize("proxy", BAD_PROXIES)
+async def test_a_borrowed_client_session_with_a_malformed_proxy_says_so(proxy: str) -> None:
     async with aiohttp.ClientSession(proxy=proxy) as client:
         session = MonoCloudSession("acme.invalid", KEY, client_session=client, retry=NEVER)
-        with pytest.raises(m.ConfigurationError, match="its event loop, its proxy") as caught:
+        with pytest.raises(
+            m.ConfigurationError, match="the proxy of the client_session must be"
+        ) as caught:
             await session.enable_user("u")
-    assert "hunter2" not in str(caught.value)
+    assert not {"hunter2", "hun"} & set(re.findall("[a-z0-9]+", str(caught.value)))
     assert (caught.value.__cause__, caught.value.__context__) == (None, None)
+
+
+@pytest.mark.parametrize("name", ["HTTPS_PROXY", "https_proxy"])
+@pytest.mark.parametrize("proxy", BAD_PROXIES)
+async def test_a_malformed_proxy_of_the_environment_is_named(
+    monkeypatch: pytest.MonkeyPatch, proxy: str, name: str
+) -> None:
+    monkeypatch.delenv("https_proxy", raising=False)
+    monkeypatch.setenv(name, proxy)
+    async with aiohttp.ClientSession(trust_env=True) as client:
+        session = MonoCloudSession("acme.invalid", KEY, client_session=client, retry=NEVER)
+        with pytest.raises(m.ConfigurationError, match=f"{name} must be") as caught:
+            await session.enable_user("u")
+        assert (caught.value.__cause__, caught.value.__context__) == (None, None)
+        with pytest.raises(m.RunStoppedError, match=f"{name} must be"):
+            await session.bulk_enable(["u", "v"])
+
+
+async def test_a_malformed_proxy_that_aiohttp_reads_along_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("WS_PROXY", "http://[x")
+    async with aiohttp.ClientSession(trust_env=True) as client:
+        session = MonoCloudSession("acme.invalid", KEY, client_session=client, retry=NEVER)
+        with pytest.raises(m.ConfigurationError, match="WS_PROXY must be"):
+            await session.enable_user("u")
+
+
+@pytest.mark.parametrize("way", ["its own", "HTTP_PROXY", "http_proxy", "HTTP_PROXY, set later"])
+async def test_the_key_goes_to_no_proxy_in_clear(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    async with RawServer(answering(http(b"", status=407))) as proxy:
+        own = proxy.url if way == "its own" else None
+        async with aiohttp.ClientSession(proxy=own, trust_env=True) as client:
+            session = MonoCloudSession(
+                sandbox.url, sandbox.api_key, client_session=client, retry=NEVER
+            )
+            if "later" in way:
+                await session.enable_user(sandbox.user_ids()[0])
+            if own is None:
+                monkeypatch.setenv(way.partition(",")[0], proxy.url)
+            with pytest.raises(m.ConfigurationError, match="the API key in clear text"):
+                await session.enable_user(sandbox.user_ids()[0])
+            with pytest.raises(m.RunStoppedError, match="the API key in clear text"):
+                await session.bulk_enable(sandbox.user_ids())
+            if own is None:
+                monkeypatch.setenv("NO_PROXY", "localhost,127.0.0.1")
+                assert await session.enable_user(sandbox.user_ids()[0])
+        assert proxy.requests == []
 
 
 @pytest.mark.parametrize(("host", "family"), [("[::1]", AF_INET), ("127.0.0.1", AF_INET6)])

@@ -1,4 +1,6 @@
+import json
 import pickle
+import re
 from urllib.parse import unquote
 
 import pytest
@@ -7,12 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import monocloud_async as m
+from monocloud_async.delivery import _held_by
 from monocloud_async.texts import clean
 from monocloud_async.wire import (
     MAX_REFUSAL,
     MAX_USER,
     check_user_id,
     enable_path,
+    plainly_user,
     read_answer,
     retry_after,
 )
@@ -147,11 +151,42 @@ def test_of_many_faults_the_first_are_kept() -> None:
     named = b",".join(b'"m%d": %s' % (number, texts) for number in range(15))
     keyed = refusal(422, b'{"errors": {' + named + b"}}")
     assert isinstance(keyed, m.KeyValidationError)
-    assert {len(said) for said in keyed.faults.values()} == {20}
+    assert len(keyed.faults["m0"]) == 20
+    assert sum(map(len, keyed.faults.values())) < 150
     many = b",".join(b'"m%d": "x"' % number for number in range(1000))
     keyed = refusal(422, b'{"errors": {' + many + b"}}")
     assert isinstance(keyed, m.KeyValidationError)
     assert len(keyed.faults) == 20
+
+
+EMOJI = "\U0001f600" + "x" * 499
+
+
+@pytest.mark.parametrize(
+    "errors",
+    [
+        {f"k{number:02}{EMOJI}": [EMOJI] * 20 for number in range(20)},
+        {f"k{number}": [""] * 20 for number in range(20)},
+        [dict.fromkeys(("code", "description", "field"), EMOJI)] * 20,
+        None,
+    ],
+)
+def test_what_a_refusal_says_takes_at_most_32_kib(errors: object) -> None:
+    members = dict.fromkeys(
+        ("title", "detail", "trace_id", "traceId", "type", "instance", "error_code"), EMOJI
+    )
+    said = {**members, "errors": errors, "status": 10**4000}
+    error = refusal(422, json.dumps(said, ensure_ascii=False).encode()[:MAX_REFUSAL])
+    assert _held_by(error.with_traceback(None)) < 32 * 1024
+
+
+@pytest.mark.parametrize(
+    "detail", [b'"half \\ud83d"', b'"J\xf6rg"', b'"a\nb"', b'"a", "n": NaN', b'"a", "n": 1e999']
+)
+def test_a_refusal_with_odd_texts_is_read(detail: bytes) -> None:
+    error = refusal(404, b'{"title": "Gone", "trace_id": "t-1", "detail": ' + detail + b"}")
+    assert (error.problem.title, error.trace_id) == ("Gone", "t-1")
+    assert error.problem.detail is not None
 
 
 @pytest.mark.parametrize("status", [100, 101, 201, 202, 204, 206, 299, 301, 302, 304, 307, 308])
@@ -182,21 +217,101 @@ def test_a_status_out_of_range_is_no_answer(status: int) -> None:
     assert misread(status).foreign
 
 
+@pytest.mark.parametrize("body", [b"{}", b'{"user_id": 5}', b"[]", b"null", b'"u"', b"5"])
+def test_json_without_an_id_is_no_success_and_not_foreign(body: bytes) -> None:
+    error = misread(200, body)
+    assert "no user" in str(error)
+    assert not error.foreign
+
+
 @pytest.mark.parametrize(
-    ("body", "path"),
+    "odd",
     [
-        (b'{"user_id": 5}', "$.user_id"),
-        (b'{"user_id": "u", "emails": {"secret": 1}}', "$.emails"),
-        (b'{"user_id": "u", "emails": [{"verified": "secret"}]}', "$.emails[0].verified"),
-        (b'{"user_id": "u", "creation_time": "secret"}', "$.creation_time"),
-        (b'{"user_id": "u", "username": "secret"}', "$.username"),
+        b'"emails": {"address": 1}',
+        b'"emails": [{"verified": "yes"}]',
+        b'"creation_time": "yesterday"',
+        b'"creation_time": 1.5',
+        b'"creation_time": 1e999',
+        b'"creation_time": 1%s' % (b"0" * 5000),
+        b'"username": "ada"',
+        b'"username": null, "emails": null, "claims": null',
     ],
 )
-def test_a_member_of_the_wrong_type_is_named_without_its_value(body: bytes, path: str) -> None:
+def test_a_member_of_another_type_is_left_out(odd: bytes) -> None:
+    body = b'{"user_id": "u", %s, "has_password": true, "public_data": {"a": null}}' % odd
+    user = read_answer("u", 200, {}, body)
+    assert user == m.User(user_id="u", has_password=True, public_data={"a": None})
+    assert plainly_user("u", body) in (None, user)
+
+
+@pytest.mark.parametrize(
+    ("odd", "read"),
+    [
+        (rb'"Ada \ud83d"', "Ada \ufffd"),
+        (rb'"Ada \ud83d and more"', "Ada \ufffd and more"),
+        (rb'"\ude00\ud83d"', "\ufffd\ufffd"),
+        (rb'"\ud83d\u0041"', "\ufffdA"),
+        (rb'"\ud83d\ude00"', "\U0001f600"),
+        (rb'"\\ud83d"', r"\ud83d"),
+        (rb'"\u12 \x"', "\ufffd12 \ufffd"),
+        (b'"J\xf6rg"', "J\ufffdrg"),
+        (b'"\xed\xa0\x80"', "\ufffd\ufffd\ufffd"),
+        (b'"one\ntwo\x00"', "one\ntwo\x00"),
+        (b"NaN", None),
+        (b"-Infinity", None),
+        (b"1e999", None),
+        (b"-1" + b"0" * 5000, None),
+        (b"1" + b"0" * 400, 10**400),
+        (b"undefined", None),
+        (b'{"a": [NaN, 2]}', {"a": [None, 2]}),
+        (rb'{"\ud83d": 1, "\ud83d": 2}', {"\ufffd": 2}),
+    ],
+)
+def test_odd_data_is_read_as_far_as_it_can_be(odd: bytes, read: object) -> None:
+    user = read_answer("u", 200, {}, b'{"user_id":"u","claims":{"x":%s},"failure_count":3}' % odd)
+    assert user == m.User(user_id="u", claims={"x": read}, failure_count=3)
+
+
+@pytest.mark.parametrize("brackets", [b"[]", b"{}"])
+def test_no_depth_is_too_much(brackets: bytes) -> None:
+    opened = brackets[:1] + (b'"a":' if brackets == b"{}" else b"")
+    deep = opened * 20_000 + b"1" + brackets[1:] * 20_000
+    user = read_answer("u", 200, {}, b'{"private_data":{"x":%s},"user_id":"u"}' % deep)
+    assert repr(user).count(brackets[:1].decode()) < 200
+
+
+@pytest.mark.parametrize("coding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+def test_json_in_another_coding_is_json(coding: str) -> None:
+    assert read_answer("\xfc", 200, {}, samples.user("\xfc").decode().encode(coding))
+
+
+@pytest.mark.parametrize("came", [rb'"a\ud83d"', b'"a\xff"', rb'"a\x"'])
+def test_an_id_that_cannot_be_read_is_nobodys(came: bytes) -> None:
+    with pytest.raises(m.InvalidResponseError) as caught:
+        read_answer("a\ufffd", 200, {}, b'{"user_id": %s}' % came)
+    assert not caught.value.foreign
+
+
+MALFORMED = [
+    b'{"user_id":"u","claims":{"a":"say "hi""}}',
+    b'{"user_id":"u","claims":{"a":"say "hi}}',
+    b'{"user_id":"u" "x":1}',
+    b'{"user_id":"u",}',
+    b'{"user_id":"u","x":[1,]}',
+    b'{"user_id":"u","x":[1}}',
+    b'{"user_id":"u"}}',
+    b'{"user_id":"u"} {"user_id":"u"}',
+    b'{"user_id":"u"}<!-- served by proxy-7 -->',
+    b'{"user_id":"u", "x"}',
+]
+
+
+@pytest.mark.parametrize("body", MALFORMED)
+def test_a_user_in_malformed_json_is_that_users_failure_alone(body: bytes) -> None:
     error = misread(200, body)
-    assert path in str(error)
-    assert "secret" not in str(error)
+    assert "malformed" in str(error)
     assert not error.foreign
+    assert not error.transient
 
 
 @pytest.mark.parametrize("upto", range(1, 30))
@@ -210,18 +325,24 @@ def test_a_user_that_ends_early_was_cut_short_and_may_be_asked_for_again(upto: i
 
 NOT_JSON = [
     *BODIES[:2],
-    b'{"user_id": "\xff"}',
-    b'{"user_id": "u", "claims": {"a": ' + b"[" * 100_000,
+    b"OK",
+    b"{user_id: 'u'}",
+    b"{{ user }}",
+    b"[[[",
+    b"[error] no upstream",
+    b'"u',
+    b"\x00" * 100,
+    b"\x1f\x8b\x08\x00{",
+    b" " * (MAX_USER + 1),
 ]
 
 
-@pytest.mark.parametrize("body", NOT_JSON, ids=range(4))
+@pytest.mark.parametrize("body", NOT_JSON, ids=range(len(NOT_JSON)))
 def test_a_200_without_json_is_somebody_elses_answer(body: bytes) -> None:
     assert misread(200, body, Content_Type="text/html").foreign
 
 
-def test_a_200_without_an_id_or_with_another_users_is_no_success() -> None:
-    assert "user_id" in str(misread(200, b"{}"))
+def test_a_200_with_another_users_is_no_success() -> None:
     assert "another user" in str(misread(200, samples.user("v")))
     assert "secret" not in str(misread(200, samples.user("secret")))
 
@@ -281,10 +402,22 @@ def test_retry_after_is_never_nonsense(value: str) -> None:
     assert seconds is None or 0 <= seconds < float("inf")
 
 
+DOTS = [
+    *(".", "..", "x/../../clients/portal", "../a", "a/..", "a/./b", "..\\a", "a\\..\\b", "a/..\\b"),
+    *("%2e", "%2E%2e", ".%2e", "%252e%252e", "%25252E.", "x/%2e./y", "%2e%2e\\x", "a/%2e"),
+    *("..;", "..;x", "a/..;v=1/b", "%2e%2e%3bx", "..?x", "..#x", "a/ ../b", "a/..%20/b"),
+    *("%u002e%u002E", "%" + "25" * 400 + "2e"),
+]
+SLASHES = [
+    *("a%2fb", "a%2Fb", "a%5cb", "a%5Cb", "a%252fb", "a%25255cb", "a%u002fb"),
+    *("a%2f..%2fb", "a%5c..%5cb", "/a", "a/", "a//b", "/", "\\", "a\\", "a/;/b", "a/%20/b"),
+]
 BAD_IDS = [
+    *DOTS,
+    *SLASHES,
+    *("%c0%ae%c0%ae", "%c0%af", "%c1%9c", "%e0%80%ae", "%f0%80%80%af", "%25c0%25ae"),
+    *("..%00", "a%0d%0ab", "a%2500b"),
     "",
-    ".",
-    "..",
     "a\nb",
     "a\tb",
     "\x00",
@@ -295,7 +428,11 @@ BAD_IDS = [
     "a ",
     "a" * 1025,
 ]
-GOOD_IDS = ["a/b", "a%2Fb", "a?b", "a#b", "a b", "é", "e\u0301", "…", "%2e%2e", "...", "{x}", "a+b"]
+GOOD_IDS = [
+    *("a/b", "a\\b", "a?b", "a#b", "a;b", "a b", "é", "e\u0301", "…", "{x}", "a+b", "a@b"),
+    *("...", "a.b", "x..y", ".x", "x.", "..x", "a/.x/b", "a/...", "a/x../b"),
+    *("50%", "%", "%%", "%41", "%2541", "a%2eb", "%2e%2e%2e", "%zz", "%ff", "%u00e9", "100%25"),
+]
 
 
 @pytest.mark.parametrize("user_id", BAD_IDS)
@@ -328,6 +465,25 @@ def test_an_id_goes_out_as_itself_or_not_at_all(user_id: str) -> None:
     assert unquote(path.removeprefix("/api/users/").removesuffix("/enable")) == user_id
     assert path.count("/") == 4
     assert path.isascii()
+
+
+@given(
+    st.lists(
+        st.sampled_from(["%", "25", "2e", "2F", "5c", "2", "5", "e", "E", ".", "/", "\\", "a", ";"])
+    ).map("".join)
+)
+def test_however_often_a_gateway_decodes_an_id_addresses_no_other_path(user_id: str) -> None:
+    try:
+        sent = enable_path(user_id).split("/")[3]
+    except m.InvalidUserIdError:
+        return
+    slashes = re.findall(r"[/\\]", user_id)
+    while (decoded := unquote(sent)) != sent:
+        sent = decoded
+        parts = re.split(r"[/\\]", sent)
+        assert not {".", ".."} & {part.split(";")[0] for part in parts}
+        assert len(parts) == 1 or all(parts)
+        assert re.findall(r"[/\\]", sent) in ([], slashes)
 
 
 @given(st.integers(100, 999), st.binary() | st.text().map(str.encode))

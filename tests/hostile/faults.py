@@ -391,13 +391,23 @@ def _bodies() -> Iterator[Fault]:
         ("a page of a guest network", b"<html><h1>Welcome!</h1></html>"),
         ("null", b"null"),
         ("not UTF-8", b'{"user_id":"\xff"}'),
-        ("a byte order mark", b"\xef\xbb\xbf" + USER),
         ("nested 100,000 deep", b"[" * 100_000),
         ("two users", USER + USER),
         ("without an id", b"{}"),
         ("1 MiB of text", b'{"user_id":"ada","x":"' + b"y" * MIB + b'"}'),
     ):
         yield answer(name, http(body), "answer was")
+    for name, more in (
+        ("half a surrogate pair at the end", rb'"claims":{"name":"Ada \ud83d"}'),
+        ("5,000 lists in each other", b'"x":' + b"[" * 5000 + b"]" * 5000),
+        ("a number of 5,000 digits", b'"creation_time":' + b"9" * 5000),
+        ("a byte that is not UTF-8", b'"claims":{"name":"J\xf6rg"}'),
+        ("a member of another type", b'"emails":"none"'),
+    ):
+        odd = USER.removesuffix(b"}") + b"," + more + b"}"
+        yield Fault(kind="body", name=name, act=says(http(odd)), error=None, retried=False)
+    marked = says(http(b"\xef\xbb\xbf" + USER))
+    yield Fault(kind="body", name="a byte order mark", act=marked, error=None, retried=False)
     for user_id in (b"bob", b"Ada", b"ada ", b"ad", b"adaa", b"a%64a"):
         other = b'{"user_id":"' + user_id + b'"}'
         yield answer(f"another user, {user_id.decode()!r}", http(other), "another user")
