@@ -22,6 +22,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("hypothesis_profile") == "long":
+        config.option.timeout = 0  # who looks on can end it
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _hooked(request: pytest.FixtureRequest) -> Iterator[None]:
     if not request.config.getoption("hooked"):

@@ -1,0 +1,255 @@
+"""What a server may say over connections that are used again, at random; and what it means.
+
+A conversation is a number of rounds. In each of them some users are asked for at once, and each
+request gets a reply that its seed decides: well formed, or damaged in the ways of proxies, of
+broken servers and of attackers. h11 has the last word on where an answer ends.
+"""
+
+import gzip
+import json
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from random import Random
+
+import h11
+from raw_server import http
+from segments import SMUGGLED, refusal, user
+
+USERS = ("ada", "bob", "cyd")
+CLOSE, RESET, STALL = "close", "reset", "stall"
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What is said to a request, in segments, and what becomes of the connection then."""
+
+    pieces: tuple[bytes, ...]
+    end: str = ""
+
+    @property
+    def said(self) -> bytes:
+        return b"".join(self.pieces)
+
+
+def reply(chance: Random, user_id: str, mark: int) -> Reply:
+    """A reply to this user's request, whose mark tells that it was to this one."""
+    answer = _answer(chance, user_id, mark)
+    end = ""
+    places = [len(answer)]  # where a new segment may well begin
+    if chance.random() < 0.5:
+        for _ in range(chance.choice((1, 1, 1, 2, 3))):
+            answer, end = chance.choice(DAMAGES)(chance, answer, end)
+            places.append(len(answer))
+    cuts = {chance.randrange(len(answer) + 1) for _ in range(chance.choice((0, 0, 1, 1, 2, 3)))}
+    if chance.random() < 0.3:
+        cuts.add(min(chance.choice(places), len(answer)))
+    borders = sorted({0, *cuts, len(answer)})
+    pieces = [answer[a:b] for a, b in pairwise(borders)]
+    return Reply(tuple(pieces), end or chance.choice(("",) * 12 + (CLOSE, RESET)))
+
+
+# Answers that are well formed, more or less
+
+
+def _answer(chance: Random, user_id: str, mark: int) -> bytes:
+    status = chance.choice((200,) * 14 + (404, 404, 422, 503, 201, 204, 304, 302, 101))
+    if chance.random() < 0.02:
+        status = 429
+    whose = user_id if chance.random() < 0.95 else chance.choice(USERS)
+    body = user(whose, mark) if status in {200, 201} else refusal(mark)
+    if chance.random() < 0.1:  # with an answer inside
+        inside = chance.choice((http(user("bob", SMUGGLED)), "\N{SNOWMAN}".encode() * 20))
+        body = json.dumps({**json.loads(body), "x": inside.decode()}).encode()
+    headers = chance.choices(HEADERS, k=chance.choice((0, 0, 0, 0, 1, 2)))
+    coding = chance.choice(("",) * 8 + ("gzip", "deflate"))
+    if coding:
+        body = gzip.compress(body) if coding == "gzip" else zlib.compress(body)
+        headers.append(b"Content-Encoding: " + coding.encode())
+    if status in {204, 304} and chance.random() < 0.8:
+        return _informational(chance) + http(b"", *headers, status=status, length=False)
+    match chance.choice(("length",) * 5 + ("chunks",) * 5 + ("end",)):
+        case "length":
+            return _informational(chance) + http(body, *headers, status=status)
+        case "chunks":
+            headers.append(b"Transfer-Encoding: " + chance.choice((b"chunked", b"Chunked")))
+            body = _chunks(chance, body)
+    return _informational(chance) + http(body, *headers, status=status, length=False)
+
+
+def _informational(chance: Random) -> bytes:
+    if chance.random() < 0.95:
+        return b""
+    status = chance.choice((100, 102, 103, 101))
+    return http(b"", *chance.choices(HEADERS, k=chance.randrange(2)), status=status, length=False)
+
+
+def _chunks(chance: Random, body: bytes) -> bytes:
+    cuts = sorted(
+        {0, len(body), *(chance.randrange(len(body) + 1) for _ in range(chance.randrange(4)))}
+    )
+    out = b""
+    for start, end in pairwise(cuts):
+        size = (
+            chance.choice((b"%x", b"%X", b"0%x", b"00000%x", b"%x;a=b", b'%x;a="b"', b"%x "))
+            if (chance.random() < 0.2)
+            else b"%x"
+        )
+        out += size % (end - start) + b"\r\n" + body[start:end] + b"\r\n"
+    out += chance.choice((b"0", b"0", b"0", b"000", b"0;a=b")) + b"\r\n"
+    if chance.random() < 0.1:
+        out += chance.choice(
+            (b"X: y\r\n", b"Content-Length: 5\r\n", b"Trailer\r\n", b"X: a\nb\r\n")
+        )
+    return out + b"\r\n"
+
+
+HEADERS = [
+    *(b"Connection: keep-alive", b"Connection: close", b"Connection: Close, x", b"Keep-Alive: 1"),
+    *(b"Connection: upgrade", b"Upgrade: h2c", b"Proxy-Connection: close", b"Trailer: X"),
+    *(b"Content-Type: application/json", b"Content-Type: text/html", b"Retry-After: 1", b"X:"),
+    *(b"Content-Length: 5", b"Content-Length: 0", b"content-length: 100", b"Content-Length: 1, 1"),
+    *(b"Content-Length: +5", b"Content-Length:", b"Content-Length: 9999999999999999999999"),
+    *(b"Transfer-Encoding: identity", b"Transfer-Encoding: gzip", b"Transfer-Encoding: chunked"),
+    *(b"Transfer-Encoding: xchunked", b"Transfer-Encoding : chunked", b"TE: chunked"),
+    *(b"Content-Encoding: identity", b"Content-Encoding: gzip", b"Content-Encoding: quux"),
+    *(
+        b"X: y\r\n folded",
+        b"X: \xff",
+        b"X: \t y \t",
+        b"X: a\rb",
+        b"X: a\nb",
+        b"X : y",
+        b": y",
+        b"X",
+    ),
+    *(b"X: " + b"y" * 9_000, b"Set-Cookie: a=b", b"Location: http://127.0.0.1:1/"),
+]
+
+# Damages: of the answer so far, and how the connection ends
+
+Damage = Callable[[Random, bytes, str], tuple[bytes, str]]
+
+
+def _cut(chance: Random, answer: bytes, _end: str) -> tuple[bytes, str]:
+    end = chance.choice((CLOSE, RESET, STALL, ""))
+    return answer[: chance.randrange(len(answer) + 1)], end
+
+
+def _followed(chance: Random, answer: bytes, end: str) -> tuple[bytes, str]:
+    whose = chance.choice(USERS)
+    more = chance.choice(
+        (
+            http(user(whose, SMUGGLED)),
+            http(refusal(SMUGGLED), status=404),
+            http(b"", status=204, length=False),
+            http(b"", status=chance.choice((100, 101, 103)), length=False),
+            http(
+                _chunks(chance, user(whose, SMUGGLED)), b"Transfer-Encoding: chunked", length=False
+            ),
+            chance.randbytes(chance.choice((1, 1, 3, 40))),
+            chance.choice(
+                (b"\r\n", b"\n", b"\0", b" ", b"H", b"0\r\n\r\n", b"HTTP/1.1 200 OK\r\n")
+            ),
+        )
+    )
+    if chance.random() < 0.3:
+        more = more[: chance.randrange(len(more)) + 1]
+    return answer + more * chance.choice((1, 1, 1, 2)), end
+
+
+def _bytes(chance: Random, answer: bytes, end: str) -> tuple[bytes, str]:
+    at = chance.randrange(len(answer) + 1)
+    upto = at + chance.choice((0, 0, 1, 1, 2, 10))
+    new = chance.choice((b"", b"\0", b"\r\n", b"\n", b"\r", b" ", b"0", chance.randbytes(2)))
+    return answer[:at] + new + answer[upto:], end
+
+
+def _digit(chance: Random, answer: bytes, end: str) -> tuple[bytes, str]:
+    """Another digit in a length or a size, or anywhere."""
+    places = [at for at, byte in enumerate(answer) if 48 <= byte < 58]
+    if not places:
+        return answer, end
+    at = chance.choice(places)
+    return answer[:at] + str(chance.randrange(10)).encode() + answer[at + 1 :], end
+
+
+def _line(chance: Random, answer: bytes, end: str) -> tuple[bytes, str]:
+    """A line twice, missing, or somewhere else."""
+    lines = answer.split(b"\r\n")
+    at = chance.randrange(len(lines))
+    line = lines.pop(at)
+    for _ in range(chance.choice((0, 1, 2))):
+        lines.insert(chance.randrange(len(lines) + 1), line)
+    return b"\r\n".join(lines), end
+
+
+def _other_version(chance: Random, answer: bytes, end: str) -> tuple[bytes, str]:
+    version = chance.choice((b"HTTP/1.0", b"HTTP/1.2", b"HTTP/2.0", b"http/1.1", b"HTTP/0.9"))
+    return answer.replace(b"HTTP/1.1", version, 1), end
+
+
+def _no_carriage_returns(_chance: Random, answer: bytes, end: str) -> tuple[bytes, str]:
+    return answer.replace(b"\r\n", b"\n"), end
+
+
+DAMAGES: tuple[Damage, ...] = (
+    *(_cut, _cut, _followed, _followed, _followed, _followed),
+    *(_bytes, _bytes, _digit, _digit, _line, _other_version, _no_carriage_returns),
+)
+
+
+# What it means
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What h11 reads.
+
+    Attributes:
+        status, body: of the answer, as far as it came; 0 where not even its head did.
+        whole: whether all of it came.
+        left: whether anything came behind it, but for line ends.
+        stays: whether another request may go over this connection.
+        strange: what h11 found wrong with it.
+    """
+
+    status: int = 0
+    body: bytes = b""
+    whole: bool = False
+    left: bool = False
+    stays: bool = False
+    strange: str = ""
+
+
+def meaning(reply: Reply) -> Meaning:
+    """What this reply says, to who asked for it."""
+    there = h11.Connection(h11.CLIENT, max_incomplete_event_size=1 << 20)
+    there.send(
+        h11.Request(method="POST", target="/", headers=[("Host", "a"), ("Content-Length", "0")])
+    )
+    there.send(h11.EndOfMessage())
+    status, body = 0, b""
+    try:
+        there.receive_data(reply.said)
+        ended = reply.end not in {CLOSE, RESET}
+        while True:
+            match there.next_event():
+                case h11.Response() as head:
+                    status = head.status_code
+                case h11.Data(data=data):
+                    body += bytes(data)
+                case h11.EndOfMessage():
+                    break
+                case h11.NEED_DATA if not ended:
+                    there.receive_data(b"")
+                    ended = True
+                case h11.NEED_DATA | h11.PAUSED | h11.ConnectionClosed():
+                    return Meaning(status, body)
+    except h11.RemoteProtocolError as error:
+        return Meaning(status, body, strange=str(error))
+    rest, _closed = there.trailing_data
+    left = bool(rest.strip(b"\r\n"))
+    stays = there.their_state is h11.DONE and there.our_state is h11.DONE and not reply.end
+    return Meaning(status, body, whole=True, left=left, stays=stays and not left)
