@@ -44,7 +44,13 @@ class Attentive(ResponseHandler):
     idle = False
     _in_headers = True
     _left = MAX_HEADERS  # bytes that may still come before its headers, or all of it, are too long
+    _body: StreamReader | None = None
     _look: Callable[[], Sequence[object]] | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of the answer is here, so that nobody has to wait while reading it."""
+        return not self._in_headers and self._body is not None and self._body.is_eof()
 
     def expect(self) -> None:
         """A request goes out: what comes now is its answer."""
@@ -73,7 +79,8 @@ class Attentive(ResponseHandler):
 
     def feed_data(self, data: tuple[RawResponseMessage, StreamReader], size: int = 0) -> None:
         """The headers of an answer are complete; those of a 1xx are not the last ones."""
-        self._in_headers = is_informational(data[0].code)
+        message, self._body = data
+        self._in_headers = is_informational(message.code)
         self._left = MAX_HEADERS if self._in_headers else _MAX_ANSWER
         super().feed_data(data, size)
 

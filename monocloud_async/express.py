@@ -146,8 +146,11 @@ class Express:
                         keep = True
                         return user
                     line.leave_to_aiohttp(whole)  # which has read none of it yet
-                async with self._deadlines.at(due):
+                if line.is_whole:
                     answer, complete = await _read(line)
+                else:
+                    async with self._deadlines.at(due):
+                        answer, complete = await _read(line)
                 keep = complete and is_silent(line)
                 return answer
             finally:
