@@ -104,7 +104,8 @@ class RequestTimeoutError(TransportError):
 class InvalidResponseError(MonoCloudError):
     """An answer came that is not MonoCloud's, or not this user's; `status` is its HTTP status.
 
-    `foreign` is True when something else answered in MonoCloud's place: a redirect, or no JSON.
+    `foreign` is True when something else answered in MonoCloud's place: a redirect, or what is no
+    JSON object. What is odd in a user's own data is that user's alone, and never foreign.
     """
 
     advice = "Look the user up in the dashboard: it may well be enabled"

@@ -243,8 +243,11 @@ def _fitting(members: object) -> User | None:
     """
     if not isinstance(members, dict):
         return None
+    present: dict[str, Any] = _without_nulls(members)
+    with suppress(msgspec.ValidationError):
+        return msgspec.convert(present, User)
     fitting: dict[str, Any] = {}
-    for name, value in _without_nulls(members).items():
+    for name, value in present.items():
         with suppress(KeyError, msgspec.ValidationError):
             fitting[name] = msgspec.convert(value, _members[name])
     return User(**fitting) if "user_id" in fitting else None

@@ -37,6 +37,8 @@ TICK = 0.2  # seconds between two looks at a terminal
 PLAIN_TICK = 10.0  # seconds between two plain lines, in a log that somebody may read for hours
 _SHOWN = 10  # failures that are told one by one
 _KINDS = 5
+_MOST_KINDS = 100  # that are told apart: a kind has the tenant's words in it
+_OTHERS = "other failures"
 _BAD_LINE = "bad line"
 _SHORT = 0.1  # seconds of waiting that nobody needs to hear of
 
@@ -53,6 +55,8 @@ class Tally:
         """Count what did not end well."""
         if outcome.status in {"failed", "unknown"}:
             name = kind(outcome.error)
+            if name not in self.kinds and len(self.kinds) >= _MOST_KINDS:
+                name = _OTHERS
             self.kinds[name] += 1
             if outcome.error is not None:
                 self.advice[name] = outcome.error.advice
