@@ -15,7 +15,7 @@ from random import Random
 
 import h11
 from raw_server import http
-from segments import SMUGGLED, refusal, user
+from segments import refusal, user
 
 USERS = ("ada", "bob", "cyd")
 CLOSE, RESET, STALL = "close", "reset", "stall"
@@ -33,34 +33,49 @@ class Reply:
         return b"".join(self.pieces)
 
 
+@dataclass
+class Draft:
+    """A reply in the making, to this user's request.
+
+    Its mark tells that it is to this request; what is an answer to nobody's has the one after it.
+    """
+
+    chance: Random
+    user_id: str
+    mark: int
+    answer: bytes = b""
+    end: str = ""
+
+
 def reply(chance: Random, user_id: str, mark: int) -> Reply:
-    """A reply to this user's request, whose mark tells that it was to this one."""
-    answer = _answer(chance, user_id, mark)
-    end = ""
+    """A reply to this user's request, with an even mark; the odd one after it is nobody's."""
+    draft = Draft(chance, user_id, mark)
+    draft.answer = answer = _answer(draft)
     places = [len(answer)]  # where a new segment may well begin
     if chance.random() < 0.5:
         for _ in range(chance.choice((1, 1, 1, 2, 3))):
-            answer, end = chance.choice(DAMAGES)(chance, answer, end)
-            places.append(len(answer))
+            chance.choice(DAMAGES)(draft)
+            places.append(len(draft.answer))
+    answer = draft.answer
     cuts = {chance.randrange(len(answer) + 1) for _ in range(chance.choice((0, 0, 1, 1, 2, 3)))}
     if chance.random() < 0.3:
         cuts.add(min(chance.choice(places), len(answer)))
-    borders = sorted({0, *cuts, len(answer)})
-    pieces = [answer[a:b] for a, b in pairwise(borders)]
-    return Reply(tuple(pieces), end or chance.choice(("",) * 12 + (CLOSE, RESET)))
+    pieces = [answer[start:end] for start, end in pairwise(sorted({0, *cuts, len(answer)}))]
+    return Reply(tuple(pieces), draft.end or chance.choice(("",) * 12 + (CLOSE, RESET)))
 
 
 # Answers that are well formed, more or less
 
 
-def _answer(chance: Random, user_id: str, mark: int) -> bytes:
+def _answer(draft: Draft) -> bytes:
+    chance, mark = draft.chance, draft.mark
     status = chance.choice((200,) * 14 + (404, 404, 422, 503, 201, 204, 304, 302, 101))
     if chance.random() < 0.02:
         status = 429
-    whose = user_id if chance.random() < 0.95 else chance.choice(USERS)
+    whose = draft.user_id if chance.random() < 0.95 else chance.choice(USERS)
     body = user(whose, mark) if status in {200, 201} else refusal(mark)
     if chance.random() < 0.1:  # with an answer inside
-        inside = chance.choice((http(user("bob", SMUGGLED)), "\N{SNOWMAN}".encode() * 20))
+        inside = chance.choice((http(user("bob", mark + 1)), "\N{SNOWMAN}".encode() * 20))
         body = json.dumps({**json.loads(body), "x": inside.decode()}).encode()
     headers = chance.choices(HEADERS, k=chance.choice((0, 0, 0, 0, 1, 2)))
     coding = chance.choice(("",) * 8 + ("gzip", "deflate"))
@@ -127,27 +142,26 @@ HEADERS = [
     *(b"X: " + b"y" * 9_000, b"Set-Cookie: a=b", b"Location: http://127.0.0.1:1/"),
 ]
 
-# Damages: of the answer so far, and how the connection ends
+# Damages
 
-Damage = Callable[[Random, bytes, str], tuple[bytes, str]]
-
-
-def _cut(chance: Random, answer: bytes, _end: str) -> tuple[bytes, str]:
-    end = chance.choice((CLOSE, RESET, STALL, ""))
-    return answer[: chance.randrange(len(answer) + 1)], end
+Damage = Callable[[Draft], None]
 
 
-def _followed(chance: Random, answer: bytes, end: str) -> tuple[bytes, str]:
-    whose = chance.choice(USERS)
+def _cut(draft: Draft) -> None:
+    draft.answer = draft.answer[: draft.chance.randrange(len(draft.answer) + 1)]
+    draft.end = draft.chance.choice((CLOSE, RESET, STALL, ""))
+
+
+def _followed(draft: Draft) -> None:
+    chance, mark = draft.chance, draft.mark + 1
+    other = user(chance.choice(USERS), mark)
     more = chance.choice(
         (
-            http(user(whose, SMUGGLED)),
-            http(refusal(SMUGGLED), status=404),
+            http(other),
+            http(refusal(mark), status=404),
             http(b"", status=204, length=False),
             http(b"", status=chance.choice((100, 101, 103)), length=False),
-            http(
-                _chunks(chance, user(whose, SMUGGLED)), b"Transfer-Encoding: chunked", length=False
-            ),
+            http(_chunks(chance, other), b"Transfer-Encoding: chunked", length=False),
             chance.randbytes(chance.choice((1, 1, 3, 40))),
             chance.choice(
                 (b"\r\n", b"\n", b"\0", b" ", b"H", b"0\r\n\r\n", b"HTTP/1.1 200 OK\r\n")
@@ -156,42 +170,42 @@ def _followed(chance: Random, answer: bytes, end: str) -> tuple[bytes, str]:
     )
     if chance.random() < 0.3:
         more = more[: chance.randrange(len(more)) + 1]
-    return answer + more * chance.choice((1, 1, 1, 2)), end
+    draft.answer += more * chance.choice((1, 1, 1, 2))
 
 
-def _bytes(chance: Random, answer: bytes, end: str) -> tuple[bytes, str]:
+def _bytes(draft: Draft) -> None:
+    chance, answer = draft.chance, draft.answer
     at = chance.randrange(len(answer) + 1)
     upto = at + chance.choice((0, 0, 1, 1, 2, 10))
     new = chance.choice((b"", b"\0", b"\r\n", b"\n", b"\r", b" ", b"0", chance.randbytes(2)))
-    return answer[:at] + new + answer[upto:], end
+    draft.answer = answer[:at] + new + answer[upto:]
 
 
-def _digit(chance: Random, answer: bytes, end: str) -> tuple[bytes, str]:
+def _digit(draft: Draft) -> None:
     """Another digit in a length or a size, or anywhere."""
+    answer = draft.answer
     places = [at for at, byte in enumerate(answer) if 48 <= byte < 58]
-    if not places:
-        return answer, end
-    at = chance.choice(places)
-    return answer[:at] + str(chance.randrange(10)).encode() + answer[at + 1 :], end
+    if places:
+        at = draft.chance.choice(places)
+        draft.answer = answer[:at] + b"%d" % draft.chance.randrange(10) + answer[at + 1 :]
 
 
-def _line(chance: Random, answer: bytes, end: str) -> tuple[bytes, str]:
+def _line(draft: Draft) -> None:
     """A line twice, missing, or somewhere else."""
-    lines = answer.split(b"\r\n")
-    at = chance.randrange(len(lines))
-    line = lines.pop(at)
+    chance, lines = draft.chance, draft.answer.split(b"\r\n")
+    line = lines.pop(chance.randrange(len(lines)))
     for _ in range(chance.choice((0, 1, 2))):
         lines.insert(chance.randrange(len(lines) + 1), line)
-    return b"\r\n".join(lines), end
+    draft.answer = b"\r\n".join(lines)
 
 
-def _other_version(chance: Random, answer: bytes, end: str) -> tuple[bytes, str]:
-    version = chance.choice((b"HTTP/1.0", b"HTTP/1.2", b"HTTP/2.0", b"http/1.1", b"HTTP/0.9"))
-    return answer.replace(b"HTTP/1.1", version, 1), end
+def _other_version(draft: Draft) -> None:
+    others = b"HTTP/1.0", b"HTTP/1.2", b"HTTP/2.0", b"http/1.1", b"HTTP/0.9"
+    draft.answer = draft.answer.replace(b"HTTP/1.1", draft.chance.choice(others), 1)
 
 
-def _no_carriage_returns(_chance: Random, answer: bytes, end: str) -> tuple[bytes, str]:
-    return answer.replace(b"\r\n", b"\n"), end
+def _no_carriage_returns(draft: Draft) -> None:
+    draft.answer = draft.answer.replace(b"\r\n", b"\n")
 
 
 DAMAGES: tuple[Damage, ...] = (
