@@ -26,7 +26,7 @@ from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
 from temporalio.client import Client
 
-from monocloud_async import tenant
+from monocloud_async import config
 from monocloud_async.fleet import FleetError, FleetRun, Progress, connect
 from monocloud_async.fleet.temporal import coordinator_queue, workflow_id
 from monocloud_async.sandbox import Sandbox
@@ -177,9 +177,9 @@ class Fleet:
 
     def part(self, name: str) -> Part:
         """A coordinator or a worker more."""
-        named = {tenant.DOMAIN: self.sandbox.url, **self.server.environment}
+        named = {config.DOMAIN: self.sandbox.url, **self.server.environment}
         if name == "worker":
-            named[tenant.API_KEY] = self.sandbox.api_key
+            named[config.API_KEY] = self.sandbox.api_key
         command = [sys.executable, "-m", "monocloud_async", "fleet", name]
         part = Part(command, {**os.environ, **named}, self.folder)
         self._parts.append(part)

@@ -25,10 +25,10 @@ import msgspec
 
 from monocloud_async import MonoCloudSession, Outcome, User, __version__
 from monocloud_async.journal.file import JournalFile
-from monocloud_async.journal.recorder import Recorder
-from monocloud_async.journal.records import Records, Rows, Source
+from monocloud_async.journal.store import InputInfo, JournalStore, Rows
+from monocloud_async.journal.writer import JournalWriter
 from monocloud_async.outcome import BulkReport
-from monocloud_async.pace import Pace
+from monocloud_async.ratelimit.limiter import RateLimiter
 
 TENANT = "http://127.0.0.1:9"
 GROUP = 50  # records, as in a run of 1,000 to 2,500 users/s
@@ -56,7 +56,7 @@ def rss_mib() -> float:
 
 def make(path: Path, count: int) -> None:
     """A journal in which everybody is enabled, written as runs write it but in larger groups."""
-    records = Records(path, TENANT, Source())
+    records = JournalStore(path, TENANT, InputInfo())
     records.open()
     source = enumerate(ids(count))
     while group := [outcome(*next(source)) for _ in range(min(5000, count))]:
@@ -69,7 +69,7 @@ async def record(path: Path, count: int, rate: int) -> dict[str, float]:
     """CPU a record and loop lag, for `count` records that come at `rate` a second."""
     journal = JournalFile(path, TENANT)
     report = BulkReport()
-    recorder = Recorder(journal, report, Pace(), lambda: None)
+    recorder = JournalWriter(journal, report, RateLimiter(), lambda: None)
     await recorder.open([])
     outcomes = [outcome(*each) for each in enumerate(ids(count))]
     loop, lags, stop = asyncio.get_running_loop(), [], False

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from random import Random
 from typing import Any, Protocol
 
-from monocloud_async.pace import Pace
+from monocloud_async.ratelimit.limiter import RateLimiter
 
 
 class Limiter(Protocol):
@@ -22,7 +22,7 @@ class Limiter(Protocol):
         ...
 
 
-class Ours(Pace):
+class Ours(RateLimiter):
     attempts = None
 
     def __init__(self) -> None:

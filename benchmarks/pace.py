@@ -21,7 +21,7 @@ from scenarios import scenarios
 from tenants import Result, simulate
 
 from monocloud_async import BulkReport, MonoCloudSession, __version__
-from monocloud_async.pace import Pace
+from monocloud_async.ratelimit.limiter import RateLimiter
 
 
 def run(job: tuple[int, str, bool]) -> tuple[float, Result]:
@@ -107,7 +107,7 @@ def real() -> None:
 
 def cost(calls: int = 200_000) -> None:
     """Microseconds a call that an open pace costs, median of seven, and a loop's own."""
-    pace = Pace()
+    pace = RateLimiter()
 
     def once(*, paced: bool) -> float:
         began = time.process_time()

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from monocloud_async import MonoCloudError, RetryPolicy, ServerError, StatusError, errors
+from monocloud_async import MonoCloudError, RetryPolicy, ServerError, StatusError, errors, outcome
 
 REFERENCE = Path(__file__).parent / "reference"
 
@@ -76,7 +76,7 @@ def classes(error: type[MonoCloudError]) -> Iterator[type[MonoCloudError]]:
     """This class, and all below it, in the order of the source."""
     yield error
     for below in error.__subclasses__():
-        if below.__module__ == errors.__name__:
+        if below.__module__ in {errors.__name__, outcome.__name__}:
             yield from classes(below)
 
 

@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from monocloud_async.bulk import BulkRun
+    from monocloud_async.bulk.run import BulkRun
     from monocloud_async.errors import (
         BadRequestError,
         ConfigurationError,
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
         PaymentRequiredError,
         RateLimitedError,
         RequestTimeoutError,
-        RunStoppedError,
         ServerError,
         StatusError,
         TransportError,
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
         UserPhone,
         UserUsername,
     )
-    from monocloud_async.outcome import BulkReport, Outcome, Status
+    from monocloud_async.outcome import BulkReport, Outcome, RunStoppedError, Status
     from monocloud_async.retry import RetryPolicy
     from monocloud_async.session import MonoCloudSession
     from monocloud_async.version import __version__
@@ -82,7 +81,15 @@ __all__ = [
     "__version__",
 ]
 
-_MODULES = ("version", "errors", "models", "outcome", "retry", "bulk", "session")  # quickest first
+_MODULES = (
+    "version",
+    "errors",
+    "models",
+    "outcome",
+    "retry",
+    "bulk.run",
+    "session",
+)  # quickest first
 
 
 if not TYPE_CHECKING:  # a type checker would take it for a yes to every name

@@ -24,7 +24,7 @@ MAX_HEADERS: Final = 1 << 16  # bytes of an answer's headers, all lines together
 # chunks and what follows the last one can be long without one byte of a body.
 _MAX_ANSWER: Final = 1 << 22
 # An answer that a parser between two answers reads as exactly this, and any other parser does not.
-_PROBE: Final = b"HTTP/1.1 204 probe\r\n\r\n"
+_CANARY: Final = b"HTTP/1.1 204 probe\r\n\r\n"
 _CONTINUE, _SWITCHING, _OK = 100, 101, 200
 # asyncio tells what the system has read two turns later: one to select, one to call back.
 _TURNS_TO_READ: Final = 2
@@ -38,14 +38,14 @@ class SpokeFirstError(ClientConnectionError):
     """The server sent something over a new connection before anything was asked."""
 
 
-class Attentive(ResponseHandler):
+class GuardedProtocol(ResponseHandler):
     """Gives its connection up at the first byte that comes while nobody waits for an answer."""
 
     idle = False
     _in_headers = True
     _left = MAX_HEADERS  # bytes that may still come before its headers, or all of it, are too long
     _body: StreamReader | None = None
-    _look: Callable[[], Sequence[object]] | None = None
+    _poll: Callable[[], Sequence[object]] | None = None
 
     @property
     def is_whole(self) -> bool:
@@ -56,7 +56,7 @@ class Attentive(ResponseHandler):
         """A request goes out: what comes now is its answer."""
         self.idle, self._in_headers, self._left = False, True, MAX_HEADERS
 
-    def rest(self) -> None:
+    def mark_idle(self) -> None:
         """The answer is complete."""
         self.idle = True
 
@@ -84,13 +84,13 @@ class Attentive(ResponseHandler):
         self._left = MAX_HEADERS if self._in_headers else _MAX_ANSWER
         super().feed_data(data, size)
 
-    def heard(self) -> bool:
+    def is_stale(self) -> bool:
         """Whether the server said anything since the last answer, or left."""
         if self.transport is None or self.transport.is_closing():
             return True
-        if self._look is None:
-            self._look = _look(self.transport)
-        return bool(self._look())
+        if self._poll is None:
+            self._poll = _make_poll(self.transport)
+        return bool(self._poll())
 
 
 def is_informational(status: int) -> bool:
@@ -110,7 +110,7 @@ def is_silent(protocol: ResponseHandler) -> bool:
     if parser is None:
         return True
     try:
-        messages, _upgraded, _rest = parser.feed_data(_PROBE)
+        messages, _upgraded, _rest = parser.feed_data(_CANARY)
     except (HttpProcessingError, RuntimeError, ValueError):
         return False
     if len(messages) != 1:
@@ -119,12 +119,12 @@ def is_silent(protocol: ResponseHandler) -> bool:
     return (message.reason, message.raw_headers) == ("probe", ())
 
 
-def readable(protocol: ResponseHandler) -> bool:
+def has_unread_bytes(protocol: ResponseHandler) -> bool:
     """Whether the system has more of this connection than the event loop has read."""
-    return protocol.transport is not None and bool(_look(protocol.transport)())
+    return protocol.transport is not None and bool(_make_poll(protocol.transport)())
 
 
-def _look(transport: asyncio.Transport) -> Callable[[], Sequence[object]]:
+def _make_poll(transport: asyncio.Transport) -> Callable[[], Sequence[object]]:
     descriptor = transport.get_extra_info("socket").fileno()
     if hasattr(select, "poll"):
         poll = select.poll()
@@ -144,7 +144,7 @@ class Connector(TCPConnector):
             would count the time that is spent in the queue for a connection.
     """
 
-    protocol: Callable[..., Attentive] = Attentive
+    protocol: Callable[..., GuardedProtocol] = GuardedProtocol
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"limit": 0, **options})
@@ -158,21 +158,21 @@ class Connector(TCPConnector):
         while True:
             connection = await super().connect(req, traces, timeout)
             protocol = connection.protocol
-            if not isinstance(protocol, Attentive):  # a proxy's, or of somebody's own making
+            if not isinstance(protocol, GuardedProtocol):  # a proxy's, or of somebody's own making
                 return connection
             if protocol.idle:
-                if protocol.heard() or not is_silent(protocol):
+                if protocol.is_stale() or not is_silent(protocol):
                     connection.close()
                     continue
             elif await _speaks_first(connection, protocol):
                 connection.close()
                 raise SpokeFirstError
             protocol.expect()
-            connection.add_callback(protocol.rest)
+            connection.add_callback(protocol.mark_idle)
             return connection
 
 
-async def _speaks_first(connection: Connection, protocol: Attentive) -> bool:
+async def _speaks_first(connection: Connection, protocol: GuardedProtocol) -> bool:
     """Whether the server said something over this new connection, as far as this machine knows."""
     try:
         for _ in range(_TURNS_TO_READ):

@@ -6,7 +6,7 @@ MonoCloudError
 ├── TransportError                no complete answer came
 │   └── RequestTimeoutError       ... within the timeout
 ├── InvalidResponseError          an answer came, and it is not MonoCloud's or not this user
-├── RunStoppedError               a verdict on a whole bulk run; has its `report`
+├── RunStoppedError               a whole bulk run was stopped; has its `report`
 └── StatusError                   the tenant refused: any 4xx or 5xx
     ├── BadRequestError           400
     ├── UnauthorizedError         401
@@ -28,14 +28,10 @@ of the HTTP library: those carry the request's headers.
 from collections.abc import Mapping
 from http import HTTPStatus
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
 from monocloud_async.models import ProblemDetails
-
-if TYPE_CHECKING:
-    from monocloud_async.outcome import BulkReport
 
 NO_PROBLEM = ProblemDetails()
 
@@ -123,23 +119,6 @@ class InvalidResponseError(MonoCloudError):
         self.foreign = foreign
         if foreign:
             self.advice = "Check the domain, and whether a proxy or a guest network answers for it"
-
-
-class RunStoppedError(MonoCloudError):
-    """The run as a whole cannot go on; `report` is what was done until then.
-
-    Its cause (`__cause__`) is the error that decided it.
-    """
-
-    def __init__(self, message: str, *, report: "BulkReport | None" = None) -> None:
-        super().__init__(message)
-        self._report = report
-
-    @property
-    def report(self) -> "BulkReport":
-        """The counts and failures of the run until it stopped."""
-        assert self._report is not None  # noqa: S101  every run that raises this passes its report
-        return self._report
 
 
 class StatusError(MonoCloudError):

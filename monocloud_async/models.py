@@ -1,7 +1,7 @@
 """A MonoCloud user as the tenant sends it, in every era of the API.
 
 Only `user_id` is common to all servers in the field.
-A member that is absent reads the same as one that is null (see `wire`):
+A member that is absent reads the same as one that is null (see `endpoint`):
 None for a value, empty for a list or a map, so that nobody has to guard a loop.
 So does one that has another type than here: the user is enabled, and that is what was asked for.
 Members that this version does not know are ignored; words of an enumeration are plain strings.

@@ -37,7 +37,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
 
 _MAX_FAILURES: Final = 1000
 # Of a report, in the order in which it is told.
-FIGURES: Final = (
+REPORT_FIELDS: Final = (
     *("total", "enabled", "failed", "unknown", "not_attempted", "already_enabled", "unconfirmed"),
     *("requests", "retries", "throttled", "paused_seconds", "seconds", "exhausted"),
 )
@@ -108,11 +108,11 @@ class BulkReport(Struct, kw_only=True):
 
     def __repr__(self) -> str:
         # A thousand failures are too much for a terminal, and they have people's ids in them.
-        told = ", ".join(f"{name}={getattr(self, name)!r}" for name in FIGURES)
+        told = ", ".join(f"{name}={getattr(self, name)!r}" for name in REPORT_FIELDS)
         return f"BulkReport({told}, failures=<{len(self.failures)}>)"
 
 
-def count(report: BulkReport, outcome: Outcome) -> None:
+def add_outcome(report: BulkReport, outcome: Outcome) -> None:
     """Count one more in the report."""
     status = outcome.status
     setattr(report, status, getattr(report, status) + 1)
@@ -120,3 +120,20 @@ def count(report: BulkReport, outcome: Outcome) -> None:
         report.unconfirmed += outcome.user is not None and outcome.user.disabled is True
     elif status in {"failed", "unknown"} and len(report.failures) < _MAX_FAILURES:
         report.failures.append(outcome)
+
+
+class RunStoppedError(MonoCloudError):
+    """The run as a whole cannot go on; `report` is what was done until then.
+
+    Its cause (`__cause__`) is the error that decided it.
+    """
+
+    def __init__(self, message: str, *, report: BulkReport | None = None) -> None:
+        super().__init__(message)
+        self._report = report
+
+    @property
+    def report(self) -> BulkReport:
+        """The counts and failures of the run until it stopped."""
+        assert self._report is not None  # noqa: S101  every run that raises this passes its report
+        return self._report

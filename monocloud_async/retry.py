@@ -68,7 +68,7 @@ class RetryPolicy:
         return error.transient
 
 
-def checked(policy: RetryPolicy) -> RetryPolicy:
+def checked_policy(policy: RetryPolicy) -> RetryPolicy:
     """The policy, if it is one; else raises `ConfigurationError`."""
     if not isinstance(policy, RetryPolicy):
         raise ConfigurationError(
@@ -105,7 +105,7 @@ class RetryBudget:
         self.tokens = min(_TOKENS, self.tokens + 1)
 
 
-async def again(
+async def retry_call(
     policy: RetryPolicy,
     first: MonoCloudError,
     attempt: Attempt[T],
@@ -128,7 +128,7 @@ async def again(
     shown: MonoCloudError | None = first
     tries = 0
 
-    async def again() -> T:
+    async def attempt_again() -> T:
         nonlocal shown, tries
         tries += 1
         if shown is not None:  # tenacity counts the first attempt too, so it is shown to it
@@ -160,4 +160,4 @@ async def again(
         retry=tenacity.retry_if_exception(policy.allows),
         reraise=True,
     )
-    return await retrying(again)
+    return await retrying(attempt_again)

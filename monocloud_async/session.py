@@ -9,21 +9,25 @@ from typing import Self
 import aiohttp
 from aiohttp.http import HttpProcessingError
 
-from monocloud_async import tenant
-from monocloud_async.bulk import BulkRun
-from monocloud_async.delivery import OnOutcome
+from monocloud_async import config
+from monocloud_async.bulk.results import OnOutcome
+from monocloud_async.bulk.run import BulkRun
+from monocloud_async.bulk.source import UserIds
+from monocloud_async.endpoint import check_user_id, read_response
 from monocloud_async.errors import ConfigurationError, InvalidResponseError, MonoCloudError
-from monocloud_async.exchange import Exchange
-from monocloud_async.express import Express
-from monocloud_async.faults import broken, timed_out, too_late, unusable
-from monocloud_async.intake import UserIds
 from monocloud_async.journal import Journal
-from monocloud_async.line import Lines
 from monocloud_async.models import User
-from monocloud_async.pace import Pace
-from monocloud_async.retry import RetryBudget, RetryPolicy, again, checked
-from monocloud_async.turns import pass_by, tell
-from monocloud_async.wire import check_user_id, read_answer
+from monocloud_async.ratelimit.admission_queue import admit_single_call, record_failure
+from monocloud_async.ratelimit.limiter import RateLimiter
+from monocloud_async.retry import RetryBudget, RetryPolicy, checked_policy, retry_call
+from monocloud_async.transport.error_translation import (
+    expired_error,
+    timeout_error,
+    transport_error,
+    unusable_client_error,
+)
+from monocloud_async.transport.fast import FastConnector, FastTransport
+from monocloud_async.transport.standard import StandardTransport
 
 DEFAULT_RETRY = RetryPolicy()
 
@@ -71,11 +75,11 @@ class MonoCloudSession:
         max_rate: float | None = None,
         client_session: aiohttp.ClientSession | None = None,
     ) -> None:
-        api_key = tenant.masked(api_key)  # from here on, no traceback can show it
-        self._base_url = tenant.base_url(domain)
-        self._credentials = tenant.credentials(api_key)
-        self._timeout = tenant.timeout(timeout)
-        self._retry = checked(retry)
+        api_key = config.mask_key(api_key)  # from here on, no traceback can show it
+        self._base_url = config.base_url(domain)
+        self._credentials = config.credentials(api_key)
+        self._timeout = config.timeout(timeout)
+        self._retry = checked_policy(retry)
         if client_session is not None and not isinstance(client_session, aiohttp.ClientSession):
             raise ConfigurationError(
                 f"client_session must be an aiohttp.ClientSession, not {type(client_session)!r}"
@@ -83,12 +87,12 @@ class MonoCloudSession:
         self._borrowed = client_session
         self._proxy_checked = False
         self._owned: aiohttp.ClientSession | None = None
-        self._exchange = Exchange(self._base_url, self._credentials)
-        self._express: Express | None = None
+        self._standard = StandardTransport(self._base_url, self._credentials)
+        self._fast: FastTransport | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         if max_rate is not None:
-            tenant.positive("max_rate", max_rate)
-        self._pace = Pace(max_rate, tenant=self._base_url)
+            config.positive("max_rate", max_rate)
+        self._limiter = RateLimiter(max_rate, tenant=self._base_url)
         self._budget = RetryBudget()
 
     @property
@@ -97,9 +101,9 @@ class MonoCloudSession:
         return self._base_url
 
     @property
-    def pace(self) -> Pace:
+    def pace(self) -> RateLimiter:
         """The tenant's pace: `state`, `rate`, `pause_left`, `throttled`, `down`."""
-        return self._pace
+        return self._limiter
 
     def __repr__(self) -> str:
         closed = ", closed" if self._closed else ""
@@ -123,9 +127,9 @@ class MonoCloudSession:
         """
         self._closed = True
         owned, self._owned = self._owned, None
-        self._exchange.close()
-        if self._express is not None:
-            self._express.close()
+        self._standard.close()
+        if self._fast is not None:
+            self._fast.close()
         if owned is not None:
             await owned.close()
 
@@ -152,8 +156,8 @@ class MonoCloudSession:
                 may or may not be enabled; calling again is safe.
             InvalidResponseError: the answer was not this user.
         """
-        limit = self._timeout if timeout is None else tenant.positive("timeout", timeout)
-        policy = self._retry if retry is None else checked(retry)
+        limit = self._timeout if timeout is None else config.positive("timeout", timeout)
+        policy = self._retry if retry is None else checked_policy(retry)
         check_user_id(user_id)
 
         clock = asyncio.get_running_loop().time
@@ -166,24 +170,26 @@ class MonoCloudSession:
         else:
             self._budget.succeeded()
             return user
-        # Outside the `except`, or its successors would hang on it.
-        user = await again(
+        # Outside the `except`, or later errors would carry this one as `__context__`.
+        user = await retry_call(
             policy, first, attempt, deadline=deadline, budget=self._budget, clock=clock
         )
         self._budget.succeeded()
         return user
 
-    async def _attempt(self, user_id: str, limit: float, longest: float, left: float) -> User:
-        """One request of a single call, within what is `left` of the call's time."""
-        pace, clock = self._pace, asyncio.get_running_loop().time
-        deadline = clock() + left
-        ticket = await pass_by(pace, user_id, longest=longest, left=left)
+    async def _attempt(
+        self, user_id: str, limit: float, max_pause: float, time_left: float
+    ) -> User:
+        """One request of a single call, within what is `time_left` of the call's time."""
+        limiter, clock = self._limiter, asyncio.get_running_loop().time
+        deadline = clock() + time_left
+        ticket = await admit_single_call(limiter, user_id, max_pause=max_pause, time_left=time_left)
         try:
             user = await self._send(user_id, min(limit, deadline - clock()))
         except BaseException as error:
-            tell(pace, ticket, user_id, error, clock())
+            record_failure(limiter, ticket, user_id, error, clock())
             raise
-        pace.granted(ticket, clock())
+        limiter.granted(ticket, clock())
         return user
 
     def bulk_enable(
@@ -230,7 +236,7 @@ class MonoCloudSession:
                 another input or a newer version; or `user_ids` is a set or something else whose
                 order does not last, so that no journal can say where to go on.
         """
-        limit = self._timeout if timeout is None else tenant.positive("timeout", timeout)
+        limit = self._timeout if timeout is None else config.positive("timeout", timeout)
         if isinstance(journal, str | os.PathLike):
             from monocloud_async.journal.file import JournalFile  # noqa: PLC0415  SQLite, threads
 
@@ -238,40 +244,40 @@ class MonoCloudSession:
         return BulkRun(
             user_ids,
             lambda user_id, left: self._send(user_id, min(limit, left)),
-            policy=self._retry if retry is None else checked(retry),
-            pace=self._pace,
+            policy=self._retry if retry is None else checked_policy(retry),
+            limiter=self._limiter,
             concurrency=self._connections(concurrency),
-            max_rate=None if max_rate is None else tenant.positive("max_rate", max_rate),
-            max_outage=tenant.positive("max_outage", max_outage),
+            max_rate=None if max_rate is None else config.positive("max_rate", max_rate),
+            max_outage=config.positive("max_outage", max_outage),
             on_outcome=on_outcome,
             journal=journal,
         )
 
     async def _send(self, user_id: str, timeout: float) -> User:
         """One request. All that goes wrong on the way is translated here, once."""
-        client, express = self._client(), self._express
+        client, fast = self._client(), self._fast
         if timeout <= 0:  # aiohttp would take that for no timeout at all
-            raise too_late(user_id)
+            raise expired_error(user_id)
         try:
-            if express is not None and express.serves():
-                answer = await express.exchange(user_id, timeout)
-                if isinstance(answer, User):
-                    return answer
+            if fast is not None and fast.is_usable():
+                response = await fast.send(user_id, timeout)
+                if isinstance(response, User):
+                    return response
             else:
-                answer = await self._exchange.exchange(client, user_id, timeout)
+                response = await self._standard.send(client, user_id, timeout)
         except TimeoutError as error:
-            fault: MonoCloudError = timed_out(error, user_id, timeout)
+            fault: MonoCloudError = timeout_error(error, user_id, timeout)
         except aiohttp.InvalidURL as error:
-            fault = unusable(error, user_id)
+            fault = unusable_client_error(error, user_id)
         except (aiohttp.ClientError, HttpProcessingError, OSError) as error:
-            fault = broken(error, user_id)
+            fault = transport_error(error, user_id)
         except (RuntimeError, ValueError, AssertionError, TypeError) as error:
             # aiohttp's assertion that it found a way to connect is a TypeError under `python -O`.
-            fault = unusable(error, user_id)
+            fault = unusable_client_error(error, user_id)
         else:
-            status, headers, body, end = answer
+            status, headers, body, end = response
             try:
-                return read_answer(user_id, status, headers, body)
+                return read_response(user_id, status, headers, body)
             except InvalidResponseError:
                 end()  # it may be the answer to another request, and so would be the next one
                 raise
@@ -286,17 +292,17 @@ class MonoCloudSession:
                 raise ConfigurationError("the borrowed client_session is closed")
             # The environment may change, and plain HTTP would hide nothing.
             if not self._proxy_checked or self._base_url.startswith("http://"):
-                tenant.check_proxy(self._borrowed, self._base_url)
+                config.check_proxy(self._borrowed, self._base_url)
                 self._proxy_checked = True
             return self._borrowed
         loop = asyncio.get_running_loop()
         if self._owned is None:
             self._loop = loop
             self._owned = aiohttp.ClientSession(
-                connector=Lines(tls=self._base_url.startswith("https")),
+                connector=FastConnector(tls=self._base_url.startswith("https")),
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
-            self._express = Express.over(self._owned, self._base_url, self._credentials)
+            self._fast = FastTransport.for_client(self._owned, self._base_url, self._credentials)
         elif self._loop is not loop:
             raise ConfigurationError("this session belongs to another event loop; open one here")
         return self._owned

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import settings
 from ways import hooked
 
-from monocloud_async import MonoCloudSession, RetryPolicy, tenant
+from monocloud_async import MonoCloudSession, RetryPolicy, config
 from monocloud_async.sandbox import Sandbox
 
 # By hand: pytest tests/hostile --hypothesis-profile=long
@@ -18,7 +18,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--hooked",
         action="store_true",
         help="hook ClientSession, as tracers do: all calls of this"
-        " process go the ordinary path then",
+        " process go the standard path then",
     )
 
 
@@ -45,7 +45,7 @@ def by_hand() -> bool:
 
 @pytest.fixture(autouse=True)
 def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (tenant.DOMAIN, tenant.API_KEY, tenant.TIMEOUT):
+    for name in (config.DOMAIN, config.API_KEY, config.TIMEOUT):
         monkeypatch.delenv(name, raising=False)
 
 

@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import Callable
 
 from monocloud_async import BulkReport, BulkRun, Outcome, RetryPolicy, User
-from monocloud_async.calls import Send
-from monocloud_async.intake import UserIds
+from monocloud_async.bulk.attempts import Send
+from monocloud_async.bulk.source import UserIds
 from monocloud_async.journal import Journal
-from monocloud_async.pace import Pace
+from monocloud_async.ratelimit.limiter import RateLimiter
 
 __all__ = ["Send", "adds_up", "bulk", "enable"]
 
@@ -26,7 +26,7 @@ def bulk(
     max_rate: float | None = None,
     max_outage: float = 300.0,
     on_outcome: Callable[[Outcome], None] | None = None,
-    pace: Pace | None = None,
+    limiter: RateLimiter | None = None,
     journal: Journal | None = None,
 ) -> BulkRun:
     """A run without HTTP: `send` stands for the tenant."""
@@ -34,7 +34,7 @@ def bulk(
         user_ids,
         send,
         policy=policy or RetryPolicy(),
-        pace=pace or Pace(seed=1),
+        limiter=limiter or RateLimiter(seed=1),
         concurrency=concurrency,
         max_rate=max_rate,
         max_outage=max_outage,

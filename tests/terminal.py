@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from monocloud_async import tenant
+from monocloud_async import config
 from monocloud_async.sandbox import Sandbox
 
 PROGRAM = [sys.executable, "-m", "monocloud_async"]
 
 
 def environment(sandbox: Sandbox) -> dict[str, str]:
-    return {**os.environ, tenant.DOMAIN: sandbox.url, tenant.API_KEY: sandbox.api_key}
+    return {**os.environ, config.DOMAIN: sandbox.url, config.API_KEY: sandbox.api_key}
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from virtual_time import run
 
 import monocloud_async as m
 from monocloud_async import BulkReport, MonoCloudSession, Outcome, RetryPolicy, User
-from monocloud_async.pace import Pace
+from monocloud_async.ratelimit.limiter import RateLimiter
 
 
 def now() -> float:
@@ -248,14 +248,14 @@ def test_users_that_fail_in_a_tenant_that_is_well_never_stop_the_others() -> Non
     async def main() -> None:
         tenant = Tenant()
         tenant.failing = lambda user_id: user_id.endswith("7")
-        pace = Pace(seed=1)
+        limiter = RateLimiter(seed=1)
         states: set[str] = set()
         report = await bulk(
             users(5000),
             tenant.send,
-            pace=pace,
+            limiter=limiter,
             concurrency=100,
-            on_outcome=lambda _: states.add(pace.state),
+            on_outcome=lambda _: states.add(limiter.state),
         )
         assert (report.enabled, report.failed, report.retries) == (4500, 500, 1500)
         assert states == {"open"}

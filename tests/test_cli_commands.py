@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from monocloud_async import User, __version__, tenant
+from monocloud_async import User, __version__, config
 from monocloud_async import cli as command_line
 from monocloud_async.cli import commands
 from monocloud_async.cli.access import Access
@@ -33,8 +33,8 @@ def sandbox() -> Iterator[Sandbox]:
 def cli(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> Cli:
-    monkeypatch.setenv(tenant.DOMAIN, sandbox.url)
-    monkeypatch.setenv(tenant.API_KEY, sandbox.api_key)
+    monkeypatch.setenv(config.DOMAIN, sandbox.url)
+    monkeypatch.setenv(config.API_KEY, sandbox.api_key)
 
     def run(*argv: object) -> Result:
         capfd.readouterr()
@@ -167,7 +167,7 @@ def test_a_refused_key_stops_the_run_after_one_request(
 ) -> None:
     users, failed = tmp_path / "users.txt", tmp_path / "failed.txt"
     users.write_text("".join(f"{user_id}\n" for user_id in sandbox.user_ids()))
-    monkeypatch.setenv(tenant.API_KEY, "wrong-key-4711")
+    monkeypatch.setenv(config.API_KEY, "wrong-key-4711")
     done = cli("bulk", users, "--failures", failed)
     assert done.code == 3
     assert sandbox.stats().requests == 1
@@ -191,7 +191,7 @@ def test_a_dry_run_checks_every_line_and_sends_nothing(
     assert not failed.exists()
     users.write_text("ada\n")
     assert cli("bulk", users, "--dry-run").code == 0
-    monkeypatch.delenv(tenant.API_KEY)
+    monkeypatch.delenv(config.API_KEY)
     done = cli("bulk", users, "--dry-run")
     assert done.code == 2
     assert done.err.startswith(
@@ -254,7 +254,7 @@ def test_bad_usage_is_one_clear_error_before_any_request(
 def test_a_key_file_loses_one_line_end_and_a_readable_one_is_told(
     cli: Cli, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv(tenant.API_KEY)
+    monkeypatch.delenv(config.API_KEY)
     users, key = tmp_path / "users.txt", tmp_path / "key"
     users.write_text(sandbox.user_ids()[0])
     key.write_bytes(sandbox.api_key.encode() + b"\r\n")

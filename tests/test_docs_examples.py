@@ -20,7 +20,7 @@ import journals
 import pytest
 from terminal import PROGRAM, environment
 
-from monocloud_async import tenant as tenants
+from monocloud_async import config
 from monocloud_async.sandbox import Sandbox
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -249,7 +249,7 @@ async def test_from_queue_gives_back_whom_a_refused_key_stopped(
     tenant: Sandbox, tmp_path: Path
 ) -> None:
     tenant.api_key = "another"
-    told = await run(tenant, tmp_path, "from_queue.py", stdin="ada\n", **{tenants.API_KEY: KEY})
+    told = await run(tenant, tmp_path, "from_queue.py", stdin="ada\n", **{config.API_KEY: KEY})
     assert (told.code, told.out) == (1, "ada\n")
 
 
@@ -279,7 +279,7 @@ async def test_a_refused_key_is_told_in_one_line(
     }
     tenant.api_key = "another"
     told = await run(
-        tenant, tmp_path, name, *inputs.get(name, ()), stdin="ada\n", **{tenants.API_KEY: KEY}
+        tenant, tmp_path, name, *inputs.get(name, ()), stdin="ada\n", **{config.API_KEY: KEY}
     )
     assert told.code == 1
     assert "Traceback" not in told.err
@@ -346,7 +346,7 @@ async def test_the_service_does_its_command_every_time_it_is_started(
 
     async def start() -> Told:
         # As systemd does: the domain from the environment's file, the key from one of its own.
-        variables = {tenants.API_KEY: ""}
+        variables = {config.API_KEY: ""}
         async with started(tenant, state, *PROGRAM, *arguments, **variables) as process:
             return await end(process)
 

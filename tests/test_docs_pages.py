@@ -28,7 +28,7 @@ from terminal import wait_for
 from test_docs import DOMAIN, run
 from test_docs_bulk import free_port
 
-from monocloud_async import MonoCloudSession, tenant
+from monocloud_async import MonoCloudSession, config
 from monocloud_async.sandbox import Sandbox
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -328,7 +328,7 @@ async def test_a_block_prints_what_its_page_shows(
     async with network(tmp_path, monkeypatch) as around:
         code = around.here(block.code)
         if block.language == "sh":
-            with terminal(tmp_path, **{tenant.API_KEY: around.tenant.api_key}) as shell:
+            with terminal(tmp_path, **{config.API_KEY: around.tenant.api_key}) as shell:
                 shell.type(block._replace(code=code))
                 printed = await asyncio.to_thread(shell.read)
         else:

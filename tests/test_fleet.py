@@ -18,7 +18,7 @@ from temporalio.client import WorkflowHistory
 from temporalio.worker import Replayer, UnsandboxedWorkflowRunner
 from temporalio.workflow import NondeterminismError
 
-from monocloud_async import ConfigurationError, tenant
+from monocloud_async import ConfigurationError, config
 from monocloud_async.fleet import FleetError, FleetRun, run_coordinator, workflow
 from monocloud_async.fleet.temporal import converter, workflow_id
 
@@ -79,7 +79,7 @@ async def test_a_run_is_paused_sped_up_and_resumed(parts: Fleet) -> None:
     progress = await parts.until_paused(run)
     asked = len(parts.sandbox.asked)
     assert progress.paused == "a deployment"
-    assert progress.enabled < asked  # what is laid down is not recorded yet, and not forgotten
+    assert progress.enabled < asked  # what is handed back is not recorded yet, and not forgotten
     await asyncio.sleep(1)
     assert len(parts.sandbox.asked) == asked < USERS
     await run.set_rate(700)
@@ -183,7 +183,7 @@ async def test_the_page_shows_a_run_from_python(
 ) -> None:
     page = (Path(__file__).parents[1] / "docs" / "fleet.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
-    for name, value in {tenant.DOMAIN: parts.sandbox.url, **parts.server.environment}.items():
+    for name, value in {config.DOMAIN: parts.sandbox.url, **parts.server.environment}.items():
         monkeypatch.setenv(name, value)
     parts.part("coordinator")
     parts.part("worker")

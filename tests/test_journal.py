@@ -26,10 +26,10 @@ from monocloud_async import (
     RunStoppedError,
     User,
 )
-from monocloud_async.intake import UserIds
+from monocloud_async.bulk.source import UserIds
 from monocloud_async.journal import Journal
 from monocloud_async.journal.file import JournalFile
-from monocloud_async.journal.records import Source
+from monocloud_async.journal.store import InputInfo
 from monocloud_async.sandbox import Sandbox
 
 
@@ -536,6 +536,6 @@ async def test_a_named_pipe_is_no_journal(session: MonoCloudSession, path: Path)
 async def test_an_input_whose_name_is_not_text_has_a_journal(
     sandbox: Sandbox, session: MonoCloudSession, path: Path
 ) -> None:
-    journal = JournalFile(path, sandbox.url, source=Source("us\udce9rs.txt"))
+    journal = JournalFile(path, sandbox.url, input_info=InputInfo("us\udce9rs.txt"))
     report = await session.bulk_enable(sandbox.user_ids(), journal=journal)
     assert report.enabled == 20

@@ -13,8 +13,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from runs import adds_up, bulk
 
 from monocloud_async import NotFoundError, Outcome, RetryPolicy, User
-from monocloud_async.bulk import BulkRun
-from monocloud_async.journal.records import Records, Rows, Source
+from monocloud_async.bulk.run import BulkRun
+from monocloud_async.journal.store import InputInfo, JournalStore, Rows
 
 IDS = [f"user-{number}" for number in range(12)]
 MISSING = {IDS[3], IDS[7]}
@@ -24,7 +24,7 @@ class Held:
     """A journal over a real file, whose commits wait for permission; a kill denies it for ever."""
 
     def __init__(self, path: Path) -> None:
-        self.records = Records(path, "https://tenant.example", Source())
+        self.records = JournalStore(path, "https://tenant.example", InputInfo())
         self.records.open()
         self.pending: asyncio.Future[None] | None = None
 

@@ -5,11 +5,11 @@ import pytest
 import samples
 
 from monocloud_async import User
-from monocloud_async.wire import read_answer
+from monocloud_async.endpoint import read_response
 
 
 def read(name: str) -> User:
-    return read_answer(samples.USER_ID, 200, {}, samples.body(name))
+    return read_response(samples.USER_ID, 200, {}, samples.body(name))
 
 
 def test_the_documented_user_is_read_whole() -> None:
@@ -65,7 +65,7 @@ COLLECTIONS: dict[str, object] = {
 @pytest.mark.parametrize(("member", "empty"), COLLECTIONS.items())
 def test_absent_and_null_collections_are_empty(member: str, empty: object) -> None:
     for body in (samples.user("u"), samples.user("u", **{member: None})):
-        assert getattr(read_answer("u", 200, {}, body), member) == empty
+        assert getattr(read_response("u", 200, {}, body), member) == empty
 
 
 def test_absent_and_null_parts_of_parts_are_empty() -> None:
@@ -78,7 +78,7 @@ def test_absent_and_null_parts_of_parts_are_empty() -> None:
         external_providers=[{}],
         connections=[{"idp": "google", "connection_id": None}],
     )
-    user = read_answer("u", 200, {}, body)
+    user = read_response("u", 200, {}, body)
     assert user.username is not None
     assert (user.emails[0].idps, user.phone_numbers[0].authenticators) == ([], [])
     assert (user.username.idps, user.idps[0].claims) == ([], {})
@@ -90,14 +90,14 @@ def test_a_null_that_the_caller_keeps_is_his() -> None:
     """Nulls are taken away from the members that MonoCloud defines, and from no others."""
     kept = {"a": None, "b": [None, {"c": None}]}
     body = samples.user("u", passkeys=None, claims=kept, idps=[{"claims": kept}], new={"d": None})
-    user = read_answer("u", 200, {}, body)
+    user = read_response("u", 200, {}, body)
     assert (user.passkeys, user.claims, user.idps[0].claims) == ([], kept, kept)
 
 
 def test_unknown_members_and_words_are_fine() -> None:
     body = samples.user("u", brand_new={"a": [1]}, emails=[{"source": "telepathy", "new": 1}])
-    assert read_answer("u", 200, {}, body).emails[0].source == "telepathy"
+    assert read_response("u", 200, {}, body).emails[0].source == "telepathy"
 
 
 def test_only_the_id_is_required() -> None:
-    assert read_answer("u", 200, {}, b'{"user_id":"u"}') == User(user_id="u")
+    assert read_response("u", 200, {}, b'{"user_id":"u"}') == User(user_id="u")

@@ -25,10 +25,10 @@ from monocloud_async import (
     User,
 )
 from monocloud_async.cli import main
-from monocloud_async.inputs import open_ids
+from monocloud_async.inputs.reader import open_ids
 from monocloud_async.journal.file import JournalFile
-from monocloud_async.journal.records import Counts, Records, Rows, Source
-from monocloud_async.report.figures import Mark, failures, read
+from monocloud_async.journal.store import InputInfo, JournalStore, Rows, Sample
+from monocloud_async.report.figures import Halt, failures, read
 from monocloud_async.report.page import page
 from monocloud_async.sandbox import Sandbox
 
@@ -60,20 +60,20 @@ def outcome(position: int, user_id: str, error: str = "", *, attempts: int = 1) 
     return Outcome(user_id=user_id, position=position, status="failed", error=refused, attempts=1)
 
 
-def write(path: Path, outcomes: list[Outcome], source: Source = Source()) -> Path:  # noqa: B008  frozen
+def write(path: Path, outcomes: list[Outcome], source: InputInfo = InputInfo()) -> Path:  # noqa: B008  frozen
     """A journal of two runs: a second each, the first one killed, a pause and an outage."""
     middle = len(outcomes) // 2
     for number, part in enumerate((outcomes[:middle], outcomes[middle:])):
-        records = Records(path, TENANT, source)
+        records = JournalStore(path, TENANT, source)
         records.open()
         began = 1_790_000_000_000 + number * 86_400_000
         for tick in range(10):
             at = began + 100 * tick
             records.write(Rows.of(part[tick::10], at), at)
-        records.sample(Counts(10, 1, 0, 0, down=False), began + 300)
-        records.sample(Counts(15, 1, 2, 200, down=False), began + 600)
+        records.add_sample(Sample(10, 1, 0, 0, down=False), began + 300)
+        records.add_sample(Sample(15, 1, 2, 200, down=False), began + 600)
         end = "finished" if number else None
-        records.sample(Counts(20, 2, 3, 200, down=bool(number)), began + 1000, end)
+        records.add_sample(Sample(20, 2, 3, 200, down=bool(number)), began + 1000, end)
         records.close()
     return path
 
@@ -85,7 +85,7 @@ def journal(tmp_path: Path) -> Path:
         outcome(place, name, "" if name.startswith("user") else "Not Found", attempts=place % 3 + 1)
         for place, name in enumerate(names)
     ]
-    source = Source("users.csv", "csv", "id")
+    source = InputInfo("users.csv", "csv", "id")
     return write(tmp_path / "users.csv.journal", outcomes, source)
 
 
@@ -138,12 +138,12 @@ def test_a_terminal_is_told_no_ids_that_move_its_cursor_or_turn_its_text(
 
 def test_the_figures_put_the_runs_one_after_the_other(journal: Path) -> None:
     figures = read(journal)
-    assert [sitting.ended is None for sitting in figures.sittings] == [True, False]
+    assert [run.ended is None for run in figures.runs] == [True, False]
     assert figures.seconds == pytest.approx(2.0)
     assert figures.borders == [pytest.approx(1.0)]
     assert sum(point.enabled for point in figures.timeline) * figures.step == pytest.approx(200)
     assert sum(point.other for point in figures.timeline) * figures.step == pytest.approx(35)
-    assert [(m.what, round(m.start, 3), round(m.end, 3)) for m in figures.marks] == [
+    assert [(m.what, round(m.start, 3), round(m.end, 3)) for m in figures.halts] == [
         ("paused", 0.3, 0.6),
         ("paused", 1.3, 1.6),
         ("outage", 1.6, 2.0),
@@ -154,7 +154,7 @@ def test_the_figures_put_the_runs_one_after_the_other(journal: Path) -> None:
     with closing(sqlite3.connect(journal, isolation_level=None)) as sql:
         sql.execute("DELETE FROM users WHERE position < 3")
     assert read(journal).unrecorded == 3
-    assert isinstance(figures.marks[0], Mark)
+    assert isinstance(figures.halts[0], Halt)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_the_failures_are_a_file_that_bulk_takes_as_exactly_those_ids(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], form: str, column: str | None, name: str
 ) -> None:
     outcomes = [outcome(place, user_id, "No") for place, user_id in enumerate(NASTY)]
-    path = write(tmp_path / "j", [*outcomes, outcome(10, "ada")], Source("x", form, column))
+    path = write(tmp_path / "j", [*outcomes, outcome(10, "ada")], InputInfo("x", form, column))
     out = told(capsys, path, "--failures", tmp_path / name)
     assert "10 users to feed in again" in out
     with open_ids(tmp_path / name, None, column) as source:
@@ -256,10 +256,10 @@ async def test_a_run_can_be_looked_at_while_it_is_at_work(tmp_path: Path) -> Non
 
 def test_a_page_of_a_million_users_is_under_a_megabyte(tmp_path: Path) -> None:
     path = tmp_path / "j"
-    records = Records(path, TENANT, Source("users.csv", "csv"))
+    records = JournalStore(path, TENANT, InputInfo("users.csv", "csv"))
     records.open()
     records.write(Rows.of([outcome(0, "ada")], 1_790_000_000_000), 1_790_000_000_000)
-    records.sample(Counts(1, 0, 0, 0, down=False), 1_790_000_600_000, "finished")
+    records.add_sample(Sample(1, 0, 0, 0, down=False), 1_790_000_600_000, "finished")
     records.close()
     with closing(sqlite3.connect(path, isolation_level=None)) as sql:  # quicker than outcomes
         sql.execute(
@@ -412,7 +412,7 @@ def test_the_input_is_not_overwritten_by_the_report(
 ) -> None:
     users = tmp_path / "users.txt"
     users.write_text("ada\n")
-    path = write(tmp_path / "j", [outcome(0, "ada")], Source(str(users)))
+    path = write(tmp_path / "j", [outcome(0, "ada")], InputInfo(str(users)))
     for option in ("-o", "--failures"):
         assert main(["report", str(path), option, str(users)]) == 2
         assert "is the input itself" in capsys.readouterr().err

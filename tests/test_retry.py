@@ -56,7 +56,9 @@ async def call(
         return await attempt(policy.total)
     except m.MonoCloudError as error:
         first = error
-    return await retry.again(policy, first, attempt, deadline=deadline, clock=clock, sleep=sleep)
+    return await retry.retry_call(
+        policy, first, attempt, deadline=deadline, clock=clock, sleep=sleep
+    )
 
 
 def busy(retry_after: float | None = None) -> m.ServerError:

@@ -436,7 +436,7 @@ async def test_cancellation_at_any_await_leaves_nothing_behind(sandbox: Sandbox)
             except asyncio.CancelledError:
                 pass
             if session._owned is not None:  # no public way to see it
-                kept = session._express._kept if session._express else []
+                kept = session._fast._idle if session._fast else []
                 assert session._owned.connector is not None
                 assert session._owned.connector._acquired == {line for _, line in kept}
         assert {t for t in asyncio.all_tasks() - before if "session" in repr(t)} == set()

@@ -22,7 +22,7 @@ WAYS: tuple[Way, ...] = get_args(Way)
 
 @contextmanager
 def hooked() -> Iterator[None]:
-    """`ClientSession` is wrapped, as tracers do it: calls go the ordinary way."""
+    """`ClientSession` is wrapped, as tracers do it: calls go the standard way."""
     make = aiohttp.ClientSession._request
 
     @wraps(make)

@@ -3,10 +3,11 @@
 import sys
 from collections.abc import Sequence
 
+from monocloud_async.cli.exit_codes import INTERRUPTED, USAGE
+
 __all__ = ["main"]
 
 MISSING_EXTRA = "The command line needs its extra: pip install 'monocloud-async[cli]'\n"
-USAGE, STOPPED, INTERRUPTED = 2, 3, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import aiohttp
 
+from monocloud_async.config import base_url, mask_key, proxy_of_environment
 from monocloud_async.connector import Connector
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.retry import RetryPolicy
 from monocloud_async.session import MonoCloudSession
-from monocloud_async.tenant import base_url, masked, proxy_of_environment
 
 MAX_KEY = 8192  # bytes; what is longer was not meant as a key
 
@@ -88,4 +88,4 @@ def read_key(path: Path, warn: Say) -> str:
     if stat.S_ISREG(mode) and mode & (stat.S_IRGRP | stat.S_IROTH):
         warn(f"Others on this machine can read the key: chmod 600 {path}")
     # Latin-1 maps every byte, so that what is wrong with the key is told in one place: the session.
-    return masked(content.decode("latin-1").removesuffix("\n").removesuffix("\r"))
+    return mask_key(content.decode("latin-1").removesuffix("\n").removesuffix("\r"))

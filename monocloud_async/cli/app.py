@@ -6,7 +6,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from monocloud_async.cli import USAGE, fleet
+from monocloud_async.cli import fleet
+from monocloud_async.cli.exit_codes import USAGE
 from monocloud_async.cli.options import Attempts, Column, Domain, Form, Json, KeyFile, Timeout
 from monocloud_async.version import __version__
 
@@ -127,14 +128,14 @@ def bulk(
     if journal is not None and no_journal:
         raise typer.BadParameter("--journal and --no-journal contradict each other")
     access = commands.access(domain, api_key_file, timeout, attempts)
-    with commands.open_ids(file, form, column) as source:
-        place = commands.journal_path(source, journal, wanted=not no_journal)
+    with commands.open_ids(file, form, column) as reader:
+        place = commands.journal_path(reader, journal, wanted=not no_journal)
         if dry_run:
-            raise typer.Exit(commands.dry_run(access, source, place))
+            raise typer.Exit(commands.dry_run(access, reader, place))
         with commands.open_failures(failures, file, place) as kept:
             code = commands.bulk(
                 access,
-                source,
+                reader,
                 concurrency=concurrency,
                 max_rate=max_rate,
                 failures=kept,

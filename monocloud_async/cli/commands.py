@@ -10,15 +10,16 @@ from rich.console import Console
 from monocloud_async.cli import loop
 from monocloud_async.cli.access import Access, read_key
 from monocloud_async.cli.display import say
+from monocloud_async.cli.exit_codes import ALL_ENABLED, SOME_FAILED
 from monocloud_async.cli.outputs import FailuresFile, JsonLines, open_failures
-from monocloud_async.cli.run import ALL_ENABLED, SOME_FAILED, Job
-from monocloud_async.inputs import IdSource, open_ids
+from monocloud_async.cli.run import Job
+from monocloud_async.endpoint import check_user_id
+from monocloud_async.inputs.lines import Line
+from monocloud_async.inputs.reader import IdReader, open_ids
 from monocloud_async.journal.file import JournalFile
-from monocloud_async.journal.records import Source
+from monocloud_async.journal.store import InputInfo
 from monocloud_async.models import User
-from monocloud_async.parse import Line
-from monocloud_async.texts import moment
-from monocloud_async.wire import check_user_id
+from monocloud_async.sanitize import format_time
 
 __all__ = ["access", "bulk", "dry_run", "enable", "journal_path", "open_failures", "open_ids"]
 
@@ -52,14 +53,14 @@ def _told(user: User) -> str:
     if user.disabled:
         parts.append("the answer still said disabled, so look the user up")
     if user.block_until and user.block_until > datetime.now(UTC).timestamp():
-        until = moment(user.block_until)
+        until = format_time(user.block_until)
         parts.append(f"locked out until {until} UTC, which an enable does not end")
     return "; ".join(parts)
 
 
 def bulk(
     access: Access,
-    source: IdSource,
+    reader: IdReader,
     *,
     concurrency: int,
     max_rate: float | None = None,
@@ -68,38 +69,38 @@ def bulk(
     json: bool = False,
 ) -> int:
     """The exit code, after a summary."""
-    job = Job(source.name, source, expected=source.expected(), blocking=source.size is None)
+    job = Job(reader.name, reader, expected=reader.expected(), blocking=reader.size is None)
     if journal is not None:
-        origin = Source(source.name, source.form, source.column, source.again())
-        job.keep(JournalFile(journal, access.tenant, source=origin), journal)
+        origin = InputInfo(reader.name, reader.form, reader.column, reader.reread())
+        job.keep(JournalFile(journal, access.tenant, input_info=origin), journal)
     if json:
         job.json = JsonLines(job.stop)
     if failures is not None:
-        job.failures = FailuresFile(failures, source, job.stop)
+        job.failures = FailuresFile(failures, reader, job.stop)
     return loop.run(job.enable(access, concurrency, max_rate))
 
 
-def journal_path(source: IdSource, named: Path | None, *, wanted: bool) -> Path | None:
+def journal_path(reader: IdReader, named: Path | None, *, wanted: bool) -> Path | None:
     """Where the journal of a run over this input is: beside it, unless somebody said otherwise."""
-    if named is not None or not wanted or source.path is None:
+    if named is not None or not wanted or reader.path is None:
         return named
-    return source.path.with_name(f"{source.path.name}.journal")
+    return reader.path.with_name(f"{reader.path.name}.journal")
 
 
-def dry_run(access: Access, source: IdSource, journal: Path | None) -> int:
+def dry_run(access: Access, reader: IdReader, journal: Path | None) -> int:
     """The exit code, after every line was checked and nothing was sent."""
     from monocloud_async.report.figures import enabled  # noqa: PLC0415  only where a journal is
 
     out, err = Console(highlight=False), Console(stderr=True, highlight=False)
     good = bad = 0
-    for line in source:
+    for line in reader:
         if line.user_id is not None:
             good += 1
             continue
         bad += 1
         if bad <= _SHOWN:
             say(err, f"line {line.number} {line.problem}")
-    say(out, f"{source.name}: {good:,} ids, {bad:,} bad lines. Nothing was sent.")
+    say(out, f"{reader.name}: {good:,} ids, {bad:,} bad lines. Nothing was sent.")
     access.check()
     if journal is not None and journal.exists() and journal.stat().st_size:
         known = enabled(journal)

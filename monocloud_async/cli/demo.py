@@ -21,7 +21,7 @@ from rich.table import Table
 from monocloud_async.cli import commands, loop
 from monocloud_async.cli.access import Access
 from monocloud_async.cli.display import say
-from monocloud_async.cli.run import INTERRUPTED
+from monocloud_async.cli.exit_codes import INTERRUPTED
 from monocloud_async.errors import ConfigurationError
 
 KEY = "sandbox-key"
@@ -48,15 +48,15 @@ def demo() -> int:
             say(out, f"{RATE} requests a second. {MISSING} ids of the csv are nobody's.")
             out.print("\n[bold]$ monocloud-async bulk users.csv --failures failed.csv[/]\n")
             with (
-                commands.open_ids(users, None, None) as source,
+                commands.open_ids(users, None, None) as reader,
                 commands.open_failures(failed, users) as kept,
             ):
                 code = commands.bulk(
                     Access(domain=url, api_key=KEY),
-                    source,
+                    reader,
                     concurrency=100,
                     failures=kept,
-                    journal=commands.journal_path(source, None, wanted=True),
+                    journal=commands.journal_path(reader, None, wanted=True),
                 )
         if code == INTERRUPTED:
             return code

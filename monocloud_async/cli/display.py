@@ -21,7 +21,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from monocloud_async.bulk import MAX_OUTAGE, BulkRun
+from monocloud_async.bulk.run import MAX_OUTAGE, BulkRun
 from monocloud_async.errors import (
     InvalidResponseError,
     MonoCloudError,
@@ -30,8 +30,8 @@ from monocloud_async.errors import (
     TransportError,
 )
 from monocloud_async.outcome import BulkReport, Outcome
-from monocloud_async.pace import Pace
-from monocloud_async.texts import clean
+from monocloud_async.ratelimit.limiter import RateLimiter
+from monocloud_async.sanitize import clean
 
 TICK = 0.2  # seconds between two looks at a terminal
 PLAIN_TICK = 10.0  # seconds between two plain lines, in a log that somebody may read for hours
@@ -182,7 +182,7 @@ class Display(AbstractContextManager["Display"]):
             parts.append(f"{self._tally.kinds.total():,} failed ({self._tally.listed()})")
         if self._ending:
             parts.append(self._ending)
-        elif told := _in_words(self._run.pace):
+        elif told := _limiter_status(self._run.pace):
             parts.append(told)
         return parts
 
@@ -223,14 +223,14 @@ class _Rate(ProgressColumn):
         return Text("" if task.speed is None else f"{task.speed:,.0f}/s")
 
 
-def _in_words(pace: Pace) -> str:
+def _limiter_status(limiter: RateLimiter) -> str:
     """What the tenant is doing to us, or nothing while all is well."""
-    if pace.down:
-        down = pace.down_for(time.monotonic())  # the clock of event loops
+    if limiter.down:
+        down = limiter.down_for(time.monotonic())  # the clock of event loops
         return f"the tenant is down for {down:.0f} s: probing, for {MAX_OUTAGE:.0f} s at most"
-    if (left := pace.pause_left) > _SHORT:
+    if (left := limiter.pause_left) > _SHORT:
         return f"paused {left:.1f} s at the tenant's request"
-    return "" if pace.rate is None else f"keeping to {pace.rate:,.0f}/s"
+    return "" if limiter.rate is None else f"keeping to {limiter.rate:,.0f}/s"
 
 
 def _amount(done: int, total: int | None) -> str:
@@ -282,7 +282,7 @@ def reasons(tally: Tally) -> list[str]:
     ]
 
 
-def pace(report: BulkReport) -> str:
+def speed(report: BulkReport) -> str:
     """How fast it went, and what it took."""
     called = finished(report) - report.already_enabled
     per_second = called / report.seconds if report.seconds else 0.0

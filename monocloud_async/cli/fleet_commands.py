@@ -10,14 +10,14 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from monocloud_async.cli import INTERRUPTED, STOPPED, loop
+from monocloud_async.cli import loop
 from monocloud_async.cli.access import Access
 from monocloud_async.cli.display import PLAIN_TICK, LiveBar, say
-from monocloud_async.cli.run import ALL_ENABLED, SOME_FAILED
+from monocloud_async.cli.exit_codes import ALL_ENABLED, INTERRUPTED, SOME_FAILED, STOPPED
+from monocloud_async.config import base_url
 from monocloud_async.errors import ConfigurationError
-from monocloud_async.formats import Format
-from monocloud_async.tenant import base_url
-from monocloud_async.texts import clean
+from monocloud_async.inputs import Format
+from monocloud_async.sanitize import clean
 
 try:
     from monocloud_async.fleet import (
@@ -144,7 +144,7 @@ async def _status(domain: str | None, *, follow: bool, json: bool) -> int:
     run = await FleetRun.attach(domain)
     if not follow and not await run.over():
         progress = await run.progress()
-        for line in [msgspec.json.encode(progress).decode()] if json else told(progress):
+        for line in [msgspec.json.encode(progress).decode()] if json else progress_lines(progress):
             say(out, line)
         return ALL_ENABLED
     task = asyncio.create_task(watch(run, Console(stderr=True, highlight=False)))
@@ -181,7 +181,7 @@ async def watch(run: FleetRun, console: Console, program: str = PROGRAM) -> Flee
             except FleetError as error:
                 lines[1:] = [str(error)]
             else:
-                lines = told(progress, program)
+                lines = progress_lines(progress, program)
                 done = progress.enabled + progress.failed + progress.unknown + progress.bad_lines
                 bar.update(task, completed=done, total=max(done, progress.expected))
             now = asyncio.get_running_loop().time()
@@ -198,7 +198,7 @@ async def watch(run: FleetRun, console: Console, program: str = PROGRAM) -> Flee
             bar.stop()
 
 
-def told(progress: Progress, program: str = PROGRAM) -> list[str]:
+def progress_lines(progress: Progress, program: str = PROGRAM) -> list[str]:
     """How a run stands, the amount first."""
     counts = f"{progress.enabled:,} enabled"
     for count, name in (

@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from monocloud_async import tenant
-from monocloud_async.cli import INTERRUPTED, loop
+from monocloud_async import config
+from monocloud_async.cli import loop
 from monocloud_async.cli.access import Access
 from monocloud_async.cli.display import say
+from monocloud_async.cli.exit_codes import INTERRUPTED
 from monocloud_async.cli.fleet_commands import PROGRAM, ask, exit_code, sum_up, watch
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.fleet import FleetError, FleetReport, FleetRun, connect
-from monocloud_async.formats import Format
+from monocloud_async.inputs import Format
 
 if TYPE_CHECKING:
     from temporalio.client import Client
@@ -51,9 +52,9 @@ def dev(
         log = Path(folder) / "log.txt"
         port, page = _free_ports()
         keyless = _environment(
-            TEMPORAL_ADDRESS=f"127.0.0.1:{port}", **{tenant.DOMAIN: access.tenant}
+            TEMPORAL_ADDRESS=f"127.0.0.1:{port}", **{config.DOMAIN: access.tenant}
         )
-        key = tenant.masked(access.api_key)
+        key = config.mask_key(access.api_key)
         parts.enter_context(_part(_server(port, page), log, keyless))
 
         async def run() -> FleetReport:
@@ -72,7 +73,7 @@ def dev(
             parts.enter_context(_part([*program, "coordinator"], log, keyless))
             for _ in range(WORKERS):
                 parts.enter_context(
-                    _part([*program, "worker"], log, keyless | {tenant.API_KEY: key})
+                    _part([*program, "worker"], log, keyless | {config.API_KEY: key})
                 )
             say(err, f"Enabling {file} on {run.tenant} with a coordinator and {WORKERS} workers")
             say(err, f"Temporal's page: http://127.0.0.1:{page}/namespaces/default/workflows")
@@ -130,7 +131,7 @@ def _environment(**more: str) -> dict[str, str]:
     kept = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith("TEMPORAL_") and name != tenant.API_KEY
+        if not name.startswith("TEMPORAL_") and name != config.API_KEY
     }
     return kept | {"TEMPORAL_CONFIG_FILE": os.devnull} | more
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from monocloud_async.formats import Format
+from monocloud_async.inputs import Format
 
 Domain = Annotated[
     str | None,

@@ -13,10 +13,10 @@ from typing import Any
 import msgspec
 
 from monocloud_async.errors import ConfigurationError, MonoCloudError, StatusError
-from monocloud_async.inputs import IdSource
-from monocloud_async.outcome import FIGURES, BulkReport, Outcome
-from monocloud_async.parse import Line
-from monocloud_async.texts import clean
+from monocloud_async.inputs.lines import Line
+from monocloud_async.inputs.reader import IdReader
+from monocloud_async.outcome import REPORT_FIELDS, BulkReport, Outcome
+from monocloud_async.sanitize import clean
 
 OnBroken = Callable[[str], None]
 
@@ -54,7 +54,7 @@ class JsonLines:
 
     def summary(self, report: BulkReport, bad_lines: int, ended: str) -> None:
         """The last line: the counts, and whether the run came to its own end."""
-        members = {name: getattr(report, name) for name in FIGURES}
+        members = {name: getattr(report, name) for name in REPORT_FIELDS}
         for name in ("seconds", "paused_seconds"):
             members[name] = round(members[name], 3)
         self._add({"summary": members | {"bad_lines": bad_lines, "ended": ended}})
@@ -100,9 +100,9 @@ def _described(error: MonoCloudError) -> dict[str, Any]:
 class FailuresFile:
     """The lines of the input that did not end in an enabled user, as they stood there."""
 
-    def __init__(self, file: FileIO, source: IdSource, on_broken: OnBroken) -> None:
+    def __init__(self, file: FileIO, reader: IdReader, on_broken: OnBroken) -> None:
         self._file = file  # unbuffered: what is added is not lost with the process
-        self._source = source
+        self._reader = reader
         self._on_broken = on_broken
         self._begun = False
         self.lines = 0
@@ -118,7 +118,7 @@ class FailuresFile:
 
     def add(self, line: Line) -> None:
         """One line more, on disk when this returns."""
-        start = b"" if self.lines else self._source.header
+        start = b"" if self.lines else self._reader.header
         if not (self.lines or start) and line.raw.startswith(codecs.BOM_UTF8):
             start = codecs.BOM_UTF8  # an id that begins with a mark keeps it
         end = b"" if line.raw.endswith(b"\n") else b"\n"

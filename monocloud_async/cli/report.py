@@ -13,9 +13,9 @@ from rich.text import Text
 
 from monocloud_async.cli.display import say
 from monocloud_async.errors import ConfigurationError
-from monocloud_async.formats import Format
+from monocloud_async.inputs import Format
 from monocloud_async.report.figures import Figures, Group, failures, read
-from monocloud_async.texts import moment
+from monocloud_async.sanitize import format_time
 
 MISSING_EXTRA = "the page needs its extra: pip install 'monocloud-async[report]'"
 
@@ -100,11 +100,11 @@ def _outcomes(figures: Figures) -> Table:
 
 def _requests(figures: Figures) -> str:
     requests, retries, throttled = (
-        sum(getattr(sitting, name) for sitting in figures.sittings)
+        sum(getattr(run, name) for run in figures.runs)
         for name in ("requests", "retries", "throttled")
     )
-    paused = sum(sitting.paused for sitting in figures.sittings)
-    outage = sum(mark.end - mark.start for mark in figures.marks if mark.what == "outage")
+    paused = sum(run.paused for run in figures.runs)
+    outage = sum(halt.end - halt.start for halt in figures.halts if halt.what == "outage")
     return (
         f"{requests:,} requests, {retries:,} of them retries, {throttled:,} answered 429"
         + (f"; paused for {paused:,.1f} s" if paused else "")
@@ -114,9 +114,11 @@ def _requests(figures: Figures) -> str:
 
 def _runs(figures: Figures) -> Table:
     table = _table("began (UTC)", "lasted", "requests", "ended")
-    for run in figures.sittings:
+    for run in figures.runs:
         how = run.how or f"cut off, or still at work: {run.process}"
-        table.add_row(moment(run.began), f"{run.seconds:,.1f} s", f"{run.requests:,}", Text(how))
+        table.add_row(
+            format_time(run.began), f"{run.seconds:,.1f} s", f"{run.requests:,}", Text(how)
+        )
     return table
 
 

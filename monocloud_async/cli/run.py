@@ -10,23 +10,17 @@ from urllib.parse import urlsplit
 
 from rich.console import Console
 
-from monocloud_async.bulk import BulkRun
+from monocloud_async.bulk.run import BulkRun
 from monocloud_async.cli.access import Access
-from monocloud_async.cli.display import TICK, Display, Tally, pace, reasons, say, summary
+from monocloud_async.cli.display import TICK, Display, Tally, reasons, say, speed, summary
+from monocloud_async.cli.exit_codes import ALL_ENABLED, INTERRUPTED, SOME_FAILED, STOPPED, USAGE
 from monocloud_async.cli.loop import signals
 from monocloud_async.cli.outputs import FailuresFile, JsonLines
-from monocloud_async.errors import (
-    ConfigurationError,
-    MonoCloudError,
-    RunStoppedError,
-    StatusError,
-)
+from monocloud_async.errors import ConfigurationError, MonoCloudError, StatusError
+from monocloud_async.inputs.lines import Line
 from monocloud_async.journal.file import JournalFile
 from monocloud_async.models import User
-from monocloud_async.outcome import BulkReport, Outcome
-from monocloud_async.parse import Line
-
-ALL_ENABLED, SOME_FAILED, USAGE, STOPPED, INTERRUPTED = 0, 1, 2, 3, 130
+from monocloud_async.outcome import BulkReport, Outcome, RunStoppedError
 
 _AHEAD = 1000  # lines that are read from a pipe before there is a place for them
 
@@ -227,7 +221,7 @@ class Job:
         console.print(summary(report, self.tally))
         for reason in reasons(self.tally):
             say(console, reason)
-        say(console, pace(report))
+        say(console, speed(report))
         if self.failures is not None and self.failures.lines:
             lines = "line" if self.failures.lines == 1 else "lines"
             lost = ", but some of them could not be written" if self.failures.broken else ""

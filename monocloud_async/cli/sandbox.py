@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from monocloud_async.cli import loop
+from monocloud_async.config import API_KEY, DOMAIN
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.sandbox import Sandbox
-from monocloud_async.tenant import API_KEY, DOMAIN
-from monocloud_async.texts import clean
+from monocloud_async.sanitize import clean
 
 __all__ = ["Sandbox", "parse_script", "serve", "usage_errors"]
 

@@ -17,28 +17,28 @@ from temporalio.client import (
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
-from monocloud_async import tenant as tenants
+from monocloud_async import config
+from monocloud_async.fleet.id_file import inspect_file
 from monocloud_async.fleet.messages import (
     ChunkResult,
     Failure,
     FleetReport,
     Plan,
     Progress,
-    begun,
-    count,
+    add_result,
+    new_state,
 )
-from monocloud_async.fleet.source import look_at
 from monocloud_async.fleet.temporal import (
     FleetError,
     connect,
     coordinator_queue,
-    in_words,
-    speaking,
-    worded,
+    to_fleet_error,
+    translated,
+    with_message_codec,
     workflow_id,
 )
 from monocloud_async.fleet.workflow import EnableUsers
-from monocloud_async.formats import Format
+from monocloud_async.inputs import Format
 
 _AGAIN: Final = 1.0  # seconds until a Temporal that is down is asked again
 _DOWN: Final = {RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED}
@@ -99,22 +99,22 @@ class FleetRun:
             ConfigurationError: the source cannot be read in ranges, or an option cannot be used.
             FleetError: no Temporal answers, or the tenant has a run already.
         """
-        tenant = tenants.base_url(domain)
-        ids = await look_at(os.fspath(source), form, column)
+        tenant = config.base_url(domain)
+        ids = await inspect_file(os.fspath(source), form, column)
         name = PurePath(ids.where.partition("?")[0]).name
         plan = Plan(
             tenant=tenant,
             source=ids,
             journal=f"{name}.journal" if journal is None else os.fspath(journal),
-            max_rate=tenants.positive("max_rate", max_rate),
-            max_outage=tenants.positive("max_outage", max_outage),
+            max_rate=config.positive("max_rate", max_rate),
+            max_outage=config.positive("max_outage", max_outage),
         )
-        client = speaking(client or await connect())
-        with in_words(tenant):
+        client = with_message_codec(client or await connect())
+        with translated(tenant):
             try:
                 await client.start_workflow(
                     EnableUsers.run,
-                    begun(plan),
+                    new_state(plan),
                     id=workflow_id(tenant),
                     task_queue=coordinator_queue(tenant),
                     static_summary=f"{ids.where} at {max_rate:g}/s",
@@ -134,18 +134,18 @@ class FleetRun:
             ConfigurationError: no such domain.
             FleetError: no Temporal answers.
         """
-        tenant = tenants.base_url(domain)
-        return cls(speaking(client or await connect()), tenant)
+        tenant = config.base_url(domain)
+        return cls(with_message_codec(client or await connect()), tenant)
 
     async def over(self) -> bool:
         """Whether the run has ended, so that `result` answers at once."""
-        with in_words(self.tenant):
+        with translated(self.tenant):
             description = await self._handle.describe()
         return description.status != WorkflowExecutionStatus.RUNNING
 
     async def progress(self) -> Progress:
         """How the run stands, to the second: what is recorded, and what workers told since."""
-        with in_words(self.tenant):
+        with translated(self.tenant):
             progress = await self._handle.query(EnableUsers.progress, rpc_timeout=_ANSWER)
             description = await self._handle.describe()
         for pending in description.raw_description.pending_activities:
@@ -159,22 +159,22 @@ class FleetRun:
             for details in await self._client.data_converter.decode(
                 pending.heartbeat_details.payloads
             ):
-                count(progress, msgspec.convert(details, ChunkResult))
+                add_result(progress, msgspec.convert(details, ChunkResult))
         return progress
 
     async def failures(self) -> list[Failure]:
         """The first thousand users who are not enabled; the journal has them all."""
-        with in_words(self.tenant):
+        with translated(self.tenant):
             return await self._handle.query(EnableUsers.failures, rpc_timeout=_ANSWER)
 
     async def pause(self, why: str = "paused by hand") -> None:
         """Have the calls in flight finish, and no more made, until `resume`."""
-        with in_words(self.tenant):
+        with translated(self.tenant):
             await self._handle.signal(EnableUsers.pause, why)
 
     async def resume(self) -> None:
         """Go on with a run that is paused; nobody is asked for twice."""
-        with in_words(self.tenant):
+        with translated(self.tenant):
             await self._handle.signal(EnableUsers.resume)
 
     async def set_rate(self, max_rate: float) -> None:
@@ -183,12 +183,12 @@ class FleetRun:
         Raises:
             ConfigurationError: not a rate.
         """
-        with in_words(self.tenant):
-            await self._handle.signal(EnableUsers.set_rate, tenants.positive("max_rate", max_rate))
+        with translated(self.tenant):
+            await self._handle.signal(EnableUsers.set_rate, config.positive("max_rate", max_rate))
 
     async def cancel(self) -> None:
         """End the run: calls in flight finish and are recorded; `result` tells what was done."""
-        with in_words(self.tenant):
+        with translated(self.tenant):
             await self._handle.cancel()
 
     async def result(self) -> FleetReport:
@@ -204,7 +204,7 @@ class FleetRun:
                 raise FleetError(f"the run ended: {_root(error)}") from None
             except RPCError as error:
                 if error.status not in _DOWN:
-                    raise worded(error, self.tenant) from None
+                    raise to_fleet_error(error, self.tenant) from None
             await asyncio.sleep(_AGAIN)
 
 

@@ -16,7 +16,10 @@ from temporalio.client import Client
 from temporalio.exceptions import ApplicationError
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
+from monocloud_async.config import base_url
 from monocloud_async.errors import ConfigurationError
+from monocloud_async.fleet.id_file import IdFile
+from monocloud_async.fleet.journal import FleetJournal
 from monocloud_async.fleet.messages import (
     ChunkResult,
     Failure,
@@ -27,13 +30,10 @@ from monocloud_async.fleet.messages import (
     Span,
     State,
 )
-from monocloud_async.fleet.record import FleetJournal
-from monocloud_async.fleet.source import Source
-from monocloud_async.fleet.temporal import connect, coordinator_queue, speaking, work
+from monocloud_async.fleet.temporal import connect, coordinator_queue, with_message_codec, work
 from monocloud_async.fleet.workflow import BEAT, EnableUsers
-from monocloud_async.journal.layout import USER_COLUMNS
 from monocloud_async.journal.lock import JournalInUseError
-from monocloud_async.tenant import base_url
+from monocloud_async.journal.schema import USER_COLUMNS
 
 Args = TypeVarTuple("Args")
 T = TypeVar("T")
@@ -55,7 +55,7 @@ async def run_coordinator(domain: str | None = None, *, client: Client | None = 
     tenant = base_url(domain)
     records = _Records()
     worker = Worker(
-        speaking(client or await connect()),
+        with_message_codec(client or await connect()),
         task_queue=coordinator_queue(tenant),
         workflows=[EnableUsers],
         activities=[records.left, records.record_chunk, records.close_journal],
@@ -119,7 +119,7 @@ class _Records:
         progress = state.progress
         return FleetReport(
             how=how,
-            gaps=sorted([*left.gaps, *(rest.span for rest in left.rests)], key=_start),
+            gaps=sorted([*left.gaps, *(chunk.span for chunk in left.unfinished)], key=_start),
             failures=state.failures,
             enabled=left.enabled,
             failed=left.failed,
@@ -177,7 +177,7 @@ async def _beating() -> AsyncIterator[None]:
         beating.cancel()
 
 
-async def _user_ids(source: Source, span: Span) -> list[str]:
+async def _user_ids(source: IdFile, span: Span) -> list[str]:
     if span.start >= span.end:
         return []
     lines = await source.lines(span.start, span.end)

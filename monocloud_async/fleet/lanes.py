@@ -23,8 +23,8 @@ def next_chunk(state: State) -> Chunk:
 
     So the lanes end at about the same time. There has to be something left.
     """
-    if state.rests:
-        return state.rests.pop(0)
+    if state.unfinished:
+        return state.unfinished.pop(0)
     assert state.gaps  # noqa: S101  for the type checkers
     gap, rate = state.gaps[0], state.progress.max_rate
     line = state.plan.source.line / lanes(rate)

@@ -8,8 +8,8 @@ from typing import Literal
 
 from msgspec import Struct, field
 
-from monocloud_async.fleet.source import Source
-from monocloud_async.journal.records import Rows
+from monocloud_async.fleet.id_file import IdFile
+from monocloud_async.journal.store import Rows
 
 MAX_FAILURES = 1000
 
@@ -35,7 +35,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     """
 
     tenant: str
-    source: Source
+    source: IdFile
     journal: str
     max_rate: float
     max_outage: float
@@ -117,13 +117,13 @@ class Left(Struct, kw_only=True):
 
     Attributes:
         gaps: spans that it has nothing of.
-        rests: chunks that were begun, and laid down when a run was cancelled.
+        unfinished: chunks that were begun, and handed back when a run was cancelled.
         enabled, failed, unknown: users who are there.
         bad_lines: in chunks that are there.
     """
 
     gaps: list[Span]
-    rests: list[Chunk]
+    unfinished: list[Chunk] = field(name="rests")
     enabled: int
     failed: int
     unknown: int
@@ -185,38 +185,40 @@ class State(Struct, kw_only=True):
         plan: what it is to do.
         progress: what is told of it.
         gaps: spans that are still to be cut into chunks; None before the journal was asked.
-        rests: chunks that were begun and laid down.
+        unfinished: chunks that were begun and handed back.
         failures: the first thousand.
     """
 
     plan: Plan
     progress: Progress
     gaps: list[Span] | None = None
-    rests: list[Chunk] = []
+    unfinished: list[Chunk] = field(default_factory=list, name="rests")
     failures: list[Failure] = []
 
     def go_on(self, left: Left) -> None:
         """Begin with what the journal says."""
-        self.gaps, self.rests = left.gaps, left.rests
+        self.gaps, self.unfinished = left.gaps, left.unfinished
         progress = self.progress
         progress.enabled, progress.failed = left.enabled, left.failed
         progress.unknown, progress.bad_lines = left.unknown, left.bad_lines
-        for rest in left.rests:  # counted when it is whole
-            progress.enabled -= rest.so_far.rows.count("enabled")
-            progress.failed -= rest.so_far.rows.count("failed")
-            progress.unknown -= rest.so_far.rows.count("unknown")
-        spans = [*left.gaps, *(rest.span for rest in left.rests)]
+        for chunk in left.unfinished:  # counted when it is whole
+            progress.enabled -= chunk.so_far.rows.count("enabled")
+            progress.failed -= chunk.so_far.rows.count("failed")
+            progress.unknown -= chunk.so_far.rows.count("unknown")
+        spans = [*left.gaps, *(chunk.span for chunk in left.unfinished)]
         progress.done = progress.size - sum(span.end - span.start for span in spans)
 
     def report(self, how: How) -> FleetReport:
         """What the run came to, where its journal cannot be asked."""
         known = {name: getattr(self.progress, name) for name in Counts.__struct_fields__}
         whole = [Span(self.plan.source.begin, self.plan.source.size)]
-        gaps = whole if self.gaps is None else [*self.gaps, *(rest.span for rest in self.rests)]
+        gaps = (
+            whole if self.gaps is None else [*self.gaps, *(chunk.span for chunk in self.unfinished)]
+        )
         return FleetReport(how=how, gaps=gaps, failures=self.failures, **known)
 
 
-def begun(plan: Plan) -> State:
+def new_state(plan: Plan) -> State:
     """A run of which nothing is done."""
     source = plan.source
     size = source.size - source.begin
@@ -230,7 +232,7 @@ def begun(plan: Plan) -> State:
     return State(plan=plan, progress=progress)
 
 
-def count(counts: Counts, result: ChunkResult) -> None:
+def add_result(counts: Counts, result: ChunkResult) -> None:
     """Add what became of a chunk."""
     counts.enabled += result.rows.count("enabled")
     counts.failed += result.rows.count("failed")

@@ -66,7 +66,7 @@ async def connect(environment: Mapping[str, str] | None = None) -> Client:
         ) from None
 
 
-def speaking(client: Client) -> Client:
+def with_message_codec(client: Client) -> Client:
     """The same connection, with payloads that are this package's messages; a codec stays."""
     config = client.config()
     config["data_converter"] = converter(config["data_converter"])
@@ -94,15 +94,15 @@ def coordinator_queue(tenant: str) -> str:
 
 
 @contextmanager
-def in_words(tenant: str) -> Iterator[None]:
+def translated(tenant: str) -> Iterator[None]:
     """What Temporal raises, as a `FleetError`."""
     try:
         yield
     except RPCError as error:
-        raise worded(error, tenant) from None
+        raise to_fleet_error(error, tenant) from None
 
 
-def worded(error: RPCError, tenant: str) -> FleetError:
+def to_fleet_error(error: RPCError, tenant: str) -> FleetError:
     """What Temporal's refusal of something about a tenant's run means."""
     if error.status == RPCStatusCode.NOT_FOUND and "amespace" in error.message:
         return FleetError(f"{_NO_NAMESPACE} ({error.message})")

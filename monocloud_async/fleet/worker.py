@@ -13,11 +13,11 @@ from temporalio.client import Client
 from temporalio.exceptions import ApplicationError
 from temporalio.worker import Worker
 
-from monocloud_async.bulk import BulkRun
+from monocloud_async.bulk.run import BulkRun
 from monocloud_async.errors import ConfigurationError, MonoCloudError
 from monocloud_async.fleet.lanes import MAX_LANES
 from monocloud_async.fleet.messages import Chunk, ChunkResult, Plan
-from monocloud_async.fleet.temporal import connect, speaking, work, worker_queue
+from monocloud_async.fleet.temporal import connect, with_message_codec, work, worker_queue
 from monocloud_async.fleet.workflow import BEAT, HEARTBEAT
 from monocloud_async.outcome import BulkReport, Outcome
 from monocloud_async.session import MonoCloudSession
@@ -26,7 +26,7 @@ _GRACE: Final = timedelta(seconds=60)  # for the calls in flight, once a worker 
 
 
 async def run_worker(session: MonoCloudSession, *, client: Client | None = None) -> None:
-    """Work for the runs of the session's tenant until cancelled; then lay down what is begun.
+    """Work for the runs of the session's tenant until cancelled; then hand back what is begun.
 
     Cancelled, it lets the calls in flight finish and hands back the rest of its chunks, so no
     user is asked for twice. The session stays open: it is the caller's.
@@ -40,9 +40,9 @@ async def run_worker(session: MonoCloudSession, *, client: Client | None = None)
         FleetError: no Temporal answers, or it refuses.
     """
     worker = Worker(
-        speaking(client or await connect()),
+        with_message_codec(client or await connect()),
         task_queue=worker_queue(session.tenant),
-        activities=[_Calls(session).enable_chunk],
+        activities=[_Activities(session).enable_chunk],
         max_concurrent_activities=MAX_LANES,
         graceful_shutdown_timeout=_GRACE,
         # Or it is told only after four fifths of the time out that it is to stop.
@@ -52,7 +52,7 @@ async def run_worker(session: MonoCloudSession, *, client: Client | None = None)
     await work(worker)
 
 
-class _Calls:
+class _Activities:
     def __init__(self, session: MonoCloudSession) -> None:
         self._session = session
 
@@ -71,11 +71,11 @@ class _Calls:
         before.bad_lines = len(lines) - len(user_ids)
         # Whoever had the lane before may have made a call just now.
         await asyncio.sleep(1 / max_rate)
-        work = _Work(self._session, user_ids, before, max_rate, plan.max_outage)
+        work = _ChunkRun(self._session, user_ids, before, max_rate, plan.max_outage)
         return await work.to_its_end(proved=chunk.proved)
 
 
-class _Work:
+class _ChunkRun:
     """A chunk's run, from the first call to a result, whole or partial."""
 
     def __init__(
@@ -94,7 +94,7 @@ class _Work:
         self._others: list[tuple[Outcome, int]] = []  # they may do better where the run goes on
         self._drained = self._lost = False
         self._loop = asyncio.get_running_loop()
-        self._told = self._loop.time()  # when it was alive last
+        self._last_beat = self._loop.time()  # when it was alive last
         self._next_beat: asyncio.Handle
         self._run: BulkRun = session.bulk_enable(
             [user_ids[place] for place in self._places],
@@ -130,12 +130,12 @@ class _Work:
         A timer's callback and no task: after a stop it runs before anything that was waiting does.
         """
         now = self._loop.time()
-        if now - self._told > HEARTBEAT:
+        if now - self._last_beat > HEARTBEAT:
             # Stopped, or starved: by now somebody else has the chunk, and its rate.
             self._lost = True
             self._run.cancel()
             return
-        self._told = now
+        self._last_beat = now
         self._next_beat = self._loop.call_later(BEAT, self._beat)
         activity.heartbeat(self._so_far())
         if activity.is_worker_shutdown():
@@ -166,13 +166,13 @@ class _Work:
 
     def _ended(self, running: asyncio.Future[BulkReport]) -> ChunkResult:
         why: str | None = None
-        blamed: BaseException | None = None
+        cause: BaseException | None = None
         try:
             running.result()
         except MonoCloudError as error:
-            why, blamed = str(error), error.__cause__
+            why, cause = str(error), error.__cause__
         for outcome, moment in self._others:
-            if not (why or self._drained) or _is_final(outcome, blamed):
+            if not (why or self._drained) or _is_final(outcome, cause):
                 self._rows.add(outcome, moment)
         result = self._so_far()
         result.why = why
@@ -180,9 +180,9 @@ class _Work:
         return result
 
 
-def _is_final(outcome: Outcome, blamed: BaseException | None) -> bool:
+def _is_final(outcome: Outcome, cause: BaseException | None) -> bool:
     """Whether the user is done with, though the run is not: not where the tenant was to blame."""
     error = outcome.error
     if outcome.status == "not_attempted" or error is None or error.transient:
         return False
-    return type(error) is not type(blamed)
+    return type(error) is not type(cause)

@@ -33,7 +33,7 @@ from monocloud_async.fleet.messages import (
     Left,
     Progress,
     State,
-    count,
+    add_result,
 )
 from monocloud_async.fleet.temporal import worker_queue
 
@@ -75,7 +75,7 @@ class EnableUsers:
     def __init__(self, state: State) -> None:
         self._plan, self._state = state.plan, state
         self._lanes: set[asyncio.Task[None]] = set()
-        self._laying_down = False  # until every lane is empty
+        self._draining = False  # until every lane is empty
         self._cancelled = False  # nothing begins any more
         self._trouble: dict[int, str] = {}  # why a chunk is tried again, by its start
 
@@ -87,7 +87,7 @@ class EnableUsers:
         try:
             await workflow.wait_condition(enabling.done)
         except asyncio.CancelledError:
-            self._cancelled = self._laying_down = True
+            self._cancelled = self._draining = True
             await workflow.wait_condition(enabling.done)
         if not enabling.result() and not self._cancelled:
             workflow.continue_as_new(self._state)
@@ -123,7 +123,7 @@ class EnableUsers:
         """Go on at another rate, once the chunks that are out have come back."""
         if max_rate != self._state.progress.max_rate:
             self._state.progress.max_rate = max_rate
-            self._laying_down = bool(self._lanes)
+            self._draining = bool(self._lanes)
 
     async def _some_left(self) -> bool:
         """Whether there is something to do, by the journal itself."""
@@ -133,15 +133,15 @@ class EnableUsers:
             if not await self._known(call):
                 return False
             state.go_on(call.result())
-        return bool(state.gaps or state.rests)
+        return bool(state.gaps or state.unfinished)
 
     async def _enable(self) -> bool:
         """Have everybody enabled; False where that goes on in a new history."""
         state = self._state
         while not self._cancelled and await self._some_left():
-            while self._lanes or (not self._cancelled and (state.gaps or state.rests)):
+            while self._lanes or (not self._cancelled and (state.gaps or state.unfinished)):
                 if self._history_is_full():
-                    self._laying_down = True
+                    self._draining = True
                     await workflow.wait_condition(lambda: all(lane.done() for lane in self._lanes))
                     self._take_back()
                     if not self._cancelled:
@@ -150,7 +150,7 @@ class EnableUsers:
                     self._lanes.add(asyncio.create_task(self._lane(next_chunk(state))))
                 await workflow.wait_condition(self._changed)
                 self._take_back()
-                self._laying_down = self._cancelled or (self._laying_down and bool(self._lanes))
+                self._draining = self._cancelled or (self._draining and bool(self._lanes))
             if not self._cancelled:
                 state.gaps = None  # what is left now, the journal knows
         return True
@@ -158,15 +158,15 @@ class EnableUsers:
     async def _end(self) -> FleetReport:
         state, lost = self._state, Counter[str]()
 
-        async def keep(rest: Chunk) -> None:
-            if done := len(rest.so_far.rows.positions()):
+        async def keep(chunk: Chunk) -> None:
+            if done := len(chunk.so_far.rows.positions()):
                 try:
-                    await self._record(rest, rest.so_far, attempts=3)
+                    await self._record(chunk, chunk.so_far, attempts=3)
                 except ActivityError as error:  # the file may have changed
                     lost[_reason(error)] += done
 
         # Where the run was cancelled; nobody who was done is forgotten.
-        await asyncio.gather(*(keep(rest) for rest in state.rests))
+        await asyncio.gather(*(keep(chunk) for chunk in state.unfinished))
         trouble = [f"{n:,} users are in no journal: {why}" for why, n in lost.items()]
         how: How = "cancelled" if self._cancelled else "finished"
         attempts = 3 if self._cancelled else 0
@@ -192,9 +192,9 @@ class EnableUsers:
     def _has_room(self) -> bool:
         state = self._state
         return (
-            bool(state.gaps or state.rests)
+            bool(state.gaps or state.unfinished)
             and state.progress.paused is None
-            and not self._laying_down
+            and not self._draining
             and len(self._lanes) < lanes(state.progress.max_rate)
         )
 
@@ -204,13 +204,13 @@ class EnableUsers:
             self._pause(result.why)
             result.why = None
         if not result.done or not await self._record(chunk, result):
-            self._state.rests.append(Chunk(span=chunk.span, so_far=result))
+            self._state.unfinished.append(Chunk(span=chunk.span, so_far=result))
 
     async def _call(self, chunk: Chunk) -> ChunkResult:
         """What became of the chunk, on whichever worker takes it; a lost one's last word counts."""
         progress, so_far, lost, failed, why = self._state.progress, chunk.so_far, 0, 0, ""
         while lost < _LOST and failed < _FAILED:
-            if self._laying_down:
+            if self._draining:
                 return so_far
             proved = progress.enabled + so_far.rows.count("enabled") > 0
             call: ActivityHandle[ChunkResult] = workflow.start_activity(
@@ -228,7 +228,7 @@ class EnableUsers:
                 cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
             )
             # A condition is looked at when nothing else can run: what is there is not thrown away.
-            await workflow.wait_condition(lambda: call.done() or self._laying_down)  # noqa: B023
+            await workflow.wait_condition(lambda: call.done() or self._draining)  # noqa: B023
             if not call.done():
                 call.cancel()
             try:
@@ -257,7 +257,7 @@ class EnableUsers:
         if not attempts and not await self._known(call):
             return False
         failures: list[Failure] = await call
-        count(state.progress, result)
+        add_result(state.progress, result)
         state.progress.done += chunk.span.end - chunk.span.start if result.done else 0
         state.failures += failures[: MAX_FAILURES - len(state.failures)]
         return True
@@ -274,7 +274,7 @@ class EnableUsers:
 
     def _pause(self, why: str) -> None:
         self._state.progress.paused = self._state.progress.paused or why
-        self._laying_down = self._laying_down or bool(self._lanes)
+        self._draining = self._draining or bool(self._lanes)
 
     def _history_is_full(self) -> bool:
         info = workflow.info()

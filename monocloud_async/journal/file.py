@@ -24,14 +24,14 @@ import msgspec
 
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.journal.lock import Lock
-from monocloud_async.journal.records import Counts, Page, Records, Rows, Source, shown
+from monocloud_async.journal.store import InputInfo, JournalStore, Page, Rows, Sample, quoted
 from monocloud_async.outcome import BulkReport, Outcome
-from monocloud_async.pace import Pace
+from monocloud_async.ratelimit.limiter import RateLimiter
 
 Args = TypeVarTuple("Args")
 T = TypeVar("T")
 
-_BEAT: Final = 1.0  # seconds between two samples of the counts
+_SAMPLE_EVERY: Final = 1.0  # seconds between two samples of the counts
 _NO_PAGE: Final = Page(0, 0, (), "")
 
 
@@ -41,7 +41,7 @@ class JournalFile:
     Args:
         path: made with mode 0600 if it is not there. It needs a local disk, as SQLite's WAL does.
         tenant: its address; a journal belongs to one tenant.
-        source: what the ids come from, for the report; None where nobody knows.
+        input_info: what the ids come from, for the report; None where nobody knows.
         now: the time of day, in seconds since 1970.
     """
 
@@ -50,26 +50,26 @@ class JournalFile:
         path: str | os.PathLike[str],
         tenant: str,
         *,
-        source: Source | None = None,
+        input_info: InputInfo | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._path = Path(path).resolve()  # one file has one lock, whatever link leads to it
-        self._source = source or Source()
+        self._input_info = input_info or InputInfo()
         self._now = now
         self._lock = Lock(self._path.with_name(f"{self._path.name}-lock"), f"the journal {path}")
-        self._records = Records(self._path, tenant, self._source)
+        self._store = JournalStore(self._path, tenant, self._input_info)
         self._thread: ThreadPoolExecutor | None = None
         self._rows = Rows([], [])  # those that wait for the next commit
-        self._beat: asyncio.Task[None] | None = None
+        self._sampling: asyncio.Task[None] | None = None
         self._paused_before = 0.0  # seconds, in earlier runs of the same session
         self._page = _NO_PAGE
-        self._ahead: asyncio.Future[Page] | None = None
+        self._next_page: asyncio.Future[Page] | None = None
 
     def __repr__(self) -> str:
         return f"<JournalFile {self._path}>"
 
     async def open(
-        self, report: BulkReport, pace: Pace, user_ids: Iterable[str] | AsyncIterable[str]
+        self, report: BulkReport, limiter: RateLimiter, user_ids: Iterable[str] | AsyncIterable[str]
     ) -> int:
         """Begin a run on this journal: until `close`, it is nobody else's.
 
@@ -85,22 +85,22 @@ class JournalFile:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
         with self._readable():
             await self._run(self._lock.take)
-            await self._run(self._records.open)
-            await self._check(self._again(user_ids))
-        self._paused_before = pace.paused_seconds(_clock())
-        self._beat = asyncio.create_task(self._keep_counts(report, pace))
-        return self._records.reached
+            await self._run(self._store.open)
+            await self._check(self._reread(user_ids))
+        self._paused_before = limiter.paused_seconds(_clock())
+        self._sampling = asyncio.create_task(self._sample_regularly(report, limiter))
+        return self._store.reached
 
-    async def close(self, report: BulkReport, pace: Pace, how: str) -> None:
+    async def close(self, report: BulkReport, limiter: RateLimiter, how: str) -> None:
         """End the run, whether or not `open` went well: `how` it ended is for people."""
         if self._thread is None:
             return
         try:
-            if self._beat is not None:
-                self._beat.cancel()
-                await asyncio.gather(self._beat, return_exceptions=True)
+            if self._sampling is not None:
+                self._sampling.cancel()
+                await asyncio.gather(self._sampling, return_exceptions=True)
                 if report.total > report.already_enabled:
-                    await self._keep(report, pace, how)
+                    await self._add_sample(report, limiter, how)
         finally:
             await self._run(self._let_go)
             self._thread.shutdown(wait=False)
@@ -113,12 +113,12 @@ class JournalFile:
         """
         page = self._page
         if position >= page.end:
-            if position >= self._records.reached:
+            if position >= self._store.reached:
                 return False
             with self._readable():
-                page = self._page = await (self._ahead or self._look_up(page.end))
-            more = page.end < self._records.reached
-            self._ahead = self._look_up(page.end) if more else None
+                page = self._page = await (self._next_page or self._look_up(page.end))
+            more = page.end < self._store.reached
+            self._next_page = self._look_up(page.end) if more else None
         place = position - page.start
         if page.ids[place] != user_id:
             self._compare(position, page.ids[place], user_id)
@@ -149,53 +149,55 @@ class JournalFile:
     async def commit(self) -> None:
         """Write what was added; raises `sqlite3.Error` when it cannot."""
         rows, self._rows = self._rows, Rows([], [])
-        await self._run(self._records.write, rows, self._milliseconds())
+        await self._run(self._store.write, rows, self._milliseconds())
 
     def check_length(self, length: int) -> None:
         """Raise `ConfigurationError` where an input of so many ids has lost some."""
-        if length < self._records.reached:
+        if length < self._store.reached:
             raise self._changed(
-                f"it ends after {length:,} ids, and the journal has {self._records.reached:,}"
+                f"it ends after {length:,} ids, and the journal has {self._store.reached:,}"
             )
 
     def _let_go(self) -> None:
         if not self._lock.held:
             return
         with suppress(sqlite3.Error, OSError):  # what is not on disk was told of before
-            self._records.close()
+            self._store.close()
         self._lock.release()
 
-    async def _keep_counts(self, report: BulkReport, pace: Pace) -> None:
+    async def _sample_regularly(self, report: BulkReport, limiter: RateLimiter) -> None:
         while True:
-            await asyncio.sleep(_BEAT)
+            await asyncio.sleep(_SAMPLE_EVERY)
             if report.requests:
-                await self._keep(report, pace)
+                await self._add_sample(report, limiter)
 
-    async def _keep(self, report: BulkReport, pace: Pace, how: str | None = None) -> None:
-        counts = Counts(
+    async def _add_sample(
+        self, report: BulkReport, limiter: RateLimiter, how: str | None = None
+    ) -> None:
+        sample = Sample(
             report.requests,
             report.retries,
             report.throttled,
-            round(1000 * (pace.paused_seconds(_clock()) - self._paused_before)),
-            pace.down,
+            round(1000 * (limiter.paused_seconds(_clock()) - self._paused_before)),
+            limiter.down,
         )
         with suppress(sqlite3.Error):  # a report can do without; the next outcome cannot
-            await self._run(self._records.sample, counts, self._milliseconds(), how)
+            await self._run(self._store.add_sample, sample, self._milliseconds(), how)
 
-    def _again(self, user_ids: Iterable[str] | AsyncIterable[str]) -> Iterable[str] | None:
+    def _reread(self, user_ids: Iterable[str] | AsyncIterable[str]) -> Iterable[str] | None:
         """The ids for a look before the run, or None where they come only once."""
-        return user_ids if isinstance(user_ids, Collection) else self._source.again
+        return user_ids if isinstance(user_ids, Collection) else self._input_info.reread
 
     async def _check(self, user_ids: Iterable[str] | None) -> None:
         """Refuse an input that changed before anything of it is sent again.
 
         One that comes only once is compared as it comes, each id before it is sent.
         """
-        if user_ids is None or self._records.enabled == self._records.reached:
+        if user_ids is None or self._store.enabled == self._store.reached:
             return
         ids = iter(user_ids)
         position = 0
-        while position < self._records.reached:
+        while position < self._store.reached:
             page = await self._look_up(position)
             here = list(islice(ids, page.end - position))
             if here != page.ids:
@@ -208,7 +210,7 @@ class JournalFile:
             position = page.end
 
     def _look_up(self, start: int) -> asyncio.Future[Page]:
-        return asyncio.get_running_loop().run_in_executor(self._thread, self._records.page, start)
+        return asyncio.get_running_loop().run_in_executor(self._thread, self._store.page, start)
 
     @contextmanager
     def _readable(self) -> Iterator[None]:
@@ -227,9 +229,9 @@ class JournalFile:
             ) from None
 
     def _compare(self, position: int, there: str | None, user_id: str) -> None:
-        if there is not None and there != shown(user_id):
+        if there is not None and there != quoted(user_id):
             raise self._changed(
-                f"id number {position + 1:,} is {shown(user_id)}, and there it is {shown(there)}"
+                f"id number {position + 1:,} is {quoted(user_id)}, and there it is {quoted(there)}"
             )
 
     def _changed(self, how: str) -> ConfigurationError:

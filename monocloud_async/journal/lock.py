@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from monocloud_async.errors import ConfigurationError
-from monocloud_async.texts import clean
+from monocloud_async.sanitize import clean
 
 if sys.platform == "win32":
     import msvcrt

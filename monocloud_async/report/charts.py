@@ -83,8 +83,8 @@ def _timeline(figures: Figures) -> Chart:
         {"x": point.seconds / unit, "enabled": point.enabled, "other": point.other}
         for point in figures.timeline
     ]
-    marks = [
-        {"x": mark.start / unit, "x2": mark.end / unit, "what": mark.what} for mark in figures.marks
+    halts = [
+        {"x": halt.start / unit, "x2": halt.end / unit, "what": halt.what} for halt in figures.halts
     ]
     borders = [{"x": border / unit} for border in figures.borders]
 
@@ -100,7 +100,7 @@ def _timeline(figures: Figures) -> Chart:
 
     def band(what: str, colour: str) -> Spec:
         return {
-            "data": {"values": [mark for mark in marks if mark["what"] == what]},
+            "data": {"values": [halt for halt in halts if halt["what"] == what]},
             "mark": {"type": "rect", "color": colour, "opacity": 0.3},
             "encoding": {"x": {"field": "x", **axis}, "x2": {"field": "x2"}},
         }
@@ -121,7 +121,7 @@ def _timeline(figures: Figures) -> Chart:
         return {"layer": layers}
 
     def seconds(what: str) -> float:
-        return sum(mark.end - mark.start for mark in figures.marks if mark.what == what)
+        return sum(halt.end - halt.start for halt in figures.halts if halt.what == what)
 
     peak = max(point.enabled for point in figures.timeline)
     summary = (
@@ -139,7 +139,7 @@ def _by_time(figures: Figures) -> list[tuple[str, ...]]:
     for start in range(0, len(figures.timeline), every):
         part = figures.timeline[start : start + every]
         end = part[-1].seconds + figures.step
-        about = {m.what for m in figures.marks if m.start < end and m.end > part[0].seconds}
+        about = {m.what for m in figures.halts if m.start < end and m.end > part[0].seconds}
         rows.append(
             (
                 f"{part[0].seconds:,.6g} to {end:,.6g}",
@@ -195,10 +195,10 @@ def _times(figures: Figures) -> Chart:
 def _attempts(figures: Figures) -> Chart:
     labels = [str(n) if n < 6 else "6 or more" for n, _ in figures.attempts]  # noqa: PLR2004
     counts = [count for _, count in figures.attempts]
-    again = sum(count for (n, _), count in zip(figures.attempts, counts, strict=True) if n > 1)
+    retried = sum(count for (n, _), count in zip(figures.attempts, counts, strict=True) if n > 1)
     return _chart(
         "Requests until a user was enabled",
-        f"{again:,} of {sum(counts):,} enabled users took more than one;"
+        f"{retried:,} of {sum(counts):,} enabled users took more than one;"
         " requests that were answered 429 are not counted.",
         _bars(
             [{"label": a, "users": b} for a, b in zip(labels, counts, strict=True)],

@@ -11,8 +11,8 @@ from typing import Final
 from msgspec import Struct, field
 
 from monocloud_async.errors import ConfigurationError
-from monocloud_async.journal.layout import connect
-from monocloud_async.texts import UNSAFE
+from monocloud_async.journal.schema import connect
+from monocloud_async.sanitize import UNSAFE
 
 _EXAMPLES: Final = 3
 _POINTS: Final = 200  # of a timeline, at most
@@ -20,7 +20,7 @@ _STEPS: Final = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 18
 _BINS: Final = tuple(k * 10**e for e in range(6) for k in (1, 2, 5))  # milliseconds
 
 
-class Sitting(Struct, frozen=True):
+class Run(Struct, frozen=True):
     """One run of the command: `ended` is None while it lasts, or where it was killed.
 
     Times are seconds since 1970; `seconds` is how long it lasted, as far as is known.
@@ -54,7 +54,7 @@ class Point(Struct):
     other: float = 0.0
 
 
-class Mark(Struct, frozen=True):
+class Halt(Struct, frozen=True):
     """A stretch, in seconds of work, in which nobody or only probes were sent."""
 
     start: float
@@ -62,7 +62,7 @@ class Mark(Struct, frozen=True):
     what: str  # "paused" or "outage"
 
 
-class Failure(Struct, frozen=True):
+class FailureRow(Struct, frozen=True):
     """One user that is not enabled."""
 
     position: int
@@ -96,14 +96,14 @@ class Figures(Struct):
     created: float
     outcomes: dict[str, int] = field(default_factory=dict)
     unrecorded: int = 0
-    sittings: list[Sitting] = field(default_factory=list)
+    runs: list[Run] = field(default_factory=list)
     percentiles: dict[int, int] = field(default_factory=dict)
     times: list[tuple[int, int]] = field(default_factory=list)
     attempts: list[tuple[int, int]] = field(default_factory=list)
     groups: list[Group] = field(default_factory=list)
     step: float = 1.0
     timeline: list[Point] = field(default_factory=list)
-    marks: list[Mark] = field(default_factory=list)
+    halts: list[Halt] = field(default_factory=list)
     borders: list[float] = field(default_factory=list)
 
     @property
@@ -114,7 +114,7 @@ class Figures(Struct):
     @property
     def seconds(self) -> float:
         """How long all runs lasted together."""
-        return sum(sitting.seconds for sitting in self.sittings)
+        return sum(run.seconds for run in self.runs)
 
     @property
     def rate(self) -> float:
@@ -141,9 +141,9 @@ def read(path: Path) -> Figures:
         # A fleet's has chunks, and what is missing between two of them was never begun.
         of_a_fleet = sql.execute("SELECT 1 FROM sqlite_master WHERE name = 'chunks'").fetchone()
         figures.unrecorded = 0 if of_a_fleet else reached - figures.users
-        figures.sittings = [
-            Sitting(began, ended, visible(how), visible(process), *counts)
-            for began, ended, how, process, *counts in sql.execute(_SITTINGS)
+        figures.runs = [
+            Run(began, ended, visible(how), visible(process), *counts)
+            for began, ended, how, process, *counts in sql.execute(_RUNS)
         ]
         figures.groups = [
             Group(*_told(error, status, title), count, _examples(sql, error, status, title))
@@ -163,7 +163,7 @@ def enabled(path: Path) -> int:
         return int(sql.execute("SELECT sum(outcome = 'enabled') FROM users").fetchone()[0] or 0)
 
 
-def failures(path: Path) -> Iterator[Failure]:
+def failures(path: Path) -> Iterator[FailureRow]:
     """Every user that is not enabled, in the order of the input; see `read` for what it raises."""
     with _opened(path) as sql:
         for position, user_id, outcome, error, status, title, attempts, trace in sql.execute(
@@ -171,7 +171,7 @@ def failures(path: Path) -> Iterator[Failure]:
             " FROM users WHERE outcome <> 'enabled' ORDER BY position"
         ):
             told = _told(error, status, title)
-            yield Failure(position, user_id, outcome, *told, attempts, visible(trace or ""))
+            yield FailureRow(position, user_id, outcome, *told, attempts, visible(trace or ""))
 
 
 def visible(text: str) -> str:
@@ -181,7 +181,7 @@ def visible(text: str) -> str:
 
 # One that was cut off lasted to its last sample, of which there is one a second, or to the last
 # user within two seconds of it: what is later belongs to the next one.
-_SITTINGS: Final = """
+_RUNS: Final = """
 SELECT began / 1000.0, ended / 1000.0,
     coalesce(how, (SELECT 'cut off' FROM sittings AS later WHERE later.sitting > sittings.sitting),
         ''), 'process ' || process || ' on ' || host,
@@ -261,10 +261,10 @@ def _read_timeline(figures: Figures, sql: sqlite3.Connection) -> None:
     total = figures.seconds
     step = next((step for step in _STEPS if total / step <= _POINTS), _STEPS[-1])
     figures.step = step
-    began = [sitting.began for sitting in figures.sittings]
+    began = [run.began for run in figures.runs]
     offsets = [0.0]
-    for sitting in figures.sittings:
-        offsets.append(offsets[-1] + sitting.seconds)
+    for run in figures.runs:
+        offsets.append(offsets[-1] + run.seconds)
     figures.borders = offsets[1:-1]
     points = [Point(number * step) for number in range(int(total / step) + 1)]
 
@@ -282,19 +282,19 @@ def _read_timeline(figures: Figures, sql: sqlite3.Connection) -> None:
         else:
             point.other += count / step
     figures.timeline = points
-    figures.marks = list(_marks(sql, place))
+    figures.halts = list(_halts(sql, place))
 
 
-def _marks(sql: sqlite3.Connection, place: Callable[[float], float]) -> Iterator[Mark]:
+def _halts(sql: sqlite3.Connection, place: Callable[[float], float]) -> Iterator[Halt]:
     rows = sql.execute("SELECT sitting, at / 1000.0, paused, down FROM samples ORDER BY 1, 2")
-    open_mark: Mark | None = None
-    for (sitting, at, paused, was_down), (its, then, later, is_down) in pairwise(rows):
+    open_halt: Halt | None = None
+    for (run, at, paused, was_down), (its, then, later, is_down) in pairwise(rows):
         what = "outage" if was_down or is_down else "paused" if later > paused else ""
         start, end = place(at), place(then)
-        if open_mark is not None and (what != open_mark.what or its != sitting):
-            yield open_mark
-            open_mark = None
-        if what and its == sitting:
-            open_mark = Mark(start if open_mark is None else open_mark.start, end, what)
-    if open_mark is not None:
-        yield open_mark
+        if open_halt is not None and (what != open_halt.what or its != run):
+            yield open_halt
+            open_halt = None
+        if what and its == run:
+            open_halt = Halt(start if open_halt is None else open_halt.start, end, what)
+    if open_halt is not None:
+        yield open_halt

@@ -9,8 +9,8 @@ from typing import Final
 import jinja2
 
 from monocloud_async.report.charts import charts
-from monocloud_async.report.figures import Failure, Figures, failures, read, visible
-from monocloud_async.texts import moment
+from monocloud_async.report.figures import FailureRow, Figures, failures, read, visible
+from monocloud_async.sanitize import format_time
 from monocloud_async.version import __version__
 
 _HERE: Final = Path(__file__).parent
@@ -48,8 +48,8 @@ def page(journal: Path) -> str:
     )
 
 
-def _rows(journal: Path) -> list[Failure]:
-    rows: list[Failure] = []
+def _rows(journal: Path) -> list[FailureRow]:
+    rows: list[FailureRow] = []
     room = _ROOM
     for failure in islice(failures(journal), _ROOM // _MARKUP):
         texts = visible(failure.user_id), failure.message, failure.trace_id
@@ -69,4 +69,4 @@ def _count(number: float) -> str:
 
 
 def _moment(seconds: float) -> str:
-    return f"{moment(seconds)} UTC"
+    return f"{format_time(seconds)} UTC"

@@ -1,4 +1,4 @@
-"""Everything that a network does to a client, and what has to come of it: the verdict table."""
+"""Everything that a network does to a client, and what has to come of it: the fault table."""
 
 import ssl
 import sys
@@ -23,7 +23,7 @@ Tls = Literal["", "trusted", "untrusted", "wrong host", "expired"]
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """What the server does, and the verdict.
+    """What the server does, and what has to come of it.
 
     Attributes:
         kind, name: for people, and for `pytest -k`.
@@ -260,8 +260,8 @@ def _headers() -> Iterator[Fault]:
 
 
 def _informational() -> Iterator[Fault]:
-    def fault(name: str, act: Act, **verdict: Any) -> Fault:
-        return replace(Fault(kind="1xx", name=name, act=act, error=None, retried=False), **verdict)
+    def fault(name: str, act: Act, **expected: Any) -> Fault:
+        return replace(Fault(kind="1xx", name=name, act=act, error=None, retried=False), **expected)
 
     yield fault("10,000 times 100", says(b"HTTP/1.1 100 Continue\r\n\r\n" * 10_000 + http(USER)))
     early = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"

@@ -17,7 +17,7 @@ import atheris
 with atheris.instrument_imports(include=["monocloud_async", "email", "urllib", "csv"]):
     import invariants
 
-    from monocloud_async.formats import Format
+    from monocloud_async.inputs import Format
 
 SAMPLES = Path(__file__).parents[1] / "samples"
 STATUSES = [200, 200, 200, 302, 400, 401, 404, 422, 422, 429, 500, 503]

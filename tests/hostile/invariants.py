@@ -19,12 +19,12 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 import monocloud_async as m
-from monocloud_async import tenant
-from monocloud_async.formats import Format
-from monocloud_async.inputs import IdSource
-from monocloud_async.parse import Line
-from monocloud_async.texts import UNSAFE
-from monocloud_async.wire import check_user_id, enable_path, read_answer, retry_after
+from monocloud_async import config
+from monocloud_async.endpoint import check_user_id, enable_path, read_response, retry_after
+from monocloud_async.inputs import Format
+from monocloud_async.inputs.lines import Line
+from monocloud_async.inputs.reader import IdReader
+from monocloud_async.sanitize import UNSAFE
 
 LONGEST_MESSAGE = 4_000  # characters; people read it in a terminal
 _CALLERS_ID = "u" * 8
@@ -54,7 +54,7 @@ def an_answer_is_the_user_or_an_error_of_ours(
 ) -> None:
     received = CIMultiDictProxy(CIMultiDict(headers))  # what aiohttp hands over
     try:
-        user = read_answer(user_id, status, received, body)
+        user = read_response(user_id, status, received, body)
     except m.StatusError as error:
         assert error.status == status >= 400
         is_alone(error)
@@ -97,7 +97,7 @@ def an_id_is_itself_or_refused(user_id: str) -> None:
 
 def a_domain_is_itself_or_refused(domain: str) -> None:
     try:
-        url = tenant.base_url(domain)
+        url = config.base_url(domain)
     except m.ConfigurationError as error:
         is_ours(error)
         return
@@ -117,12 +117,12 @@ def _is_127(parts: object) -> bool:
 
 def a_key_is_sent_or_refused_without_being_shown(key: str) -> None:
     with pytest.raises(m.ConfigurationError) as caught:
-        tenant.credentials(tenant.masked(" "))
+        config.credentials(config.mask_key(" "))
     refused = caught.value
     if not key:
         return  # that is no key at all, which is told apart
     try:
-        headers = tenant.credentials(tenant.masked(key)).headers
+        headers = config.credentials(config.mask_key(key)).headers
     except m.ConfigurationError as error:
         is_ours(error)
         # One text for all of them: none can have anything of the key in it.
@@ -135,9 +135,9 @@ def a_key_is_sent_or_refused_without_being_shown(key: str) -> None:
 
 
 def a_timeout_is_seconds_or_refused(text: str) -> None:
-    with patch.dict(os.environ, {tenant.TIMEOUT: text}):
+    with patch.dict(os.environ, {config.TIMEOUT: text}):
         try:
-            seconds = tenant.timeout(None)
+            seconds = config.timeout(None)
         except m.ConfigurationError as error:
             is_ours(error)
         else:
@@ -149,7 +149,7 @@ def read_input(data: bytes, form: Format, column: str | None = None) -> tuple[by
     with tempfile.TemporaryFile() as file:
         file.write(data)
         file.seek(0)
-        source = IdSource(file, form, column=column)
+        source = IdReader(file, form, column=column)
         source.expected()
         lines = list(source)
     return source.header, lines

@@ -20,7 +20,7 @@ ANSWERS = {
 }
 
 
-def verdict(framing: str, end: str, upto: int) -> type[m.MonoCloudError] | None:
+def expected_error(framing: str, end: str, upto: int) -> type[m.MonoCloudError] | None:
     """What has to come of an answer of which so many bytes arrive."""
     answer = ANSWERS[framing]
     body_at, whole = answer.index(b"\r\n\r\n") + 4, upto == len(answer)
@@ -65,7 +65,7 @@ def test_an_answer_that_ends_at_any_byte(framing: str, end: str) -> None:
                     except m.MonoCloudError as caught:
                         error = caught
                         is_alone(error)
-                    expected = verdict(framing, end, upto)
+                    expected = expected_error(framing, end, upto)
                     assert error is None if expected is None else type(error) is expected, upto
             assert len(server.requests) == len(answer) + 1
 

@@ -19,8 +19,8 @@ from secrets_search import KEY
 
 import monocloud_async as m
 from monocloud_async import MonoCloudSession, RetryPolicy, User
-from monocloud_async.formats import Format
-from monocloud_async.line import plain_body
+from monocloud_async.inputs import Format
+from monocloud_async.transport.fast import plain_body
 
 
 class Line:
@@ -125,7 +125,7 @@ def test_every_answer_is_the_user_or_an_error_of_ours(line: Line, answer: bytes)
 @example(http(USER, b"Connection: keep-alive"))
 @example(http(USER, b"Upgrade:"))
 def test_what_is_taken_as_plain_is_what_aiohttp_reads(answer: bytes) -> None:
-    """The express path's look at an answer, against the parser that it spares."""
+    """The fast path's look at an answer, against the parser that it spares."""
     start = plain_body(answer)
     if not start:
         return

@@ -16,7 +16,7 @@ from monocloud_async.fleet import (
     Span,
     connect,
 )
-from monocloud_async.formats import Format
+from monocloud_async.inputs import Format
 
 
 async def start() -> None:

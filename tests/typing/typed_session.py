@@ -20,7 +20,7 @@ from monocloud_async import (
     UserUsername,
 )
 from monocloud_async.journal import Journal
-from monocloud_async.pace import Pace
+from monocloud_async.ratelimit.limiter import RateLimiter
 
 
 async def one_call(session: MonoCloudSession) -> None:
@@ -43,12 +43,12 @@ async def a_session(client: aiohttp.ClientSession) -> None:
 
 
 async def the_pace(session: MonoCloudSession) -> None:
-    pace = assert_type(session.pace, Pace)
-    assert_type(pace.state, Literal["open", "paced", "paused"])
-    assert_type(pace.rate, float | None)
-    assert_type(pace.pause_left, float)
-    assert_type(pace.throttled, int)
-    assert_type(pace.down, bool)
+    limiter = assert_type(session.pace, RateLimiter)
+    assert_type(limiter.state, Literal["open", "paced", "paused"])
+    assert_type(limiter.rate, float | None)
+    assert_type(limiter.pause_left, float)
+    assert_type(limiter.throttled, int)
+    assert_type(limiter.down, bool)
 
 
 async def a_run(session: MonoCloudSession, ids: list[str]) -> None:
@@ -65,7 +65,7 @@ async def a_run(session: MonoCloudSession, ids: list[str]) -> None:
         assert_type([outcome async for outcome in run], list[Outcome])
         assert_type(run.report, BulkReport)
         assert_type(run.in_flight, int)
-        assert_type(run.pace, Pace)
+        assert_type(run.pace, RateLimiter)
         run.drain()
         run.cancel()
 

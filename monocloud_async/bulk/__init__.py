@@ -1,0 +1,1 @@
+"""A run over many users: where the ids come from, their attempts, and where outcomes go."""

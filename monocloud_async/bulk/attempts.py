@@ -1,0 +1,209 @@
+"""One user on the way through a run: turns, attempts, and the outcome that they come to."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+from monocloud_async import retry
+from monocloud_async.bulk.stop_rules import StopReason, StopRules
+from monocloud_async.errors import MonoCloudError, RateLimitedError, StatusError, TransportError
+from monocloud_async.models import User
+from monocloud_async.outcome import BulkReport, Outcome, Status
+from monocloud_async.ratelimit.admission_queue import AdmissionQueue, record_failure
+from monocloud_async.retry import RetryPolicy
+
+Send = Callable[[str, float], Awaitable[User]]
+
+
+class Call:
+    """What is known of one user so far, and what it makes in the end."""
+
+    attempts = 0  # requests that were not answered 429
+    paused = 0.0  # seconds that do not count as retry time
+    error: MonoCloudError | None = None
+    own_failure = False  # a failure was counted as this user's own
+    may_have_succeeded = False  # a request went out that nobody answered
+    in_flight = False
+    waiting = False
+
+    def __init__(self, user_id: str, position: int, clock: Callable[[], float]) -> None:
+        self.user_id = user_id
+        self.position = position
+        self.clock = clock
+        self.began = clock()
+
+    @property
+    def was_throttled(self) -> bool:
+        """Whether the last answer was a 429."""
+        return isinstance(self.error, RateLimitedError)
+
+    def add_failure(self, error: MonoCloudError) -> None:
+        """Record a failed attempt."""
+        self.error = error
+        self.in_flight = False
+        self.attempts += not isinstance(error, RateLimitedError)
+        self.may_have_succeeded |= isinstance(error, TransportError) and error.sent
+
+    def enabled(self, user: User) -> Outcome:
+        """The outcome when the tenant answered with the user."""
+        return self._outcome("enabled", user=user)
+
+    def failed(self, error: MonoCloudError) -> Outcome:
+        """The outcome when the last attempt ended so."""
+        # A tenant that says no to this user has the last word; one in trouble, or nobody, has not.
+        final = isinstance(error, StatusError) and not error.transient
+        unsure = self.may_have_succeeded and not final
+        # An outcome may live long; the frames of its error's traceback should not.
+        return self._outcome("unknown" if unsure else "failed", error=error.with_traceback(None))
+
+    def interrupted(self) -> Outcome:
+        """The outcome where the run ended before the call did."""
+        if self.in_flight:
+            return self._outcome("unknown")
+        never_seen = isinstance(self.error, TransportError) and not self.may_have_succeeded
+        if self.error is None or self.was_throttled or never_seen:
+            return self._outcome("not_attempted", error=self.error)
+        return self.failed(self.error)
+
+    def _outcome(
+        self, status: Status, *, user: User | None = None, error: MonoCloudError | None = None
+    ) -> Outcome:
+        return Outcome(
+            user_id=self.user_id,
+            position=self.position,
+            status=status,
+            user=user,
+            error=error,
+            attempts=self.attempts + self.in_flight,
+            seconds=self.clock() - self.began,
+        )
+
+
+class CallRunner:
+    """Makes the calls of a run, and notices what ends it.
+
+    Args:
+        send: makes one request for a user id, within so many seconds.
+        queue: when a request may go out.
+        policy: the retries of one user.
+        stop_rules: knows which answers stop the run.
+        report: where requests are counted.
+        on_stop: called once, when the run is not to go on.
+    """
+
+    def __init__(
+        self,
+        send: Send,
+        queue: AdmissionQueue,
+        *,
+        policy: RetryPolicy,
+        stop_rules: StopRules,
+        report: BulkReport,
+        on_stop: Callable[[], None],
+    ) -> None:
+        self.queue = queue
+        self.proved = asyncio.Event()  # the first request has been answered, one way or another
+        self.stop_reason: StopReason | None = None
+        self.draining = False
+        self._send = send
+        self._policy = policy
+        self._stop_rules = stop_rules
+        self._report = report
+        self._on_stop = on_stop
+
+    async def enable(self, call: Call) -> Outcome:
+        """What became of the user.
+
+        Raises:
+            CancelledError: the run is over for this user; `call.interrupted()` says how.
+        """
+        try:
+            user = await self._attempt(call, self._policy.total)
+        except MonoCloudError as error:
+            first = error
+        else:
+            return call.enabled(user)
+        # Outside the `except`, or later errors would carry this one as `__context__`.
+        return await self._retry(call, first)
+
+    async def _retry(self, call: Call, error: MonoCloudError) -> Outcome:
+        """The outcome after a first attempt that failed."""
+        policy, clock = self._policy, call.clock
+
+        async def sleep(seconds: float) -> None:
+            await self._wait(call, partial(asyncio.sleep, seconds))
+
+        try:
+            user = await retry.retry_call(
+                policy,
+                error,
+                partial(self._attempt, call),
+                deadline=call.began + policy.total,
+                clock=lambda: clock() - call.paused,
+                sleep=sleep,
+            )
+        except MonoCloudError as last:
+            return call.failed(last)
+        return call.enabled(user)
+
+    async def _attempt(self, call: Call, left: float) -> User:
+        """One request, and again after what is news of the tenant and no failure of this user."""
+        queue, report, clock = self.queue, self._report, call.clock
+        while True:
+            sent_at = clock()
+            if queue.must_wait(sent_at):
+                sent_at = await self._wait_turn(call, sent_at)
+            ticket = queue.admit(sent_at)
+            report.requests += 1
+            report.retries += call.error is not None and not call.was_throttled
+            call.in_flight = True
+            try:
+                user = await self._send(call.user_id, left)
+            except BaseException as error:
+                now = clock()
+                record_failure(
+                    queue.limiter, ticket, call.user_id, error, now, repeated=call.own_failure
+                )
+                if not isinstance(error, MonoCloudError) or self._is_own_failure(call, error, now):
+                    raise
+                if self.draining:
+                    raise asyncio.CancelledError from None
+            else:
+                call.in_flight = False
+                call.attempts += 1
+                queue.limiter.granted(ticket, clock())
+                self._stop_rules.user_enabled()
+                return user
+            finally:
+                self.proved.set()
+            call.paused += clock() - sent_at
+
+    def _is_own_failure(self, call: Call, error: MonoCloudError, now: float) -> bool:
+        """Whether the request's failure is this user's own, and no news of the tenant."""
+        call.add_failure(error)
+        self._report.throttled += call.was_throttled
+        stop_reason = self._stop_rules.check(error, now, first=not self.proved.is_set())
+        if self.stop_reason is None and stop_reason is not None:
+            self.stop_reason = stop_reason
+            self._on_stop()
+        if call.was_throttled or (error.transient and self.queue.limiter.down):
+            return False
+        call.own_failure = True
+        return True
+
+    async def _wait_turn(self, call: Call, now: float) -> float:
+        """When its request may go out, which is now; the wait for it is no retry time."""
+        failed = call.error is not None and not call.was_throttled
+        await self._wait(call, partial(self.queue.wait, is_retry=failed))
+        call.paused += call.clock() - now
+        return call.clock()
+
+    async def _wait(self, call: Call, wait: Callable[[], Awaitable[None]]) -> None:
+        """Wait in a way that draining ends."""
+        if self.draining:
+            raise asyncio.CancelledError
+        call.waiting = True
+        try:
+            await wait()
+        finally:
+            call.waiting = False

@@ -1,0 +1,302 @@
+"""Enable many users: outcomes as values, in the order in which they finish, and a report.
+
+How a run is made: each worker takes an id, makes that user's call to its end, and takes the next.
+They take ids one after the other, each when a request may go out; one of them waits for that, no
+more. There are at most as many as requests may be in flight, so memory does not grow with the
+number of users. Async inputs are read by one task, which gives each user a task of its own.
+Where somebody iterates, an id is taken only when its outcome has a place as well.
+"""
+
+import asyncio
+import warnings
+import weakref
+from collections.abc import AsyncIterator, Coroutine, Generator
+from types import TracebackType
+from typing import Final, Self
+
+from monocloud_async.bulk.attempts import Call, CallRunner, Send
+from monocloud_async.bulk.dispatcher import Dispatcher
+from monocloud_async.bulk.results import OnOutcome, Results
+from monocloud_async.bulk.source import Source, UserIds
+from monocloud_async.bulk.stop_rules import StopRules
+from monocloud_async.bulk.telemetry import observe
+from monocloud_async.errors import ConfigurationError
+from monocloud_async.journal import Journal
+from monocloud_async.outcome import BulkReport, Outcome
+from monocloud_async.ratelimit.admission_queue import AdmissionQueue
+from monocloud_async.ratelimit.limiter import RateLimiter
+from monocloud_async.retry import RetryPolicy
+
+MAX_OUTAGE: Final = 300.0  # seconds that a run waits for a tenant that is down
+
+
+class BulkRun:
+    """A run over many users: `await` it for the report, or iterate over it for the outcomes.
+
+    ```python
+    report = await session.bulk_enable(user_ids)
+
+    async with session.bulk_enable(user_ids) as run:
+        async for outcome in run:
+            ...
+    ```
+
+    Leaving the `async with` early cancels the calls in flight. A consumer that stalls stalls the
+    run: at most `concurrency` outcomes wait for it. `report` is live, and holds what was done
+    also after an error or a cancellation.
+    """
+
+    _started = True  # until it is whole
+
+    def __init__(
+        self,
+        user_ids: UserIds,
+        send: Send,
+        *,
+        policy: RetryPolicy,
+        limiter: RateLimiter,
+        concurrency: int,
+        max_rate: float | None = None,
+        max_outage: float = MAX_OUTAGE,
+        on_outcome: OnOutcome | None = None,
+        journal: Journal | None = None,
+    ) -> None:
+        if not isinstance(concurrency, int) or concurrency < 1:
+            raise ConfigurationError(f"concurrency must be 1 or more, not {concurrency!r}")
+        if on_outcome is not None and not callable(on_outcome):
+            raise ConfigurationError(f"on_outcome must be a function, not {on_outcome!r}")
+        if journal is not None and not isinstance(journal, Journal):
+            raise ConfigurationError(f"journal must be a path or a Journal, not {journal!r}")
+        me = weakref.ref(self)
+
+        def drain() -> None:  # not a method, or a forgotten run would wait for the next collection
+            if (run := me()) is not None:
+                run.drain()
+
+        self.report = BulkReport()
+        self._queue = AdmissionQueue(limiter, max_rate)
+        self._runner = CallRunner(
+            send,
+            self._queue,
+            policy=policy,
+            stop_rules=StopRules(limiter, max_outage),
+            report=self.report,
+            on_stop=drain,
+        )
+        self._writer = None
+        if journal is not None:
+            from monocloud_async.journal.writer import JournalWriter  # noqa: PLC0415  SQLite
+
+            self._writer = JournalWriter(journal, self.report, limiter, drain)
+        self._source = Source(user_ids, self.report, self._writer)
+        self._concurrency = concurrency
+        self._workers = workers = dict[asyncio.Task[None], Call | None]()  # and what each is at
+        self._results = Results(
+            self.report,
+            self._writer,
+            on_outcome,
+            slots=concurrency,
+            limit_always=self._source.needs_own_task,  # calls that have a task each
+        )
+        self._dispatcher = Dispatcher(
+            self._source,
+            self._runner,
+            self._results,
+            writer=self._writer,
+            report=self.report,
+            is_idle=lambda: not any(workers.values()),
+        )
+        self._run_task: asyncio.Task[BulkReport] | None = None
+        self._started = False
+        self._input_error: BaseException | None = None  # raised by the input
+
+    @property
+    def in_flight(self) -> int:
+        """Users whose calls have begun and not ended."""
+        return sum(call is not None for call in self._workers.values())
+
+    @property
+    def pace(self) -> RateLimiter:
+        """The session's pace: what the tenant grants, and whether it is there."""
+        return self._queue.limiter
+
+    def __del__(self) -> None:
+        if not self._started:
+            # As Python has it for coroutines: a forgotten `await` enables nobody.
+            what = "bulk_enable was never awaited, and nobody was enabled"
+            warnings.warn(what, RuntimeWarning, stacklevel=1, source=self)
+
+    def prove(self) -> None:
+        """Assume the key is valid: no request goes alone first, and a 403 is its user's own."""
+        self._runner.proved.set()
+
+    def drain(self) -> None:
+        """Start no more calls; those in flight finish, those that only wait end as they are.
+
+        The run then ends as usual, its report's `exhausted` False.
+        """
+        self._runner.draining = True
+        for task, call in self._workers.items():
+            if call is None or call.waiting:
+                task.cancel()
+
+    def cancel(self) -> None:
+        """Start no more calls, and cancel those in flight: they are "unknown"."""
+        self.drain()
+        for task in self._workers:
+            task.cancel()
+
+    def __await__(self) -> Generator[object, None, BulkReport]:
+        return self._run().__await__()
+
+    async def __aenter__(self) -> Self:
+        self._results.stream()
+        self._run_task = asyncio.create_task(self._run())
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._run_task is not None:
+            self._run_task.cancel()
+            await asyncio.gather(self._run_task, return_exceptions=True)
+
+    def __aiter__(self) -> AsyncIterator[Outcome]:
+        return self
+
+    async def __anext__(self) -> Outcome:
+        if self._run_task is None:
+            raise ConfigurationError("iterate over a run inside `async with ... as run`")
+        outcome = await self._results.next()
+        if outcome is None:
+            await self._run_task  # raises what ended the run, if that was not the input's end
+            raise StopAsyncIteration
+        return outcome
+
+    async def _run(self) -> BulkReport:
+        if self._started:
+            raise ConfigurationError("this run was started before; call bulk_enable again")
+        self._started = True
+        with observe(self.report, self.pace):
+            return await self._observed()
+
+    async def _observed(self) -> BulkReport:
+        self._dispatcher.clock = clock = asyncio.get_running_loop().time
+        began, limiter = clock(), self.pace
+        before = limiter.paused_seconds(began)
+        self.report.stopwatch.running = lambda: (
+            (now := clock()) - began,
+            limiter.paused_seconds(now) - before,
+        )
+        self._add(self._feed() if self._source.needs_own_task else self._work(), None)
+        try:
+            while self._workers:
+                await asyncio.wait(self._workers)
+        finally:
+            await _finish(self._close())
+        if self._results.error is not None:
+            raise self._results.error
+        if self._writer is not None and self._writer.error is not None:
+            raise self._writer.stopped()
+        if (reason := self._runner.stop_reason) is not None:
+            raise reason.to_error(self.report) from reason.error
+        if self._input_error is not None:
+            raise self._input_error
+        return self.report
+
+    async def _close(self) -> None:
+        """Whatever happened: no task is left, the counts are true, and the journal has them."""
+        try:
+            await self._end()
+        finally:
+            self.report.stopwatch.stop()
+            try:
+                if self._writer is not None:
+                    await self._writer.close(self._how())
+            finally:
+                self._results.end()
+
+    async def _end(self) -> None:
+        self._runner.draining = True
+        for task in self._workers:
+            task.cancel()
+        await asyncio.gather(*self._workers, return_exceptions=True)
+        self._dispatcher.cut_off()
+
+    def _how(self) -> str:
+        """How the run ended, for people who read its journal."""
+        if (reason := self._runner.stop_reason) is not None:
+            return f"stopped{reason.why}: {reason.error.args[0]}"
+        return "finished" if self.report.exhausted else "interrupted"
+
+    def _add_worker(self) -> None:
+        if len(self._workers) < self._concurrency:
+            self._add(self._work(), None)
+
+    def _add(self, work: Coroutine[object, object, None], call: Call | None) -> None:
+        # Not by `create_task`: where the application lets tasks begin there, at once
+        # (`asyncio.eager_task_factory`), each worker would begin inside the one that adds it.
+        task = asyncio.Task(work, loop=asyncio.get_running_loop())
+        self._workers[task] = call
+        task.add_done_callback(self._ended)
+
+    async def _work(self) -> None:
+        """Call for one user after the other, until there is none left."""
+        me = asyncio.current_task()
+        assert me is not None  # noqa: S101  for the type checkers
+        while (call := await self._dispatcher.next()) is not None:
+            self._workers[me] = call
+            self._add_worker()
+            await self._enable(call)
+            self._workers[me] = None
+        del self._workers[me]  # its place is free at once, not when its task has ended
+
+    async def _feed(self) -> None:
+        """Read what one task has to read, and give every user a task; there are as many places."""
+        try:
+            while (call := await self._dispatcher.next()) is not None:
+                self._add(self._enable(call), call)
+                if not self._queue.is_open:
+                    await asyncio.sleep(0)  # the call takes its turn before the next id is read
+        finally:
+            await self._source.close()
+
+    async def _enable(self, call: Call) -> None:
+        try:
+            outcome = await self._runner.enable(call)
+        except asyncio.CancelledError:
+            self._results.record(call.interrupted())
+            raise
+        self._results.record(outcome)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        call = self._workers.pop(task, None)
+        if task.cancelled():
+            if not (self._runner.draining or self._source.needs_own_task):
+                self._add_worker()  # a call was cancelled, and not the run
+            return
+        if (error := task.exception()) is None:
+            return
+        if call is None and self._results.error is None:
+            self._input_error = error
+            self.drain()
+        else:
+            self._results.error = self._results.error or error
+            self.cancel()
+
+
+async def _finish(work: Coroutine[object, object, None]) -> None:
+    """Do this work whole; whoever cancels it meanwhile waits for its end."""
+    task = asyncio.ensure_future(work)
+    cancelled = False
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            cancelled = True
+    task.result()
+    if cancelled:
+        raise asyncio.CancelledError

@@ -1,0 +1,182 @@
+"""The ids of a run, one at a time; those that its journal has as enabled are passed over."""
+
+import asyncio
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    MappingView,
+    Sequence,
+)
+from collections.abc import (
+    Set as AbstractSet,
+)
+from contextvars import copy_context
+from enum import Enum
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING, Final
+
+from monocloud_async.errors import ConfigurationError
+from monocloud_async.outcome import BulkReport, Outcome
+
+if TYPE_CHECKING:  # SQLite and threads, only where a journal is kept
+    from monocloud_async.journal.writer import JournalWriter
+
+UserIds = Iterable[str] | AsyncIterable[str]
+OnSkipped = Callable[[Outcome], Awaitable[None]]
+
+YIELD_EVERY: Final = 256  # ids that may never suspend before others get a turn on the event loop
+
+
+_SetIterator: Final = type(iter(set[str]()))
+
+
+class End(Enum):
+    """What comes after the last id; None could be an id that somebody put in by mistake."""
+
+    END = 0
+
+
+def _has_no_lasting_order(user_ids: object) -> bool:
+    """Whether another process may have the same ids in another order, as it has a set's.
+
+    A dict and its views count as well: their order is that in which somebody filled them.
+    """
+    unordered = AbstractSet | Mapping | MappingView | _SetIterator
+    return isinstance(user_ids, unordered) and not isinstance(user_ids, Sequence)
+
+
+class Source:
+    """The input of a run. It is read as places become free, and no further.
+
+    Args:
+        user_ids: any iterable or async iterable.
+        report: where those that are passed over are counted.
+        writer: knows the journal, if there is one.
+
+    Attributes:
+        needs_own_task: whether one task has to read and close it: an async generator may hold what
+            belongs to a task, such as a timeout, a task group or a cursor.
+        opened: whether `open` was called.
+        held: an id that was read and not handed on, because the run was cut off just then.
+
+    Raises:
+        ConfigurationError: these are not many ids.
+    """
+
+    def __init__(
+        self, user_ids: UserIds, report: BulkReport, writer: "JournalWriter | None"
+    ) -> None:
+        if isinstance(user_ids, str | bytes):
+            raise ConfigurationError("user_ids must be many ids; pass a single one as [user_id]")
+        if not isinstance(user_ids, Iterable | AsyncIterable):
+            raise ConfigurationError("user_ids must be an iterable or an async iterable of ids")
+        self.needs_own_task = isinstance(user_ids, AsyncIterable)
+        self.opened = False
+        self.held: str | None = None
+        self._user_ids = user_ids
+        self._report = report
+        self._writer = writer
+        self._on_skipped: OnSkipped | None = None
+        self._async_iterator: AsyncIterator[str] | None = None
+        self._iterator: Iterator[str] = iter(())
+        self._next_in_context: Callable[[], str | End] = lambda: End.END
+
+    async def open(self, on_skipped: OnSkipped | None = None) -> None:
+        """Begin to read.
+
+        Args:
+            on_skipped: called with the outcome of each that is passed over, where anybody wants to
+                know.
+
+        Raises:
+            ConfigurationError: the journal is not for these ids, or they have no lasting order.
+        """
+        self.opened = True
+        self._on_skipped = on_skipped
+        if self._writer is not None:
+            if _has_no_lasting_order(self._user_ids):
+                raise ConfigurationError(
+                    "user_ids has no order that lasts, so a journal cannot say where to go on:"
+                    " pass a list, such as sorted(user_ids)"
+                )
+            await self._writer.open(self._user_ids)
+        if isinstance(self._user_ids, AsyncIterable):
+            self._async_iterator = aiter(self._user_ids)
+        else:
+            self._iterator = iter(self._user_ids)
+            # In one context, whichever task asks.
+            self._next_in_context = partial(copy_context().run, self._next_now)
+
+    async def close(self) -> None:
+        """Read no more."""
+        if isinstance(self._async_iterator, AsyncGenerator):
+            await self._async_iterator.aclose()
+
+    async def next(self) -> str | End:
+        """The next id that the journal does not have as enabled."""
+        report, writer, on_skipped, async_iterator = (
+            self._report,
+            self._writer,
+            self._on_skipped,
+            self._async_iterator,
+        )
+        while True:
+            position = report.total
+            if (
+                writer is not None
+                and position < writer.reached
+                and on_skipped is None is async_iterator
+            ):
+                await self._skip(writer.enabled_from(report.total))
+            user_id = (
+                self._next_in_context()
+                if async_iterator is None
+                else await anext(async_iterator, End.END)
+            )
+            if user_id is End.END:
+                report.exhausted = True
+                if writer is not None:
+                    writer.input_ended(report.total)
+                return user_id
+            position = report.total
+            if writer is None or position >= writer.reached:
+                return user_id
+            try:
+                if not await writer.enabled(position, user_id):
+                    return user_id
+            except asyncio.CancelledError:
+                self.held = user_id
+                raise
+            report.total = position + 1
+            report.already_enabled += 1
+            if on_skipped is not None:
+                await on_skipped(
+                    Outcome(user_id=user_id, position=position, status="already_enabled")
+                )
+            if position % YIELD_EVERY == 0:
+                await asyncio.sleep(0)
+
+    def _next_now(self) -> str | End:
+        return next(self._iterator, End.END)
+
+    async def _skip(self, known: Sequence[str | None]) -> None:
+        """Pass over all of these at once, where they are what comes next.
+
+        Only for speed: ten million users of an earlier run take seconds, not a minute.
+        """
+        if not known:
+            return
+        here = list(islice(self._iterator, len(known)))
+        if here == known:
+            self._report.total += len(here)
+            self._report.already_enabled += len(here)
+            await asyncio.sleep(0)
+        else:  # one by one, to the place where they differ, which ends the run
+            self._iterator = iter(here)

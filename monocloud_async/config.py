@@ -1,0 +1,263 @@
+"""Which tenant, with which key: what the caller or the environment said, checked before any I/O."""
+
+import ipaddress
+import os
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final, NoReturn, SupportsIndex
+from urllib.parse import SplitResult, urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+from multidict import CIMultiDict, CIMultiDictProxy
+from yarl import URL
+
+from monocloud_async.endpoint import ACCEPT, USER_AGENT
+from monocloud_async.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import aiohttp
+
+DOMAIN = "MONOCLOUD_MANAGEMENT_DOMAIN"
+API_KEY = "MONOCLOUD_MANAGEMENT_API_KEY"
+TIMEOUT = "MONOCLOUD_MANAGEMENT_TIMEOUT"  # milliseconds, as the official clients have it
+
+_READ_BY_AIOHTTP: Final = {"http", "https", "ws", "wss"}  # proxies, whichever it needs
+_KEY = re.compile(r"[\x21-\x7e]{1,4096}")
+_NOT_PICKLED = "credentials are not pickled: give the key to the new process itself"
+# RFC 1035, section 2.3.4: a label has 63 characters at most, and a name 253.
+_LABEL = r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)"
+_NAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(\.{_LABEL})*")
+
+
+class MaskedKey(str):
+    """A key that does not show itself in the `repr` of what holds it, nor a part of it.
+
+    A traceback with locals prints what the frames hold: ours the key, aiohttp's the headers.
+    """
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'****'"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(_NOT_PICKLED)
+
+    def __getitem__(self, part: SupportsIndex | slice) -> "MaskedKey":
+        return MaskedKey(super().__getitem__(part))  # rich cuts a text first, and prints it then
+
+
+class Credentials:
+    """The headers of every request, the key among them, in a form that does not print or pickle."""
+
+    __slots__ = ("headers",)
+
+    headers: Mapping[str, str]
+
+    def __init__(self, api_key: MaskedKey) -> None:
+        self.headers = CIMultiDictProxy(
+            CIMultiDict({"X-API-KEY": api_key, "Accept": ACCEPT, "User-Agent": USER_AGENT})
+        )
+
+    def __repr__(self) -> str:
+        return "<credentials>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(_NOT_PICKLED)
+
+
+def mask_key(api_key: str | None) -> MaskedKey:
+    """This key, or the one of the environment, or an empty one: nothing about it is checked yet."""
+    if api_key is None:
+        return MaskedKey(os.environ.get(API_KEY, ""))
+    # What is no text is no key, and its value is not for tracebacks either.
+    return MaskedKey(api_key) if isinstance(api_key, str) else MaskedKey(" ")
+
+
+def credentials(api_key: MaskedKey) -> Credentials:
+    """The headers for this key.
+
+    Raises:
+        ConfigurationError: no key, or one that no header can hold; it never quotes the key.
+    """
+    if not api_key:
+        raise ConfigurationError(
+            f"no API key: pass api_key (--api-key-file on the command line), or set {API_KEY}"
+        )
+    if not _KEY.fullmatch(api_key):
+        raise ConfigurationError(
+            "the API key is no text, too long, or has characters other than visible ASCII;"
+            " look for a stray space or line break"
+        )
+    return Credentials(api_key)
+
+
+def base_url(domain: str | None) -> str:
+    """The tenant's `https://host[:port]`, from a domain with or without scheme and final slash.
+
+    Raises:
+        ConfigurationError: no domain, or one with a path, a query or credentials in it, or plain
+            `http://` to anything but this machine.
+    """
+    named = (os.environ.get(DOMAIN) or None) if domain is None else domain
+    if named is None:
+        raise ConfigurationError(f"no domain: pass domain, or set {DOMAIN}")
+    text = named if "://" in named else f"https://{named}"
+    parts, host, port = _split(text.removesuffix("/"))
+    if parts.username is not None or parts.password is not None:
+        raise ConfigurationError("the domain has credentials in it; pass the API key as api_key")
+    if parts.path or parts.query or parts.fragment or text.endswith(("?", "#")):
+        raise ConfigurationError(
+            f"the domain {_shown(host)} has a path or a query after it; leave it out"
+        )
+    if parts.scheme not in {"https", "http"}:
+        raise ConfigurationError(f"the domain {_shown(host)} must be https://")
+    if parts.scheme == "http" and not _is_loopback(host):
+        raise ConfigurationError(
+            f"http:// would send the API key to {_shown(host)} in clear text; use https://"
+        )
+    bracketed = f"[{host}]" if ":" in host else host
+    return f"{parts.scheme}://{bracketed}{'' if port is None else f':{port}'}"
+
+
+def proxy_of_environment(base_url: str) -> str | None:
+    """The proxy that the system has for this tenant, as for curl and pip.
+
+    On Linux that is `HTTPS_PROXY`, and `NO_PROXY` against it. It is asked to CONNECT, so it never
+    sees the key; a tenant on this machine is spoken to in plain HTTP, and directly.
+
+    Raises:
+        ConfigurationError: it is no address of a proxy.
+    """
+    parts = urlsplit(base_url)
+    proxy = getproxies().get("https") if parts.scheme == "https" else None
+    if not proxy or proxy_bypass(parts.netloc):
+        return None
+    return _checked_proxy(proxy if "://" in proxy else f"http://{proxy}", _variable("https"))
+
+
+def check_proxy(client: "aiohttp.ClientSession", base_url: str) -> None:
+    """Nothing where this client may send the key to the tenant; it may have a proxy in between.
+
+    Raises:
+        ConfigurationError: the proxy's address is none, or the proxy would get the key in clear
+            text, because the tenant is at a plain `http://` address.
+    """
+    # aiohttp has no public way to ask for a session's own proxy.
+    proxy, named = getattr(client, "_default_proxy", None), "the proxy of the client_session"
+    tenant_scheme, _, host = base_url.partition("://")
+    if proxy is None and client.trust_env and not proxy_bypass(urlsplit(base_url).hostname or host):
+        proxies = getproxies()
+        for scheme in _READ_BY_AIOHTTP & proxies.keys():
+            _checked_url(proxies[scheme], _variable(scheme))
+        proxy, named = proxies.get(tenant_scheme), _variable(tenant_scheme)
+    if proxy is None:
+        return
+    _checked_proxy(str(proxy), named)
+    if tenant_scheme == "http":
+        raise ConfigurationError(
+            f"{named} would get the API key in clear text, because {base_url} is not https://;"
+            " take a client_session without a proxy"
+        )
+
+
+def _checked_proxy(address: str, named: str) -> str:
+    """The address of a proxy, if it is one. No error shows it: it may have a password in it."""
+    _checked_url(address, named)
+    parts = urlsplit(address)
+    if (
+        parts.scheme in {"http", "https"}
+        and _is_host((parts.hostname or "").removesuffix(".").encode("idna").decode())
+        and parts.port != 0
+        and parts.path in {"", "/"}
+        and not parts.query + parts.fragment
+        and address.isprintable()
+        and " " not in address
+    ):
+        return address
+    raise _no_proxy(named)
+
+
+def _checked_url(address: str, named: str) -> None:
+    try:
+        URL(address)  # aiohttp reads it with this one
+        _ = urlsplit(address).port
+        (urlsplit(address).hostname or "").removesuffix(".").encode("idna")
+    except ValueError:
+        fault = _no_proxy(named)
+    else:
+        return
+    raise fault  # outside the `except`: the parser's error has the address in it
+
+
+def _no_proxy(named: str) -> ConfigurationError:
+    return ConfigurationError(f"{named} must be an address such as http://proxy:3128")
+
+
+def _variable(scheme: str) -> str:
+    """The environment's variable with the proxy for this scheme; the one in lower case wins."""
+    name = f"{scheme}_proxy"
+    return name if os.environ.get(name) else name.upper()
+
+
+def timeout(seconds: float | None) -> float:
+    """The timeout in seconds: the one given, or the environment's (milliseconds), or 10.
+
+    Raises:
+        ConfigurationError: not a positive, finite number.
+    """
+    if seconds is not None:
+        return positive("timeout", seconds)
+    milliseconds = os.environ.get(TIMEOUT)
+    if not milliseconds:
+        return 10.0
+    try:
+        return positive(TIMEOUT, float(milliseconds) / 1000)
+    except ValueError:
+        pass
+    raise ConfigurationError(f"{TIMEOUT} must be a number of milliseconds above 0")
+
+
+def positive(name: str, value: float) -> float:
+    """The value, if it is above 0 and finite; else raises `ConfigurationError`."""
+    if not isinstance(value, int | float) or not 0 < value < float("inf"):
+        raise ConfigurationError(f"{name} must be a number above 0, not {value!r}")
+    return value
+
+
+def _split(text: str) -> tuple[SplitResult, str, int | None]:
+    try:
+        parts = urlsplit(text)
+        host, port = parts.hostname or "", parts.port
+        named = "." in host or ":" in host or host == "localhost"
+        if named and _is_host(host) and not any(map(str.isspace, text)):
+            return parts, host, port
+    except ValueError:
+        pass
+    # It may be the key, in the domain's place: it is not shown.
+    raise ConfigurationError(
+        "the domain is not a tenant's host name, which looks like <slug>.<region>.monocloud.com"
+    )
+
+
+def _is_host(host: str) -> bool:
+    """Whether it is a name or an address; what ends in a number is an address, or none."""
+    if ":" in host or host.rpartition(".")[2].isdigit():
+        return _address(host) is not None
+    return _NAME.fullmatch(host) is not None
+
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return None if "%" in host else ipaddress.ip_address(host)
+    except ValueError:
+        return None
+
+
+def _is_loopback(host: str) -> bool:
+    address = _address(host)
+    return host == "localhost" if address is None else address.is_loopback
+
+
+def _shown(host: str) -> str:
+    return repr(host[:253])

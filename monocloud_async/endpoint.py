@@ -1,0 +1,365 @@
+"""`POST /api/users/{user_id}/enable` as pure functions: an id in, a path out; bytes in, a user out.
+
+The contract is MonoCloud's page "Enable a user".
+No I/O happens here: `session` sends and receives, this module says what it means.
+"""
+
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from itertools import islice
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+
+from monocloud_async import lenient_json
+from monocloud_async.errors import (
+    IdentityFault,
+    IdentityValidationError,
+    InvalidResponseError,
+    InvalidUserIdError,
+    KeyValidationError,
+    StatusError,
+    TransportError,
+    status_class,
+)
+from monocloud_async.models import ProblemDetails, User
+from monocloud_async.sanitize import clean, redirect_origin
+from monocloud_async.version import __version__
+
+Headers = Mapping[str, str]
+
+ACCEPT = "application/json, application/problem+json"
+USER_AGENT = f"monocloud-async/{__version__}"
+# Bytes, decompressed: the user of the documented page has 2,000, and a problem 300. Not more,
+# because JSON takes up to 24 times its size in memory once it is read: "[[],[],[], ...".
+MAX_USER, MAX_PROBLEM = 1 << 18, 1 << 16
+
+_MAX_ID_BYTES = 1024  # servers refuse a request line of about 8 KiB; quoting triples the length
+# Of one refusal. Its error may live as long as its run, and a character may take four bytes.
+_MAX_FAULTS, _MAX_CHARACTERS = 20, 3000
+_OBJECT_SIZE = 20  # in such characters, of a text: an empty one takes memory, too
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_CONTROL_BYTE = re.compile(rb"[\x00-\x1f\x7f]")
+_PATH_CHARACTER = re.compile(r"[./\\%]")
+_SEPARATOR = re.compile(rb"[/\\]")
+_PARAMETERS = re.compile(rb"[;?#].*", re.DOTALL)  # what some servers cut off a segment
+_ESCAPED = re.compile(rb"%(?:[uU]00)?([0-9a-fA-F]{2})")  # %uXXXX is what IIS also decodes
+# More bytes than the character needs (RFC 3629, section 3), which some decoders take for it.
+_OVERLONG = re.compile(rb"[\xc0\xc1]|\xe0[\x80-\x9f]|\xf0[\x80-\x8f]")
+_DELAY_SECONDS = re.compile(r"[0-9]{1,9}")
+_CALLERS_MAPS = frozenset({"claims", "public_data", "private_data"})
+_OK, _MULTIPLE_CHOICES, _BAD_REQUEST, _UNPROCESSABLE, _LAST = 200, 300, 400, 422, 600
+_NO_STATUS = 1000
+
+_user = msgspec.json.Decoder(User)
+_json = msgspec.json.Decoder()
+_members = {member.encode_name: member.type for member in msgspec.structs.fields(User)}
+_NOT_READ = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
+
+def check_user_id(user_id: str) -> None:
+    """Nothing when the id can be one path segment; else raises `InvalidUserIdError`.
+
+    Refused: what is no string, the empty one, control characters, lone surrogates, surrounding
+    white space, and more than 1,024 bytes; and what a proxy or a server could take for another
+    path, however often it decodes: an admin key would be aimed at that (docs/security.md).
+    """
+    if not isinstance(user_id, str):
+        raise InvalidUserIdError(f"a user id is a str, not {type(user_id).__name__}")
+    if _is_plain(user_id):
+        return
+    fault = _id_problem(user_id)
+    if fault:
+        raise InvalidUserIdError(f"this id {fault}; nothing was sent", user_id=user_id[:80])
+
+
+def _is_plain(user_id: str) -> bool:
+    """Whether it can be a segment as it is; nearly all of them can."""
+    return user_id.isalnum() and user_id.isascii() and len(user_id) <= _MAX_ID_BYTES
+
+
+def _id_problem(user_id: str) -> str | None:
+    if not user_id:
+        return "is empty"
+    if _CONTROL.search(user_id):
+        return "has control characters"
+    if user_id != user_id.strip():
+        return "has white space around it"
+    try:
+        length = len(user_id.encode())
+    except UnicodeEncodeError:
+        return "is not valid Unicode (a lone surrogate)"
+    if length > _MAX_ID_BYTES:
+        return f"is longer than {_MAX_ID_BYTES} bytes"
+    return _path_problem(user_id) if _PATH_CHARACTER.search(user_id) else None
+
+
+def _path_problem(user_id: str) -> str | None:
+    """What is wrong with the id once a gateway has decoded it, be it more than once."""
+    decoded, encoded = user_id.encode(), b""
+    while decoded != encoded:
+        decoded, encoded = _ESCAPED.sub(_unescaped, decoded), decoded
+    if _OVERLONG.search(decoded):
+        return "has an overlong encoding of a character in it"
+    if len(_SEPARATOR.findall(decoded)) > len(_SEPARATOR.findall(user_id.encode())):
+        return "has an encoded slash or backslash, which would address another path"
+    parts = [_PARAMETERS.sub(b"", part).strip() for part in _SEPARATOR.split(decoded)]
+    if b"." in parts or b".." in parts:
+        what = "is" if len(parts) == 1 else "has"
+        return f"{what} a dot segment, which would address another path"
+    if len(parts) > 1 and b"" in parts:
+        return "has nothing before, after or between slashes, which would address another path"
+    return "has encoded control characters" if _CONTROL_BYTE.search(decoded) else None
+
+
+def _unescaped(found: re.Match[bytes]) -> bytes:
+    return bytes.fromhex(found[1].decode())
+
+
+def enable_path(user_id: str) -> str:
+    """The path that enables this user, percent-encoded: the id is exactly one segment of it.
+
+    Raises:
+        InvalidUserIdError: the id cannot be one segment (see `check_user_id`).
+    """
+    if isinstance(user_id, str) and _is_plain(user_id):
+        return f"/api/users/{user_id}/enable"
+    check_user_id(user_id)
+    return f"/api/users/{quote(user_id, safe='')}/enable"
+
+
+def matching_user(user_id: str, body: bytes) -> User | None:
+    """The user, where the body of a 200 is exactly this one; `read_response` knows all the rest."""
+    try:
+        user = _decoded(body)
+    except _NOT_READ:
+        return None
+    return user if user is not None and user.user_id == user_id else None
+
+
+def body_limit(status: int) -> int:
+    """How many bytes of an answer with this status are worth reading."""
+    return MAX_USER if status == _OK else MAX_PROBLEM
+
+
+def read_response(user_id: str, status: int, headers: Headers, body: bytes) -> User:
+    """The user that the tenant answered with.
+
+    Classified by the HTTP status alone: a problem's own `status` may be absent, or a gateway's.
+
+    Raises:
+        StatusError: the status is a 4xx or 5xx.
+        TransportError: the user was cut short.
+        InvalidResponseError: anything else that is not a 200 with this very user.
+    """
+    if status == _OK:
+        return _read_user(user_id, headers, body)
+    if _BAD_REQUEST <= status < _LAST:
+        raise _status_error(user_id, status, headers, body)
+    what = f"status {status} instead of 200"
+    if _MULTIPLE_CHOICES <= status < _BAD_REQUEST:
+        what = f"a redirect ({status}) to {redirect_origin(headers.get('Location'))}, not followed"
+    raise InvalidResponseError(
+        f"the answer was {what}", user_id=user_id, status=status, foreign=True
+    )
+
+
+def retry_after(headers: Headers, now: float) -> float | None:
+    """Seconds that the server asked to wait, or None where it asked nothing that makes sense.
+
+    RFC 9110, section 10.2.3: a number of seconds or an HTTP date.
+    A date is measured against the response's own `Date`, where it has one, so that a wrong clock
+    on this machine does no harm; `now` is epoch seconds.
+    """
+    value = headers.get("Retry-After", "").strip()
+    if _DELAY_SECONDS.fullmatch(value):
+        return float(value)
+    moment = _http_date(value)
+    if moment is None:
+        return None
+    sent = _http_date(headers.get("Date", ""))
+    return max(0.0, moment - (now if sent is None else sent))
+
+
+def _http_date(value: str) -> float | None:
+    try:
+        moment = parsedate_to_datetime(value)
+        if moment.tzinfo is None:  # the asctime form of RFC 9110 has no zone, and means UTC
+            moment = moment.replace(tzinfo=UTC)
+        return moment.timestamp()
+    except (ValueError, OverflowError, IndexError, TypeError):
+        return None
+
+
+def _read_user(user_id: str, headers: Headers, body: bytes) -> User:
+    user, reading = None, None
+    if len(body) <= MAX_USER:
+        try:
+            user = _decoded(body)
+        except _NOT_READ:
+            reading = lenient_json.read(body)
+            user = _convert_leniently(reading.value)
+            # There it may stand for anything: who that is, nobody can say.
+            user = None if user is None or lenient_json.UNKNOWN in user.user_id else user
+    if user is not None:
+        if user.user_id != user_id:
+            raise InvalidResponseError("the answer was another user", user_id=user_id, status=_OK)
+        return user
+    foreign = False
+    if len(body) > MAX_USER:
+        fault, foreign = f"longer than {MAX_USER} bytes", not body.lstrip().startswith(b"{")
+    elif reading is None or (reading.is_object and reading.end is lenient_json.TextEnd.WHOLE):
+        fault = "no user: it has no user_id, or none that can be read"
+    elif not reading.is_object:
+        fault, foreign = f"not JSON{_described(headers, body)}", True
+    elif reading.end is lenient_json.TextEnd.EARLY:
+        # Whatever its length header says: a gateway measures what has come to it.
+        raise TransportError("the answer was cut short", user_id=user_id)
+    else:
+        fault = f"malformed JSON{_described(headers, body)}"
+    raise InvalidResponseError(
+        f"the answer was {fault}", user_id=user_id, status=_OK, foreign=foreign
+    )
+
+
+def _decoded(body: bytes) -> User | None:
+    """The user in this JSON, or None where there is no id in it."""
+    try:
+        return _user.decode(body)
+    except msgspec.ValidationError:
+        pass
+    return _convert_leniently(_json.decode(body))
+
+
+def _convert_leniently(members: object) -> User | None:
+    """The user of these members, without those that are null or of another type than the model's.
+
+    The write is done: it does not turn into an error because one of a user's data has changed its
+    form. To allow for null in the models would cost everybody a look at each member of every user.
+    """
+    if not isinstance(members, dict):
+        return None
+    present: dict[str, Any] = _without_nulls(members)
+    with suppress(msgspec.ValidationError):
+        return msgspec.convert(present, User)
+    fitting: dict[str, Any] = {}
+    for name, value in present.items():
+        with suppress(KeyError, msgspec.ValidationError):
+            fitting[name] = msgspec.convert(value, _members[name])
+    return User(**fitting) if "user_id" in fitting else None
+
+
+def _without_nulls(value: Any) -> Any:
+    """The same without the members that are null; what the caller keeps in a map stays whole."""
+    if isinstance(value, dict):
+        return {
+            name: member if name in _CALLERS_MAPS else _without_nulls(member)
+            for name, member in value.items()
+            if member is not None
+        }
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
+
+
+def _described(headers: Headers, body: bytes) -> str:
+    if not body:
+        return " (it was empty)"
+    kind = clean(headers.get("Content-Type", "")).partition(";")[0]
+    return f" (its type: {kind}; {len(body)} bytes)" if kind else f" ({len(body)} bytes)"
+
+
+def _status_error(user_id: str, status: int, headers: Headers, body: bytes) -> StatusError:
+    members = _read_problem(body)
+    texts = _BoundedTexts()
+    title, detail = texts.kept(members.get("title")), texts.kept(members.get("detail"))
+    trace_id = texts.kept(members.get("trace_id")) or texts.kept(members.get("traceId"))
+    said = members.get("status")
+    problem = ProblemDetails(
+        type=texts.kept(members.get("type")),
+        title=title,
+        status=said if type(said) is int and abs(said) < _NO_STATUS else None,
+        detail=detail,
+        instance=texts.kept(members.get("instance")),
+        trace_id=trace_id,
+        error_code=texts.kept(members.get("error_code")),
+    )
+    wait = retry_after(headers, datetime.now(UTC).timestamp())
+    kind = status_class(status)
+    faults = members.get("errors")
+    if status == _UNPROCESSABLE and isinstance(faults, list):
+        objects = (fault for fault in faults if isinstance(fault, dict))
+        found = tuple(texts.identity_fault(fault) for fault in islice(objects, _MAX_FAULTS))
+        refused = IdentityValidationError(
+            _with_faults(status, problem, [f.description or f.code or "" for f in found]),
+            status=status,
+            user_id=user_id,
+            problem=problem,
+            retry_after=wait,
+        )
+        refused.faults = found
+        return refused
+    if status == _UNPROCESSABLE and isinstance(faults, dict):
+        by_member = texts.by_member(faults)
+        malformed = KeyValidationError(
+            _with_faults(status, problem, [f"{k}: {', '.join(v)}" for k, v in by_member.items()]),
+            status=status,
+            user_id=user_id,
+            problem=problem,
+            retry_after=wait,
+        )
+        malformed.faults = by_member
+        return malformed
+    return kind(status=status, user_id=user_id, problem=problem, retry_after=wait)
+
+
+class _BoundedTexts:
+    """Texts of one refusal, made harmless: the first ones, until they are long enough together."""
+
+    def __init__(self) -> None:
+        self._left = _MAX_CHARACTERS
+
+    def kept(self, value: object) -> str | None:
+        """The text, or None where it is none or where there were enough before it."""
+        if not isinstance(value, str) or self._left <= 0:
+            return None
+        text = clean(value)[: self._left]
+        self._left -= len(text) + _OBJECT_SIZE
+        return text
+
+    def identity_fault(self, fault: dict[str, Any]) -> IdentityFault:
+        """A fault out of a list."""
+        return IdentityFault(
+            code=self.kept(fault.get("code")),
+            description=self.kept(fault.get("description")),
+            field=self.kept(fault.get("field")),
+        )
+
+    def by_member(self, faults: dict[str, Any]) -> dict[str, tuple[str, ...]]:
+        """The faults of a map."""
+        kept: dict[str, tuple[str, ...]] = {}
+        for name, said in islice(faults.items(), _MAX_FAULTS):
+            values = said[:_MAX_FAULTS] if isinstance(said, list) else [said]
+            if (member := self.kept(name)) is not None:
+                texts = map(self.kept, values)
+                kept[member] = tuple(text for text in texts if text is not None)
+        return kept
+
+
+def _with_faults(status: int, problem: ProblemDetails, faults: list[str]) -> str:
+    said = "; ".join(fault.rstrip(".") for fault in faults if fault) or problem.detail or ""
+    trace = f" [trace {problem.trace_id}]" if problem.trace_id else ""
+    return clean(f"{status} {problem.title or 'Unprocessable Entity'}: {said}").rstrip(": ") + trace
+
+
+def _read_problem(body: bytes) -> dict[str, Any]:
+    """The members of a problem; none where it is a gateway's page, or half of one."""
+    if len(body) > MAX_PROBLEM:
+        return {}
+    try:
+        members = _json.decode(body)
+    except _NOT_READ:
+        members = lenient_json.read(body).value
+    return members if isinstance(members, dict) else {}

@@ -1,0 +1,250 @@
+"""The ids of a fleet's run, by reference: any range of one file, from a path or a URL.
+
+One rule makes every split exact, with no index and no pass over the file beforehand: a line belongs
+to the range that holds its first byte. So ranges that follow each other have each line once,
+wherever the borders fall.
+"""
+
+import asyncio
+import codecs
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, NamedTuple
+from urllib.parse import urlsplit
+
+import aiohttp
+from msgspec import Struct, structs
+
+from monocloud_async.errors import ConfigurationError
+from monocloud_async.inputs import Format
+from monocloud_async.inputs.lines import MAX_LINE, Line, line_parser
+from monocloud_async.inputs.reader import named_format
+from monocloud_async.sanitize import clean
+
+_AHEAD: Final = 1 << 16  # bytes that are read at once to find the end of a line
+_SAMPLE: Final = 1 << 16  # bytes from whose lines the average length is taken, at each place
+_PLACES: Final = 8  # where that is done
+_BLOCK: Final = 1 << 23  # bytes of a csv that are looked through at once
+_TIMEOUT: Final = aiohttp.ClientTimeout(total=60, sock_connect=10)
+_PARTIAL: Final = 206  # RFC 9110, section 15.3.7
+# Section 14.4; a server that does not know the size says *.
+_CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+_TOO_MANY: Final = 429
+_SERVER: Final = 500
+
+
+class IdFile(Struct, frozen=True, kw_only=True):
+    """One file of ids, as it was when the run was planned.
+
+    Attributes:
+        where: an absolute path that every worker has, or an http(s) URL that serves ranges.
+        form, column: how the ids are written down.
+        size: bytes in all.
+        mark: what changes when the file does: its time of change, or the server's ETag.
+        begin: where the first line of ids begins, behind a byte order mark and a csv header.
+        header: the csv header.
+        line: bytes of a line on the average, where they are shortest of a few places.
+    """
+
+    where: str
+    form: Format
+    column: str | None
+    size: int
+    mark: str
+    begin: int
+    header: str
+    line: float
+
+    async def lines(self, start: int, end: int) -> list[Line]:
+        """The lines that begin in this range of bytes, blank ones left out, numbered from 0.
+
+        Raises:
+            ConfigurationError: the file is not the one that the run was planned for.
+            OSError, aiohttp.ClientError: it cannot be read now.
+        """
+        parse = line_parser(self.form, self.column, clean(self.where), self.header.encode())
+        raws = filter(bytes.strip, _split(await self._whole_lines(start, end)))
+        return [parse(number, raw) for number, raw in enumerate(raws)]
+
+    async def _whole_lines(self, start: int, end: int) -> bytes:
+        """The bytes from the first line that begins in the range to the end of the last one."""
+        first = start <= self.begin
+        content = await self.read(start if first else start - 1, end)
+        if not first:  # up to its end, what the range begins with is another one's line
+            _, found, content = content.partition(b"\n")
+            if not found:
+                return b""
+        while content and not content.endswith(b"\n") and end < self.size:
+            last = content.rpartition(b"\n")[2]
+            if len(last) >= MAX_LINE:
+                break  # too long to be anything; it is reported, not kept
+            more = await self.read(end, min(end + _AHEAD, self.size))
+            rest, found, _ = more.partition(b"\n")
+            content += rest + found
+            end += len(more)
+            if found:
+                break
+        return content
+
+    async def read(self, start: int, end: int) -> bytes:
+        """These bytes of it; raises as `lines` does."""
+        part = await _read(self.where, start, end)
+        if (part.size, part.mark) != (self.size, self.mark):
+            raise ConfigurationError(
+                f"{clean(self.where)} changed since the run was planned: it had {self.size:,} bytes"
+                f" ({clean(self.mark)}), now it has {part.size:,} ({clean(part.mark)});"
+                " restore it, or cancel this run and start another one"
+            )
+        return part.content
+
+
+async def inspect_file(where: str, form: Format | None = None, column: str | None = None) -> IdFile:
+    """The file that a run is planned for: a path or a URL, looked at once.
+
+    Raises:
+        ConfigurationError: it cannot be read in ranges, or nothing says where the ids are in it.
+    """
+    where, name = _checked(where)
+    form = named_format(Path(name), form, column)
+    with _translated(where):
+        part = await _read(where, 0, _SAMPLE)
+    mark = len(codecs.BOM_UTF8) if part.content.startswith(codecs.BOM_UTF8) else 0
+    content, header = part.content[mark:], b""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise ConfigurationError(
+            f"{clean(where)} is UTF-16; convert it first: iconv -f UTF-16 -t UTF-8"
+        )
+    if form is Format.CSV:
+        header, _, content = content.partition(b"\n")
+        line_parser(form, column, clean(where), header)  # tells what is wrong with it
+        header += b"\n" if content or part.size > mark + len(header) else b""
+    source = IdFile(
+        where=where,
+        form=form,
+        column=column,
+        size=part.size,
+        mark=part.mark,
+        begin=mark + len(header),
+        header=header.decode(),
+        line=_line_length(content) or 1.0,
+    )
+    with _translated(where):
+        if form is Format.CSV:
+            await _one_line_a_row(source)
+        for start in range(_SAMPLE, part.size - _SAMPLE, max(_SAMPLE, part.size // _PLACES)):
+            _, _, content = (await source.read(start, start + _SAMPLE)).partition(b"\n")
+            line = min(source.line, _line_length(content) or source.line)
+            source = structs.replace(source, line=line)
+    return source
+
+
+def _line_length(content: bytes) -> float:
+    """Bytes of a line on the average, 0.0 where there is none."""
+    ends = content.count(b"\n")
+    whole = content.rfind(b"\n") + 1 or len(content)
+    return whole / (ends or 1)
+
+
+async def _one_line_a_row(source: IdFile) -> None:
+    """Raises `ConfigurationError` where a quoted cell goes on in the next line.
+
+    Each range is read apart from the others, and what stands alone in such a line would be taken
+    for an id: a stranger's, where a note of many lines was written to that end.
+    """
+    number, rest = 1, b""
+    for start in range(source.begin, source.size, _BLOCK):
+        end = min(start + _BLOCK, source.size)
+        *lines, rest = (rest + await source.read(start, end)).split(b"\n")
+        for line in lines if end < source.size else [*lines, rest]:
+            number += 1
+            if line.count(b'"') % 2:
+                raise ConfigurationError(
+                    f"line {number} of {clean(source.where)} has a quoted cell that goes on in the"
+                    " next one, and a fleet reads line by line: write the ids to a txt file first"
+                )
+
+
+@contextmanager
+def _translated(where: str) -> Iterator[None]:
+    """What goes wrong with reading, as a `ConfigurationError`."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigurationError(f"cannot read {clean(where)}: {error.strerror or error}") from None
+    except (aiohttp.ClientError, TimeoutError) as error:
+        raise ConfigurationError(
+            f"cannot read {clean(where)}: {type(error).__name__}; look at it with curl -r 0-99"
+        ) from None
+
+
+def _checked(where: str) -> tuple[str, str]:
+    """Where every worker finds it, and the name that tells the format."""
+    if "://" not in where:
+        path = str(Path(where).absolute())
+        return path, path
+    parts = urlsplit(where)
+    if parts.scheme not in {"http", "https"}:
+        raise ConfigurationError(f"a URL of ids begins with https://, not {parts.scheme}://")
+    if parts.username is not None or parts.password is not None:
+        raise ConfigurationError(
+            "the URL of the ids has credentials in it, and every payload would have them too;"
+            " let the workers' network or a proxy grant access"
+        )
+    return where, parts.path
+
+
+class _Part(NamedTuple):
+    content: bytes
+    size: int  # of the whole
+    mark: str
+
+
+def _split(content: bytes) -> list[bytes]:
+    """The lines, with their ends; only a line feed ends one."""
+    *lines, last = content.split(b"\n")
+    return [*(line + b"\n" for line in lines), last]
+
+
+async def _read(where: str, start: int, end: int) -> _Part:
+    if "://" in where:
+        return await _read_url(where, start, end)
+    return await asyncio.to_thread(_read_path, Path(where), start, end)
+
+
+def _read_path(path: Path, start: int, end: int) -> _Part:
+    with path.open("rb") as file:
+        file.seek(start)
+        content = file.read(end - start)
+        status = path.stat()
+    return _Part(content, status.st_size, f"changed at {status.st_mtime_ns} ns")
+
+
+async def _read_url(url: str, start: int, end: int) -> _Part:
+    """A range of what is there, asked for anew: who serves files gives no promise for long."""
+    headers = {"Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"}
+    async with (
+        aiohttp.ClientSession(timeout=_TIMEOUT, trust_env=True) as http,
+        http.get(url, headers=headers) as response,
+    ):
+        if response.status == _TOO_MANY or response.status >= _SERVER:
+            raise OSError(f"the server answered {response.status}")
+        found = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+        if response.status != _PARTIAL or found is None:
+            raise ConfigurationError(
+                f"{clean(url)} does not serve ranges (it answered {response.status});"
+                " put the file where Range requests are answered, or on a path that all share"
+            )
+        tag = response.headers.get("ETag") or response.headers.get("Last-Modified")
+        if tag is None:
+            raise ConfigurationError(
+                f"{clean(url)} has neither ETag nor Last-Modified, so a change would not be"
+                " noticed; serve it from a server that sends one of them"
+            )
+        content = await response.read()
+        first, last, size = map(int, found.groups())
+        # A server may send less than was asked for (RFC 9110, section 15.3.7), and none should.
+        if (first, last, len(content)) != (start, min(end, size) - 1, last - first + 1):
+            raise OSError(f"the server sent bytes {first}-{last}, not {start}-{end - 1} as asked")
+        return _Part(content, size, tag)

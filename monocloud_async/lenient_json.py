@@ -1,0 +1,137 @@
+r"""JSON read leniently: what a strict decoder refuses is made harmless, and the rest is read.
+
+A user's data may hold what JSON's grammar allows and a decoder refuses: half of a surrogate pair, a
+number of any size, any depth (RFC 8259, sections 6, 8.2 and 9). Servers also send what the grammar
+does not allow: `NaN`, a raw line break in a text, bytes that are not UTF-8. Nothing of this is a
+reason to doubt the other members.
+
+The bytes alone decide whether a text is whole, ends early or breaks the grammar: a decoder's words
+for it differ from one version to the next.
+"""
+
+import json
+import re
+from enum import Enum
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+UNKNOWN: Final = "\ufffd"  # the replacement character, in the place of what is no character
+
+_MAX_DEPTH: Final = 100  # decoders and encoders recurse
+_MAX_DIGITS: Final = 4300  # of an integer; Python writes no longer ones
+# A text, which lacks its end where the input does; a mark; or a word. The first character tells
+# which, so the expression never goes back.
+_TOKEN: Final = re.compile(
+    r'"[^"\\]*(?:\\.[^"\\]*)*("|\\?\Z)|[{}\[\],:]|[^ \t\n\r"{}\[\],:]+', re.DOTALL
+)
+_TO_ESCAPE: Final = re.compile(r"[\x00-\x1f\\]")
+_ESCAPE: Final = re.compile(
+    r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"  # a surrogate pair
+    r'|\\u(?![dD][89a-fA-F])[0-9a-fA-F]{4}|\\["\\/bfnrt]'
+    r"|(?P<unknown>\\u[0-9a-fA-F]{4}|\\.)|(?P<control>[\x00-\x1f])",
+    re.DOTALL,
+)
+_INTEGER: Final = re.compile(r"-?(?:0|[1-9][0-9]*)")
+_NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
+_OBJECT: Final = re.compile(r'[ \t\n\r]*\{[ \t\n\r]*(?:["}]|\Z)')
+# Which tokens may come next, by their first character, "w" for a word.
+_MARKS: Final = '"{}[],:'
+_VALUE, _NAME, _FIRST_NAME = '"{[w', '"', '"}'
+_NAMES: Final = {_NAME, _FIRST_NAME}
+_AFTER_VALUE: Final = {"": "", "}": ",}", "]": ",]"}  # by the bracket that closes what is open
+
+_decoder = msgspec.json.Decoder()
+
+
+class TextEnd(Enum):
+    """How a text ends."""
+
+    WHOLE = "whole"
+    EARLY = "early"  # what is there is the beginning of JSON
+    MALFORMED = "malformed"
+
+
+class Reading(NamedTuple):
+    """What was read.
+
+    Attributes:
+        value: the value, or None where the text is not whole.
+        end: how the text ends.
+        is_object: whether it begins as a JSON object, which no page and no plain text does.
+    """
+
+    value: Any
+    end: TextEnd
+    is_object: bool
+
+
+def read(body: bytes) -> Reading:
+    """The JSON value in this body, as far as it can be read.
+
+    What is no character becomes U+FFFD. A number out of range, a word that JSON does not have, and
+    what is nested deeper than 100 become null.
+    """
+    text = body.decode(json.detect_encoding(body), "replace")
+    strict, end = _strict(text)
+    value = _decoder.decode(strict) if end is TextEnd.WHOLE else None
+    return Reading(value, end, _OBJECT.match(text) is not None)
+
+
+def _strict(text: str) -> tuple[str, TextEnd]:
+    """The same text, if it is whole, in a form that a strict decoder takes; and how it ends."""
+    out: list[str] = []
+    closers = [""]  # of the brackets that are open, the innermost one last
+    allowed = _VALUE
+    for found in _TOKEN.finditer(text):
+        token = found[0]
+        kind = token[0] if token[0] in _MARKS else "w"
+        if kind not in allowed:
+            return "", TextEnd.MALFORMED
+        if found[1] in {"", "\\"}:
+            return "", TextEnd.EARLY
+        depth = len(closers)
+        if depth <= _MAX_DEPTH or (depth == _MAX_DEPTH + 1 and kind not in "{["):
+            out.append(_harmless(kind, token))
+        elif depth == _MAX_DEPTH + 1:
+            out.append("null")  # and nothing of what is in it
+        allowed = _next(kind, closers, is_name=kind == '"' and allowed in _NAMES)
+    return ("", TextEnd.EARLY) if allowed else ("".join(out), TextEnd.WHOLE)
+
+
+def _next(kind: str, closers: list[str], *, is_name: bool) -> str:
+    """Which tokens may follow this one."""
+    if kind in "{[":
+        closers.append("}" if kind == "{" else "]")
+        return _FIRST_NAME if kind == "{" else _VALUE + "]"
+    if kind == ",":
+        return _NAME if closers[-1] == "}" else _VALUE
+    if kind == ":":
+        return _VALUE
+    if is_name:
+        return ":"
+    if kind in "}]":
+        closers.pop()
+    return _AFTER_VALUE[closers[-1]]
+
+
+def _harmless(kind: str, token: str) -> str:
+    if kind == '"':
+        return _ESCAPE.sub(_escaped, token) if _TO_ESCAPE.search(token) else token
+    return _word(token) if kind == "w" else token
+
+
+def _escaped(found: re.Match[str]) -> str:
+    if found["unknown"]:
+        return UNKNOWN
+    return f"\\u{ord(found[0]):04x}" if found["control"] else found[0]
+
+
+def _word(word: str) -> str:
+    if word in {"true", "false"}:
+        return word
+    if _INTEGER.fullmatch(word):
+        return word if len(word) <= _MAX_DIGITS else "null"
+    if _NUMBER.fullmatch(word) and abs(float(word)) != float("inf"):
+        return word
+    return "null"

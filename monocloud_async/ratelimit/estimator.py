@@ -1,0 +1,253 @@
+"""The rate that a tenant grants, learnt from what it granted until it refused.
+
+Whatever counts requests, a token bucket or a window, can grant no more than a burst plus its rate
+times the time. So each interval of requests that ended in a refusal says how high the rate must be
+at least, and the part of it that says most is right: at its end, the bucket was empty.
+docs/pace.md has the law in words, and where each constant comes from.
+"""
+
+import math
+from collections import deque
+from typing import Final
+
+from msgspec import Struct
+
+# The search, from the first refusal to the second
+_SEARCH_START: Final = 3.0  # it starts at so many times what the first interval granted a second
+_SEARCH: Final = 0.2  # seconds in which it multiplies its rate by e
+_SEARCH_STEP: Final = 1.25  # the most by which one request raises its rate
+
+# Holding the rate
+_LEAST: Final = 1.0  # requests a second; who grants less may say so each time
+_MARGIN: Final = 0.002  # below the learnt rate while it is quiet
+_HOLD_UNSURE: Final = 4.0  # seconds of quiet after a guess
+_HOLD_SURE: Final = 15.0  # seconds of quiet after a measurement
+_MAX_HOLD: Final = 90.0  # seconds; longer, and a limit that rises is found too late
+_HOLD_FACTOR: Final = 1.4  # how the quiet time grows from one probe that was refused to the next
+_COST: Final = 150.0  # the quiet time is worth so many requests for each one refused
+
+# Probing, when the quiet time is over
+_GROWTH: Final = 0.002  # a second, at first
+_DOUBLINGS: Final = 16  # of that growth, in a time as long as the quiet time was
+_BRISK: Final = 40.0  # seconds; after a longer quiet time probing is no slower than after this one
+_MAX_GROWTH: Final = 0.15  # a second; the most that it grows by
+_STEP: Final = 0.01  # the most that one request raises the rate by: at 5/s each one is news
+_FAR: Final = 2.0  # times the learnt rate; beyond, a window could lose its whole quota in a moment
+_FAR_GROWTH: Final = 0.03  # a second; the growth there
+
+# Measuring
+_ENOUGH: Final = 20  # requests that make a part of a interval worth measuring
+_PLENTY: Final = 50  # requests that make a measurement sure
+_RESOLUTION: Final = 0.005  # seconds
+_MARKS: Final = 1024
+_MOVED: Final = 0.15  # a change of the learnt rate by more than this is a new limit
+_LONG_PAUSE: Final = 0.1  # of a cycle; so long a pause ends when a window does, or after that
+_MEMORY: Final = 0.7  # what the cycles before such a one weigh
+_CHEAP: Final = 0.01  # share of refused requests up to which it pays to reach higher
+_HIGH, _LOW = 1.25, 1.03  # how far to reach, as shares of what was granted
+
+
+class Ticket(Struct, frozen=True, gc=False):
+    """A request on its way: what has to be known of it when the answer comes."""
+
+    interval: int
+    index: int
+    sent_at: float
+    rate: float
+
+
+class MeasurementInterval:
+    """The requests between two pauses, and which of them were refused."""
+
+    __slots__ = (
+        "_end",
+        "began",
+        "first_refused_at",
+        "last_refused_at",
+        "marks",
+        "number",
+        "refused",
+        "sent",
+    )
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.began = 0.0
+        self.sent = 0
+        self.refused = 0
+        self.first_refused_at = 0.0
+        self.last_refused_at = 0.0
+        self.marks: deque[tuple[float, int]] = deque(maxlen=_MARKS)  # when, and how many before
+        self._end = 0
+
+    def send(self, now: float, rate: float) -> Ticket:
+        """A ticket for one more request."""
+        ticket = Ticket(self.number, self.sent, now, rate)
+        if not self.sent:
+            self.began = now
+        if not self.marks or now - self.marks[-1][0] > _RESOLUTION:
+            self.marks.append((now, self.sent))
+        self.sent += 1
+        return ticket
+
+    def refuse(self, ticket: Ticket) -> None:
+        """The request of this ticket was answered 429."""
+        if not self.refused:
+            self.first_refused_at = ticket.sent_at
+        self.refused += 1
+        if ticket.index >= self._end:
+            self._end, self.last_refused_at = self._sent_with(ticket), ticket.sent_at
+
+    def _sent_with(self, ticket: Ticket) -> int:
+        """Requests sent before this one or with it: who sees them first, nobody knows."""
+        end = self.sent
+        for at, before in reversed(self.marks):
+            if at <= ticket.sent_at:
+                break
+            end = before
+        return end
+
+    @property
+    def granted(self) -> int:
+        """Requests sent no later than the last refused one that were not refused themselves."""
+        return self._end - self.refused
+
+    def rate(self, burst: float) -> float:
+        """Requests a second of who grants `burst` at once: the most that any part of it says."""
+        granted, end = self.granted, self.last_refused_at
+        most = 0.0
+        for index, (at, before) in enumerate(self.marks):
+            if at > self.first_refused_at or (index and granted - before < _ENOUGH):
+                break
+            if end > at:
+                # One more would have been refused, so that much was not quite there.
+                most = max(most, (granted - before + 1 - burst) / (end - at))
+        return most
+
+
+class RateEstimator:
+    """The learnt rate: it searches once, then holds, probes a little, and learns again.
+
+    Attributes:
+        rate: requests a second to send now.
+    """
+
+    def __init__(self) -> None:
+        self.rate = math.inf
+        self._learnt = 0.0  # what was learnt
+        self._age = 0.0  # seconds of sending at the rate, idle time left out
+        self._hold = _HOLD_UNSURE
+        self._search_time = 0.0  # seconds; while it searches, how fast the rate grows
+        self._first = (0, 0.0)  # granted in the first interval, and in what time
+        self._began = 0.0
+        self._cycles = (0.0, 0.0)  # granted, and in what time, in cycles with a long pause
+
+    def __repr__(self) -> str:
+        return f"<Ceiling {self.rate:.4g}/s>"
+
+    @property
+    def known(self) -> bool:
+        """Whether the rate is measured, and not still searched for."""
+        return self._learnt > 0 and not self._search_time
+
+    def advance(self, gap: float) -> None:
+        """One request went out `gap` seconds after the one before, because the rate said so."""
+        if self._search_time:
+            self.rate *= min(_SEARCH_STEP, math.exp(gap / self._search_time))
+            return
+        self._age += gap
+        probing = self._age - self._hold
+        if probing < 0:
+            return
+        doublings = min(_DOUBLINGS * probing / min(self._hold, _BRISK), 10.0)
+        growth = min(
+            _GROWTH * 2**doublings, _MAX_GROWTH if self.rate < _FAR * self._learnt else _FAR_GROWTH
+        )
+        self.rate *= math.exp(min(growth * gap, _STEP))
+
+    def learn(
+        self, interval: MeasurementInterval, refused_rate: float, paused_at: float, now: float
+    ) -> None:
+        """Take in a interval that ended in a refusal, once the tenant grants again.
+
+        Args:
+            interval: what was sent.
+            refused_rate: the rate at which the first refused request was sent.
+            paused_at: when sending stopped.
+            now: when the request was sent that was the first to be granted again.
+        """
+        if self._learnt:
+            self._measure(interval, refused_rate, now - paused_at, now)
+        else:
+            self._search(interval, now - paused_at, now)
+        self._began = now
+        self._age = 0.0
+
+    def _search(self, interval: MeasurementInterval, pause: float, now: float) -> None:
+        self._first = interval.granted, interval.last_refused_at - interval.began
+        self._search_time = _SEARCH * max(1.0, pause)
+        start = max(1.0, _SEARCH_START / max(1.0, pause))
+        self._learnt = self.rate = max(_LEAST, start * interval.granted / (now - interval.began))
+
+    def _measure(
+        self, interval: MeasurementInterval, refused_rate: float, pause: float, now: float
+    ) -> None:
+        cycle_rate = self._cycle_rate(interval, pause, now)
+        measured, burst = self._rate_and_burst(interval, cycle_rate)
+        top = min(measured, refused_rate)
+        if not self._search_time:
+            cover = burst / (measured * pause)
+            top = self._reach(interval, measured, cycle_rate, refused_rate, cover)
+        if self._search_time or abs(top / self._learnt - 1) > _MOVED:
+            sure = measured > 1.1 * cycle_rate and interval.granted >= _PLENTY
+            self._hold = _HOLD_SURE if sure else _HOLD_UNSURE
+        elif self._age >= self._hold:  # refused above the learnt rate: it is where it was thought
+            longer = self._hold * (2 if self._hold < _HOLD_SURE else _HOLD_FACTOR)
+            worth = min(_COST * interval.refused / top, 2 * self._hold)
+            self._hold = min(max(longer, worth), _MAX_HOLD)
+        self._search_time = 0.0
+        self._learnt = max(_LEAST, top)
+        self.rate = self._learnt * (1 - _MARGIN)
+
+    def _cycle_rate(self, interval: MeasurementInterval, pause: float, now: float) -> float:
+        """The rate from one beginning to the next, right where a burst outlasts a pause.
+
+        A window's pause ends some time after the window does; over several cycles that evens out.
+        """
+        granted, seconds = float(interval.granted), now - self._began
+        if pause <= _LONG_PAUSE * seconds:
+            self._cycles = 0.0, 0.0
+            return granted / seconds
+        granted += _MEMORY * self._cycles[0]
+        seconds += _MEMORY * self._cycles[1]
+        self._cycles = granted, seconds
+        return granted / seconds
+
+    def _rate_and_burst(
+        self, interval: MeasurementInterval, cycle_rate: float
+    ) -> tuple[float, float]:
+        """The rate and the burst, which depend on each other."""
+        at_once, seconds = self._first
+        rate, burst = cycle_rate, float(at_once)
+        for _ in range(5):  # two or three are enough
+            rate = max(cycle_rate, interval.rate(burst))
+            burst = max(1.0, at_once - rate * seconds)
+        return rate, burst
+
+    @staticmethod
+    def _reach(
+        interval: MeasurementInterval,
+        measured: float,
+        cycle_rate: float,
+        refused_rate: float,
+        cover: float,
+    ) -> float:
+        """Half-way from what was measured to what was refused, where trying costs little.
+
+        It does where a burst makes a pause good (`cover` says how much of it), and below a
+        window's limit, which is higher than what a interval below it shows.
+        """
+        share = 1.0 if measured <= 1.005 * cycle_rate else max(0.0, min(1.0, 2 * cover - 1))
+        cheap = interval.refused < _CHEAP * interval.granted
+        highest = min(refused_rate, (_HIGH if cheap else _LOW) * measured)
+        return max(measured, measured + share * (highest - measured) / 2)

@@ -1,0 +1,30 @@
+"""Evenly spaced moments."""
+
+import math
+from typing import Final
+
+SLACK: Final = 0.01  # seconds; timers wake up late, and what they miss is caught up with
+_IDLE: Final = 0.1  # seconds; whoever comes so late was not waiting
+
+
+class Pacer:
+    """Moments at `rate` a second, one after the other, and no burst after a rest."""
+
+    def __init__(self, rate: float = math.inf) -> None:
+        self.rate = rate
+        self._next = -math.inf
+
+    def delay(self, now: float) -> float:
+        """Seconds until the next moment."""
+        return max(0.0, self._next - now)
+
+    def take(self, now: float) -> float:
+        """The next moment is used; answers the gap to the one after it, or 0.0 after a rest."""
+        gap = 1 / self.rate
+        late = now - self._next
+        self._next = (now if late > _IDLE else max(self._next, now - SLACK)) + gap
+        return gap if late <= SLACK else 0.0
+
+    def hold(self, until: float) -> None:
+        """No moment before this one."""
+        self._next = until

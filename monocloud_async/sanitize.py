@@ -1,0 +1,37 @@
+"""Texts from outside, made harmless for a terminal, a log or a page."""
+
+import re
+from datetime import UTC, datetime
+from typing import Final
+from urllib.parse import urlsplit
+
+_LONGEST: Final = 500  # characters
+# Controls, marks that reverse or hide text in a terminal, and surrogates, which nothing can print:
+# they stand for the bytes of a header or a file name that are not UTF-8.
+UNSAFE: Final = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]+"
+)
+
+
+def clean(text: str) -> str:
+    """A text from outside on one line, at most 500 characters, harmless in a terminal or log."""
+    return UNSAFE.sub(" ", text[: _LONGEST + 1])[:_LONGEST]
+
+
+def format_time(seconds: float) -> str:
+    """The date and the time in UTC; or the seconds, where no calendar goes so far."""
+    try:
+        return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S}"
+    except (ValueError, OverflowError, OSError):
+        # Python writes no integer of more than some thousand digits, or fewer where it is told so.
+        return f"{max(-1e18, min(seconds, 1e18)):,.0f} s after 1970"
+
+
+def redirect_origin(location: str | None) -> str:
+    """Where a redirect leads, in words: paths and queries of login pages hold tokens."""
+    try:
+        parts = urlsplit(location or "")
+        origin = f"{parts.scheme}://{parts.hostname}" if parts.hostname else "another path"
+        return clean(f"{origin}:{parts.port}" if parts.port else origin)
+    except ValueError:
+        return "an unreadable address"

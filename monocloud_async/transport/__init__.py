@@ -1,0 +1,1 @@
+"""One request and its answer, two ways: through `ClientSession`, or the fast one."""

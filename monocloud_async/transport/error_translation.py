@@ -1,0 +1,129 @@
+"""What aiohttp raises, as a `TransportError`: in words free of headers, passwords and bodies.
+
+aiohttp's own errors are never chained to ours: they hold the request's headers, the key among them.
+"""
+
+import aiohttp
+from aiohttp.http import HttpProcessingError
+from aiohttp.http_exceptions import LineTooLong
+
+from monocloud_async.connector import MAX_HEADERS, HeadersTooLongError, SpokeFirstError
+from monocloud_async.errors import ConfigurationError, RequestTimeoutError, TransportError
+from monocloud_async.transport.standard import ClosedError
+
+_CERTIFICATE = (
+    "Check the domain; where a gateway of your own opens TLS, name the file of its authority in"
+    " SSL_CERT_FILE"
+)
+_TLS = "Check the domain and its port, and whether a proxy is in between"
+
+
+def timeout_error(error: TimeoutError, user_id: str, seconds: float) -> RequestTimeoutError:
+    """The error for a request that got no complete answer in time."""
+    sent = not isinstance(error, aiohttp.ConnectionTimeoutError)
+    what = f"no complete answer within {seconds:.3g} s" if sent else "no connection in time"
+    return RequestTimeoutError(what, user_id=user_id, sent=sent)
+
+
+ClientFailure = aiohttp.ClientError | HttpProcessingError | OSError
+
+
+def transport_error(error: ClientFailure, user_id: str) -> TransportError:
+    """The error for a request that broke, before or after it reached the tenant."""
+    return _not_sent(error, user_id) or _cut_off(error, user_id)
+
+
+def expired_error(user_id: str) -> RequestTimeoutError:
+    """The error for a request whose time is over before it begins."""
+    return RequestTimeoutError(
+        "the time was over before it could be sent", user_id=user_id, sent=False, transient=False
+    )
+
+
+def unusable_client_error(error: Exception, user_id: str) -> ConfigurationError:
+    """The error for a borrowed session that is of another event loop, or has no way to go.
+
+    A proxy without http:// is one such, and a connector that is for IPv6 alone where the tenant is
+    not: there aiohttp's own assertion fails.
+    """
+    # Not in its own words, which may have the proxy's password in them.
+    return ConfigurationError(
+        f"the borrowed client_session made no request ({type(error).__name__}): look at its event"
+        " loop, its proxy and its connector",
+        user_id=user_id,
+    )
+
+
+def _not_sent(error: ClientFailure, user_id: str) -> TransportError | None:
+    transient, lasting, advice = True, False, None
+    match error:
+        case SpokeFirstError():
+            what = "the server spoke before it was asked, which is not HTTP"
+        case aiohttp.ClientConnectorCertificateError():
+            reason = getattr(error.certificate_error, "verify_message", "") or "it is not trusted"
+            what = f"the server's TLS certificate was refused: {reason.rstrip('.')}"
+            transient, lasting, advice = False, True, _CERTIFICATE
+        case aiohttp.ClientSSLError():
+            reason = getattr(error.os_error, "reason", "") or "no TLS on this port"
+            what = f"TLS could not be set up: {reason}"
+            transient, lasting, advice = False, True, _TLS
+        case aiohttp.ClientConnectorDNSError():
+            what, lasting = f"the host name {error.host} could not be resolved", True
+        case aiohttp.ClientProxyConnectionError():
+            what = "the proxy could not be reached"
+        case aiohttp.ClientConnectorError():
+            what = f"could not connect: {_reason(error.os_error)}"
+        case aiohttp.ClientHttpProxyError():
+            what = f"the proxy refused to connect (status {error.status})"
+        case _:
+            return None
+    fault = TransportError(what, user_id=user_id, sent=False, transient=transient, lasting=lasting)
+    fault.advice = advice or fault.advice
+    return fault
+
+
+def _cut_off(error: ClientFailure, user_id: str) -> TransportError:
+    stale = False
+    match error:
+        case HeadersTooLongError():
+            return _headers_too_long(user_id)
+        case ClosedError():
+            what = "the session was closed before an answer came"
+            return TransportError(what, user_id=user_id, transient=False, lasting=True)
+        case aiohttp.ServerDisconnectedError():
+            what, stale = "the connection was closed before an answer came", True
+        case aiohttp.ClientPayloadError():
+            what = "the answer was cut short"
+        case aiohttp.ClientResponseError() | HttpProcessingError():
+            if _is_of_long_headers(error):
+                return _headers_too_long(user_id)
+            what = "the answer was not HTTP"  # aiohttp calls it a 400, which nobody sent
+        case OSError():
+            what, stale = f"the connection broke: {_reason(error)}", True
+        case _:
+            what = f"the request failed ({type(error).__name__})"
+    return TransportError(what, user_id=user_id, stale=stale)
+
+
+def _headers_too_long(user_id: str) -> TransportError:
+    fault = TransportError(
+        f"the answer's headers are longer than {MAX_HEADERS >> 10} KiB, which is all that is read",
+        user_id=user_id,
+        transient=False,
+    )
+    fault.advice = "The user may well be enabled; see what a gateway adds to the answers"
+    return fault
+
+
+def _is_of_long_headers(error: BaseException | None) -> bool:
+    """Whether aiohttp's parser met a limit, which it tells by a cause alone."""
+    while error is not None:
+        # The other limit has no class of its own.
+        if isinstance(error, LineTooLong) or error.args[:1] == ("Too many headers received",):
+            return True
+        error = error.__cause__
+    return False
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or type(error).__name__

@@ -1,0 +1,379 @@
+"""The fast path: a call over the session's own connections, without what `ClientSession` adds.
+
+For each call `ClientSession` builds a request, a response, a timer and several copies of the same
+headers: more than half of a client's CPU time (docs/performance.md). Here aiohttp still makes the
+connections and reads the answers. What lies between is the same for every call and done once, and
+an answer that is plainly the user that was asked for, whole and in one piece, is taken as it is.
+
+Whoever hooks `ClientSession` gets the standard path (`HOOKS`), and so does everybody with an
+aiohttp that has not got what this leans on (`REQUIRED`).
+
+To do without: delete this file, the lines of `session` that name them, and
+tests/test_fast.py.
+"""
+
+import asyncio
+import logging
+import re
+from functools import cache, partial
+from operator import attrgetter
+from types import FunctionType
+from typing import Final
+
+import aiohttp
+from aiohttp import ClientRequest, ClientResponse, ClientSession
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.connector import Connection
+from yarl import URL
+
+from monocloud_async.config import Credentials, MaskedKey
+from monocloud_async.connector import (
+    MAX_HEADERS,
+    Connector,
+    GuardedProtocol,
+    is_informational,
+    is_silent,
+)
+from monocloud_async.endpoint import enable_path, matching_user
+from monocloud_async.models import User
+from monocloud_async.transport.standard import (
+    SKIPPED_HEADERS,
+    ClosedError,
+    Deadlines,
+    Response,
+    check_length,
+    client_timeout,
+    read_body,
+)
+
+# RFC 9112, sections 4 and 5, in their plainest form: no folded line, no bare LF, printable ASCII.
+_HEAD: Final = re.compile(
+    rb"HTTP/1\.1 200 [ -~]{0,100}\r\n(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~]{0,4000}\r\n){1,60}\r\n"
+)
+# Section 6: whatever has a say in where the answer ends, or in what comes after it.
+_FRAMING: Final = re.compile(
+    rb"\n(?:content-length: ([0-9]{1,6})\r|"
+    rb"(?:content-(?:length|encoding)|transfer-encoding|upgrade|trailer|"
+    rb"proxy-connection|sec-websocket-[a-z0-9-]+):|"
+    rb"connection:(?! keep-alive\r))",
+    re.IGNORECASE,
+)
+
+
+def plain_body(answer: bytes) -> int:
+    """Where the body of a plain and whole answer of 200 begins; 0 where aiohttp has to look at it.
+
+    Plain is an answer about whose end no two readers can differ: HTTP/1.1, one Content-Length that
+    is met to the byte, no coding, and nothing behind it.
+    """
+    head = _HEAD.match(answer)
+    if head is None:
+        return 0
+    start = head.end()
+    framing = _FRAMING.findall(answer, 0, start)
+    plain = len(framing) == 1 and framing[0] and len(answer) == start + int(framing[0])
+    return start if plain and start <= MAX_HEADERS else 0
+
+
+class FastProtocol(GuardedProtocol):
+    """A connection that takes a plain answer as it came, and leaves any other one to aiohttp."""
+
+    _pending: asyncio.Future[tuple[bytes, int]] | None = None
+
+    def send_request(self, path: str, head: str) -> asyncio.Future[tuple[bytes, int]]:
+        """A plain answer and where its body begins, or 0 where `read` has it.
+
+        Raises:
+            ServerDisconnectedError, ClientOSError: the connection ended before any of it came.
+        """
+        if self.transport is None:
+            raise aiohttp.ServerDisconnectedError
+        self._pending = waiter = self._loop.create_future()
+        # In one expression: it has the key, and no local variable should.
+        self.transport.write(f"POST {path} HTTP/1.1\r\n{head}".encode())
+        return waiter
+
+    def data_received(self, data: bytes) -> None:
+        """Whoever asks gets a plain answer by itself."""
+        waiter, self._pending = self._pending, None
+        if waiter is None:
+            super().data_received(data)
+            return
+        start = plain_body(data)
+        if start:
+            self.idle = True  # what comes now is nobody's answer
+        else:
+            self.leave_to_aiohttp(data)
+        if not waiter.done():
+            waiter.set_result((data, start))
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Whoever asks is told."""
+        super().connection_lost(exc)
+        self.fail(
+            aiohttp.ClientOSError(*exc.args)
+            if isinstance(exc, OSError)
+            else aiohttp.ServerDisconnectedError()
+        )
+
+    def leave_to_aiohttp(self, answer: bytes) -> None:
+        """Let aiohttp read this, and all that follows it."""
+        self.expect()
+        self.set_response_params(
+            read_until_eof=True,
+            auto_decompress=True,
+            max_line_size=MAX_HEADERS,
+            max_field_size=MAX_HEADERS,
+            max_headers=MAX_HEADERS,
+        )
+        super().data_received(answer)
+
+    def fail(self, error: Exception) -> None:
+        """Whoever asks waits no longer, and gets this error."""
+        waiter, self._pending = self._pending, None
+        if waiter is not None and not waiter.done():
+            waiter.set_exception(error)
+
+
+class BufferedFastProtocol(FastProtocol, asyncio.BufferedProtocol):
+    """One without TLS, which reads into a buffer that is there.
+
+    asyncio makes one of 256 KiB for every read otherwise, and that costs more than the read. With
+    TLS it does not.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, buffer: memoryview) -> None:
+        super().__init__(loop)
+        self._read_buffer = buffer
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where to read into; what is there is taken before anybody else reads."""
+        del sizehint
+        return self._read_buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """So many bytes are there."""
+        self.data_received(bytes(self._read_buffer[:nbytes]))
+
+
+class FastConnector(Connector):
+    """Connections that the fast path can use; the standard one can, too."""
+
+    def __init__(self, *, tls: bool = True) -> None:
+        buffer = memoryview(bytearray(1 << 16))
+        self.protocol = FastProtocol if tls else partial(BufferedFastProtocol, buffer=buffer)
+        super().__init__()
+
+
+# What is not public in aiohttp, or may change; the tests have a case for each.
+REQUIRED: Final[tuple[tuple[type, str], ...]] = (
+    (ResponseHandler, "set_response_params"),
+    (ResponseHandler, "data_received"),
+    (ResponseHandler, "connection_lost"),
+    (ResponseHandler, "read"),
+    (ResponseHandler, "should_close"),
+    (ClientRequest, "connection_key"),
+    (aiohttp.TCPConnector, "connect"),
+    (Connection, "protocol"),
+    (Connection, "release"),
+    (Connection, "close"),
+)
+# Where tests, recorders and tracers put themselves between a caller and the network.
+HOOKS: Final[tuple[tuple[type, str], ...]] = (
+    (ClientSession, "__init__"),
+    (ClientSession, "_request"),
+    (ClientSession, "post"),
+    (ClientRequest, "send"),
+    (ClientResponse, "start"),
+)
+_KEEP_ALIVE: Final = 15.0  # seconds that a connection waits at most for its next call
+
+_session_hooks = attrgetter(*(name for kind, name in HOOKS if kind is ClientSession))
+
+logger = logging.getLogger("monocloud_async")
+
+
+class FastTransport:
+    """Calls to one tenant over connections of the session's own.
+
+    Args:
+        client: the session's own client, over `Lines`.
+        base_url: the tenant's.
+        credentials: the headers of every request.
+    """
+
+    def __init__(
+        self, client: aiohttp.ClientSession, base_url: str, credentials: Credentials
+    ) -> None:
+        assert isinstance(client.connector, FastConnector)  # noqa: S101  for the type checkers
+        self._loop = asyncio.get_running_loop()
+        self._connector = client.connector
+        # It knows where to connect and all the headers, and is never sent.
+        self._template = aiohttp.ClientRequest(
+            "POST",
+            URL(base_url),
+            headers=credentials.headers,
+            skip_auto_headers=SKIPPED_HEADERS,
+            loop=self._loop,
+        )
+        headers = "".join(f"{name}: {value}\r\n" for name, value in self._template.headers.items())
+        self._head = MaskedKey(f"{headers}\r\n")
+        self._idle: list[tuple[Connection, FastProtocol]] = []  # the last one is used next
+        self._unused = 0  # so many of them, from the first one on, since the last tidying
+        self._cleanup: asyncio.TimerHandle | None = None
+        self._deadlines = Deadlines()  # of what waits for anything but a plain answer
+        self._due_at: dict[FastProtocol, float] = {}
+        self._deadline_timer: asyncio.TimerHandle | None = None  # one, for whoever is due first
+        self._hooks: object = None
+        self._unhooked = True
+
+    @classmethod
+    def for_client(
+        cls, client: ClientSession, base_url: str, credentials: Credentials
+    ) -> "FastTransport | None":
+        """The fast path of this client, or None where it has to be the standard one."""
+        missing = [f"{kind.__name__}.{name}" for kind, name in REQUIRED if not hasattr(kind, name)]
+        if missing:
+            _warn_once(f"aiohttp {aiohttp.__version__} has no {', '.join(missing)}")
+        elif type(client) is ClientSession and _is_original(ClientSession.__init__):
+            return cls(client, base_url, credentials)
+        return None  # whoever made this client gave it traces, middlewares or more
+
+    def is_usable(self) -> bool:
+        """Whether nobody hooks `ClientSession` now, as tests and recorders do for a while."""
+        hooks = _session_hooks(ClientSession), ClientRequest.send, ClientResponse.start
+        if hooks != self._hooks:
+            self._hooks = hooks
+            self._unhooked = all(_is_original(getattr(kind, name)) for kind, name in HOOKS)
+        return self._unhooked
+
+    async def send(self, user_id: str, timeout: float) -> User | Response:
+        """The user, where the answer is plainly that, or else the answer; errors are aiohttp's."""
+        path, due = enable_path(user_id), self._loop.time() + timeout
+        taken = self._take_idle()
+        while True:
+            connection, protocol = taken or await self._connect(timeout, due)
+            self._set_deadline(protocol, due)
+            keep = False
+            try:
+                try:
+                    whole, start = await protocol.send_request(path, self._head)
+                except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+                    if taken is None:
+                        raise
+                    # A server may end a connection that it holds for idle just as it is used
+                    # again. That is no news of the tenant, as a connection that is new will tell.
+                    taken = None
+                    continue
+                if start:
+                    user = matching_user(user_id, whole[start:])
+                    if user is not None:
+                        keep = True
+                        return user
+                    protocol.leave_to_aiohttp(whole)  # which has read none of it yet
+                if protocol.is_whole:
+                    answer, complete = await _read(protocol)
+                else:
+                    async with self._deadlines.at(due):
+                        answer, complete = await _read(protocol)
+                keep = complete and is_silent(protocol)
+                return answer
+            finally:
+                self._release(connection, protocol, keep=keep)
+
+    def close(self) -> None:
+        """End the calls in flight, and give the connections back to their connector."""
+        for timer in (self._deadline_timer, self._cleanup):
+            if timer is not None:
+                timer.cancel()
+        self._deadlines.close()
+        for protocol in self._due_at:
+            protocol.fail(ClosedError())
+        while self._idle:
+            self._idle.pop()[0].release()
+
+    def _take_idle(self) -> tuple[Connection, FastProtocol] | None:
+        kept = self._idle
+        while kept:
+            taken = connection, protocol = kept.pop()
+            self._unused = min(self._unused, len(kept))
+            if not protocol.is_stale():
+                protocol.idle = False
+                return taken
+            connection.close()
+        return None
+
+    async def _connect(self, timeout: float, due: float) -> tuple[Connection, FastProtocol]:
+        try:
+            async with self._deadlines.at(due):
+                connection = await self._connector.connect(
+                    self._template, [], client_timeout(timeout)
+                )
+        except TimeoutError:
+            raise aiohttp.ConnectionTimeoutError from None
+        protocol = connection.protocol
+        assert isinstance(protocol, FastProtocol)  # noqa: S101  for the type checkers
+        return connection, protocol
+
+    def _set_deadline(self, protocol: FastProtocol, due: float) -> None:
+        self._due_at[protocol] = due
+        if self._deadline_timer is not None and due < self._deadline_timer.when():
+            self._deadline_timer.cancel()
+            self._deadline_timer = None
+        if self._deadline_timer is None:
+            self._deadline_timer = self._loop.call_at(due, self._time_out, due)
+
+    def _time_out(self, now: float) -> None:
+        """End the waiting of those whose time is over."""
+        self._deadline_timer = None
+        for protocol, due in self._due_at.items():
+            if due <= now:
+                protocol.fail(TimeoutError())
+        if left := [due for due in self._due_at.values() if due > now]:
+            self._deadline_timer = self._loop.call_at(min(left), self._time_out, min(left))
+
+    def _release(self, connection: Connection, protocol: FastProtocol, *, keep: bool) -> None:
+        del self._due_at[protocol]
+        if not self._due_at and self._deadline_timer is not None:
+            self._deadline_timer.cancel()
+            self._deadline_timer = None
+        if not keep or self._connector.closed:
+            protocol.abort()  # also where it would wait for the server to say goodbye
+            connection.close()
+            return
+        protocol.idle = True
+        self._idle.append((connection, protocol))
+        if self._cleanup is None:
+            self._cleanup = self._loop.call_later(_KEEP_ALIVE / 2, self._close_unused)
+
+    def _close_unused(self) -> None:
+        """Close what nobody has used since the last time."""
+        old, self._idle = self._idle[: self._unused], self._idle[self._unused :]
+        self._unused = len(self._idle)
+        for connection, _line in old:
+            connection.close()
+        more = self._idle or self._due_at
+        self._cleanup = self._loop.call_later(_KEEP_ALIVE / 2, self._close_unused) if more else None
+
+
+async def _read(protocol: FastProtocol) -> tuple[Response, bool]:
+    """The answer as aiohttp reads it, and whether that is all of it."""
+    while True:
+        message, content = await protocol.read()
+        check_length(message.raw_headers)
+        if not is_informational(message.code):
+            break
+    body, complete = await read_body(content, message.code)
+    return Response(message.code, message.headers, body, protocol.abort), complete
+
+
+def _is_original(function: object) -> bool:
+    # Wrappers copy names and modules, but not the globals that they run in.
+    return type(function) is FunctionType and str(function.__globals__.get("__name__")).startswith(
+        "aiohttp."
+    )
+
+
+@cache
+def _warn_once(what: str) -> None:
+    logger.warning("%s, so calls cost more CPU time than they could", what)

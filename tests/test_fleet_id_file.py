@@ -1,0 +1,188 @@
+"""Any split of a file has every line once, whatever is in it and wherever it is."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from monocloud_async import ConfigurationError
+from monocloud_async.fleet.id_file import IdFile, inspect_file
+from monocloud_async.inputs import Format
+from monocloud_async.inputs.lines import MAX_LINE
+from monocloud_async.inputs.reader import open_ids
+
+
+def at_once(path: Path, form: Format) -> list[tuple[str | None, bytes]]:
+    """What the command line reads in one go."""
+    with open_ids(path, form, None) as source:
+        return [(line.user_id, line.raw) for line in source]
+
+
+async def in_parts(source: IdFile, borders: list[int]) -> list[tuple[str | None, bytes]]:
+    found = []
+    for start, end in pairwise([source.begin, *borders, source.size]):
+        found += [(line.user_id, line.raw) for line in await source.lines(start, end)]
+    return found
+
+
+LINES = st.lists(
+    st.sampled_from(
+        [b"ada", b"", b"  ", b"b\xc3\xb6", b"\xff", b"..", b'"x', b"a\rb", b'{"id":"c"}']
+    )
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    lines=LINES,
+    end=st.sampled_from([b"\n", b"\r\n"]),
+    last=st.booleans(),
+    mark=st.booleans(),
+    form=st.sampled_from([Format.TXT, Format.JSONL]),
+    data=st.data(),
+)
+def test_any_split_has_every_line_once(
+    tmp_path: Path,
+    lines: list[bytes],
+    end: bytes,
+    *,
+    last: bool,
+    mark: bool,
+    form: Format,
+    data: st.DataObject,
+) -> None:
+    path = tmp_path / "ids"
+    path.write_bytes(b"\xef\xbb\xbf" * mark + end.join(lines) + end * last)
+
+    async def main() -> None:
+        source = await inspect_file(str(path), form)
+        place = st.integers(source.begin, source.size)
+        borders = sorted(data.draw(st.lists(place)))
+        assert await in_parts(source, borders) == at_once(path, form)
+
+    asyncio.run(main())
+
+
+async def test_a_csv_has_its_header_in_front_of_every_part(tmp_path: Path) -> None:
+    path = tmp_path / "ids.csv"
+    path.write_text('\ufeffname;user_id\n"Ö; x";ada\nBob;bob\nCy;cy;;\nDi;di\n')
+    source = await inspect_file(str(path))
+    parts = await in_parts(source, list(range(source.begin, source.size, 3)))
+    assert [user_id for user_id, _ in parts] == ["ada", "bob", "cy", "di"]
+
+
+@pytest.mark.parametrize("rows", ['ada,"hello\nVICTIM,bye"\nbob,\n', 'ada,x\nbob,"open'])
+async def test_a_cell_over_several_lines_is_refused(tmp_path: Path, rows: str) -> None:
+    path = tmp_path / "ids.csv"
+    path.write_text("user_id,note\n" + rows)
+    with pytest.raises(ConfigurationError, match=r"line [23] of .* goes on in the next one"):
+        await inspect_file(str(path))
+
+
+async def test_the_shortest_lines_of_the_file_count(tmp_path: Path) -> None:
+    path = tmp_path / "ids.txt"
+    path.write_text("".join(f"{n:0500}\n" for n in range(1000)) + "ada\n" * 400_000)
+    assert (await inspect_file(str(path))).line == 4
+
+
+async def test_a_line_that_is_too_long_is_told_and_not_kept(tmp_path: Path) -> None:
+    path = tmp_path / "ids.txt"
+    path.write_bytes(b"ada\n" + b"x" * (3 * MAX_LINE) + b"\nbob\n")
+    source = await inspect_file(str(path))
+    ids = await source.lines(0, 10)
+    assert [line.user_id for line in ids] == ["ada", None]
+    assert len(ids[1].raw) < 2 * MAX_LINE
+    assert await source.lines(10, MAX_LINE) == []
+    assert [line.user_id for line in await source.lines(MAX_LINE, source.size)] == ["bob"]
+
+
+@pytest.fixture
+async def url(tmp_path: Path) -> AsyncIterator[str]:
+    app = web.Application()
+    app.router.add_static("/", tmp_path)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    host, port = runner.addresses[0][:2]
+    yield f"http://{host}:{port}/ids.txt"
+    await runner.cleanup()
+
+
+async def test_a_url_is_read_in_ranges(tmp_path: Path, url: str) -> None:
+    path = tmp_path / "ids.txt"
+    path.write_text("".join(f"user{number}\n" for number in range(20_000)))
+    source = await inspect_file(url)
+    assert source.size == path.stat().st_size
+    parts = await in_parts(source, [5, 100_000, 100_001])
+    assert parts == at_once(path, Format.TXT)
+
+
+@pytest.mark.parametrize("by", ["path", "url"])
+async def test_a_changed_file_is_refused(tmp_path: Path, url: str, by: str) -> None:
+    path = tmp_path / "ids.txt"
+    path.write_text("ada\nbob\n")
+    source = await inspect_file(str(path) if by == "path" else url)
+    before = path.stat()
+    path.write_text("ada\neve\n")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1_000))
+    with pytest.raises(ConfigurationError, match="changed since the run was planned"):
+        await source.lines(0, 4)
+
+
+@pytest.mark.parametrize(
+    ("where", "says"),
+    [
+        ("ftp://host/ids.txt", "begins with https://"),
+        ("https://me:secret@host/ids.txt", "has credentials in it"),
+        ("nowhere.txt", "cannot read"),
+        ("ids", "say which format"),
+        ("http://127.0.0.1:9/ids.txt", "Connect call failed"),
+    ],
+)
+async def test_what_no_worker_could_read_is_refused(where: str, says: str) -> None:
+    with pytest.raises(ConfigurationError, match=says) as caught:
+        await inspect_file(where)
+    assert "secret" not in str(caught.value)
+
+
+def answer(status: int, text: str = "ada\nbob\n", span: str | None = None) -> web.Response:
+    headers = {"ETag": "1"} if span is None else {"ETag": "1", "Content-Range": f"bytes {span}"}
+    return web.Response(status=status, text=text, headers=headers)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (lambda: answer(200), "does not serve ranges"),
+        (lambda: answer(206), "does not serve ranges"),
+        (lambda: answer(206, span="0-7/*"), "does not serve ranges"),
+        (lambda: answer(206, "ada\n", "0-3/8"), "sent bytes 0-3, not 0-65535"),
+        (lambda: answer(206, "ada\n", "0-7/8"), "sent bytes 0-7, not 0-65535"),
+        (lambda: answer(206, "bob\n", "4-7/8"), "sent bytes 4-7, not 0-65535"),
+        (lambda: answer(503), "the server answered 503"),
+        (lambda: answer(429), "the server answered 429"),
+    ],
+)
+async def test_a_server_that_does_not_serve_the_range_is_refused(
+    given: Callable[[], web.Response], says: str
+) -> None:
+    async def serve(_: web.Request) -> web.Response:
+        return given()
+
+    app = web.Application()
+    app.router.add_get("/ids.txt", serve)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        with pytest.raises(ConfigurationError, match=says):
+            await inspect_file(f"http://127.0.0.1:{runner.addresses[0][1]}/ids.txt")
+    finally:
+        await runner.cleanup()
