@@ -66,13 +66,13 @@ class TransportError(MonoCloudError):
     """No complete answer came: refused, reset, cut short, or not HTTP.
 
     `sent` is False when the tenant cannot have seen the request.
-    Where it is True, the user may or may not be enabled; asking again is safe.
+    Where it is True, it may or may not be done; asking again is safe.
     `lasting` is True when trying again at once is in vain: a certificate, TLS, or an unknown host.
     `stale` is True when the connection was closed instead of an answer. Where that was an idle one,
     used again, the request went out once more over a new one before this error came.
     """
 
-    advice = "Check the network and the domain, then try again: enabling twice is harmless"
+    advice = "Check the network and the domain, then try again: asking twice is harmless"
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class TransportError(MonoCloudError):
 class RequestTimeoutError(TransportError):
     """No complete answer came within the timeout."""
 
-    advice = "Try again, or allow a longer timeout: enabling twice is harmless"
+    advice = "Try again, or allow a longer timeout: asking twice is harmless"
 
 
 class InvalidResponseError(MonoCloudError):
@@ -104,7 +104,7 @@ class InvalidResponseError(MonoCloudError):
     JSON object. What is odd in a user's own data is that user's alone, and never foreign.
     """
 
-    advice = "Look the user up in the dashboard: it may well be enabled"
+    advice = "Look the user up in the dashboard: it may well be done"
 
     def __init__(
         self,
@@ -192,7 +192,7 @@ class ConflictError(StatusError):
 
 
 class UnprocessableError(StatusError):
-    """422: the tenant refused to enable this user."""
+    """422: the tenant refused to do this for this user."""
 
 
 class IdentityFault(Struct, frozen=True):

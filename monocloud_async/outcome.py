@@ -8,7 +8,17 @@ from msgspec import Struct, field
 from monocloud_async.errors import MonoCloudError
 from monocloud_async.models import User
 
-Status = Literal["enabled", "failed", "unknown", "not_attempted", "already_enabled"]
+Status = Literal[
+    "enabled",
+    "disabled",
+    "failed",
+    "unknown",
+    "not_attempted",
+    "already_enabled",
+    "already_disabled",
+]
+
+DONE: Final = frozenset[Status]({"enabled", "disabled"})  # what a run brings its users to
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
@@ -17,10 +27,11 @@ class Outcome(Struct, frozen=True, kw_only=True):
     Attributes:
         user_id: the id as it was read.
         position: its place in the input, from 0.
-        status: "enabled"; "failed", for a known reason; "unknown": a request went out and no
-            answer came, so the user may or may not be enabled; "not_attempted": the run ended
-            before the tenant considered it; "already_enabled": a journal has it as enabled.
-        user: the user as the tenant answered, when enabled.
+        status: "enabled" or "disabled", as the run wanted it; "failed", for a known reason;
+            "unknown": a request went out and no answer came, so it may or may not be done;
+            "not_attempted": the run ended before the tenant considered it; "already_enabled" or
+            "already_disabled": the journal has it as done.
+        user: the user as the tenant answered, when it was done.
         error: why not, otherwise; None when the call was cancelled.
         attempts: requests sent for this user, those that were answered 429 not counted.
         seconds: from its start to its end, waits included.
@@ -38,8 +49,9 @@ class Outcome(Struct, frozen=True, kw_only=True):
 _MAX_FAILURES: Final = 1000
 # Of a report, in the order in which it is told.
 REPORT_FIELDS: Final = (
-    *("total", "enabled", "failed", "unknown", "not_attempted", "already_enabled", "unconfirmed"),
-    *("requests", "retries", "throttled", "paused_seconds", "seconds", "exhausted"),
+    *("total", "enabled", "disabled", "failed", "unknown", "not_attempted", "already_enabled"),
+    *("already_disabled", "unconfirmed", "requests", "retries", "throttled"),
+    *("paused_seconds", "seconds", "exhausted"),
 )
 
 
@@ -71,8 +83,9 @@ class BulkReport(Struct, kw_only=True):
 
     Attributes:
         total: ids read from the input.
-        enabled, failed, unknown, not_attempted, already_enabled: users by `Outcome.status`.
-        unconfirmed: enabled, but the answer's body still said `disabled: true`.
+        enabled, disabled, failed, unknown, not_attempted, already_enabled, already_disabled: users
+            by `Outcome.status`.
+        unconfirmed: done, but the answer's body still said the contrary (`User.disabled`).
         requests: requests sent.
         retries: requests sent again after a passing failure.
         throttled: requests that the tenant answered with 429.
@@ -84,10 +97,12 @@ class BulkReport(Struct, kw_only=True):
 
     total: int = 0
     enabled: int = 0
+    disabled: int = 0
     failed: int = 0
     unknown: int = 0
     not_attempted: int = 0
     already_enabled: int = 0
+    already_disabled: int = 0
     unconfirmed: int = 0
     requests: int = 0
     retries: int = 0
@@ -95,6 +110,11 @@ class BulkReport(Struct, kw_only=True):
     exhausted: bool = False
     failures: list[Outcome] = field(default_factory=list)
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
+
+    @property
+    def skipped(self) -> int:
+        """Users who were not asked for, because the journal has it as done for them."""
+        return self.already_enabled + self.already_disabled
 
     @property
     def seconds(self) -> float:
@@ -114,10 +134,10 @@ class BulkReport(Struct, kw_only=True):
 
 def add_outcome(report: BulkReport, outcome: Outcome) -> None:
     """Count one more in the report."""
-    status = outcome.status
+    status, user = outcome.status, outcome.user
     setattr(report, status, getattr(report, status) + 1)
-    if status == "enabled":
-        report.unconfirmed += outcome.user is not None and outcome.user.disabled is True
+    if user is not None:
+        report.unconfirmed += user.disabled is (status == "enabled")
     elif status in {"failed", "unknown"} and len(report.failures) < _MAX_FAILURES:
         report.failures.append(outcome)
 

@@ -162,7 +162,7 @@ class Display(AbstractContextManager["Display"]):
         if self._run.report.exhausted:  # now the number is known
             total = self._run.report.total + self._tally.bad_lines
         # Who was enabled before takes no time, and would make the rest look as quick.
-        before = self._run.report.already_enabled
+        before = self._run.report.skipped
         left = None if total is None else total - before
         self._progress.update(self._task, completed=self.done - before, total=left)
         if self._live:
@@ -239,13 +239,8 @@ def _amount(done: int, total: int | None) -> str:
 
 def finished(report: BulkReport) -> int:
     """Users whose outcome is known."""
-    return (
-        report.enabled
-        + report.already_enabled
-        + report.failed
-        + report.unknown
-        + report.not_attempted
-    )
+    done = report.enabled + report.disabled + report.skipped
+    return done + report.failed + report.unknown + report.not_attempted
 
 
 def say(console: Console, text: str) -> None:
@@ -284,7 +279,7 @@ def reasons(tally: Tally) -> list[str]:
 
 def speed(report: BulkReport) -> str:
     """How fast it went, and what it took."""
-    called = finished(report) - report.already_enabled
+    called = finished(report) - report.skipped
     per_second = called / report.seconds if report.seconds else 0.0
     return (
         f"{report.seconds:,.1f} s, {per_second:,.0f} users a second; {report.requests:,} requests,"

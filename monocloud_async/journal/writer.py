@@ -27,7 +27,7 @@ class JournalWriter:
     Attributes:
         error: why the journal could not be written, or None.
         unwritten: outcomes that are not known to be in the journal.
-        enabled: the journal's answer, whether the user at this position is enabled.
+        done: the journal's answer, whether it is done for the user at this position.
         reached: the first position that the journal certainly has nothing of.
         is_behind: whether the disk has not kept up; see `caught_up`.
     """
@@ -41,7 +41,7 @@ class JournalWriter:
     ) -> None:
         self.error: BaseException | None = None
         self.unwritten = 0
-        self.enabled = journal.enabled
+        self.done = journal.enabled
         self.reached = math.inf
         self._journal = journal
         self._file = journal if isinstance(journal, JournalFile) else None
@@ -59,9 +59,9 @@ class JournalWriter:
         if self._file is not None:
             self.reached = await self._file.open(self._report, self._limiter, user_ids)
 
-    def enabled_from(self, position: int) -> Sequence[str | None]:
-        """The ids that the journal has from this position on as enabled, as far as is at hand."""
-        return () if self._file is None else self._file.enabled_from(position)
+    def done_from(self, position: int) -> Sequence[str | None]:
+        """The ids from this position on for whom it is done, as far as is at hand."""
+        return () if self._file is None else self._file.done_from(position)
 
     def input_ended(self, length: int) -> None:
         """The input had so many ids; raises `ConfigurationError` where some are gone."""
