@@ -7,7 +7,7 @@ No I/O happens here: `transport` sends and receives, this module says what is me
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -17,6 +17,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 import msgspec
+from multidict import CIMultiDict
 
 from monocloud_async import lenient_json
 from monocloud_async.errors import (
@@ -66,6 +67,32 @@ _members = {member.encode_name: member.type for member in msgspec.structs.fields
 _NOT_READ = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
+class Response(msgspec.Struct, gc=False):
+    """What the tenant, or something in its place, answered.
+
+    Attributes:
+        status: the HTTP status.
+        head: the headers, or the bytes of an answer that begins with them.
+        body: as much of the body as is worth reading, decompressed.
+        end: ends the connection that it came over, for an answer that cannot be this user's: the
+            next one may be somebody else's as well.
+    """
+
+    status: int
+    head: Headers | bytes
+    body: bytes
+    end: Callable[[], object]
+
+    @property
+    def headers(self) -> Headers:
+        """The headers; they are read when somebody asks for them, and nearly nobody does."""
+        if isinstance(self.head, bytes):
+            lines, _, _ = self.head.partition(b"\r\n\r\n")
+            pairs = (line.partition(":") for line in lines.decode("latin-1").split("\r\n")[1:])
+            self.head = CIMultiDict((name, value.strip()) for name, _, value in pairs)
+        return self.head
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)  # each is one of a kind: compared by identity
 class Operation:
     """One request that the API knows about one user. Doing it twice does no more than once.
@@ -98,9 +125,18 @@ class Operation:
             user_id = quote(user_id, safe="")
         return f"{_USERS_PATH}{user_id}{self.suffix}"
 
-    def read(self, user_id: str, status: int, headers: Headers, body: bytes) -> User:
+    def read(self, user_id: str, response: Response) -> User:
         """The user that the tenant answered with; see `read_response` for what it raises."""
-        return read_response(user_id, status, headers, body)
+        body = response.body
+        if response.status == _OK and len(body) <= MAX_USER:  # nearly every answer is this one
+            try:
+                user = _user.decode(body)
+            except _NOT_READ:
+                pass
+            else:
+                if user.user_id == user_id:
+                    return user
+        return read_response(user_id, response.status, response.headers, body)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

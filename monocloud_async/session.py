@@ -399,11 +399,10 @@ class MonoCloudSession:
             # aiohttp's assertion that it found a way to connect is a TypeError under `python -O`.
             fault = unusable_client_error(error, user_id)
         else:
-            status, headers, body, end = response
             try:
-                return operation.read(user_id, status, headers, body)
+                return operation.read(user_id, response)
             except InvalidResponseError:
-                end()  # it may be the answer to another request, and so would be the next one
+                response.end()  # it may be another request's answer, and so would be the next one
                 raise
         # Outside the `except`, and not chained: aiohttp's errors hold the request's headers.
         raise fault

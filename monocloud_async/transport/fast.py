@@ -15,7 +15,6 @@ tests/test_fast.py.
 import asyncio
 import logging
 import re
-from collections.abc import Iterator, Mapping
 from functools import cache, partial
 from operator import attrgetter
 from types import FunctionType
@@ -25,7 +24,6 @@ import aiohttp
 from aiohttp import ClientRequest, ClientResponse, ClientSession
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
-from multidict import CIMultiDict
 from yarl import URL
 
 from monocloud_async.config import Credentials, MaskedKey
@@ -36,11 +34,10 @@ from monocloud_async.connector import (
     is_informational,
     is_silent,
 )
-from monocloud_async.endpoint import ENABLE, Operation
+from monocloud_async.endpoint import ENABLE, Operation, Response
 from monocloud_async.transport.standard import (
     ClosedError,
     Deadlines,
-    Response,
     check_length,
     client_timeout,
     read_body,
@@ -74,32 +71,6 @@ def plain_body(answer: bytes) -> int:
     framing = _FRAMING.findall(answer, 0, start)
     plain = len(framing) == 1 and framing[0] and len(answer) == start + int(framing[0])
     return start if plain and start <= MAX_HEADERS else 0
-
-
-class PlainHeaders(Mapping[str, str]):
-    """The headers of a plain answer, read when somebody asks for one; nearly nobody does."""
-
-    __slots__ = ("_answer", "_read", "_start")
-
-    def __init__(self, answer: bytes, start: int) -> None:
-        self._answer, self._start = answer, start
-        self._read: CIMultiDict[str] | None = None
-
-    def _headers(self) -> CIMultiDict[str]:
-        if self._read is None:
-            lines = self._answer[: self._start].decode("ascii").split("\r\n")[1:-2]
-            pairs = (line.partition(":") for line in lines)
-            self._read = CIMultiDict((name, value.strip()) for name, _, value in pairs)
-        return self._read
-
-    def __getitem__(self, name: str) -> str:
-        return self._headers()[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._headers())
-
-    def __len__(self) -> int:
-        return len(self._headers())
 
 
 class FastProtocol(GuardedProtocol):
@@ -292,9 +263,7 @@ class FastTransport:
                     continue
                 if start:
                     keep = True
-                    return Response(
-                        _OK, PlainHeaders(answer, start), answer[start:], protocol.abort
-                    )
+                    return Response(_OK, answer, answer[start:], protocol.abort)
                 if protocol.is_whole:
                     response, complete = await _read(protocol)
                 else:

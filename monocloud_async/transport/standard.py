@@ -3,10 +3,10 @@
 import asyncio
 import math
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from time import monotonic
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
@@ -21,7 +21,7 @@ from monocloud_async.connector import (
     has_unread_bytes,
     is_silent,
 )
-from monocloud_async.endpoint import Operation, body_limit
+from monocloud_async.endpoint import Operation, Response, body_limit
 
 CONNECT_SHARE: Final = 0.9  # of the time of a request
 # `Connector` counts the bytes of headers. aiohttp's own connectors know only how long a line may
@@ -32,19 +32,6 @@ _BETWEEN: Final = len(": \r\n")
 
 class ClosedError(aiohttp.ClientConnectionError):
     """The session was closed while the request was on its way."""
-
-
-class Response(NamedTuple):
-    """What came: status, headers, and as much of the body as is worth reading.
-
-    `end` ends the connection that it came over, for an answer that cannot be this user's: the next
-    one may be somebody else's as well.
-    """
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-    end: Callable[[], object]
 
 
 class Deadlines:
