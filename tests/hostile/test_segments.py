@@ -16,16 +16,7 @@ from faults import AUTHORITY, certificate
 from invariants import is_alone
 from raw_server import Peer, RawServer, http
 from secrets_search import KEY
-from segments import (
-    BREAKS,
-    ENDLESS,
-    EXTRAS,
-    HARMLESS,
-    SHAPES,
-    Shape,
-    borders,
-    user,
-)
+from segments import BREAKS, ENDLESS, EXTRAS, HARMLESS, SHAPES, Shape, borders, user
 from ways import Way, session_by, trusted, trusting
 
 import monocloud_async as m

@@ -21,7 +21,7 @@ from terminal import environment
 from monocloud_async import MonoCloudSession, RetryPolicy, RunStoppedError
 from monocloud_async.sandbox import Sandbox
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 QUICK = RetryPolicy(wait_initial=0.01, wait_max=0.02)
 Figures = dict[tuple[str, ...], float]
 

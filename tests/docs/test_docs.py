@@ -13,7 +13,7 @@ from _pytest.mark import ParameterSet
 from monocloud_async import MonoCloudSession
 from monocloud_async.sandbox import Sandbox
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 # Those whose blocks ask for nothing around them; the others have tests of their own.
 PAGES = (
     "README.md",

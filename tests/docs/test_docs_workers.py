@@ -24,7 +24,7 @@ from terminal import environment
 
 from monocloud_async.sandbox import Sandbox
 
-EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 PROGRAMS = sysconfig.get_path("scripts")
 
 

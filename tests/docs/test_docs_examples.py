@@ -23,7 +23,7 @@ from terminal import PROGRAM, environment
 from monocloud_async import config
 from monocloud_async.sandbox import Sandbox
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 EXAMPLES = DOCS / "examples"
 PAGE = (DOCS / "examples.md").read_text(encoding="utf-8")
 KEY = "planted-2fQx9"

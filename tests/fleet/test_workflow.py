@@ -181,7 +181,7 @@ async def test_a_user_who_is_forbidden_is_no_news_of_a_key_that_is_good(parts: F
 async def test_the_page_shows_a_run_from_python(
     parts: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    page = (Path(__file__).parents[1] / "docs" / "fleet.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "fleet.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
     for name, value in {config.DOMAIN: parts.sandbox.url, **parts.server.environment}.items():
         monkeypatch.setenv(name, value)
@@ -303,7 +303,9 @@ async def test_a_long_run_goes_on_in_a_new_history(
 
 async def test_a_run_that_was_begun_by_an_earlier_version_goes_on() -> None:
     """The recorded steps are the workflow's own still; `benchmarks/fleet_history.py` records."""
-    text = (Path(__file__).parent / "samples" / "fleet_history.json").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[1] / "samples" / "fleet_history.json").read_text(
+        encoding="utf-8"
+    )
     replayer = Replayer(
         workflows=[workflow.EnableUsers],
         workflow_runner=UnsandboxedWorkflowRunner(),

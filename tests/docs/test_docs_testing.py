@@ -12,7 +12,7 @@ from suites import run_suite
 from monocloud_async.sandbox import Sandbox
 from monocloud_async.sandbox.answers import checked_step
 
-PAGE = (Path(__file__).parents[1] / "docs" / "testing.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "testing.md").read_text(encoding="utf-8")
 
 
 def blocks(language: str) -> list[str]:

@@ -31,7 +31,7 @@ from test_docs_bulk import free_port
 from monocloud_async import MonoCloudSession, config
 from monocloud_async.sandbox import Sandbox
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 MOST_LINES = {"tutorial.md": 160, "errors.md": 170, "network.md": 150}
 
 # What is not the same every time: times, traces, and how far a run had come at Ctrl-C.
