@@ -1,3 +1,4 @@
+import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -54,6 +55,17 @@ def by_hand() -> bool:
 def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (config.DOMAIN, config.API_KEY, config.TIMEOUT):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _no_process(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only tests that are marked start processes, so that the others are quick."""
+
+    def refuse(*_arguments: object, **_options: object) -> None:
+        raise AssertionError("a test that starts a process is marked with pytest.mark.process")
+
+    if request.node.get_closest_marker("process") is None:
+        monkeypatch.setattr(subprocess.Popen, "__init__", refuse)
 
 
 @pytest.fixture

@@ -6,9 +6,12 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from terminal import PROGRAM
 
 from monocloud_async import BulkReport, MonoCloudSession, RetryPolicy
+
+pytestmark = pytest.mark.process
 
 
 async def until(condition: Callable[[], bool]) -> None:

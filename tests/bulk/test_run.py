@@ -20,7 +20,6 @@ import monocloud_async as m
 from monocloud_async import BulkReport, MonoCloudSession, Outcome, User
 from monocloud_async.sandbox import Sandbox
 
-
 ANSWER = st.sampled_from(["ok", "ok", "ok", "404", "429", "429 for 5 s", "503", "reset"])
 
 

@@ -187,6 +187,7 @@ async def python(sandbox: Sandbox, *argv: object) -> tuple[str, str]:
     return out, err
 
 
+@pytest.mark.process
 async def test_the_example_shows_all_of_it(sandbox: Sandbox) -> None:
     sandbox.script("ada", 503, 200)
     out, err = await python(sandbox, DOCS / "examples" / "observed.py", "ada", "nobody")
@@ -205,6 +206,7 @@ def test_the_page_shows_the_example_as_it_is() -> None:
     assert f"```python\n{code}```\n" in page
 
 
+@pytest.mark.process
 async def test_without_opentelemetry_a_run_is_the_same(sandbox: Sandbox) -> None:
     code = """
 import asyncio, sys

@@ -77,6 +77,7 @@ def test_without_the_extra_one_line_tells_how_to_install_it(
     assert "pip install 'monocloud-async[cli]'" in capsys.readouterr().err
 
 
+@pytest.mark.process
 def test_help_is_quick_because_aiohttp_is_not_imported() -> None:
     code = (
         "import sys; from monocloud_async.cli import main; main(['--help']);"

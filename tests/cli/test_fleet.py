@@ -14,6 +14,8 @@ from terminal import PROGRAM, environment, started, wait_for
 
 from monocloud_async.sandbox import Sandbox
 
+pytestmark = pytest.mark.process
+
 USERS = 600
 
 

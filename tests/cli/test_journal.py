@@ -11,6 +11,8 @@ from terminal import PROGRAM, environment, started
 
 from monocloud_async.sandbox import Sandbox
 
+pytestmark = pytest.mark.process
+
 Bulk = Callable[..., subprocess.CompletedProcess[str]]
 
 

@@ -17,6 +17,8 @@ from terminal import PROGRAM, environment, started, wait_for
 
 from monocloud_async.sandbox import Sandbox
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture
 def sandbox() -> Iterator[Sandbox]:

@@ -9,9 +9,12 @@ import sys
 from pathlib import Path
 
 import journals
+import pytest
 from terminal import PROGRAM, environment
 
 from monocloud_async.sandbox import Sandbox
+
+pytestmark = pytest.mark.process
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "bulk.md").read_text(encoding="utf-8")

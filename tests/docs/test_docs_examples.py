@@ -23,6 +23,8 @@ from terminal import PROGRAM, environment
 from monocloud_async import config
 from monocloud_async.sandbox import Sandbox
 
+pytestmark = pytest.mark.process
+
 DOCS = Path(__file__).parents[2] / "docs"
 EXAMPLES = DOCS / "examples"
 PAGE = (DOCS / "examples.md").read_text(encoding="utf-8")

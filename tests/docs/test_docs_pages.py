@@ -31,6 +31,8 @@ from test_docs_bulk import free_port
 from monocloud_async import MonoCloudSession, config
 from monocloud_async.sandbox import Sandbox
 
+pytestmark = pytest.mark.process
+
 DOCS = Path(__file__).parents[2] / "docs"
 MOST_LINES = {"tutorial.md": 160, "errors.md": 170, "network.md": 150}
 

@@ -12,6 +12,8 @@ from suites import run_suite
 from monocloud_async.sandbox import Sandbox
 from monocloud_async.sandbox.answers import checked_step
 
+pytestmark = pytest.mark.process
+
 PAGE = (Path(__file__).parents[2] / "docs" / "testing.md").read_text(encoding="utf-8")
 
 

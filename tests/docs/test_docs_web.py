@@ -23,6 +23,8 @@ from yarl import URL
 
 from monocloud_async.sandbox import Sandbox
 
+pytestmark = pytest.mark.process
+
 KEY = "planted-key-4711"
 PAGE = EXAMPLES.parent / "web.md"
 COMMANDS = {

@@ -24,6 +24,8 @@ from terminal import environment
 
 from monocloud_async.sandbox import Sandbox
 
+pytestmark = pytest.mark.process
+
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 PROGRAMS = sysconfig.get_path("scripts")
 

@@ -22,6 +22,8 @@ from monocloud_async import ConfigurationError, config
 from monocloud_async.fleet import FleetError, FleetRun, run_coordinator, workflow
 from monocloud_async.fleet.temporal import converter, workflow_id
 
+pytestmark = pytest.mark.process
+
 USERS = 1500
 RATE = 300.0
 

@@ -16,6 +16,8 @@ from terminal import PROGRAM, environment, started, wait_for
 
 from monocloud_async.sandbox import Sandbox
 
+pytestmark = pytest.mark.process
+
 CONCURRENCY = 10
 LATENCY = 0.01  # so that 50 ms are at most 50 calls
 PER_KILL = CONCURRENCY + round(0.05 * CONCURRENCY / LATENCY)

@@ -72,6 +72,7 @@ def html(journal: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> P
     return tmp_path / "run.html"
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("width", "scheme"), [(1200, "light"), (1200, "dark"), (375, "light"), (375, "dark")]
 )
@@ -98,6 +99,7 @@ async def test_the_page_opens_from_disk_and_its_failures_can_be_filtered(
         assert background == ("rgb(18, 21, 28)" if scheme == "dark" else "rgb(255, 255, 255)")
 
 
+@pytest.mark.process
 async def test_ids_do_no_harm_in_the_page(html: Path) -> None:
     assert "\u202e" not in html.read_text(encoding="utf-8")
     async with opened(html, width=1200, scheme="light") as view:
@@ -107,6 +109,7 @@ async def test_ids_do_no_harm_in_the_page(html: Path) -> None:
         assert await view.title() == "Run of users.csv"
 
 
+@pytest.mark.process
 async def test_a_screen_reader_finds_its_way(html: Path) -> None:
     async with opened(html, width=1200, scheme="light") as view:
         tree = await view.locator("main").aria_snapshot()

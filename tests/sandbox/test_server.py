@@ -166,6 +166,7 @@ async def test_the_header_shape_of_the_javascript_client_is_served(tenant: Plain
     assert (status, user["disabled"]) == (200, False)
 
 
+@pytest.mark.process
 @pytest.mark.skipif(not shutil.which("node"), reason="needs Node.js")
 async def test_a_real_javascript_fetch_is_served(tenant: PlainClient) -> None:
     script = """
