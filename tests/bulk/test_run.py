@@ -7,6 +7,7 @@ import tracemalloc
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from conftest import QUICK
@@ -240,6 +241,62 @@ async def test_memory_does_not_grow_with_the_input() -> None:
 
     await peak(100)
     assert await peak(6000) < 1.6 * await peak(2000)  # both keep a thousand failures
+
+
+class Places(asyncio.BoundedSemaphore):
+    """A semaphore that remembers how many places there are, and how many were held at most."""
+
+    def __init__(self, value: int) -> None:
+        super().__init__(value)
+        self.places, self.held, self.most = value, 0, 0
+
+    async def acquire(self) -> Literal[True]:
+        await super().acquire()
+        self.held += 1
+        self.most = max(self.most, self.held)
+        return True
+
+    def release(self) -> None:
+        super().release()
+        self.held -= 1
+
+
+@pytest.mark.parametrize("reads", ["list", "async iterator"])
+@pytest.mark.parametrize("consumed", ["awaited", "iterated", "cut short", "drained"])
+async def test_a_bounded_semaphore_holds_every_run_to_its_concurrency(
+    sandbox: Sandbox, reads: str, consumed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("monocloud_async.bulk.run.asyncio.BoundedSemaphore", Places)
+    sandbox.latency = 0.005
+    ids = sandbox.user_ids() * 3
+
+    async def later() -> AsyncIterator[str]:
+        for user_id in ids:
+            yield user_id
+
+    async with MonoCloudSession(sandbox.url, sandbox.api_key) as session:
+        running = session.bulk_enable(ids if reads == "list" else later(), concurrency=7)
+        places = running._places
+        assert isinstance(places, Places)
+        match consumed:
+            case "awaited":
+                await running
+            case "iterated":
+                async with running:
+                    async for _ in running:
+                        assert running.in_flight <= places.held <= 7
+            case "cut short":
+                async with running:
+                    for _ in range(15):
+                        await anext(running)
+            case "drained":
+                task = asyncio.ensure_future(running)
+                await asyncio.sleep(0.02)
+                running.drain()
+                await task
+    assert (places.places, places.held) == (7, 0)
+    assert 1 < places.most <= 7
+    assert 1 < sandbox.stats().peak_in_flight <= 7
 
 
 @pytest.mark.parametrize("concurrency", [0, -1, 1.5])
