@@ -1,4 +1,4 @@
-"""What became of one user, and the counts of a run."""
+"""The outcome for one user, and the report of a run."""
 
 from collections.abc import Callable
 from typing import Final, Literal
@@ -12,18 +12,18 @@ Status = Literal["enabled", "failed", "unknown", "not_attempted", "already_enabl
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
-    """What became of one user.
+    """The outcome for one user.
 
     Attributes:
         user_id: the id as it was read.
-        position: its place in the input, from 0.
-        status: "enabled"; "failed", for a known reason; "unknown": a request went out and no
-            answer came, so the user may or may not be enabled; "not_attempted": the run ended
-            before the tenant considered it; "already_enabled": a journal has it as enabled.
-        user: the user as the tenant answered, when enabled.
-        error: why not, otherwise; None when the call was cancelled.
-        attempts: requests sent for this user, those that were answered 429 not counted.
-        seconds: from its start to its end, waits included.
+        position: the position of the id in the input, from 0.
+        status: "enabled"; "failed", for a known reason; "unknown": a request was sent and no
+            response arrived, so the user may or may not be enabled; "not_attempted": the run ended
+            before the tenant processed a request; "already_enabled": according to the journal.
+        user: the user in the tenant's response, if enabled.
+        error: why the user is not enabled; None if the call was cancelled.
+        attempts: requests sent for this user, without those answered 429.
+        seconds: from the start of the call to its end, waits included.
     """
 
     user_id: str
@@ -36,7 +36,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
 
 
 _MAX_FAILURES: Final = 1000
-# Of a report, in the order in which it is told.
+# The fields of a report, in the order in which they are shown.
 REPORT_FIELDS: Final = (
     *("total", "enabled", "failed", "unknown", "not_attempted", "already_enabled", "unconfirmed"),
     *("requests", "retries", "throttled", "paused_seconds", "seconds", "exhausted"),
@@ -44,42 +44,42 @@ REPORT_FIELDS: Final = (
 
 
 class Stopwatch(Struct):
-    """How long a run takes, and how much of that it stands still.
+    """The duration of a run, and how much of it was spent paused, both in seconds.
 
     Attributes:
-        stopped: both in seconds, once the run is over.
-        running: what tells both while it goes on.
+        stopped: both values after the end of the run.
+        running: returns both values during the run.
     """
 
     stopped: tuple[float, float] = (0.0, 0.0)
     running: Callable[[], tuple[float, float]] | None = None
 
     def read(self) -> tuple[float, float]:
-        """Both in seconds, as of now."""
+        """Return both values as of now."""
         return self.stopped if self.running is None else self.running()
 
     def stop(self) -> None:
-        """The run is over."""
+        """Keep the current values: the run has ended."""
         self.stopped, self.running = self.read(), None
 
     def __reduce__(self) -> tuple[object, ...]:
-        return Stopwatch, (self.read(),)  # another process has not got this one's clock
+        return Stopwatch, (self.read(),)  # a clock means nothing in another process
 
 
 class BulkReport(Struct, kw_only=True):
-    """The figures of a run, live while it goes on; the counts per status add up to `total`.
+    """The figures of a run, up to date during it; the counts per status add up to `total`.
 
     Attributes:
         total: ids read from the input.
         enabled, failed, unknown, not_attempted, already_enabled: users by `Outcome.status`.
-        unconfirmed: enabled, but the answer's body still said `disabled: true`.
+        unconfirmed: enabled, although the response still said `disabled: true`.
         requests: requests sent.
-        retries: requests sent again after a passing failure.
+        retries: requests sent again after a transient failure.
         throttled: requests that the tenant answered with 429.
-        paused_seconds: how long nobody was sent, because the tenant asked for it or was down.
+        paused_seconds: how long no request was sent, because the tenant asked for it or was down.
         seconds: how long the run took, or has taken so far.
         exhausted: whether the input was read to its end.
-        failures: the first thousand outcomes that are failed or unknown.
+        failures: the first thousand outcomes with status "failed" or "unknown".
     """
 
     total: int = 0
@@ -103,17 +103,17 @@ class BulkReport(Struct, kw_only=True):
 
     @property
     def paused_seconds(self) -> float:
-        """How long nobody was sent, because the tenant asked for it or was down."""
+        """How long no request was sent, because the tenant asked for it or was down."""
         return self.stopwatch.read()[1]
 
     def __repr__(self) -> str:
-        # A thousand failures are too much for a terminal, and they have people's ids in them.
+        # A thousand failures are too long for a terminal, and contain user ids.
         told = ", ".join(f"{name}={getattr(self, name)!r}" for name in REPORT_FIELDS)
         return f"BulkReport({told}, failures=<{len(self.failures)}>)"
 
 
 def add_outcome(report: BulkReport, outcome: Outcome) -> None:
-    """Count one more in the report."""
+    """Count this outcome in the report."""
     status = outcome.status
     setattr(report, status, getattr(report, status) + 1)
     if status == "enabled":
@@ -123,9 +123,9 @@ def add_outcome(report: BulkReport, outcome: Outcome) -> None:
 
 
 class RunStoppedError(MonoCloudError):
-    """The run as a whole cannot go on; `report` is what was done until then.
+    """The whole run was stopped; `report` is its report until then.
 
-    Its cause (`__cause__`) is the error that decided it.
+    `__cause__` is the error that stopped the run.
     """
 
     def __init__(self, message: str, *, report: BulkReport | None = None) -> None:
@@ -134,6 +134,6 @@ class RunStoppedError(MonoCloudError):
 
     @property
     def report(self) -> BulkReport:
-        """The counts and failures of the run until it stopped."""
+        """The counts and failures until the run stopped."""
         assert self._report is not None  # noqa: S101  every run that raises this passes its report
         return self._report
