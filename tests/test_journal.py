@@ -114,10 +114,10 @@ async def test_a_row_has_what_an_auditor_asks_for_and_neither_key_nor_body(
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        (lambda ids: [*ids[:5], "else", *ids[6:]], "id number 6 is 'else', and there it is"),
+        (lambda ids: [*ids[:5], "else", *ids[6:]], "id number 6 is 'else', but was"),
         (lambda ids: [*ids[:5], *ids[6:]], "id number 6 is"),
         (lambda ids: ["new", *ids], "id number 1 is 'new'"),
-        (lambda ids: ids[:12], "it ends after 12 ids, and the journal has 21"),
+        (lambda ids: ids[:12], "it ends after 12 ids, but the journal has 21"),
         (lambda _: [], "it ends after 0 ids"),
     ],
 )
@@ -135,7 +135,7 @@ async def test_an_input_that_changed_is_refused(
     before, seen = path.read_bytes(), sandbox.stats().requests
     with pytest.raises(ConfigurationError, match=re.escape(why)) as caught:
         await session.bulk_enable(form(change(ids)), journal=path)
-    assert "adding at its end is fine" in str(caught.value)
+    assert "ids may only be added at its end" in str(caught.value)
     assert sandbox.stats().requests == seen
     assert path.read_bytes() == before
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
@@ -199,8 +199,8 @@ async def test_another_tenants_journal_is_refused(
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        (b"user_id\nada\n" * 100, "is no journal of this program; name another file"),
-        (b"ada\n", "is no journal of this program"),  # SQLite would take it for empty
+        (b"user_id\nada\n" * 100, "is not a journal of this program; name another file"),
+        (b"ada\n", "is not a journal of this program"),  # SQLite would take it for empty
     ],
 )
 async def test_a_file_that_is_no_journal_is_refused_and_left_alone(
@@ -219,7 +219,7 @@ async def test_somebody_elses_database_is_refused_and_left_alone(
     with closing(sqlite3.connect(path)) as sql:
         sql.execute("CREATE TABLE users (position INTEGER)")
     before = path.read_bytes()
-    with pytest.raises(ConfigurationError, match="is no journal of this program"):
+    with pytest.raises(ConfigurationError, match="is not a journal of this program"):
         await session.bulk_enable(["ada"], journal=path)
     assert path.read_bytes() == before
 
@@ -516,7 +516,7 @@ async def test_the_lock_destroys_no_file_of_its_name(
     victim = path.with_name("victim")
     victim.write_text("precious")
     place.write_text("precious")
-    with pytest.raises(ConfigurationError, match="is no lock file"):
+    with pytest.raises(ConfigurationError, match="is not a lock file"):
         await session.bulk_enable(sandbox.user_ids(), journal=path)
     assert place.read_text() == "precious"
     place.unlink()
@@ -529,7 +529,7 @@ async def test_the_lock_destroys_no_file_of_its_name(
 
 async def test_a_named_pipe_is_no_journal(session: MonoCloudSession, path: Path) -> None:
     os.mkfifo(path)
-    with pytest.raises(ConfigurationError, match="is no journal of this program"):
+    with pytest.raises(ConfigurationError, match="is not a journal of this program"):
         await session.bulk_enable(["ada"], journal=path)
 
 
