@@ -24,6 +24,7 @@ from typing import Any
 import msgspec
 
 from monocloud_async import MonoCloudSession, Outcome, User, __version__
+from monocloud_async.endpoint import ENABLE
 from monocloud_async.journal.file import JournalFile
 from monocloud_async.journal.store import InputInfo, JournalStore, Rows
 from monocloud_async.journal.writer import JournalWriter
@@ -56,7 +57,7 @@ def rss_mib() -> float:
 
 def make(path: Path, count: int) -> None:
     """A journal in which everybody is enabled, written as runs write it but in larger groups."""
-    records = JournalStore(path, TENANT, InputInfo())
+    records = JournalStore(path, TENANT, ENABLE, InputInfo())
     records.open()
     source = enumerate(ids(count))
     while group := [outcome(*next(source)) for _ in range(min(5000, count))]:

@@ -1,19 +1,23 @@
-"""`POST /api/users/{user_id}/enable` as pure functions: an id in, a path out; bytes in, a user out.
+"""The API as values and pure functions: an id in, a path out; an answer in, a user or an error out.
 
-The contract is MonoCloud's page "Enable a user".
-No I/O happens here: `session` sends and receives, this module says what it means.
+An `Operation` is one request that the API knows: to enable, disable or get a user. A new one is one
+more value here and one more method of the session; everything in between takes it as it is.
+The contract is MonoCloud's page "Enable a user", and the public source of its own clients.
+No I/O happens here: `transport` sends and receives, this module says what is meant.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from itertools import islice
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote
 
 import msgspec
+from multidict import CIMultiDict
 
 from monocloud_async import lenient_json
 from monocloud_async.errors import (
@@ -27,6 +31,7 @@ from monocloud_async.errors import (
     status_class,
 )
 from monocloud_async.models import ProblemDetails, User
+from monocloud_async.outcome import Status
 from monocloud_async.sanitize import clean, redirect_origin
 from monocloud_async.version import __version__
 
@@ -38,6 +43,7 @@ USER_AGENT = f"monocloud-async/{__version__}"
 # because JSON takes up to 24 times its size in memory once it is read: "[[],[],[], ...".
 MAX_USER, MAX_PROBLEM = 1 << 18, 1 << 16
 
+_USERS_PATH = "/api/users/"
 _MAX_ID_BYTES = 1024  # servers refuse a request line of about 8 KiB; quoting triples the length
 # Of one refusal. Its error may live as long as its run, and a character may take four bytes.
 _MAX_FAULTS, _MAX_CHARACTERS = 20, 3000
@@ -59,6 +65,114 @@ _user = msgspec.json.Decoder(User)
 _json = msgspec.json.Decoder()
 _members = {member.encode_name: member.type for member in msgspec.structs.fields(User)}
 _NOT_READ = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
+
+class Response(msgspec.Struct, gc=False):
+    """What the tenant, or something in its place, answered.
+
+    Attributes:
+        status: the HTTP status.
+        head: the headers, or the bytes of an answer that begins with them.
+        body: as much of the body as is worth reading, decompressed.
+        end: ends the connection that it came over, for an answer that cannot be this user's: the
+            next one may be somebody else's as well.
+    """
+
+    status: int
+    head: Headers | bytes
+    body: bytes
+    end: Callable[[], object]
+
+    @property
+    def headers(self) -> Headers:
+        """The headers; they are read when somebody asks for them, and nearly nobody does."""
+        if isinstance(self.head, bytes):
+            lines, _, _ = self.head.partition(b"\r\n\r\n")
+            pairs = (line.partition(":") for line in lines.decode("latin-1").split("\r\n")[1:])
+            self.head = CIMultiDict((name, value.strip()) for name, _, value in pairs)
+        return self.head
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)  # each is one of a kind: compared by identity
+class Operation:
+    """One request that the API knows about one user. Doing it twice does no more than once.
+
+    Attributes:
+        name: the API's word for it.
+        method: the method of HTTP.
+        suffix: what follows the user's own path, `/api/users/{user_id}`.
+        body: the JSON to send, or "" for none.
+    """
+
+    name: str
+    method: str
+    suffix: str = ""
+    body: str = ""
+
+    @property
+    def endpoint(self) -> str:
+        """The operation as the vendor's documentation writes it; journals keep it."""
+        return f"{self.method} {_USERS_PATH}{{user_id}}{self.suffix}"
+
+    def path(self, user_id: str) -> str:
+        """The path for this user, percent-encoded: the id is exactly one segment of it.
+
+        Raises:
+            InvalidUserIdError: the id cannot be one segment (see `check_user_id`).
+        """
+        if not (isinstance(user_id, str) and _is_plain(user_id)):
+            check_user_id(user_id)
+            user_id = quote(user_id, safe="")
+        return f"{_USERS_PATH}{user_id}{self.suffix}"
+
+    def read(self, user_id: str, response: Response) -> User:
+        """The user that the tenant answered with; see `read_response` for what it raises."""
+        body = response.body
+        if response.status == _OK and len(body) <= MAX_USER:  # nearly every answer is this one
+            try:
+                user = _user.decode(body)
+            except _NOT_READ:
+                pass
+            else:
+                if user.user_id == user_id:
+                    return user
+        return read_response(user_id, response.status, response.headers, body)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class BulkOperation(Operation):
+    """An operation that a run can do for many users, because it brings them into a state.
+
+    Attributes:
+        done: the `Outcome.status` of a user for whom it was done.
+        done_before: the `Outcome.status` of a user for whom a journal has it as done.
+        disables: what `User.disabled` is when it was done.
+    """
+
+    done: Status
+    done_before: Status
+    disables: bool
+
+
+GET_USER: Final = Operation(name="get", method="GET")
+ENABLE: Final = BulkOperation(
+    name="enable",
+    method="POST",
+    suffix="/enable",
+    done="enabled",
+    done_before="already_enabled",
+    disables=False,
+)
+DISABLE: Final = BulkOperation(
+    name="disable",
+    method="POST",
+    suffix="/disable",
+    body='{"revoke_sessions":false}',
+    done="disabled",
+    done_before="already_disabled",
+    disables=True,
+)
+DISABLE_AND_REVOKE_SESSIONS: Final = replace(DISABLE, body='{"revoke_sessions":true}')
 
 
 def check_user_id(user_id: str) -> None:
@@ -118,27 +232,6 @@ def _path_problem(user_id: str) -> str | None:
 
 def _unescaped(found: re.Match[bytes]) -> bytes:
     return bytes.fromhex(found[1].decode())
-
-
-def enable_path(user_id: str) -> str:
-    """The path that enables this user, percent-encoded: the id is exactly one segment of it.
-
-    Raises:
-        InvalidUserIdError: the id cannot be one segment (see `check_user_id`).
-    """
-    if isinstance(user_id, str) and _is_plain(user_id):
-        return f"/api/users/{user_id}/enable"
-    check_user_id(user_id)
-    return f"/api/users/{quote(user_id, safe='')}/enable"
-
-
-def matching_user(user_id: str, body: bytes) -> User | None:
-    """The user, where the body of a 200 is exactly this one; `read_response` knows all the rest."""
-    try:
-        user = _decoded(body)
-    except _NOT_READ:
-        return None
-    return user if user is not None and user.user_id == user_id else None
 
 
 def body_limit(status: int) -> int:

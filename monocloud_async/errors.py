@@ -65,14 +65,14 @@ class InvalidUserIdError(MonoCloudError, ValueError):
 class TransportError(MonoCloudError):
     """No complete response arrived: the connection failed, or the data was cut short or not HTTP.
 
-    `sent` is False if the tenant cannot have seen the request. If it is True, the user may or may
-    not be enabled, and sending the request again is safe.
+    `sent` is False if the tenant cannot have seen the request. If it is True, the operation may or
+    may not be done, and sending the request again is safe.
     `lasting` is True if an immediate retry cannot help: a certificate, TLS, or an unknown host.
     `stale` is True if the server closed the connection without a response. If the connection had
     been reused, the request was first repeated over a new one.
     """
 
-    advice = "Check the network and the domain, then try again: enabling twice is harmless"
+    advice = "Check the network and the domain, then try again: asking twice is harmless"
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class TransportError(MonoCloudError):
 class RequestTimeoutError(TransportError):
     """No complete response arrived within the timeout."""
 
-    advice = "Try again, or allow a longer timeout: enabling twice is harmless"
+    advice = "Try again, or allow a longer timeout: asking twice is harmless"
 
 
 class InvalidResponseError(MonoCloudError):
@@ -104,7 +104,7 @@ class InvalidResponseError(MonoCloudError):
     not a JSON object. Unusual values in a user's own data are never foreign.
     """
 
-    advice = "Look the user up in the dashboard: it may well be enabled"
+    advice = "Look the user up in the dashboard: it may well be done"
 
     def __init__(
         self,
@@ -192,7 +192,7 @@ class ConflictError(StatusError):
 
 
 class UnprocessableError(StatusError):
-    """422: the tenant refused to enable this user."""
+    """422: the tenant refused to do this for this user."""
 
 
 class IdentityFault(Struct, frozen=True):

@@ -8,7 +8,17 @@ from msgspec import Struct, field
 from monocloud_async.errors import MonoCloudError
 from monocloud_async.models import User
 
-Status = Literal["enabled", "failed", "unknown", "not_attempted", "already_enabled"]
+Status = Literal[
+    "enabled",
+    "disabled",
+    "failed",
+    "unknown",
+    "not_attempted",
+    "already_enabled",
+    "already_disabled",
+]
+
+DONE: Final = frozenset[Status]({"enabled", "disabled"})  # what a run brings its users to
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
@@ -17,11 +27,12 @@ class Outcome(Struct, frozen=True, kw_only=True):
     Attributes:
         user_id: the id as it was read.
         position: the position of the id in the input, from 0.
-        status: "enabled"; "failed", for a known reason; "unknown": a request was sent and no
-            response arrived, so the user may or may not be enabled; "not_attempted": the run ended
-            before the tenant processed a request; "already_enabled": according to the journal.
-        user: the user in the tenant's response, if enabled.
-        error: why the user is not enabled; None if the call was cancelled.
+        status: "enabled" or "disabled", as the run wanted; "failed", for a known reason;
+            "unknown": a request was sent and no response arrived, so it may or may not be done;
+            "not_attempted": the run ended before the tenant processed a request;
+            "already_enabled" or "already_disabled": according to the journal.
+        user: the user in the tenant's response, if it was done.
+        error: why it was not done; None if the call was cancelled.
         attempts: requests sent for this user, without those answered 429.
         seconds: from the start of the call to its end, waits included.
     """
@@ -38,8 +49,9 @@ class Outcome(Struct, frozen=True, kw_only=True):
 _MAX_FAILURES: Final = 1000
 # The fields of a report, in the order in which they are shown.
 REPORT_FIELDS: Final = (
-    *("total", "enabled", "failed", "unknown", "not_attempted", "already_enabled", "unconfirmed"),
-    *("requests", "retries", "throttled", "paused_seconds", "seconds", "exhausted"),
+    *("total", "enabled", "disabled", "failed", "unknown", "not_attempted", "already_enabled"),
+    *("already_disabled", "unconfirmed", "requests", "retries", "throttled"),
+    *("paused_seconds", "seconds", "exhausted"),
 )
 
 
@@ -71,8 +83,9 @@ class BulkReport(Struct, kw_only=True):
 
     Attributes:
         total: ids read from the input.
-        enabled, failed, unknown, not_attempted, already_enabled: users by `Outcome.status`.
-        unconfirmed: enabled, although the response still said `disabled: true`.
+        enabled, disabled, failed, unknown, not_attempted, already_enabled, already_disabled: users
+            by `Outcome.status`.
+        unconfirmed: done, although the response still said the contrary (`User.disabled`).
         requests: requests sent.
         retries: requests sent again after a transient failure.
         throttled: requests that the tenant answered with 429.
@@ -84,10 +97,12 @@ class BulkReport(Struct, kw_only=True):
 
     total: int = 0
     enabled: int = 0
+    disabled: int = 0
     failed: int = 0
     unknown: int = 0
     not_attempted: int = 0
     already_enabled: int = 0
+    already_disabled: int = 0
     unconfirmed: int = 0
     requests: int = 0
     retries: int = 0
@@ -95,6 +110,11 @@ class BulkReport(Struct, kw_only=True):
     exhausted: bool = False
     failures: list[Outcome] = field(default_factory=list)
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
+
+    @property
+    def skipped(self) -> int:
+        """Users who were not asked for, because the journal has it as done for them."""
+        return self.already_enabled + self.already_disabled
 
     @property
     def seconds(self) -> float:
@@ -114,10 +134,10 @@ class BulkReport(Struct, kw_only=True):
 
 def add_outcome(report: BulkReport, outcome: Outcome) -> None:
     """Count this outcome in the report."""
-    status = outcome.status
+    status, user = outcome.status, outcome.user
     setattr(report, status, getattr(report, status) + 1)
-    if status == "enabled":
-        report.unconfirmed += outcome.user is not None and outcome.user.disabled is True
+    if user is not None:
+        report.unconfirmed += user.disabled is (status == "enabled")
     elif status in {"failed", "unknown"} and len(report.failures) < _MAX_FAILURES:
         report.failures.append(outcome)
 

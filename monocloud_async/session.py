@@ -11,9 +11,17 @@ from aiohttp.http import HttpProcessingError
 
 from monocloud_async import config
 from monocloud_async.bulk.results import OnOutcome
-from monocloud_async.bulk.run import BulkRun
+from monocloud_async.bulk.run import MAX_OUTAGE, BulkRun
 from monocloud_async.bulk.source import UserIds
-from monocloud_async.endpoint import check_user_id, read_response
+from monocloud_async.endpoint import (
+    DISABLE,
+    DISABLE_AND_REVOKE_SESSIONS,
+    ENABLE,
+    GET_USER,
+    BulkOperation,
+    Operation,
+    check_user_id,
+)
 from monocloud_async.errors import ConfigurationError, InvalidResponseError, MonoCloudError
 from monocloud_async.journal import Journal
 from monocloud_async.models import User
@@ -87,7 +95,7 @@ class MonoCloudSession:
         self._borrowed = client_session
         self._proxy_checked = False
         self._owned: aiohttp.ClientSession | None = None
-        self._standard = StandardTransport(self._base_url, self._credentials)
+        self._standard: StandardTransport | None = None  # until the first request
         self._fast: FastTransport | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         if max_rate is not None:
@@ -127,9 +135,9 @@ class MonoCloudSession:
         """
         self._closed = True
         owned, self._owned = self._owned, None
-        self._standard.close()
-        if self._fast is not None:
-            self._fast.close()
+        for transport in (self._standard, self._fast):
+            if transport is not None:
+                transport.close()
         if owned is not None:
             await owned.close()
 
@@ -156,13 +164,59 @@ class MonoCloudSession:
                 may or may not be enabled; calling again is safe.
             InvalidResponseError: the answer was not this user.
         """
+        return await self._call(ENABLE, user_id, timeout, retry)
+
+    async def disable_user(
+        self,
+        user_id: str,
+        *,
+        revoke_sessions: bool = False,
+        timeout: float | None = None,
+        retry: RetryPolicy | None = None,
+    ) -> User:
+        """The user as the tenant has it after it was disabled. Disabling twice is fine.
+
+        Args:
+            user_id: as for `enable_user`.
+            revoke_sessions: also end the sessions that the user has now.
+            timeout: as for `enable_user`.
+            retry: as for `enable_user`.
+
+        Raises:
+            MonoCloudError: as from `enable_user`.
+        """
+        return await self._call(_disable(revoke_sessions), user_id, timeout, retry)
+
+    async def get_user(
+        self, user_id: str, *, timeout: float | None = None, retry: RetryPolicy | None = None
+    ) -> User:
+        """The user as the tenant has it now; nothing is changed.
+
+        Args:
+            user_id: as for `enable_user`.
+            timeout: as for `enable_user`.
+            retry: as for `enable_user`.
+
+        Raises:
+            MonoCloudError: as from `enable_user`; `NotFoundError` where there is no such user.
+        """
+        return await self._call(GET_USER, user_id, timeout, retry)
+
+    async def _call(
+        self,
+        operation: Operation,
+        user_id: str,
+        timeout: float | None,
+        retry: RetryPolicy | None,
+    ) -> User:
+        """One operation on one user, with its retries."""
         limit = self._timeout if timeout is None else config.positive("timeout", timeout)
         policy = self._retry if retry is None else checked_policy(retry)
         check_user_id(user_id)
 
         clock = asyncio.get_running_loop().time
         deadline = clock() + policy.total
-        attempt = partial(self._attempt, user_id, limit, policy.max_retry_after)
+        attempt = partial(self._attempt, operation, user_id, limit, policy.max_retry_after)
         try:
             user = await attempt(policy.total)
         except MonoCloudError as error:
@@ -178,14 +232,19 @@ class MonoCloudSession:
         return user
 
     async def _attempt(
-        self, user_id: str, limit: float, max_pause: float, time_left: float
+        self,
+        operation: Operation,
+        user_id: str,
+        limit: float,
+        max_pause: float,
+        time_left: float,
     ) -> User:
         """One request of a single call, within what is `time_left` of the call's time."""
         limiter, clock = self._limiter, asyncio.get_running_loop().time
         deadline = clock() + time_left
         ticket = await admit_single_call(limiter, user_id, max_pause=max_pause, time_left=time_left)
         try:
-            user = await self._send(user_id, min(limit, deadline - clock()))
+            user = await self._send(operation, user_id, min(limit, deadline - clock()))
         except BaseException as error:
             record_failure(limiter, ticket, user_id, error, clock())
             raise
@@ -200,7 +259,7 @@ class MonoCloudSession:
         timeout: float | None = None,
         retry: RetryPolicy | None = None,
         max_rate: float | None = None,
-        max_outage: float = 300.0,
+        max_outage: float = MAX_OUTAGE,
         on_outcome: OnOutcome | None = None,
         journal: str | os.PathLike[str] | Journal | None = None,
     ) -> BulkRun:
@@ -236,14 +295,84 @@ class MonoCloudSession:
                 another input or a newer version; or `user_ids` is a set or something else whose
                 order does not last, so that no journal can say where to go on.
         """
+        return self._bulk(
+            ENABLE,
+            user_ids,
+            concurrency=concurrency,
+            timeout=timeout,
+            retry=retry,
+            max_rate=max_rate,
+            max_outage=max_outage,
+            on_outcome=on_outcome,
+            journal=journal,
+        )
+
+    def bulk_disable(
+        self,
+        user_ids: UserIds,
+        *,
+        revoke_sessions: bool = False,
+        concurrency: int = 100,
+        timeout: float | None = None,
+        retry: RetryPolicy | None = None,
+        max_rate: float | None = None,
+        max_outage: float = MAX_OUTAGE,
+        on_outcome: OnOutcome | None = None,
+        journal: str | os.PathLike[str] | Journal | None = None,
+    ) -> BulkRun:
+        """A run that disables many users: as `bulk_enable`, with the statuses of a disable.
+
+        Users come to "disabled", or "already_disabled" where the journal has them as disabled. A
+        journal belongs to one operation: that of a `bulk_enable` is refused.
+
+        Args:
+            user_ids: as for `bulk_enable`; so are all the options but the first.
+            revoke_sessions: also end the sessions that each user has now.
+            concurrency: as for `bulk_enable`.
+            timeout: as for `bulk_enable`.
+            retry: as for `bulk_enable`.
+            max_rate: as for `bulk_enable`.
+            max_outage: as for `bulk_enable`.
+            on_outcome: as for `bulk_enable`.
+            journal: as for `bulk_enable`.
+
+        Raises:
+            MonoCloudError: as from `bulk_enable`.
+        """
+        return self._bulk(
+            _disable(revoke_sessions),
+            user_ids,
+            concurrency=concurrency,
+            timeout=timeout,
+            retry=retry,
+            max_rate=max_rate,
+            max_outage=max_outage,
+            on_outcome=on_outcome,
+            journal=journal,
+        )
+
+    def _bulk(
+        self,
+        operation: BulkOperation,
+        user_ids: UserIds,
+        *,
+        concurrency: int,
+        timeout: float | None,
+        retry: RetryPolicy | None,
+        max_rate: float | None,
+        max_outage: float,
+        on_outcome: OnOutcome | None,
+        journal: str | os.PathLike[str] | Journal | None,
+    ) -> BulkRun:
         limit = self._timeout if timeout is None else config.positive("timeout", timeout)
         if isinstance(journal, str | os.PathLike):
             from monocloud_async.journal.file import JournalFile  # noqa: PLC0415  SQLite, threads
 
-            journal = JournalFile(journal, self._base_url)
+            journal = JournalFile(journal, self._base_url, operation=operation)
         return BulkRun(
+            operation,
             user_ids,
-            lambda user_id, left: self._send(user_id, min(limit, left)),
+            lambda user_id, left: self._send(operation, user_id, min(limit, left)),
             policy=self._retry if retry is None else checked_policy(retry),
             limiter=self._limiter,
             concurrency=self._connections(concurrency),
@@ -253,18 +382,13 @@ class MonoCloudSession:
             journal=journal,
         )
 
-    async def _send(self, user_id: str, timeout: float) -> User:
-        """One request. All that goes wrong on the way is translated here, once."""
-        client, fast = self._client(), self._fast
+    async def _send(self, operation: Operation, user_id: str, timeout: float) -> User:
+        """One request and its answer. All that goes wrong on the way is translated here, once."""
+        transport = self._transport()
         if timeout <= 0:  # aiohttp would take that for no timeout at all
             raise expired_error(user_id)
         try:
-            if fast is not None and fast.is_usable():
-                response = await fast.send(user_id, timeout)
-                if isinstance(response, User):
-                    return response
-            else:
-                response = await self._standard.send(client, user_id, timeout)
+            response = await transport.send(operation, user_id, timeout)
         except TimeoutError as error:
             fault: MonoCloudError = timeout_error(error, user_id, timeout)
         except aiohttp.InvalidURL as error:
@@ -275,16 +399,16 @@ class MonoCloudSession:
             # aiohttp's assertion that it found a way to connect is a TypeError under `python -O`.
             fault = unusable_client_error(error, user_id)
         else:
-            status, headers, body, end = response
             try:
-                return read_response(user_id, status, headers, body)
+                return operation.read(user_id, response)
             except InvalidResponseError:
-                end()  # it may be the answer to another request, and so would be the next one
+                response.end()  # it may be another request's answer, and so would be the next one
                 raise
         # Outside the `except`, and not chained: aiohttp's errors hold the request's headers.
         raise fault
 
-    def _client(self) -> aiohttp.ClientSession:
+    def _transport(self) -> StandardTransport | FastTransport:
+        """The way that a request goes now."""
         if self._closed:
             raise ConfigurationError("this session is closed; open a new one")
         if self._borrowed is not None:
@@ -294,20 +418,30 @@ class MonoCloudSession:
             if not self._proxy_checked or self._base_url.startswith("http://"):
                 config.check_proxy(self._borrowed, self._base_url)
                 self._proxy_checked = True
-            return self._borrowed
+            if self._standard is None:
+                self._standard = StandardTransport(
+                    self._borrowed, self._base_url, self._credentials
+                )
+            return self._standard
         loop = asyncio.get_running_loop()
-        if self._owned is None:
+        if self._standard is None:
             self._loop = loop
-            self._owned = aiohttp.ClientSession(
+            self._owned = client = aiohttp.ClientSession(
                 connector=FastConnector(tls=self._base_url.startswith("https")),
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
-            self._fast = FastTransport.for_client(self._owned, self._base_url, self._credentials)
+            self._standard = StandardTransport(client, self._base_url, self._credentials)
+            self._fast = FastTransport.for_client(client, self._base_url, self._credentials)
         elif self._loop is not loop:
             raise ConfigurationError("this session belongs to another event loop; open one here")
-        return self._owned
+        fast = self._fast
+        return fast if fast is not None and fast.is_usable() else self._standard
 
     def _connections(self, wanted: int) -> int:
         connector = None if self._borrowed is None else self._borrowed.connector
         limits = [] if connector is None else [connector.limit, connector.limit_per_host]
         return min([wanted, *filter(None, limits)])
+
+
+def _disable(revoke_sessions: bool) -> BulkOperation:  # noqa: FBT001  the one thing it is about
+    return DISABLE_AND_REVOKE_SESSIONS if revoke_sessions else DISABLE

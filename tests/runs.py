@@ -6,6 +6,7 @@ from collections.abc import Callable
 from monocloud_async import BulkReport, BulkRun, Outcome, RetryPolicy, User
 from monocloud_async.bulk.attempts import Send
 from monocloud_async.bulk.source import UserIds
+from monocloud_async.endpoint import ENABLE
 from monocloud_async.journal import Journal
 from monocloud_async.ratelimit.limiter import RateLimiter
 
@@ -31,6 +32,7 @@ def bulk(
 ) -> BulkRun:
     """A run without HTTP: `send` stands for the tenant."""
     return BulkRun(
+        ENABLE,
         user_ids,
         send,
         policy=policy or RetryPolicy(),

@@ -18,6 +18,7 @@ from virtual_time import run
 
 import monocloud_async as m
 from monocloud_async import BulkReport, MonoCloudSession, Outcome, RetryPolicy, User
+from monocloud_async.endpoint import ENABLE, Operation
 from monocloud_async.ratelimit.limiter import RateLimiter
 
 
@@ -60,7 +61,8 @@ class Session(MonoCloudSession):
         super().__init__("acme.eu.monocloud.com", "k", max_rate=max_rate)
         self._answer = answer
 
-    async def _send(self, user_id: str, timeout: float) -> User:
+    async def _send(self, operation: Operation, user_id: str, timeout: float) -> User:
+        assert operation is ENABLE
         return await self._answer(user_id, timeout)
 
 
@@ -436,7 +438,9 @@ async def test_a_hundred_answers_in_a_row_that_no_user_is_to_blame_for_stop_the_
 
 
 async def test_a_certificate_or_host_that_does_not_fit_stops_the_first_call_only() -> None:
-    error = m.TransportError("the certificate is for another host", transient=False, lasting=True)
+    error = m.TransportError(
+        "the certificate is for another host", sent=False, transient=False, lasting=True
+    )
     with pytest.raises(m.RunStoppedError, match="certificate") as caught:
         await barred_after(0, error, 10)
     assert caught.value.report.requests == 1

@@ -136,10 +136,12 @@ def test_json_is_one_object_a_line_and_the_summary_last(
     assert summary["summary"] | {"seconds": 0} == {
         "total": 2,
         "enabled": 1,
+        "disabled": 0,
         "failed": 1,
         "unknown": 0,
         "not_attempted": 0,
         "already_enabled": 0,
+        "already_disabled": 0,
         "unconfirmed": 0,
         "requests": 2,
         "retries": 0,

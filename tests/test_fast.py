@@ -309,7 +309,11 @@ async def test_who_hooks_aiohttp_gets_the_standard_path(
         asked = hook(monkeypatch, FastProtocol, "send_request")
         with monkeypatch.context() as hooking:
             used = hook(hooking, kind, name)
-            await session.bulk_enable(sandbox.user_ids())
+            if name == "get":
+                for user_id in sandbox.user_ids():
+                    await session.get_user(user_id)
+            else:
+                await session.bulk_enable(sandbox.user_ids())
             assert asked == []
             assert len(used) == (20 if name != "__init__" else int(first))
         await session.enable_user(sandbox.user_ids()[0])
@@ -410,6 +414,4 @@ def test_what_it_leans_on_takes_what_it_gives() -> None:
 
 async def test_the_fast_path_is_there() -> None:
     async with MonoCloudSession("acme.eu.monocloud.com", KEY) as session:
-        session._client()
-        assert isinstance(session._fast, FastTransport)
-        assert session._fast.is_usable()
+        assert isinstance(session._transport(), FastTransport)

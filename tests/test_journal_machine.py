@@ -14,6 +14,7 @@ from runs import adds_up, bulk
 
 from monocloud_async import NotFoundError, Outcome, RetryPolicy, User
 from monocloud_async.bulk.run import BulkRun
+from monocloud_async.endpoint import ENABLE
 from monocloud_async.journal.store import InputInfo, JournalStore, Rows
 
 IDS = [f"user-{number}" for number in range(12)]
@@ -24,7 +25,7 @@ class Held:
     """A journal over a real file, whose commits wait for permission; a kill denies it for ever."""
 
     def __init__(self, path: Path) -> None:
-        self.records = JournalStore(path, "https://tenant.example", InputInfo())
+        self.records = JournalStore(path, "https://tenant.example", ENABLE, InputInfo())
         self.records.open()
         self.pending: asyncio.Future[None] | None = None
 
@@ -33,7 +34,7 @@ class Held:
             return False
         page = self.records.page(0)
         assert page.ids[position] in {user_id, None}
-        return page.enabled[position] == "1"
+        return page.done[position] == "1"
 
     async def write(self, outcomes: Sequence[Outcome], /) -> None:
         self.pending = asyncio.get_running_loop().create_future()

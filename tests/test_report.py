@@ -25,6 +25,7 @@ from monocloud_async import (
     User,
 )
 from monocloud_async.cli import main
+from monocloud_async.endpoint import ENABLE
 from monocloud_async.inputs.reader import open_ids
 from monocloud_async.journal.file import JournalFile
 from monocloud_async.journal.store import InputInfo, JournalStore, Rows, Sample
@@ -64,7 +65,7 @@ def write(path: Path, outcomes: list[Outcome], source: InputInfo = InputInfo()) 
     """A journal of two runs: a second each, the first one killed, a pause and an outage."""
     middle = len(outcomes) // 2
     for number, part in enumerate((outcomes[:middle], outcomes[middle:])):
-        records = JournalStore(path, TENANT, source)
+        records = JournalStore(path, TENANT, ENABLE, source)
         records.open()
         began = 1_790_000_000_000 + number * 86_400_000
         for tick in range(10):
@@ -141,7 +142,7 @@ def test_the_figures_put_the_runs_one_after_the_other(journal: Path) -> None:
     assert [run.ended is None for run in figures.runs] == [True, False]
     assert figures.seconds == pytest.approx(2.0)
     assert figures.borders == [pytest.approx(1.0)]
-    assert sum(point.enabled for point in figures.timeline) * figures.step == pytest.approx(200)
+    assert sum(point.done for point in figures.timeline) * figures.step == pytest.approx(200)
     assert sum(point.other for point in figures.timeline) * figures.step == pytest.approx(35)
     assert [(m.what, round(m.start, 3), round(m.end, 3)) for m in figures.halts] == [
         ("paused", 0.3, 0.6),
@@ -256,7 +257,7 @@ async def test_a_run_can_be_looked_at_while_it_is_at_work(tmp_path: Path) -> Non
 
 def test_a_page_of_a_million_users_is_under_a_megabyte(tmp_path: Path) -> None:
     path = tmp_path / "j"
-    records = JournalStore(path, TENANT, InputInfo("users.csv", "csv"))
+    records = JournalStore(path, TENANT, ENABLE, InputInfo("users.csv", "csv"))
     records.open()
     records.write(Rows.of([outcome(0, "ada")], 1_790_000_000_000), 1_790_000_000_000)
     records.add_sample(Sample(1, 0, 0, 0, down=False), 1_790_000_600_000, "finished")

@@ -218,4 +218,4 @@ async def main() -> None:
 asyncio.run(main())
 """
     out, _ = await python(sandbox, "-c", code)
-    assert "enabled=1, failed=1" in out
+    assert "enabled=1, disabled=0, failed=1" in out

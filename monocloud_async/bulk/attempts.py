@@ -6,6 +6,7 @@ from functools import partial
 
 from monocloud_async import retry
 from monocloud_async.bulk.stop_rules import StopReason, StopRules
+from monocloud_async.endpoint import BulkOperation
 from monocloud_async.errors import MonoCloudError, RateLimitedError, StatusError, TransportError
 from monocloud_async.models import User
 from monocloud_async.outcome import BulkReport, Outcome, Status
@@ -26,7 +27,14 @@ class Call:
     in_flight = False
     waiting = False
 
-    def __init__(self, user_id: str, position: int, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        operation: BulkOperation,
+        user_id: str,
+        position: int,
+        clock: Callable[[], float],
+    ) -> None:
+        self.operation = operation
         self.user_id = user_id
         self.position = position
         self.clock = clock
@@ -44,9 +52,9 @@ class Call:
         self.attempts += not isinstance(error, RateLimitedError)
         self.may_have_succeeded |= isinstance(error, TransportError) and error.sent
 
-    def enabled(self, user: User) -> Outcome:
+    def done(self, user: User) -> Outcome:
         """The outcome when the tenant answered with the user."""
-        return self._outcome("enabled", user=user)
+        return self._outcome(self.operation.done, user=user)
 
     def failed(self, error: MonoCloudError) -> Outcome:
         """The outcome when the last attempt ended so."""
@@ -111,7 +119,7 @@ class CallRunner:
         self._report = report
         self._on_stop = on_stop
 
-    async def enable(self, call: Call) -> Outcome:
+    async def run(self, call: Call) -> Outcome:
         """What became of the user.
 
         Raises:
@@ -122,7 +130,7 @@ class CallRunner:
         except MonoCloudError as error:
             first = error
         else:
-            return call.enabled(user)
+            return call.done(user)
         # Outside the `except`, or later errors would carry this one as `__context__`.
         return await self._retry(call, first)
 
@@ -144,7 +152,7 @@ class CallRunner:
             )
         except MonoCloudError as last:
             return call.failed(last)
-        return call.enabled(user)
+        return call.done(user)
 
     async def _attempt(self, call: Call, left: float) -> User:
         """One request, and again after what is news of the tenant and no failure of this user."""
@@ -172,7 +180,7 @@ class CallRunner:
                 call.in_flight = False
                 call.attempts += 1
                 queue.limiter.granted(ticket, clock())
-                self._stop_rules.user_enabled()
+                self._stop_rules.user_done()
                 return user
             finally:
                 self.proved.set()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from monocloud_async.bulk.attempts import Call, CallRunner
 from monocloud_async.bulk.results import Results
 from monocloud_async.bulk.source import YIELD_EVERY, End, Source
-from monocloud_async.endpoint import check_user_id
+from monocloud_async.endpoint import BulkOperation, check_user_id
 from monocloud_async.errors import InvalidUserIdError
 from monocloud_async.outcome import BulkReport
 
@@ -20,6 +20,7 @@ class Dispatcher:
     """Hands out the users of the input, one at a time.
 
     Args:
+        operation: what is done for each.
         source: the input.
         runner: makes the calls; while its first one is out, nobody else is admitted.
         results: where outcomes go; has a place for each user who is on the way.
@@ -33,6 +34,7 @@ class Dispatcher:
 
     def __init__(
         self,
+        operation: BulkOperation,
         source: Source,
         runner: CallRunner,
         results: Results,
@@ -42,6 +44,7 @@ class Dispatcher:
         is_idle: Callable[[], bool],
     ) -> None:
         self.clock: Callable[[], float] = time.monotonic
+        self._operation = operation
         self._source = source
         self._runner = runner
         self._results = results
@@ -78,8 +81,8 @@ class Dispatcher:
     async def _read(self) -> Call | None:
         runner, queue = self._runner, self._runner.queue
         while not (self._report.exhausted or runner.draining):
-            if self._results.bounded:
-                await self._results.acquire_slot()
+            if self._results.streamed:
+                await self._results.room()
             if self._writer is not None and self._writer.is_behind:
                 await self._writer.caught_up()
             if not runner.proved.is_set() and not self._is_idle():
@@ -101,6 +104,6 @@ class Dispatcher:
         return None
 
     def _call(self, user_id: str) -> Call:
-        call = Call(user_id, self._report.total, self.clock)
+        call = Call(self._operation, user_id, self._report.total, self.clock)
         self._report.total += 1
         return call

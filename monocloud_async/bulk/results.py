@@ -93,13 +93,12 @@ class Results:
         report: where they are counted.
         writer: the journal's, if there is one.
         on_outcome: the caller's own, if there is one.
-        slots: how many may be on their way, from the reading of an id to the taking of its
-            outcome, where that is counted.
-        limit_always: whether it is, although nobody iterates.
+        slots: how many may be on their way where somebody iterates, from the reading of an id to
+            the taking of its outcome.
 
     Attributes:
         error: what `on_outcome` raised, or a mistake in here; it ends the run.
-        bounded: whether a user needs a place; see `acquire_slot`.
+        streamed: whether somebody iterates, so that a user needs room; see `room`.
     """
 
     def __init__(
@@ -109,14 +108,13 @@ class Results:
         on_outcome: OnOutcome | None,
         *,
         slots: int,
-        limit_always: bool,
     ) -> None:
         self.error: BaseException | None = None
         self._report = report
         self._writer = writer
         self._on_outcome = on_outcome
         self._slots = asyncio.BoundedSemaphore(slots)
-        self.bounded = limit_always
+        self.streamed = False
         self._waiting: Waiting | None = None  # only where somebody iterates
 
     @property
@@ -127,7 +125,7 @@ class Results:
     def stream(self) -> None:
         """From now on, somebody iterates."""
         self._waiting = Waiting()
-        self.bounded = True
+        self.streamed = True
 
     async def next(self) -> Outcome | None:
         """The next outcome for whoever iterates; None after the last one, again and again."""
@@ -137,12 +135,12 @@ class Results:
             self._slots.release()
         return outcome
 
-    async def acquire_slot(self) -> None:
-        """Returns when one more user may be on the way."""
+    async def room(self) -> None:
+        """Returns when one more user may be on the way; at once where nobody iterates."""
         if self._waiting is not None:
             await self._waiting.room()
             self._waiting.on_the_way += 1
-        await self._slots.acquire()
+            await self._slots.acquire()
 
     def record(self, outcome: Outcome) -> None:
         """Hand on what became of a user; raises what `on_outcome` does."""
@@ -152,8 +150,6 @@ class Results:
         if self._waiting is not None:
             self._waiting.on_the_way -= 1
             self._waiting.put(outcome)
-        elif self.bounded:
-            self._slots.release()
         if self._on_outcome is not None:
             self._call_back(outcome)
 

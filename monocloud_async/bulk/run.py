@@ -1,10 +1,12 @@
-"""Enable many users: outcomes as values, in the order in which they finish, and a report.
+"""One operation for many users: outcomes as they finish, and a report.
 
-How a run is made: each worker takes an id, makes that user's call to its end, and takes the next.
-They take ids one after the other, each when a request may go out; one of them waits for that, no
-more. There are at most as many as requests may be in flight, so memory does not grow with the
-number of users. Async inputs are read by one task, which gives each user a task of its own.
-Where somebody iterates, an id is taken only when its outcome has a place as well.
+Each worker takes an id, makes that user's call to its end, and takes the next id. It holds a place
+of a `BoundedSemaphore(concurrency)` for as long as it works, so requests in flight and memory are
+bounded, and no user costs a task or a semaphore of its own. Workers take ids one after the other;
+one of them waits until a request may go out, no more.
+Async inputs are read by one task, which gets a place for each user and gives the user a task: an
+async generator may hold what belongs to a task, such as a timeout, a task group or a cursor.
+Where somebody iterates over the run, an id is taken only when there is room for its outcome.
 """
 
 import asyncio
@@ -20,6 +22,7 @@ from monocloud_async.bulk.results import OnOutcome, Results
 from monocloud_async.bulk.source import Source, UserIds
 from monocloud_async.bulk.stop_rules import StopRules
 from monocloud_async.bulk.telemetry import observe
+from monocloud_async.endpoint import BulkOperation
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.journal import Journal
 from monocloud_async.outcome import BulkReport, Outcome
@@ -50,6 +53,7 @@ class BulkRun:
 
     def __init__(
         self,
+        operation: BulkOperation,
         user_ids: UserIds,
         send: Send,
         *,
@@ -74,6 +78,7 @@ class BulkRun:
                 run.drain()
 
         self.report = BulkReport()
+        self._operation = operation
         self._queue = AdmissionQueue(limiter, max_rate)
         self._runner = CallRunner(
             send,
@@ -88,17 +93,13 @@ class BulkRun:
             from monocloud_async.journal.writer import JournalWriter  # noqa: PLC0415  SQLite
 
             self._writer = JournalWriter(journal, self.report, limiter, drain)
-        self._source = Source(user_ids, self.report, self._writer)
-        self._concurrency = concurrency
+        self._source = Source(operation, user_ids, self.report, self._writer)
+        self._places = asyncio.BoundedSemaphore(concurrency)
         self._workers = workers = dict[asyncio.Task[None], Call | None]()  # and what each is at
-        self._results = Results(
-            self.report,
-            self._writer,
-            on_outcome,
-            slots=concurrency,
-            limit_always=self._source.needs_own_task,  # calls that have a task each
-        )
+        self._reader: asyncio.Task[None] | None = None  # of an async input
+        self._results = Results(self.report, self._writer, on_outcome, slots=concurrency)
         self._dispatcher = Dispatcher(
+            operation,
             self._source,
             self._runner,
             self._results,
@@ -123,7 +124,8 @@ class BulkRun:
     def __del__(self) -> None:
         if not self._started:
             # As Python has it for coroutines: a forgotten `await` enables nobody.
-            what = "bulk_enable was never awaited, and nobody was enabled"
+            operation = self._operation
+            what = f"bulk_{operation.name} was never awaited, and nobody was {operation.done}"
             warnings.warn(what, RuntimeWarning, stacklevel=1, source=self)
 
     def prove(self) -> None:
@@ -136,6 +138,8 @@ class BulkRun:
         The run then ends as usual, its report's `exhausted` False.
         """
         self._runner.draining = True
+        if self._reader is not None:
+            self._reader.cancel()
         for task, call in self._workers.items():
             if call is None or call.waiting:
                 task.cancel()
@@ -178,9 +182,10 @@ class BulkRun:
 
     async def _run(self) -> BulkReport:
         if self._started:
-            raise ConfigurationError("this run was started before; call bulk_enable again")
+            again = f"call bulk_{self._operation.name} again"
+            raise ConfigurationError(f"this run was started before; {again}")
         self._started = True
-        with observe(self.report, self.pace):
+        with observe(self._operation, self.report, self.pace):
             return await self._observed()
 
     async def _observed(self) -> BulkReport:
@@ -191,10 +196,13 @@ class BulkRun:
             (now := clock()) - began,
             limiter.paused_seconds(now) - before,
         )
-        self._add(self._feed() if self._source.needs_own_task else self._work(), None)
+        if self._source.needs_own_task:
+            self._reader = self._task(self._read())
+        else:
+            await self._add_worker()
         try:
-            while self._workers:
-                await asyncio.wait(self._workers)
+            while tasks := self._tasks():
+                await asyncio.wait(tasks)
         finally:
             await _finish(self._close())
         if self._results.error is not None:
@@ -221,9 +229,10 @@ class BulkRun:
 
     async def _end(self) -> None:
         self._runner.draining = True
-        for task in self._workers:
+        tasks = self._tasks()
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._workers, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         self._dispatcher.cut_off()
 
     def _how(self) -> str:
@@ -232,16 +241,25 @@ class BulkRun:
             return f"stopped{reason.why}: {reason.error.args[0]}"
         return "finished" if self.report.exhausted else "interrupted"
 
-    def _add_worker(self) -> None:
-        if len(self._workers) < self._concurrency:
-            self._add(self._work(), None)
+    def _tasks(self) -> list[asyncio.Task[None]]:
+        reader = self._reader
+        return [*self._workers, *([] if reader is None or reader.done() else [reader])]
 
-    def _add(self, work: Coroutine[object, object, None], call: Call | None) -> None:
+    async def _add_worker(self) -> None:
+        """One more, in a place that is free."""
+        await self._places.acquire()
+        self._start(self._work(), None)
+
+    def _start(self, work: Coroutine[object, object, None], call: Call | None) -> None:
+        """Begin this work, whose place is taken already."""
+        self._workers[self._task(work)] = call
+
+    def _task(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
         # Not by `create_task`: where the application lets tasks begin there, at once
         # (`asyncio.eager_task_factory`), each worker would begin inside the one that adds it.
         task = asyncio.Task(work, loop=asyncio.get_running_loop())
-        self._workers[task] = call
         task.add_done_callback(self._ended)
+        return task
 
     async def _work(self) -> None:
         """Call for one user after the other, until there is none left."""
@@ -249,36 +267,48 @@ class BulkRun:
         assert me is not None  # noqa: S101  for the type checkers
         while (call := await self._dispatcher.next()) is not None:
             self._workers[me] = call
-            self._add_worker()
-            await self._enable(call)
+            if not self._places.locked():
+                await self._add_worker()
+            await self._make(call)
             self._workers[me] = None
-        del self._workers[me]  # its place is free at once, not when its task has ended
+        del self._workers[me]
+        self._places.release()  # it is free at once, not when this task has ended
 
-    async def _feed(self) -> None:
-        """Read what one task has to read, and give every user a task; there are as many places."""
+    async def _read(self) -> None:
+        """Give each user of an async input a task, in a place that was free for it."""
         try:
-            while (call := await self._dispatcher.next()) is not None:
-                self._add(self._enable(call), call)
+            while True:
+                await self._places.acquire()
+                call = None
+                try:
+                    call = await self._dispatcher.next()
+                finally:
+                    if call is None:
+                        self._places.release()
+                if call is None:
+                    return
+                self._start(self._make(call), call)
                 if not self._queue.is_open:
                     await asyncio.sleep(0)  # the call takes its turn before the next id is read
         finally:
             await self._source.close()
 
-    async def _enable(self, call: Call) -> None:
+    async def _make(self, call: Call) -> None:
         try:
-            outcome = await self._runner.enable(call)
+            outcome = await self._runner.run(call)
         except asyncio.CancelledError:
             self._results.record(call.interrupted())
             raise
         self._results.record(outcome)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        call = self._workers.pop(task, None)
-        if task.cancelled():
-            if not (self._runner.draining or self._source.needs_own_task):
-                self._add_worker()  # a call was cancelled, and not the run
+        has_place, call = task in self._workers, self._workers.pop(task, None)
+        if task.cancelled() and has_place and not self._runner.draining and self._reader is None:
+            self._start(self._work(), None)  # a call was cancelled, and not the run
             return
-        if (error := task.exception()) is None:
+        if has_place:
+            self._places.release()
+        if task.cancelled() or (error := task.exception()) is None:
             return
         if call is None and self._results.error is None:
             self._input_error = error

@@ -1,4 +1,4 @@
-"""The ids of a run, one at a time; those that its journal has as enabled are passed over."""
+"""The ids of a run, one at a time; those that its journal has as done are passed over."""
 
 import asyncio
 from collections.abc import (
@@ -22,6 +22,7 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
+from monocloud_async.endpoint import BulkOperation
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.outcome import BulkReport, Outcome
 
@@ -57,6 +58,7 @@ class Source:
 
     Args:
         user_ids: any iterable or async iterable.
+        operation: what is done for each user.
         report: where those that are passed over are counted.
         writer: knows the journal, if there is one.
 
@@ -71,7 +73,11 @@ class Source:
     """
 
     def __init__(
-        self, user_ids: UserIds, report: BulkReport, writer: "JournalWriter | None"
+        self,
+        operation: BulkOperation,
+        user_ids: UserIds,
+        report: BulkReport,
+        writer: "JournalWriter | None",
     ) -> None:
         if isinstance(user_ids, str | bytes):
             raise ConfigurationError("user_ids must be many ids; pass a single one as [user_id]")
@@ -80,6 +86,7 @@ class Source:
         self.needs_own_task = isinstance(user_ids, AsyncIterable)
         self.opened = False
         self.held: str | None = None
+        self._operation = operation
         self._user_ids = user_ids
         self._report = report
         self._writer = writer
@@ -120,7 +127,7 @@ class Source:
             await self._async_iterator.aclose()
 
     async def next(self) -> str | End:
-        """The next id that the journal does not have as enabled."""
+        """The next id for which the journal does not have it as done."""
         report, writer, on_skipped, async_iterator = (
             self._report,
             self._writer,
@@ -134,7 +141,7 @@ class Source:
                 and position < writer.reached
                 and on_skipped is None is async_iterator
             ):
-                await self._skip(writer.enabled_from(report.total))
+                await self._skip(writer.done_from(report.total))
             user_id = (
                 self._next_in_context()
                 if async_iterator is None
@@ -149,19 +156,22 @@ class Source:
             if writer is None or position >= writer.reached:
                 return user_id
             try:
-                if not await writer.enabled(position, user_id):
+                if not await writer.done(position, user_id):
                     return user_id
             except asyncio.CancelledError:
                 self.held = user_id
                 raise
-            report.total = position + 1
-            report.already_enabled += 1
+            self._count_skipped(1)
             if on_skipped is not None:
-                await on_skipped(
-                    Outcome(user_id=user_id, position=position, status="already_enabled")
-                )
+                status = self._operation.done_before
+                await on_skipped(Outcome(user_id=user_id, position=position, status=status))
             if position % YIELD_EVERY == 0:
                 await asyncio.sleep(0)
+
+    def _count_skipped(self, users: int) -> None:
+        report, status = self._report, self._operation.done_before
+        report.total += users
+        setattr(report, status, getattr(report, status) + users)
 
     def _next_now(self) -> str | End:
         return next(self._iterator, End.END)
@@ -175,8 +185,7 @@ class Source:
             return
         here = list(islice(self._iterator, len(known)))
         if here == known:
-            self._report.total += len(here)
-            self._report.already_enabled += len(here)
+            self._count_skipped(len(here))
             await asyncio.sleep(0)
         else:  # one by one, to the place where they differ, which ends the run
             self._iterator = iter(here)

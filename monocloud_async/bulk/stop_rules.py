@@ -49,8 +49,8 @@ class StopRules:
         self._max_outage = max_outage
         self._blocked = 0
 
-    def user_enabled(self) -> None:
-        """A user was enabled."""
+    def user_done(self) -> None:
+        """The operation was done for a user."""
         self._blocked = 0
 
     def check(self, error: MonoCloudError, now: float, *, first: bool) -> StopReason | None:

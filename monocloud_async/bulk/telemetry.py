@@ -13,6 +13,7 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Final, get_args
 from urllib.parse import urlsplit
 
+from monocloud_async.endpoint import BulkOperation
 from monocloud_async.outcome import BulkReport, Status
 from monocloud_async.ratelimit.limiter import RateLimiter
 from monocloud_async.version import __version__
@@ -32,11 +33,15 @@ logger = logging.getLogger("monocloud_async")
 
 
 @contextmanager
-def observe(report: BulkReport, limiter: RateLimiter) -> Iterator[None]:
+def observe(operation: BulkOperation, report: BulkReport, limiter: RateLimiter) -> Iterator[None]:
     """While this is open, the run is seen."""
     instruments = _instruments()
     try:
-        with nullcontext() if instruments is None else instruments.observe(report, limiter):
+        with (
+            nullcontext()
+            if instruments is None
+            else instruments.observe(operation, report, limiter)
+        ):
             yield
     finally:
         counts = _counts(report)
@@ -90,10 +95,13 @@ class _Instruments:
         )
 
     @contextmanager
-    def observe(self, report: BulkReport, limiter: RateLimiter) -> Iterator[None]:
+    def observe(
+        self, operation: BulkOperation, report: BulkReport, limiter: RateLimiter
+    ) -> Iterator[None]:
         """A span of its own for the run, and its figures among all others."""
         run = report, limiter
-        with self._span("monocloud.bulk_enable", attributes=_where(limiter.tenant)) as span:
+        span_name = f"monocloud.bulk_{operation.name}"
+        with self._span(span_name, attributes=_where(limiter.tenant)) as span:
             self._runs.append(run)
             try:
                 yield

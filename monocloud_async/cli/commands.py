@@ -89,7 +89,7 @@ def journal_path(reader: IdReader, named: Path | None, *, wanted: bool) -> Path 
 
 def dry_run(access: Access, reader: IdReader, journal: Path | None) -> int:
     """Check every line, send nothing, and return the exit code."""
-    from monocloud_async.report.figures import enabled  # noqa: PLC0415  only if there is a journal
+    from monocloud_async.report.figures import users_done  # noqa: PLC0415  only if there is a journal
 
     out, err = Console(highlight=False), Console(stderr=True, highlight=False)
     good = bad = 0
@@ -103,7 +103,7 @@ def dry_run(access: Access, reader: IdReader, journal: Path | None) -> int:
     say(out, f"{reader.name}: {good:,} ids, {bad:,} bad lines. Nothing was sent.")
     access.check()
     if journal is not None and journal.exists() and journal.stat().st_size:
-        known = enabled(journal)
+        known = users_done(journal)
         say(out, f"The journal {journal} has {known:,} enabled users, who are not sent again.")
         good = max(0, good - known)
     say(out, f"{good:,} would be enabled on {access.tenant}.")

@@ -161,8 +161,8 @@ class Display(AbstractContextManager["Display"]):
         total = self._expected
         if self._run.report.exhausted:  # now the exact number is known
             total = self._run.report.total + self._tally.bad_lines
-        # Users who were enabled before take no time; counting them would distort the estimate.
-        before = self._run.report.already_enabled
+        # Skipped users take no time; counting them would distort the estimate.
+        before = self._run.report.skipped
         left = None if total is None else total - before
         self._progress.update(self._task, completed=self.done - before, total=left)
         if self._live:
@@ -239,13 +239,8 @@ def _amount(done: int, total: int | None) -> str:
 
 def finished(report: BulkReport) -> int:
     """Return how many users have an outcome."""
-    return (
-        report.enabled
-        + report.already_enabled
-        + report.failed
-        + report.unknown
-        + report.not_attempted
-    )
+    done = report.enabled + report.disabled + report.skipped
+    return done + report.failed + report.unknown + report.not_attempted
 
 
 def say(console: Console, text: str) -> None:
@@ -284,7 +279,7 @@ def reasons(tally: Tally) -> list[str]:
 
 def speed(report: BulkReport) -> str:
     """Return the duration, the speed and the number of requests in words."""
-    called = finished(report) - report.already_enabled
+    called = finished(report) - report.skipped
     per_second = called / report.seconds if report.seconds else 0.0
     return (
         f"{report.seconds:,.1f} s, {per_second:,.0f} users a second; {report.requests:,} requests,"

@@ -26,6 +26,7 @@ _NOT_SENT = "InvalidUserIdError"
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 _NAMES = {
     "enabled": "enabled",
+    "disabled": "disabled",
     "failed": "failed",
     "unknown": "unknown: a request was sent, but no response arrived",
     "not_attempted": "not attempted",
@@ -45,7 +46,7 @@ def show(journal: Path) -> None:
         times = figures.percentiles
         say(
             out,
-            f"Half were enabled within {times[50]:,} ms, 90 % within {times[90]:,} ms,"
+            f"Half were {figures.done} within {times[50]:,} ms, 90 % within {times[90]:,} ms,"
             f" 99 % within {times[99]:,} ms, all within {times[100]:,} ms",
         )
     _show_table(out, "Runs", _runs(figures))
@@ -91,7 +92,7 @@ def _outcomes(figures: Figures) -> Table:
     table.add_column()
     for outcome, name in _NAMES.items():
         count = figures.outcomes.get(outcome, 0)
-        if count or outcome == "enabled":
+        if count or outcome == figures.done:
             table.add_row(f"{count:,}", name)
     if figures.unrecorded:
         table.add_row(f"{figures.unrecorded:,}", "in flight when a run was killed: unknown")

@@ -167,7 +167,7 @@ class Job:
             self.json.outcome(line, outcome)
         if self.each_user is not None and outcome.user is not None:
             self.each_user(outcome.user)
-        if outcome.status not in {"enabled", "already_enabled"}:
+        if outcome.status in {"failed", "unknown", "not_attempted"}:
             if self.failures is not None:
                 self.failures.add(line)
             if self._display is not None and outcome.status != "not_attempted":

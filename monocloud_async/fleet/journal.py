@@ -10,6 +10,7 @@ from typing import Final
 
 from msgspec import json, structs
 
+from monocloud_async.endpoint import ENABLE
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.fleet.id_file import IdFile
 from monocloud_async.fleet.messages import Chunk, ChunkResult, Counts, Left, Span
@@ -41,9 +42,8 @@ class FleetJournal:
         self.path = Path(path).absolute()
         self._source = source
         self._lock = Lock(self.path.with_name(f"{self.path.name}-lock"), f"the journal {path}")
-        self._store = JournalStore(
-            self.path, tenant, store.InputInfo(source.where, source.form, source.column)
-        )
+        input_info = store.InputInfo(source.where, source.form, source.column)
+        self._store = JournalStore(self.path, tenant, ENABLE, input_info)
         self._counts = Counts()  # of this run alone
         self._paused = 0.0
 

@@ -202,7 +202,7 @@ class State(Struct, kw_only=True):
         progress.enabled, progress.failed = left.enabled, left.failed
         progress.unknown, progress.bad_lines = left.unknown, left.bad_lines
         for chunk in left.unfinished:  # counted when the chunk is complete
-            progress.enabled -= chunk.so_far.rows.count("enabled")
+            progress.enabled -= chunk.so_far.rows.users_done
             progress.failed -= chunk.so_far.rows.count("failed")
             progress.unknown -= chunk.so_far.rows.count("unknown")
         spans = [*left.gaps, *(chunk.span for chunk in left.unfinished)]
@@ -234,7 +234,7 @@ def new_state(plan: Plan) -> State:
 
 def add_result(counts: Counts, result: ChunkResult) -> None:
     """Add the result of a chunk to the counts."""
-    counts.enabled += result.rows.count("enabled")
+    counts.enabled += result.rows.users_done
     counts.failed += result.rows.count("failed")
     counts.unknown += result.rows.count("unknown")
     counts.bad_lines += result.bad_lines

@@ -19,7 +19,7 @@ from monocloud_async.fleet.lanes import MAX_LANES
 from monocloud_async.fleet.messages import Chunk, ChunkResult, Plan
 from monocloud_async.fleet.temporal import connect, with_message_codec, work, worker_queue
 from monocloud_async.fleet.workflow import BEAT, HEARTBEAT
-from monocloud_async.outcome import BulkReport, Outcome
+from monocloud_async.outcome import DONE, BulkReport, Outcome
 from monocloud_async.session import MonoCloudSession
 
 _GRACE: Final = timedelta(seconds=60)  # for the calls in flight, when a worker is asked to end
@@ -148,7 +148,7 @@ class _ChunkRun:
     def _take(self, outcome: Outcome) -> None:
         outcome = structs.replace(outcome, position=self._places[outcome.position], user_id="")
         now = round(1000 * time.time())
-        if outcome.status == "enabled":
+        if outcome.status in DONE:
             self._rows.add(outcome, now)
         else:
             self._others.append((outcome, now))

@@ -212,7 +212,7 @@ class EnableUsers:
         while lost < _LOST and failed < _FAILED:
             if self._draining:
                 return so_far
-            proved = progress.enabled + so_far.rows.count("enabled") > 0
+            proved = progress.enabled + so_far.rows.users_done > 0
             call: ActivityHandle[ChunkResult] = workflow.start_activity(
                 "enable_chunk",
                 args=[

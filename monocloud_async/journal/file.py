@@ -22,6 +22,7 @@ from typing import Final, TypeVar, TypeVarTuple
 
 import msgspec
 
+from monocloud_async.endpoint import ENABLE, BulkOperation
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.journal.lock import Lock
 from monocloud_async.journal.store import InputInfo, JournalStore, Page, Rows, Sample, quoted
@@ -41,6 +42,7 @@ class JournalFile:
     Args:
         path: created with mode 0600 if it does not exist. SQLite's WAL needs a local disk.
         tenant: the address of the tenant; a journal belongs to one tenant.
+        operation: the operation of the run; a journal belongs to one operation.
         input_info: where the ids come from, for the report; None if unknown.
         now: returns the current time in seconds since 1970.
     """
@@ -50,6 +52,7 @@ class JournalFile:
         path: str | os.PathLike[str],
         tenant: str,
         *,
+        operation: BulkOperation = ENABLE,
         input_info: InputInfo | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
@@ -57,7 +60,7 @@ class JournalFile:
         self._input_info = input_info or InputInfo()
         self._now = now
         self._lock = Lock(self._path.with_name(f"{self._path.name}-lock"), f"the journal {path}")
-        self._store = JournalStore(self._path, tenant, self._input_info)
+        self._store = JournalStore(self._path, tenant, operation, self._input_info)
         self._thread: ThreadPoolExecutor | None = None
         self._rows = Rows([], [])  # rows to write in the next commit
         self._sampling: asyncio.Task[None] | None = None
@@ -99,14 +102,14 @@ class JournalFile:
             if self._sampling is not None:
                 self._sampling.cancel()
                 await asyncio.gather(self._sampling, return_exceptions=True)
-                if report.total > report.already_enabled:
+                if report.total > report.skipped:
                     await self._add_sample(report, limiter, how)
         finally:
             await self._run(self._let_go)
             self._thread.shutdown(wait=False)
 
     async def enabled(self, position: int, user_id: str, /) -> bool:
-        """Return whether the journal records this user as enabled.
+        """Return whether the journal records the operation as done for this user.
 
         Raises:
             ConfigurationError: the journal has another id at this position.
@@ -122,10 +125,10 @@ class JournalFile:
         place = position - page.start
         if page.ids[place] != user_id:
             self._compare(position, page.ids[place], user_id)
-        return page.enabled[place] == "1"
+        return page.done[place] == "1"
 
-    def enabled_from(self, position: int) -> Sequence[str | None]:
-        """Return the ids of consecutive enabled users from this position on.
+    def done_from(self, position: int) -> Sequence[str | None]:
+        """Return the ids of consecutive users from this position on for whom it is done.
 
         Only those in memory: a caller that has them need not call `enabled` for each.
         """
@@ -133,7 +136,7 @@ class JournalFile:
         start = position - page.start
         if position >= page.end:
             return ()
-        end = page.enabled.find("0", start)
+        end = page.done.find("0", start)
         return page.ids[start:] if end < 0 else page.ids[start:end]
 
     async def write(self, outcomes: Sequence[Outcome], /) -> None:
@@ -193,7 +196,7 @@ class JournalFile:
 
         In an input that can be read only once, `enabled` compares each id before it is sent.
         """
-        if user_ids is None or self._store.enabled == self._store.reached:
+        if user_ids is None or self._store.done == self._store.reached:
             return
         ids = iter(user_ids)
         position = 0

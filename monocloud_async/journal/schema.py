@@ -6,7 +6,6 @@ from typing import Final
 
 from monocloud_async.errors import ConfigurationError
 
-ENDPOINT: Final = "POST /api/users/{user_id}/enable"
 FORMAT: Final = 1
 _APPLICATION: Final = 0x4D4F4E43  # "MONC": marks the file as a journal, also for SQLite's tools
 _MAGIC: Final = b"SQLite format 3\0"  # https://www.sqlite.org/fileformat.html, section 1.3

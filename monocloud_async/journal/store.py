@@ -8,19 +8,21 @@ import os
 import socket
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Final, NamedTuple
 
 import msgspec
 
+from monocloud_async.endpoint import BulkOperation
 from monocloud_async.errors import (
     ConfigurationError,
     InvalidResponseError,
     InvalidUserIdError,
     StatusError,
 )
-from monocloud_async.journal.schema import ENDPOINT, connect, create
-from monocloud_async.outcome import Outcome
+from monocloud_async.journal.schema import connect, create
+from monocloud_async.outcome import DONE, Outcome
 from monocloud_async.sanitize import clean
 from monocloud_async.version import __version__
 
@@ -28,12 +30,12 @@ PAGE: Final = 8192  # positions read by one query
 _MAX_TEXT: Final = 1000
 
 # `sqlite3` releases the GIL at each step of a statement. Beside a busy event loop, it then waits up
-# to 5 ms to get the GIL back. So one step writes many rows. Rows of enabled users have the same
-# value in half of their columns. These are literals, because binding a value costs as much as
+# to 5 ms to get the GIL back. So one step writes many rows. Rows of users who are done have the
+# same value in half of their columns. These are literals, because binding a value costs as much as
 # storing it.
-_ENABLED: Final = "(?, ?, 'enabled', 200, ?, ?, ?, NULL, NULL, NULL)"
+_DONE: Final = "(?, ?, '{done}', 200, ?, ?, ?, NULL, NULL, NULL)"
 _OTHER: Final = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_ENABLED_VALUES: Final = _ENABLED.count("?")
+_DONE_VALUES: Final = _DONE.count("?")
 _OTHER_VALUES: Final = _OTHER.count("?")
 _UPSERT: Final = """
 INSERT INTO users VALUES {rows} ON CONFLICT (position) DO UPDATE SET
@@ -44,17 +46,16 @@ WHERE excluded.outcome <> 'not_attempted'
 """
 
 
+@cache
 def _upserts(row: str) -> list[tuple[int, str]]:
     """Return (number of values, statement) pairs: few sizes, so each is prepared only once."""
     sizes = (1024, 512, 256, 128, 64, 32, 16, 8, 4, 2, 1)
     return [(n * row.count("?"), _UPSERT.format(rows=", ".join([row] * n))) for n in sizes]
 
 
-_UPSERTS: Final = _upserts(_ENABLED), _upserts(_OTHER)
-
 # The whole page in one row, for the same reason.
 _PAGE_OF_USERS: Final = """
-SELECT count(*), json_group_array(user_id), group_concat(ifnull(outcome = 'enabled', 0), '')
+SELECT count(*), json_group_array(user_id), group_concat(ifnull(outcome = ?, 0), '')
 FROM users WHERE position >= ? AND position < ?
 """
 _PLACES: Final = """
@@ -71,13 +72,13 @@ class Page(NamedTuple):
     Attributes:
         start, end: the first position, and the first one after the page.
         ids: the recorded ids; None where a kill prevented the record.
-        enabled: one character for each position: "1" if the user is enabled, else "0".
+        done: one character for each position: "1" if the operation is done, else "0".
     """
 
     start: int
     end: int
     ids: Sequence[str | None]
-    enabled: str
+    done: str
 
 
 class InputInfo(NamedTuple):
@@ -118,7 +119,7 @@ class Rows(NamedTuple):
     them alive costs more CPU time than writing the rows.
     """
 
-    enabled: list[object]
+    done: list[object]
     others: list[object]
 
     @classmethod
@@ -132,30 +133,33 @@ class Rows(NamedTuple):
     def add(self, outcome: Outcome, now: int) -> None:
         """Add the row of an outcome; `now` is in milliseconds since 1970."""
         ms = math.ceil(outcome.seconds * 1000)
-        if outcome.status == "enabled":
-            self.enabled.extend((outcome.position, outcome.user_id, outcome.attempts, ms, now))
+        if outcome.status in DONE:
+            self.done.extend((outcome.position, outcome.user_id, outcome.attempts, ms, now))
         else:
             self.others.extend(_row(outcome, ms, now))
 
     def positions(self) -> set[object]:
         """Return the positions of these users."""
-        return {*self.enabled[::_ENABLED_VALUES], *self.others[::_OTHER_VALUES]}
+        return {*self.done[::_DONE_VALUES], *self.others[::_OTHER_VALUES]}
+
+    @property
+    def users_done(self) -> int:
+        """How many users are done."""
+        return len(self.done) // _DONE_VALUES
 
     def count(self, outcome: str) -> int:
-        """Return how many users have this outcome."""
-        if outcome == "enabled":
-            return len(self.enabled) // _ENABLED_VALUES
+        """Return how many of the others have this outcome."""
         return self.others[2::_OTHER_VALUES].count(outcome)
 
     def others_each(self) -> Iterator[Sequence[object]]:
-        """Yield the values of each user who is not enabled, in the order of `USER_COLUMNS`."""
+        """Yield the values of each user who is not done, in the order of `USER_COLUMNS`."""
         for start in range(0, len(self.others), _OTHER_VALUES):
             yield self.others[start : start + _OTHER_VALUES]
 
     def moved(self, start: int, user_ids: Sequence[str]) -> "Rows":
         """Return a copy with positions that begin at `start` instead of 0, and with these ids."""
-        rows = Rows(self.enabled.copy(), self.others.copy())
-        for values, size in ((rows.enabled, _ENABLED_VALUES), (rows.others, _OTHER_VALUES)):
+        rows = Rows(self.done.copy(), self.others.copy())
+        for values, size in ((rows.done, _DONE_VALUES), (rows.others, _OTHER_VALUES)):
             places = [int(str(place)) for place in values[::size]]
             values[::size] = [start + place for place in places]
             values[1::size] = [user_ids[place] for place in places]
@@ -168,18 +172,22 @@ class JournalStore:
     Args:
         path: created with mode 0600 if it does not exist.
         tenant: the tenant of the users.
+        operation: the operation of the run.
         input_info: where the ids come from.
 
     Attributes:
         reached: the first position after the last record.
-        enabled: how many recorded users are enabled.
+        done: how many recorded users are done.
     """
 
-    def __init__(self, path: Path, tenant: str, input_info: InputInfo) -> None:
+    def __init__(
+        self, path: Path, tenant: str, operation: BulkOperation, input_info: InputInfo
+    ) -> None:
         self.reached = 0
-        self.enabled = 0
+        self.done = 0
         self._path = path
         self._tenant = tenant
+        self._operation = operation
         self._input_info = input_info
         self._sql: sqlite3.Connection | None = None
         self._run_id: int | None = None  # None until there is something to write
@@ -197,15 +205,19 @@ class JournalStore:
             return
         header = self._sql.execute("SELECT tenant, endpoint FROM header").fetchone()
         tenant, endpoint = header or ("", "")
-        if (tenant, endpoint) != (self._tenant, ENDPOINT):
-            whose = f"tenant {tenant}" if endpoint == ENDPOINT else f"endpoint {endpoint}"
+        if tenant != self._tenant:
             raise ConfigurationError(
-                f"the journal {self._path} belongs to the {clean(whose)}, and this run is for"
-                f" {self._tenant}; name another journal, or use that tenant"
+                f"the journal {self._path} belongs to the tenant {clean(tenant)}, and this run is"
+                f" for {self._tenant}; name another journal, or use that tenant"
             )
-        self.reached, self.enabled = self._sql.execute(
-            "SELECT ifnull(max(position) + 1, 0), count(*) FILTER (WHERE outcome = 'enabled')"
-            " FROM users"
+        if endpoint != self._operation.endpoint:
+            raise ConfigurationError(
+                f"the journal {self._path} is of {clean(endpoint)}, and this run is of"
+                f" {self._operation.endpoint}; name another journal"
+            )
+        self.reached, self.done = self._sql.execute(
+            "SELECT ifnull(max(position) + 1, 0), count(*) FILTER (WHERE outcome = ?) FROM users",
+            (self._operation.done,),
         ).fetchone()
 
     def page(self, start: int) -> Page:
@@ -213,22 +225,25 @@ class JournalStore:
         assert self._sql is not None  # noqa: S101  called only for positions before `reached`
         end = min(start + PAGE, self.reached)
         span = (start, end)
-        count, ids, enabled = self._sql.execute(_PAGE_OF_USERS, span).fetchone()
+        count, ids, done = self._sql.execute(
+            _PAGE_OF_USERS, (self._operation.done, *span)
+        ).fetchone()
         found: Sequence[str | None] = _ids.decode(ids)
         if count < end - start:
             (places,) = self._sql.execute(_PLACES, span).fetchone()
-            rows = zip(_numbers.decode(places), found, enabled or "", strict=True)
+            rows = zip(_numbers.decode(places), found, done or "", strict=True)
             known = {position: (user_id, flag) for position, user_id, flag in rows}
             spread = [known.get(position, (None, "0")) for position in range(start, end)]
-            found, enabled = [row[0] for row in spread], "".join(row[1] for row in spread)
-        return Page(start, end, found, enabled)
+            found, done = [row[0] for row in spread], "".join(row[1] for row in spread)
+        return Page(start, end, found, done)
 
     def connection(self, now: int) -> sqlite3.Connection:
         """Return the connection, after adding this run to the file."""
         if self._sql is None:
             input_info = self._input_info
             column = None if input_info.column is None else _text(input_info.column)
-            header = (self._tenant, ENDPOINT, now, _text(input_info.name), input_info.form, column)
+            name, endpoint = _text(input_info.name), self._operation.endpoint
+            header = (self._tenant, endpoint, now, name, input_info.form, column)
             self._sql = create(self._path, header)
         if self._run_id is None:
             self._sql.execute("PRAGMA synchronous = FULL")
@@ -246,12 +261,13 @@ class JournalStore:
         try:
             for text, bound in first:
                 sql.execute(text, bound)
-            for values, upserts in zip(rows, _UPSERTS, strict=True):
-                done = 0
-                for size, statement in upserts:
-                    while len(values) - done >= size:
-                        sql.execute(statement, values[done : done + size])
-                        done += size
+            forms = _DONE.format(done=self._operation.done), _OTHER
+            for values, form in zip(rows, forms, strict=True):
+                start = 0
+                for size, statement in _upserts(form):
+                    while len(values) - start >= size:
+                        sql.execute(statement, values[start : start + size])
+                        start += size
             sql.execute("COMMIT")
         except BaseException:
             if sql.in_transaction:

@@ -27,7 +27,7 @@ class JournalWriter:
     Attributes:
         error: why the journal could not be written, or None.
         unwritten: how many outcomes are not known to be in the journal.
-        enabled: `Journal.enabled` of the journal.
+        done: tells whether the user at a position is done, see `Journal.enabled`.
         reached: the journal has no record from this position on.
         is_behind: whether an outcome has waited too long for the disk; see `caught_up`.
     """
@@ -41,7 +41,7 @@ class JournalWriter:
     ) -> None:
         self.error: BaseException | None = None
         self.unwritten = 0
-        self.enabled = journal.enabled
+        self.done = journal.enabled
         self.reached = math.inf
         self._journal = journal
         self._file = journal if isinstance(journal, JournalFile) else None
@@ -59,9 +59,9 @@ class JournalWriter:
         if self._file is not None:
             self.reached = await self._file.open(self._report, self._limiter, user_ids)
 
-    def enabled_from(self, position: int) -> Sequence[str | None]:
-        """Return the ids of consecutive enabled users from this position on that are in memory."""
-        return () if self._file is None else self._file.enabled_from(position)
+    def done_from(self, position: int) -> Sequence[str | None]:
+        """Return the ids of consecutive done users from this position on that are in memory."""
+        return () if self._file is None else self._file.done_from(position)
 
     def input_ended(self, length: int) -> None:
         """Check the length of the whole input; raises `ConfigurationError` if ids are missing."""

@@ -80,7 +80,7 @@ def _timeline(figures: Figures) -> Chart:
     unit, name = (60.0, "minutes") if figures.seconds > 300 else (1.0, "seconds")  # noqa: PLR2004
     axis = {"type": "quantitative", "title": f"{name} of work", "axis": {"grid": False}}
     points = [
-        {"x": point.seconds / unit, "enabled": point.enabled, "other": point.other}
+        {"x": point.seconds / unit, "done": point.done, "other": point.other}
         for point in figures.timeline
     ]
     halts = [
@@ -115,7 +115,7 @@ def _timeline(figures: Figures) -> Chart:
                 "mark": {"type": "rule", "color": "var(--text)", "strokeDash": [4, 3]},
                 "encoding": {"x": {"field": "x", **axis}},
             },
-            line("enabled", "var(--enabled)"),
+            line("done", "var(--done)"),
             line("other", "var(--failed)"),
         ]
         return {"layer": layers}
@@ -123,7 +123,7 @@ def _timeline(figures: Figures) -> Chart:
     def seconds(what: str) -> float:
         return sum(halt.end - halt.start for halt in figures.halts if halt.what == what)
 
-    peak = max(point.enabled for point in figures.timeline)
+    peak = max(point.done for point in figures.timeline)
     summary = (
         f"{figures.rate:,.0f} users a second on average, {peak:,.0f} at most;"
         f" {seconds('paused'):,.0f} s with pauses and {seconds('outage'):,.0f} s of outage."
@@ -143,7 +143,7 @@ def _by_time(figures: Figures) -> list[tuple[str, ...]]:
         rows.append(
             (
                 f"{part[0].seconds:,.6g} to {end:,.6g}",
-                f"{sum(point.enabled for point in part) / len(part):,.1f}",
+                f"{sum(point.done for point in part) / len(part):,.1f}",
                 f"{sum(point.other for point in part) / len(part):,.1f}",
                 ", ".join(sorted(about)),
             )
@@ -179,13 +179,13 @@ def _times(figures: Figures) -> Chart:
     counts = [count for _, count in figures.times]
     found = figures.percentiles
     return _chart(
-        "Time until a user was enabled",
+        f"Time until a user was {figures.done}",
         f"Half within {found[50]:,} ms, 90 % within {found[90]:,} ms, 99 % within {found[99]:,} ms,"
         f" the slowest after {found[100]:,} ms, including waits for the rate limit.",
         _bars(
             [{"label": f"≤ {a}", "users": b} for a, b in zip(labels, counts, strict=True)],
             "from the start of the call to its end",
-            "var(--enabled)",
+            "var(--done)",
         ),
         ("Within", "Users"),
         [(f"{label}", f"{count:,}") for label, count in zip(labels, counts, strict=True)],
@@ -197,8 +197,8 @@ def _attempts(figures: Figures) -> Chart:
     counts = [count for _, count in figures.attempts]
     retried = sum(count for (n, _), count in zip(figures.attempts, counts, strict=True) if n > 1)
     return _chart(
-        "Requests until a user was enabled",
-        f"{retried:,} of {sum(counts):,} enabled users took more than one;"
+        f"Requests until a user was {figures.done}",
+        f"{retried:,} of {sum(counts):,} {figures.done} users took more than one;"
         " requests that were answered 429 are not counted.",
         _bars(
             [{"label": a, "users": b} for a, b in zip(labels, counts, strict=True)],

@@ -10,6 +10,7 @@ from typing import Final
 
 from msgspec import Struct, field
 
+from monocloud_async.endpoint import DISABLE, ENABLE, BulkOperation
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.journal.schema import connect
 from monocloud_async.sanitize import UNSAFE
@@ -50,7 +51,7 @@ class Point(Struct):
     """One interval of the timeline: its start in seconds of work, and users per second."""
 
     seconds: float
-    enabled: float = 0.0
+    done: float = 0.0
     other: float = 0.0
 
 
@@ -63,7 +64,7 @@ class Halt(Struct, frozen=True):
 
 
 class FailureRow(Struct, frozen=True):
-    """One user who is not enabled."""
+    """One user for whom the operation was not done."""
 
     position: int
     user_id: str
@@ -78,18 +79,20 @@ class Figures(Struct):
     """The figures of all runs of a journal together.
 
     Attributes:
+        done: the outcome that the runs were for: "enabled" or "disabled".
         outcomes: users by outcome.
         unrecorded: users who were in flight when a run was killed, so their outcome is unknown.
-        percentiles: for 50, 90, 99 and 100 percent of the enabled users, the milliseconds from
+        percentiles: for 50, 90, 99 and 100 percent of the users who are done, the milliseconds from
             the start of the call to its end, waits included.
         times: a histogram of these times: (upper bound in milliseconds, users).
-        attempts: how many enabled users took how many requests: (requests, users).
+        attempts: how many of these users took how many requests: (requests, users).
         step: seconds from one point of the timeline to the next.
         borders: where on the timeline one run ended and the next began.
     """
 
     journal: str
     tenant: str
+    done: str
     source: str
     form: str
     column: str | None
@@ -129,10 +132,10 @@ def read(path: Path) -> Figures:
         ConfigurationError: the file is not a journal, or cannot be read.
     """
     with _opened(path) as sql:
-        tenant, created, source, form, column = sql.execute(
-            "SELECT tenant, created / 1000.0, input, form, input_column FROM header"
+        tenant, endpoint, created, source, form, column = sql.execute(
+            "SELECT tenant, endpoint, created / 1000.0, input, form, input_column FROM header"
         ).fetchone()
-        told = visible(tenant), visible(source)
+        told = visible(tenant), _operation(endpoint).done, visible(source)
         figures = Figures(visible(str(path)), *told, form, column, created)
         figures.outcomes = dict(
             sql.execute("SELECT outcome, count(*) FROM users GROUP BY 1 ORDER BY 2 DESC")
@@ -150,25 +153,29 @@ def read(path: Path) -> Figures:
             for error, status, title, count in sql.execute(_GROUPS)
         ]
         figures.attempts = sql.execute(
-            "SELECT min(attempts, 6), count(*) FROM users WHERE outcome = 'enabled' GROUP BY 1"
+            "SELECT min(attempts, 6), count(*) FROM users WHERE outcome = ? GROUP BY 1",
+            (figures.done,),
         ).fetchall()
         _read_times(figures, sql)
         _read_timeline(figures, sql)
     return figures
 
 
-def enabled(path: Path) -> int:
-    """Return how many users the journal records as enabled; raises as `read` does."""
+def users_done(path: Path) -> int:
+    """Return for how many users the operation is done; raises as `read` does."""
     with _opened(path) as sql:
-        return int(sql.execute("SELECT sum(outcome = 'enabled') FROM users").fetchone()[0] or 0)
+        return int(
+            sql.execute("SELECT sum(outcome IN ('enabled', 'disabled')) FROM users").fetchone()[0]
+            or 0
+        )
 
 
 def failures(path: Path) -> Iterator[FailureRow]:
-    """Yield every user who is not enabled, in the order of the input; raises as `read` does."""
+    """Yield every user who is not done, in the order of the input; raises as `read` does."""
     with _opened(path) as sql:
         for position, user_id, outcome, error, status, title, attempts, trace in sql.execute(
             "SELECT position, user_id, outcome, error, status, title, attempts, trace_id"
-            " FROM users WHERE outcome <> 'enabled' ORDER BY position"
+            " FROM users WHERE outcome NOT IN ('enabled', 'disabled') ORDER BY position"
         ):
             told = _told(error, status, title)
             yield FailureRow(position, user_id, outcome, *told, attempts, visible(trace or ""))
@@ -220,6 +227,13 @@ def _opened(path: Path) -> Iterator[sqlite3.Connection]:
         raise ConfigurationError(f"cannot read the journal {path}: {error}") from None
 
 
+def _operation(endpoint: str) -> BulkOperation:
+    found = [operation for operation in (ENABLE, DISABLE) if operation.endpoint == endpoint]
+    if not found:
+        raise ConfigurationError(f"the journal is of {visible(endpoint)}, which is not known here")
+    return found[0]
+
+
 def _told(error: str | None, status: int | None, title: str | None) -> tuple[str, str]:
     if error is None:
         return "cancelled", "the run ended before the response arrived"
@@ -239,7 +253,7 @@ def _examples(
 
 def _read_times(figures: Figures, sql: sqlite3.Connection) -> None:
     counts: list[tuple[int, int]] = sql.execute(
-        "SELECT ms, count(*) FROM users WHERE outcome = 'enabled' GROUP BY ms ORDER BY ms"
+        "SELECT ms, count(*) FROM users WHERE outcome = ? GROUP BY ms ORDER BY ms", (figures.done,)
     ).fetchall()
     total = sum(count for _, count in counts)
     wanted = [50, 90, 99, 100]
@@ -273,12 +287,12 @@ def _read_timeline(figures: Figures, sql: sqlite3.Connection) -> None:
         # The clock may have been set back: keep every time within its run.
         return max(offsets[number], min(offsets[number] + at - began[number], offsets[number + 1]))
 
-    for at, enabled, count in sql.execute(
-        "SELECT at / 100 / 10.0, outcome = 'enabled', count(*) FROM users GROUP BY 1, 2"
+    for at, is_done, count in sql.execute(
+        "SELECT at / 100 / 10.0, outcome = ?, count(*) FROM users GROUP BY 1, 2", (figures.done,)
     ):
         point = points[min(int(place(at) / step), len(points) - 1)]
-        if enabled:
-            point.enabled += count / step
+        if is_done:
+            point.done += count / step
         else:
             point.other += count / step
     figures.timeline = points

@@ -40,7 +40,7 @@ def page(journal: Path) -> str:
         figures=figures,
         charts=charts(figures),
         rows=rows,
-        not_enabled=_not_enabled(figures),
+        not_done=_not_done(figures),
         kinds={said: str(n) for n, said in enumerate(sorted({row.message for row in rows}))},
         script=script,
         script_hash=f"sha256-{digest}",
@@ -60,8 +60,8 @@ def _rows(journal: Path) -> list[FailureRow]:
     return rows
 
 
-def _not_enabled(figures: Figures) -> int:
-    return figures.users - figures.outcomes.get("enabled", 0)
+def _not_done(figures: Figures) -> int:
+    return figures.users - figures.outcomes.get(figures.done, 0)
 
 
 def _count(number: float) -> str:

@@ -111,7 +111,7 @@ def _headers_too_long(user_id: str) -> TransportError:
         user_id=user_id,
         transient=False,
     )
-    fault.advice = "The user may well be enabled; see what a gateway adds to the answers"
+    fault.advice = "It may well be done; see what a gateway adds to the answers"
     return fault
 
 

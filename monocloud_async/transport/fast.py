@@ -34,16 +34,14 @@ from monocloud_async.connector import (
     is_informational,
     is_silent,
 )
-from monocloud_async.endpoint import enable_path, matching_user
-from monocloud_async.models import User
+from monocloud_async.endpoint import ENABLE, Operation, Response
 from monocloud_async.transport.standard import (
-    SKIPPED_HEADERS,
     ClosedError,
     Deadlines,
-    Response,
     check_length,
     client_timeout,
     read_body,
+    request_options,
 )
 
 # RFC 9112, sections 4 and 5, in their plainest form: no folded line, no bare LF, printable ASCII.
@@ -80,7 +78,7 @@ class FastProtocol(GuardedProtocol):
 
     _pending: asyncio.Future[tuple[bytes, int]] | None = None
 
-    def send_request(self, path: str, head: str) -> asyncio.Future[tuple[bytes, int]]:
+    def send_request(self, method: str, path: str, head: str) -> asyncio.Future[tuple[bytes, int]]:
         """A plain answer and where its body begins, or 0 where `read` has it.
 
         Raises:
@@ -90,7 +88,7 @@ class FastProtocol(GuardedProtocol):
             raise aiohttp.ServerDisconnectedError
         self._pending = waiter = self._loop.create_future()
         # In one expression: it has the key, and no local variable should.
-        self.transport.write(f"POST {path} HTTP/1.1\r\n{head}".encode())
+        self.transport.write(f"{method} {path} HTTP/1.1\r\n{head}".encode())
         return waiter
 
     def data_received(self, data: bytes) -> None:
@@ -182,10 +180,12 @@ REQUIRED: Final[tuple[tuple[type, str], ...]] = (
 HOOKS: Final[tuple[tuple[type, str], ...]] = (
     (ClientSession, "__init__"),
     (ClientSession, "_request"),
+    (ClientSession, "get"),
     (ClientSession, "post"),
     (ClientRequest, "send"),
     (ClientResponse, "start"),
 )
+_OK: Final = 200
 _KEEP_ALIVE: Final = 15.0  # seconds that a connection waits at most for its next call
 
 _session_hooks = attrgetter(*(name for kind, name in HOOKS if kind is ClientSession))
@@ -197,7 +197,7 @@ class FastTransport:
     """Calls to one tenant over connections of the session's own.
 
     Args:
-        client: the session's own client, over `Lines`.
+        client: the session's own client, over a `FastConnector`.
         base_url: the tenant's.
         credentials: the headers of every request.
     """
@@ -208,16 +208,11 @@ class FastTransport:
         assert isinstance(client.connector, FastConnector)  # noqa: S101  for the type checkers
         self._loop = asyncio.get_running_loop()
         self._connector = client.connector
-        # It knows where to connect and all the headers, and is never sent.
-        self._template = aiohttp.ClientRequest(
-            "POST",
-            URL(base_url),
-            headers=credentials.headers,
-            skip_auto_headers=SKIPPED_HEADERS,
-            loop=self._loop,
-        )
-        headers = "".join(f"{name}: {value}\r\n" for name, value in self._template.headers.items())
-        self._head = MaskedKey(f"{headers}\r\n")
+        self._base_url = base_url
+        self._credentials = credentials
+        # It knows where to connect, and is never sent.
+        self._template = self._request(ENABLE)
+        self._heads: dict[Operation, MaskedKey] = {}  # of a request, but for its first line
         self._idle: list[tuple[Connection, FastProtocol]] = []  # the last one is used next
         self._unused = 0  # so many of them, from the first one on, since the last tidying
         self._cleanup: asyncio.TimerHandle | None = None
@@ -247,9 +242,10 @@ class FastTransport:
             self._unhooked = all(_is_original(getattr(kind, name)) for kind, name in HOOKS)
         return self._unhooked
 
-    async def send(self, user_id: str, timeout: float) -> User | Response:
-        """The user, where the answer is plainly that, or else the answer; errors are aiohttp's."""
-        path, due = enable_path(user_id), self._loop.time() + timeout
+    async def send(self, operation: Operation, user_id: str, timeout: float) -> Response:
+        """The answer to this operation on this user; errors are aiohttp's."""
+        path, due = operation.path(user_id), self._loop.time() + timeout
+        head = self._heads.get(operation) or self._head(operation)
         taken = self._take_idle()
         while True:
             connection, protocol = taken or await self._connect(timeout, due)
@@ -257,7 +253,7 @@ class FastTransport:
             keep = False
             try:
                 try:
-                    whole, start = await protocol.send_request(path, self._head)
+                    answer, start = await protocol.send_request(operation.method, path, head)
                 except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
                     if taken is None:
                         raise
@@ -266,18 +262,15 @@ class FastTransport:
                     taken = None
                     continue
                 if start:
-                    user = matching_user(user_id, whole[start:])
-                    if user is not None:
-                        keep = True
-                        return user
-                    protocol.leave_to_aiohttp(whole)  # which has read none of it yet
+                    keep = True
+                    return Response(_OK, answer, answer[start:], protocol.abort)
                 if protocol.is_whole:
-                    answer, complete = await _read(protocol)
+                    response, complete = await _read(protocol)
                 else:
                     async with self._deadlines.at(due):
-                        answer, complete = await _read(protocol)
+                        response, complete = await _read(protocol)
                 keep = complete and is_silent(protocol)
-                return answer
+                return response
             finally:
                 self._release(connection, protocol, keep=keep)
 
@@ -291,6 +284,21 @@ class FastTransport:
             protocol.fail(ClosedError())
         while self._idle:
             self._idle.pop()[0].release()
+
+    def _request(self, operation: Operation) -> aiohttp.ClientRequest:
+        return aiohttp.ClientRequest(
+            operation.method,
+            URL(self._base_url),
+            **request_options(operation, self._credentials),
+            loop=self._loop,
+        )
+
+    def _head(self, operation: Operation) -> MaskedKey:
+        """All of this operation's request but its first line, as aiohttp would send it."""
+        headers = self._request(operation).headers.items()
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers)
+        head = self._heads[operation] = MaskedKey(f"{lines}\r\n{operation.body}")
+        return head
 
     def _take_idle(self) -> tuple[Connection, FastProtocol] | None:
         kept = self._idle

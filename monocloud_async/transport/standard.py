@@ -3,14 +3,14 @@
 import asyncio
 import math
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from time import monotonic
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
-from multidict import CIMultiDictProxy
+from multidict import CIMultiDict
 from yarl import URL
 
 from monocloud_async.config import Credentials
@@ -21,11 +21,9 @@ from monocloud_async.connector import (
     has_unread_bytes,
     is_silent,
 )
-from monocloud_async.endpoint import body_limit, enable_path
+from monocloud_async.endpoint import Operation, Response, body_limit
 
 CONNECT_SHARE: Final = 0.9  # of the time of a request
-# aiohttp would call an empty body an octet-stream.
-SKIPPED_HEADERS: Final = ("Content-Type",)
 # `Connector` counts the bytes of headers. aiohttp's own connectors know only how long a line may
 # be and how many there may be, so a bound in bytes is a product of these.
 _LINES, _LINES_UNCOUNTED = MAX_HEADERS, 1024
@@ -34,19 +32,6 @@ _BETWEEN: Final = len(": \r\n")
 
 class ClosedError(aiohttp.ClientConnectionError):
     """The session was closed while the request was on its way."""
-
-
-class Response(NamedTuple):
-    """What came: status, headers, and as much of the body as is worth reading.
-
-    `end` ends the connection that it came over, for an answer that cannot be this user's: the next
-    one may be somebody else's as well.
-    """
-
-    status: int
-    headers: CIMultiDictProxy[str]
-    body: bytes
-    end: Callable[[], object]
 
 
 class Deadlines:
@@ -79,25 +64,30 @@ class Deadlines:
 
 
 class StandardTransport:
-    """Calls to one tenant through any `ClientSession`.
+    """Requests to one tenant through any `ClientSession`.
 
     Args:
+        client: the `ClientSession`, which may be the caller's.
         base_url: the tenant's.
         credentials: the headers of every request.
     """
 
-    def __init__(self, base_url: str, credentials: Credentials) -> None:
+    def __init__(
+        self, client: aiohttp.ClientSession, base_url: str, credentials: Credentials
+    ) -> None:
+        self._client = client
         self._base_url = base_url
         self._credentials = credentials
         self._address = (url := URL(base_url)).raw_host, url.port
         self._deadlines = Deadlines()
 
-    async def send(self, client: aiohttp.ClientSession, user_id: str, timeout: float) -> Response:
-        """The answer to this user's request; errors are aiohttp's."""
+    async def send(self, operation: Operation, user_id: str, timeout: float) -> Response:
+        """The answer to this operation on this user; errors are aiohttp's."""
         async with self._deadlines.at(asyncio.get_running_loop().time() + timeout):
-            reused = self._close_stale(client.connector)
+            connector = self._client.connector
+            reused = self._close_stale(connector)
             try:
-                return await self._send(client, user_id, timeout)
+                return await self._send(operation, user_id, timeout)
             except (TimeoutError, aiohttp.ClientConnectorError):
                 raise
             except (aiohttp.ServerDisconnectedError, OSError):
@@ -105,21 +95,22 @@ class StandardTransport:
                     raise
             # A server may end a connection that it holds for idle just as it is used again. That
             # is no news of the tenant, and the other idle ones may have ended with it.
-            for kept in self._idle_pools(client.connector):
+            for kept in self._idle_pools(connector):
                 for protocol, _since in kept:
                     protocol.close()
-            return await self._send(client, user_id, timeout)
+            return await self._send(operation, user_id, timeout)
 
     def close(self) -> None:
         """End the calls in flight."""
         self._deadlines.close()
 
-    async def _send(self, client: aiohttp.ClientSession, user_id: str, timeout: float) -> Response:
+    async def _send(self, operation: Operation, user_id: str, timeout: float) -> Response:
+        client = self._client
+        request = client.get if operation.method == "GET" else client.post
         counted = isinstance(client.connector, Connector)
-        async with client.post(
-            URL(self._base_url + enable_path(user_id), encoded=True),
-            headers=self._credentials.headers,
-            skip_auto_headers=SKIPPED_HEADERS,
+        async with request(
+            URL(self._base_url + operation.path(user_id), encoded=True),
+            **request_options(operation, self._credentials),
             # aiohttp sends custom headers, the key among them, wherever a redirect points.
             allow_redirects=False,
             raise_for_status=False,
@@ -160,6 +151,16 @@ class StandardTransport:
                 kept.popleft()
                 protocol.close()
         return left
+
+
+def request_options(operation: Operation, credentials: Credentials) -> dict[str, Any]:
+    """The headers and the body of this operation's request, as aiohttp takes them."""
+    if not operation.body:
+        # aiohttp would call an empty body an octet-stream.
+        return {"headers": credentials.headers, "skip_auto_headers": ("Content-Type",)}
+    headers = CIMultiDict(credentials.headers)
+    headers["Content-Type"] = "application/json"
+    return {"headers": headers, "data": operation.body.encode()}
 
 
 def client_timeout(timeout: float) -> aiohttp.ClientTimeout:

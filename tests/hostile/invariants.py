@@ -20,7 +20,7 @@ from yarl import URL
 
 import monocloud_async as m
 from monocloud_async import config
-from monocloud_async.endpoint import check_user_id, enable_path, read_response, retry_after
+from monocloud_async.endpoint import ENABLE, check_user_id, read_response, retry_after
 from monocloud_async.inputs import Format
 from monocloud_async.inputs.lines import Line
 from monocloud_async.inputs.reader import IdReader
@@ -72,7 +72,7 @@ def a_wait_is_finite_or_none(value: str, date: str) -> None:
 
 def an_id_is_itself_or_refused(user_id: str) -> None:
     try:
-        path = enable_path(user_id)
+        path = ENABLE.path(user_id)
     except m.InvalidUserIdError as error:
         is_ours(error)
         return

@@ -22,7 +22,7 @@ def every_status(outcome: Outcome) -> str:
     match outcome.status:
         case "enabled" | "already_enabled":
             return "can sign in"
-        case "failed":
+        case "disabled" | "already_disabled" | "failed":
             return "cannot"
         case "unknown":
             return "perhaps"
