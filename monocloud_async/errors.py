@@ -192,7 +192,7 @@ class ConflictError(StatusError):
 
 
 class UnprocessableError(StatusError):
-    """422: the tenant refused to do this for this user."""
+    """422: the tenant refused the operation for this user."""
 
 
 class IdentityFault(Struct, frozen=True):

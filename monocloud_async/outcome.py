@@ -18,7 +18,7 @@ Status = Literal[
     "already_disabled",
 ]
 
-DONE: Final = frozenset[Status]({"enabled", "disabled"})  # what a run brings its users to
+DONE: Final = frozenset[Status]({"enabled", "disabled"})  # the operation of the run is done
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
@@ -113,7 +113,7 @@ class BulkReport(Struct, kw_only=True):
 
     @property
     def skipped(self) -> int:
-        """Users who were not asked for, because the journal has it as done for them."""
+        """How many users were skipped, because the journal records them as done."""
         return self.already_enabled + self.already_disabled
 
     @property
@@ -128,8 +128,8 @@ class BulkReport(Struct, kw_only=True):
 
     def __repr__(self) -> str:
         # A thousand failures are too long for a terminal, and contain user ids.
-        told = ", ".join(f"{name}={getattr(self, name)!r}" for name in REPORT_FIELDS)
-        return f"BulkReport({told}, failures=<{len(self.failures)}>)"
+        shown = ", ".join(f"{name}={getattr(self, name)!r}" for name in REPORT_FIELDS)
+        return f"BulkReport({shown}, failures=<{len(self.failures)}>)"
 
 
 def add_outcome(report: BulkReport, outcome: Outcome) -> None:

@@ -182,8 +182,8 @@ class Display(AbstractContextManager["Display"]):
             parts.append(f"{self._tally.kinds.total():,} failed ({self._tally.listed()})")
         if self._ending:
             parts.append(self._ending)
-        elif told := _limiter_status(self._run.pace):
-            parts.append(told)
+        elif status := _limiter_status(self._run.pace):
+            parts.append(status)
         return parts
 
 

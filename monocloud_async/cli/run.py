@@ -225,8 +225,8 @@ class Job:
         if self.failures is not None and self.failures.lines:
             lines = "line" if self.failures.lines == 1 else "lines"
             lost = ", but some of them could not be written" if self.failures.broken else ""
-            told = f"{self.failures.lines:,} {lines} to retry: {self.failures.name}"
-            say(console, told + lost)
+            hint = f"{self.failures.lines:,} {lines} to retry: {self.failures.name}"
+            say(console, hint + lost)
         elif report.unknown:
             say(console, "Enabling twice is harmless: run the unknown ones again")
         if report.exhausted and not report.total and not self.tally.bad_lines:

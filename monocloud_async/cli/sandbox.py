@@ -64,6 +64,6 @@ async def _serve(sandbox: Sandbox) -> int:
     await stopped.wait()
     stats = sandbox.stats()
     await sandbox.stop()
-    told = ", ".join(f"{count:,} answered {status}" for status, count in stats.by_status.items())
-    sys.stderr.write(f"{stats.requests:,} requests{': ' if told else ''}{told}\n")
+    counts = ", ".join(f"{count:,} answered {status}" for status, count in stats.by_status.items())
+    sys.stderr.write(f"{stats.requests:,} requests{': ' if counts else ''}{counts}\n")
     return 0

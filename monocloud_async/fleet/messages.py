@@ -123,7 +123,7 @@ class Left(Struct, kw_only=True):
     """
 
     gaps: list[Span]
-    unfinished: list[Chunk] = field(name="rests")
+    unfinished: list[Chunk] = field(name="rests")  # as in stored payloads
     enabled: int
     failed: int
     unknown: int
@@ -174,8 +174,8 @@ class FleetReport(Counts, kw_only=True):
 
     def __repr__(self) -> str:
         names = [name for name in self.__struct_fields__ if name != "failures"]
-        told = ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
-        return f"FleetReport({told}, failures=<{len(self.failures)}>)"
+        shown = ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+        return f"FleetReport({shown}, failures=<{len(self.failures)}>)"
 
 
 class State(Struct, kw_only=True):
@@ -192,7 +192,7 @@ class State(Struct, kw_only=True):
     plan: Plan
     progress: Progress
     gaps: list[Span] | None = None
-    unfinished: list[Chunk] = field(default_factory=list, name="rests")
+    unfinished: list[Chunk] = field(default_factory=list, name="rests")  # as in stored payloads
     failures: list[Failure] = []
 
     def go_on(self, left: Left) -> None:

@@ -113,7 +113,7 @@ class IdReader:
     def _csv(self) -> Iterator[Line]:
         taken: list[bytes] = []  # the lines of the current row: a quoted cell may span several
 
-        def texts() -> Iterator[str]:
+        def decoded() -> Iterator[str]:
             for raw in self._physical_lines():
                 taken.append(raw)
                 # `read_line` refuses invalid UTF-8; here it only has to pass the csv reader.
@@ -126,7 +126,7 @@ class IdReader:
                 if raw.strip():
                     yield raw, row
 
-        lines = texts()
+        lines = decoded()
         raw, head = next(rows(","), (b"", []))
         if isinstance(head, csv.Error):
             raise ConfigurationError(

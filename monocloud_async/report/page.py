@@ -52,8 +52,8 @@ def _rows(journal: Path) -> list[FailureRow]:
     rows: list[FailureRow] = []
     room = _ROOM
     for failure in islice(failures(journal), _ROOM // _MARKUP):
-        texts = visible(failure.user_id), failure.message, failure.trace_id
-        room -= _MARKUP + sum(len(text.encode()) for text in texts)
+        shown = visible(failure.user_id), failure.message, failure.trace_id
+        room -= _MARKUP + sum(len(text.encode()) for text in shown)
         if room < 0:
             break
         rows.append(failure)
