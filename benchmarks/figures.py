@@ -49,7 +49,7 @@ def table(names: list[str], columns: list[str], results: Turns) -> list[str]:
             text = "" if turns is None else f"{statistics.median(t.cpu for t in turns):.0f}"
             cells.append(text if share is None else f"{text} ({share:.2f})")
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    lines += ["", *_head("Users a second, peak memory", columns)]
+    lines += ["", *_head("Users per second, peak memory", columns)]
     for name in names:
         cells = []
         for column in columns:

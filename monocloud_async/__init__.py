@@ -1,4 +1,4 @@
-"""Give MonoCloud users their access back: one in a web request, a million in a batch."""
+"""An asyncio client that enables MonoCloud users: one in a web request, or millions in a run."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -92,13 +92,13 @@ _MODULES = (
 )  # quickest first
 
 
-if not TYPE_CHECKING:  # a type checker would take it for a yes to every name
+if not TYPE_CHECKING:  # a type checker would then accept every name
 
     def __getattr__(name: str) -> Any:
-        """A public name, imported when it is first asked for.
+        """Import a public name when it is first used.
 
-        aiohttp takes a third of a second to import; `monocloud-async --help`, and every pytest run
-        on a machine that has this package and its fixtures installed, need not wait for it.
+        aiohttp takes a third of a second to import. `monocloud-async --help`, and pytest runs that
+        only load the fixtures, should not wait for it.
         """
         if name in __all__:
             for module in _MODULES:

@@ -3,9 +3,9 @@
 MonoCloudError
 ├── ConfigurationError            the domain, the key or an option is unusable (also a ValueError)
 ├── InvalidUserIdError            refused before any request (also a ValueError)
-├── TransportError                no complete answer came
+├── TransportError                no complete response arrived
 │   └── RequestTimeoutError       ... within the timeout
-├── InvalidResponseError          an answer came, and it is not MonoCloud's or not this user
+├── InvalidResponseError          the response is not MonoCloud's, or not about this user
 ├── RunStoppedError               a whole bulk run was stopped; has its `report`
 └── StatusError                   the tenant refused: any 4xx or 5xx
     ├── BadRequestError           400
@@ -15,14 +15,14 @@ MonoCloudError
     ├── NotFoundError             404
     ├── ConflictError             409
     ├── UnprocessableError        422
-    │   ├── IdentityValidationError   `faults`: a list of code and description
-    │   └── KeyValidationError        `faults`: a map of member to messages
+    │   ├── IdentityValidationError   `faults`: a list of codes with descriptions
+    │   └── KeyValidationError        `faults`: messages by member of the request
     ├── RateLimitedError          429
     └── ServerError               5xx
 
 `str(error)` is one line: which user, what happened, what the server said, what to do next.
-No error holds the API key, request headers or a response body, and none is chained to an error
-of the HTTP library: those carry the request's headers.
+No error holds the API key, request headers or a response body. None is chained to an error of the
+HTTP library, because those carry the request's headers.
 """
 
 from collections.abc import Mapping
@@ -37,10 +37,10 @@ NO_PROBLEM = ProblemDetails()
 
 
 class MonoCloudError(Exception):
-    """What every error of this package is; `user_id` tells for whom, `attempts` how often."""
+    """Base class of all errors; has the `user_id`, and `attempts`: how many requests were sent."""
 
     advice: str = ""  # what to do next
-    transient: bool = False  # whether another attempt may well succeed
+    transient: bool = False  # whether another attempt may succeed
 
     def __init__(self, message: str, *, user_id: str | None = None) -> None:
         super().__init__(message)
@@ -59,17 +59,17 @@ class ConfigurationError(MonoCloudError, ValueError):
 
 
 class InvalidUserIdError(MonoCloudError, ValueError):
-    """The id cannot be one user of a tenant; nothing was sent."""
+    """The user id is not valid; nothing was sent."""
 
 
 class TransportError(MonoCloudError):
-    """No complete answer came: refused, reset, cut short, or not HTTP.
+    """No complete response arrived: the connection failed, or the data was cut short or not HTTP.
 
-    `sent` is False when the tenant cannot have seen the request.
-    Where it is True, it may or may not be done; asking again is safe.
-    `lasting` is True when trying again at once is in vain: a certificate, TLS, or an unknown host.
-    `stale` is True when the connection was closed instead of an answer. Where that was an idle one,
-    used again, the request went out once more over a new one before this error came.
+    `sent` is False if the tenant cannot have seen the request. If it is True, the operation may or
+    may not be done, and sending the request again is safe.
+    `lasting` is True if an immediate retry cannot help: a certificate, TLS, or an unknown host.
+    `stale` is True if the server closed the connection without a response. If the connection had
+    been reused, the request was first repeated over a new one.
     """
 
     advice = "Check the network and the domain, then try again: asking twice is harmless"
@@ -92,16 +92,16 @@ class TransportError(MonoCloudError):
 
 
 class RequestTimeoutError(TransportError):
-    """No complete answer came within the timeout."""
+    """No complete response arrived within the timeout."""
 
     advice = "Try again, or allow a longer timeout: asking twice is harmless"
 
 
 class InvalidResponseError(MonoCloudError):
-    """An answer came that is not MonoCloud's, or not this user's; `status` is its HTTP status.
+    """The response is not MonoCloud's, or not about this user; `status` is its HTTP status.
 
-    `foreign` is True when something else answered in MonoCloud's place: a redirect, or what is no
-    JSON object. What is odd in a user's own data is that user's alone, and never foreign.
+    `foreign` is True if something other than MonoCloud answered: the response is a redirect, or is
+    not a JSON object. Unusual values in a user's own data are never foreign.
     """
 
     advice = "Look the user up in the dashboard: it may well be done"
@@ -126,8 +126,8 @@ class StatusError(MonoCloudError):
 
     Attributes:
         status: the HTTP status of the response, never the `status` of its body.
-        problem: what the tenant said; its members are None where it said nothing.
-        trace_id: what MonoCloud's support asks for, or None.
+        problem: the details in the response; members that it lacks are None.
+        trace_id: the id that MonoCloud's support asks for, or None.
         retry_after: seconds that the tenant asked to wait, or None.
     """
 
@@ -146,16 +146,16 @@ class StatusError(MonoCloudError):
         self.status = status
         self.problem = problem
         self.retry_after = retry_after
-        if status == HTTPStatus.REQUEST_TIMEOUT:  # the one 4xx without a class that may pass
+        if status == HTTPStatus.REQUEST_TIMEOUT:  # transient, but has no class
             self.transient = True
 
     @property
     def trace_id(self) -> str | None:
-        """What MonoCloud's support asks for, or None."""
+        """The trace id that MonoCloud's support asks for, or None."""
         return self.problem.trace_id
 
     def __reduce__(self) -> tuple[object, ...]:
-        # `status` is required, so the default way to copy an exception cannot rebuild this one.
+        # `status` is required, so the default way to copy an exception fails.
         return _rebuild, (type(self), self.args, self.__dict__)
 
 
@@ -164,19 +164,19 @@ class BadRequestError(StatusError):
 
 
 class UnauthorizedError(StatusError):
-    """401: the key is missing, revoked, or another tenant's."""
+    """401: the key is missing, is revoked, or belongs to another tenant."""
 
     advice = "Check that the API key is valid and belongs to this tenant"
 
 
 class PaymentRequiredError(StatusError):
-    """402: the tenant's plan does not allow it."""
+    """402: the tenant's plan does not allow the call."""
 
     advice = "Check the tenant's plan in the MonoCloud dashboard"
 
 
 class ForbiddenError(StatusError):
-    """403: the key may not do this."""
+    """403: the key is not allowed to make this call."""
 
     advice = "Check what the API key is allowed to do in the MonoCloud dashboard"
 
@@ -192,7 +192,7 @@ class ConflictError(StatusError):
 
 
 class UnprocessableError(StatusError):
-    """422: the tenant refused to do this for this user."""
+    """422: the tenant refused the operation for this user."""
 
 
 class IdentityFault(Struct, frozen=True):
@@ -210,20 +210,20 @@ class IdentityValidationError(UnprocessableError):
 
 
 class KeyValidationError(UnprocessableError):
-    """422 with messages by member of the request: `faults`."""
+    """422 with messages for members of the request: `faults`."""
 
     faults: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 
 
 class RateLimitedError(StatusError):
-    """429: the tenant asks to slow down; `retry_after` says for how long, if it said so."""
+    """429: too many requests; `retry_after` is the wait that the tenant asked for, or None."""
 
     transient = True
     advice = "Set max_rate, or wait as long as the tenant asked"
 
 
 class ServerError(StatusError):
-    """5xx: the tenant, or a gateway before it, is in trouble."""
+    """5xx: the tenant, or a gateway in front of it, has failed."""
 
     transient = True
     advice = "The tenant is in trouble; try again later"
@@ -242,7 +242,7 @@ _CLASSES: dict[int, type[StatusError]] = {
 
 
 def status_class(status: int) -> type[StatusError]:
-    """The class for a 4xx or 5xx status; an unknown one gets the nearest."""
+    """Return the error class for a 4xx or 5xx status; `StatusError` for an unknown 4xx."""
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return ServerError
     return _CLASSES.get(status, StatusError)

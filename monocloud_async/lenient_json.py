@@ -1,12 +1,11 @@
-r"""JSON read leniently: what a strict decoder refuses is made harmless, and the rest is read.
+r"""Reads JSON leniently: replaces what a strict decoder refuses, and reads the rest.
 
-A user's data may hold what JSON's grammar allows and a decoder refuses: half of a surrogate pair, a
-number of any size, any depth (RFC 8259, sections 6, 8.2 and 9). Servers also send what the grammar
-does not allow: `NaN`, a raw line break in a text, bytes that are not UTF-8. Nothing of this is a
-reason to doubt the other members.
+A user's data may contain what JSON's grammar allows but decoders refuse: half of a surrogate pair,
+numbers of any size, any depth (RFC 8259, sections 6, 8.2 and 9). Servers also send what the grammar
+forbids: `NaN`, a raw line break in a string, invalid UTF-8. The other members remain valid.
 
-The bytes alone decide whether a text is whole, ends early or breaks the grammar: a decoder's words
-for it differ from one version to the next.
+This module decides whether a text is complete, ends early or is malformed: the error messages of
+decoders change between versions.
 """
 
 import json
@@ -16,12 +15,12 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-UNKNOWN: Final = "\ufffd"  # the replacement character, in the place of what is no character
+UNKNOWN: Final = "\ufffd"  # the replacement character
 
 _MAX_DEPTH: Final = 100  # decoders and encoders recurse
-_MAX_DIGITS: Final = 4300  # of an integer; Python writes no longer ones
-# A text, which lacks its end where the input does; a mark; or a word. The first character tells
-# which, so the expression never goes back.
+_MAX_DIGITS: Final = 4300  # of an integer; Python refuses to print longer ones
+# A string, without its closing quote if the input ends in it; a punctuation mark; or a word. The
+# first character decides which, so the expression never backtracks.
 _TOKEN: Final = re.compile(
     r'"[^"\\]*(?:\\.[^"\\]*)*("|\\?\Z)|[{}\[\],:]|[^ \t\n\r"{}\[\],:]+', re.DOTALL
 )
@@ -35,30 +34,30 @@ _ESCAPE: Final = re.compile(
 _INTEGER: Final = re.compile(r"-?(?:0|[1-9][0-9]*)")
 _NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 _OBJECT: Final = re.compile(r'[ \t\n\r]*\{[ \t\n\r]*(?:["}]|\Z)')
-# Which tokens may come next, by their first character, "w" for a word.
+# Which tokens may come next, by their first character; "w" for a word.
 _MARKS: Final = '"{}[],:'
 _VALUE, _NAME, _FIRST_NAME = '"{[w', '"', '"}'
 _NAMES: Final = {_NAME, _FIRST_NAME}
-_AFTER_VALUE: Final = {"": "", "}": ",}", "]": ",]"}  # by the bracket that closes what is open
+_AFTER_VALUE: Final = {"": "", "}": ",}", "]": ",]"}  # by the innermost open bracket's closer
 
 _decoder = msgspec.json.Decoder()
 
 
 class TextEnd(Enum):
-    """How a text ends."""
+    """Whether a text is complete."""
 
     WHOLE = "whole"
-    EARLY = "early"  # what is there is the beginning of JSON
+    EARLY = "early"  # valid so far, but cut off
     MALFORMED = "malformed"
 
 
 class Reading(NamedTuple):
-    """What was read.
+    """The result of reading.
 
     Attributes:
-        value: the value, or None where the text is not whole.
-        end: how the text ends.
-        is_object: whether it begins as a JSON object, which no page and no plain text does.
+        value: the value, or None if the text is not complete.
+        end: whether the text is complete.
+        is_object: whether the text begins like a JSON object, unlike any HTML page or plain text.
     """
 
     value: Any
@@ -67,10 +66,10 @@ class Reading(NamedTuple):
 
 
 def read(body: bytes) -> Reading:
-    """The JSON value in this body, as far as it can be read.
+    """Read the JSON value of this body, as far as possible.
 
-    What is no character becomes U+FFFD. A number out of range, a word that JSON does not have, and
-    what is nested deeper than 100 become null.
+    Invalid characters become U+FFFD. Numbers out of range, unknown words, and values nested deeper
+    than 100 become null.
     """
     text = body.decode(json.detect_encoding(body), "replace")
     strict, end = _strict(text)
@@ -79,9 +78,9 @@ def read(body: bytes) -> Reading:
 
 
 def _strict(text: str) -> tuple[str, TextEnd]:
-    """The same text, if it is whole, in a form that a strict decoder takes; and how it ends."""
+    """Return the text in a form that a strict decoder accepts, if complete, and how it ends."""
     out: list[str] = []
-    closers = [""]  # of the brackets that are open, the innermost one last
+    closers = [""]  # closing brackets of the open ones, innermost last
     allowed = _VALUE
     for found in _TOKEN.finditer(text):
         token = found[0]
@@ -94,13 +93,13 @@ def _strict(text: str) -> tuple[str, TextEnd]:
         if depth <= _MAX_DEPTH or (depth == _MAX_DEPTH + 1 and kind not in "{["):
             out.append(_harmless(kind, token))
         elif depth == _MAX_DEPTH + 1:
-            out.append("null")  # and nothing of what is in it
+            out.append("null")  # in place of the whole value
         allowed = _next(kind, closers, is_name=kind == '"' and allowed in _NAMES)
     return ("", TextEnd.EARLY) if allowed else ("".join(out), TextEnd.WHOLE)
 
 
 def _next(kind: str, closers: list[str], *, is_name: bool) -> str:
-    """Which tokens may follow this one."""
+    """Return which tokens may follow this one."""
     if kind in "{[":
         closers.append("}" if kind == "{" else "]")
         return _FIRST_NAME if kind == "{" else _VALUE + "]"

@@ -1,11 +1,10 @@
-"""A MonoCloud user as the tenant sends it, in every era of the API.
+"""A MonoCloud user, as any version of the API sends it.
 
-Only `user_id` is common to all servers in the field.
-A member that is absent reads the same as one that is null (see `endpoint`):
-None for a value, empty for a list or a map, so that nobody has to guard a loop.
-So does one that has another type than here: the user is enabled, and that is what was asked for.
-Members that this version does not know are ignored; words of an enumeration are plain strings.
-Times are epoch seconds.
+Only `user_id` is common to all known servers.
+A member that is absent, null or of another type than here (see `endpoint`) becomes None, or an
+empty list or map, so loops need no check. A wrong type is not an error: the user is enabled.
+Unknown members are ignored, and enumerations are plain strings.
+Times are seconds since 1970.
 """
 
 from typing import Any
@@ -14,7 +13,7 @@ from msgspec import Struct, field
 
 
 class UserIdp(Struct, frozen=True, kw_only=True):
-    """An external identity of the user, as the documented page has it (`User.idps`)."""
+    """An external identity of the user, as MonoCloud's documentation has it (`User.idps`)."""
 
     authenticator: str | None = None
     provider_user_id: str | None = None
@@ -31,7 +30,7 @@ class UserExternalProvider(Struct, frozen=True, kw_only=True):
 
 
 class UserConnection(Struct, frozen=True, kw_only=True):
-    """A connection of the user to an identity provider (2025; gone again in the newest era)."""
+    """A connection of the user to an identity provider (servers of 2025; no longer sent)."""
 
     idp: str | None = None
     connection_id: str | None = None
@@ -88,11 +87,11 @@ class UserPasskey(Struct, frozen=True, kw_only=True):
 
 
 class User(Struct, frozen=True, kw_only=True):
-    """The user as the tenant answered, after the call.
+    """The user in the tenant's response.
 
-    `disabled` is the administrator's switch that an enable turns off.
-    It is shown as received: the vendor's own example of a successful enable says `true`.
-    It is not the lock-out after failed sign-ins (`block_until`), which another endpoint clears.
+    `disabled` is set by an administrator, and enabling a user clears it. The value is shown as
+    received: MonoCloud's own example of a successful enable says `true`.
+    It is not the lockout after failed sign-ins (`block_until`), which another endpoint ends.
     """
 
     user_id: str
@@ -127,10 +126,10 @@ class User(Struct, frozen=True, kw_only=True):
 
 
 class ProblemDetails(Struct, frozen=True, kw_only=True):
-    """What the tenant said about a refusal (RFC 9457, `application/problem+json`).
+    """Why the tenant refused a request (RFC 9457, `application/problem+json`).
 
-    Texts are cut at 500 characters and hold no control characters: they end up in terminals and
-    logs. `trace_id` is what MonoCloud's support asks for, whichever way the server spells it.
+    Strings are cut to 500 characters and have no control characters, as they end up in terminals
+    and logs. `trace_id` is the id that MonoCloud's support asks for, in any of its spellings.
     """
 
     type: str | None = None

@@ -1,4 +1,4 @@
-"""What became of one user, and the counts of a run."""
+"""The outcome for one user, and the report of a run."""
 
 from collections.abc import Callable
 from typing import Final, Literal
@@ -18,23 +18,23 @@ Status = Literal[
     "already_disabled",
 ]
 
-DONE: Final = frozenset[Status]({"enabled", "disabled"})  # what a run brings its users to
+DONE: Final = frozenset[Status]({"enabled", "disabled"})  # the operation of the run is done
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
-    """What became of one user.
+    """The outcome for one user.
 
     Attributes:
         user_id: the id as it was read.
-        position: its place in the input, from 0.
-        status: "enabled" or "disabled", as the run wanted it; "failed", for a known reason;
-            "unknown": a request went out and no answer came, so it may or may not be done;
-            "not_attempted": the run ended before the tenant considered it; "already_enabled" or
-            "already_disabled": the journal has it as done.
-        user: the user as the tenant answered, when it was done.
-        error: why not, otherwise; None when the call was cancelled.
-        attempts: requests sent for this user, those that were answered 429 not counted.
-        seconds: from its start to its end, waits included.
+        position: the position of the id in the input, from 0.
+        status: "enabled" or "disabled", as the run wanted; "failed", for a known reason;
+            "unknown": a request was sent and no response arrived, so it may or may not be done;
+            "not_attempted": the run ended before the tenant processed a request;
+            "already_enabled" or "already_disabled": according to the journal.
+        user: the user in the tenant's response, if it was done.
+        error: why it was not done; None if the call was cancelled.
+        attempts: requests sent for this user, without those answered 429.
+        seconds: from the start of the call to its end, waits included.
     """
 
     user_id: str
@@ -47,7 +47,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
 
 
 _MAX_FAILURES: Final = 1000
-# Of a report, in the order in which it is told.
+# The fields of a report, in the order in which they are shown.
 REPORT_FIELDS: Final = (
     *("total", "enabled", "disabled", "failed", "unknown", "not_attempted", "already_enabled"),
     *("already_disabled", "unconfirmed", "requests", "retries", "throttled"),
@@ -56,43 +56,43 @@ REPORT_FIELDS: Final = (
 
 
 class Stopwatch(Struct):
-    """How long a run takes, and how much of that it stands still.
+    """The duration of a run, and how much of it was spent paused, both in seconds.
 
     Attributes:
-        stopped: both in seconds, once the run is over.
-        running: what tells both while it goes on.
+        stopped: both values after the end of the run.
+        running: returns both values during the run.
     """
 
     stopped: tuple[float, float] = (0.0, 0.0)
     running: Callable[[], tuple[float, float]] | None = None
 
     def read(self) -> tuple[float, float]:
-        """Both in seconds, as of now."""
+        """Return both values as of now."""
         return self.stopped if self.running is None else self.running()
 
     def stop(self) -> None:
-        """The run is over."""
+        """Keep the current values: the run has ended."""
         self.stopped, self.running = self.read(), None
 
     def __reduce__(self) -> tuple[object, ...]:
-        return Stopwatch, (self.read(),)  # another process has not got this one's clock
+        return Stopwatch, (self.read(),)  # a clock means nothing in another process
 
 
 class BulkReport(Struct, kw_only=True):
-    """The figures of a run, live while it goes on; the counts per status add up to `total`.
+    """The figures of a run, up to date during it; the counts per status add up to `total`.
 
     Attributes:
         total: ids read from the input.
         enabled, disabled, failed, unknown, not_attempted, already_enabled, already_disabled: users
             by `Outcome.status`.
-        unconfirmed: done, but the answer's body still said the contrary (`User.disabled`).
+        unconfirmed: done, although the response still said the contrary (`User.disabled`).
         requests: requests sent.
-        retries: requests sent again after a passing failure.
+        retries: requests sent again after a transient failure.
         throttled: requests that the tenant answered with 429.
-        paused_seconds: how long nobody was sent, because the tenant asked for it or was down.
+        paused_seconds: how long no request was sent, because the tenant asked for it or was down.
         seconds: how long the run took, or has taken so far.
         exhausted: whether the input was read to its end.
-        failures: the first thousand outcomes that are failed or unknown.
+        failures: the first thousand outcomes with status "failed" or "unknown".
     """
 
     total: int = 0
@@ -113,7 +113,7 @@ class BulkReport(Struct, kw_only=True):
 
     @property
     def skipped(self) -> int:
-        """Users who were not asked for, because the journal has it as done for them."""
+        """How many users were skipped, because the journal records them as done."""
         return self.already_enabled + self.already_disabled
 
     @property
@@ -123,17 +123,17 @@ class BulkReport(Struct, kw_only=True):
 
     @property
     def paused_seconds(self) -> float:
-        """How long nobody was sent, because the tenant asked for it or was down."""
+        """How long no request was sent, because the tenant asked for it or was down."""
         return self.stopwatch.read()[1]
 
     def __repr__(self) -> str:
-        # A thousand failures are too much for a terminal, and they have people's ids in them.
-        told = ", ".join(f"{name}={getattr(self, name)!r}" for name in REPORT_FIELDS)
-        return f"BulkReport({told}, failures=<{len(self.failures)}>)"
+        # A thousand failures are too long for a terminal, and contain user ids.
+        shown = ", ".join(f"{name}={getattr(self, name)!r}" for name in REPORT_FIELDS)
+        return f"BulkReport({shown}, failures=<{len(self.failures)}>)"
 
 
 def add_outcome(report: BulkReport, outcome: Outcome) -> None:
-    """Count one more in the report."""
+    """Count this outcome in the report."""
     status, user = outcome.status, outcome.user
     setattr(report, status, getattr(report, status) + 1)
     if user is not None:
@@ -143,9 +143,9 @@ def add_outcome(report: BulkReport, outcome: Outcome) -> None:
 
 
 class RunStoppedError(MonoCloudError):
-    """The run as a whole cannot go on; `report` is what was done until then.
+    """The whole run was stopped; `report` is its report until then.
 
-    Its cause (`__cause__`) is the error that decided it.
+    `__cause__` is the error that stopped the run.
     """
 
     def __init__(self, message: str, *, report: BulkReport | None = None) -> None:
@@ -154,6 +154,6 @@ class RunStoppedError(MonoCloudError):
 
     @property
     def report(self) -> BulkReport:
-        """The counts and failures of the run until it stopped."""
+        """The counts and failures until the run stopped."""
         assert self._report is not None  # noqa: S101  every run that raises this passes its report
         return self._report

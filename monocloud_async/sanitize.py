@@ -1,4 +1,4 @@
-"""Texts from outside, made harmless for a terminal, a log or a page."""
+"""Makes text from outside harmless for a terminal, a log or a page."""
 
 import re
 from datetime import UTC, datetime
@@ -6,29 +6,29 @@ from typing import Final
 from urllib.parse import urlsplit
 
 _LONGEST: Final = 500  # characters
-# Controls, marks that reverse or hide text in a terminal, and surrogates, which nothing can print:
-# they stand for the bytes of a header or a file name that are not UTF-8.
+# Control characters, marks that reverse or hide text in a terminal, and surrogates, which cannot be
+# printed: they represent the bytes of a header or a file name that are not UTF-8.
 UNSAFE: Final = re.compile(
     r"[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]+"
 )
 
 
 def clean(text: str) -> str:
-    """A text from outside on one line, at most 500 characters, harmless in a terminal or log."""
+    """Return the text as one harmless line of at most 500 characters."""
     return UNSAFE.sub(" ", text[: _LONGEST + 1])[:_LONGEST]
 
 
 def format_time(seconds: float) -> str:
-    """The date and the time in UTC; or the seconds, where no calendar goes so far."""
+    """Return the date and time in UTC, or the seconds if `datetime` cannot represent them."""
     try:
         return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S}"
     except (ValueError, OverflowError, OSError):
-        # Python writes no integer of more than some thousand digits, or fewer where it is told so.
+        # Python refuses to print integers of thousands of digits, so limit the number.
         return f"{max(-1e18, min(seconds, 1e18)):,.0f} s after 1970"
 
 
 def redirect_origin(location: str | None) -> str:
-    """Where a redirect leads, in words: paths and queries of login pages hold tokens."""
+    """Return the origin that a redirect leads to: paths and queries may contain tokens."""
     try:
         parts = urlsplit(location or "")
         origin = f"{parts.scheme}://{parts.hostname}" if parts.hostname else "another path"

@@ -1,7 +1,7 @@
-"""Pytest fixtures that run the sandbox for your own tests; docs/testing.md shows them at work.
+"""Pytest fixtures that run the sandbox for your own tests; see docs/testing.md.
 
-pytest loads this module into every run on a machine that has the package installed,
-so it imports neither aiohttp nor the sandbox until a fixture is asked for.
+pytest loads this module wherever the package is installed, also for unrelated tests. So aiohttp and
+the sandbox are imported only when a fixture is used.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 
 def _fixture(function: Callable[..., AsyncIterator[Any]]) -> Any:
-    """An async fixture; without pytest-asyncio, one that tells the test that wanted it."""
+    """Return an async fixture; without pytest-asyncio, one that fails the test with advice."""
     try:
-        import pytest_asyncio  # noqa: PLC0415 - not everybody who has this package has it
+        import pytest_asyncio  # noqa: PLC0415 - an optional dependency
     except ImportError:
 
         def missing() -> None:
@@ -35,7 +35,7 @@ def _fixture(function: Callable[..., AsyncIterator[Any]]) -> Any:
 
 @pytest.fixture
 def monocloud_sandbox() -> Iterator[Sandbox]:
-    """A running tenant, fresh for each test, with ten disabled users; in a thread of its own."""
+    """A new sandbox for each test, with ten disabled users; it runs in its own thread."""
     from monocloud_async.sandbox import Sandbox  # noqa: PLC0415 - see the module's docstring
 
     with Sandbox(users=10) as sandbox:
@@ -44,7 +44,7 @@ def monocloud_sandbox() -> Iterator[Sandbox]:
 
 @_fixture
 async def monocloud_session(monocloud_sandbox: Sandbox) -> AsyncIterator[MonoCloudSession]:
-    """A session on that tenant whose retries wait for hundredths of a second."""
+    """A session connected to the sandbox; its retries wait only hundredths of a second."""
     from monocloud_async import MonoCloudSession, RetryPolicy  # noqa: PLC0415 - as above
 
     retry = RetryPolicy(wait_initial=0.01, wait_max=0.05)

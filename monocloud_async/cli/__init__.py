@@ -1,4 +1,4 @@
-"""The command line: `main` is what `monocloud-async` runs."""
+"""The command line: `monocloud-async` calls `main`."""
 
 import sys
 from collections.abc import Sequence
@@ -11,9 +11,9 @@ MISSING_EXTRA = "The command line needs its extra: pip install 'monocloud-async[
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code of the command that these arguments ask for (default: the process's own)."""
+    """Run the command of these arguments (default: `sys.argv`) and return its exit code."""
     try:
-        import rich  # noqa: F401, PLC0415  the library installs and imports without them
+        import rich  # noqa: F401, PLC0415  optional for the library
         import typer  # noqa: F401, PLC0415
     except ModuleNotFoundError:
         sys.stderr.write(MISSING_EXTRA)

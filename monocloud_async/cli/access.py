@@ -1,4 +1,4 @@
-"""From the options of a command to a session: domain, key, how hard to try, and the way there."""
+"""Makes a session from the options of a command: domain, key, timeout, retries and proxy."""
 
 import os
 import stat
@@ -15,14 +15,14 @@ from monocloud_async.errors import ConfigurationError
 from monocloud_async.retry import RetryPolicy
 from monocloud_async.session import MonoCloudSession
 
-MAX_KEY = 8192  # bytes; what is longer was not meant as a key
+MAX_KEY = 8192  # bytes; a longer file is not a key
 
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Access:
-    """Which tenant, with which key. What is None comes from the environment."""
+    """The tenant, the key and the limits of a session; None means: from the environment."""
 
     domain: str | None = None
     api_key: str | None = field(default=None, repr=False)
@@ -31,22 +31,22 @@ class Access:
 
     @property
     def tenant(self) -> str:
-        """The tenant's address, as people may see it."""
+        """The address of the tenant, safe to display."""
         return base_url(self.domain)
 
     @property
     def proxy(self) -> str | None:
-        """The proxy that the system has for the tenant; see `tenant.proxy_of_environment`."""
+        """The system's proxy for the tenant; see `config.proxy_of_environment`."""
         return proxy_of_environment(self.tenant)
 
     def check(self) -> None:
-        """Nothing, or a `ConfigurationError` that tells what is wrong, before anything is sent."""
+        """Raise `ConfigurationError` if the options cannot be used; sends nothing."""
         self._session(None)
         _ = self.proxy
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[MonoCloudSession]:
-        """A session, checked before anything is sent; `ConfigurationError` tells what is wrong."""
+        """Open a session; raises `ConfigurationError` if the options cannot be used."""
         if self.proxy is None:
             async with self._session(None) as session:
                 yield session
@@ -68,10 +68,10 @@ class Access:
 
 
 def read_key(path: Path, warn: Say) -> str:
-    """The key in this file, less one line end; warns when others on this machine can read it.
+    """Return the key in this file, without its line end; warns if other users can read the file.
 
     Raises:
-        ConfigurationError: no such file, or no key in it. It never quotes what is in the file.
+        ConfigurationError: the file cannot be read or is empty. The message never quotes the file.
     """
     try:
         with path.open("rb") as file:
@@ -81,11 +81,11 @@ def read_key(path: Path, warn: Say) -> str:
         raise ConfigurationError(f"cannot read the key file {path}: {error.strerror}") from None
     if not content.strip():
         raise ConfigurationError(f"the key file {path} is empty")
-    # systemd's own are for the service alone, by an access list that looks like the group's.
+    # systemd protects credentials with an access list, which looks like group permissions.
     systemds = os.environ.get("CREDENTIALS_DIRECTORY")
     if systemds is not None and path.is_relative_to(systemds):
         mode = 0
     if stat.S_ISREG(mode) and mode & (stat.S_IRGRP | stat.S_IROTH):
         warn(f"Others on this machine can read the key: chmod 600 {path}")
-    # Latin-1 maps every byte, so that what is wrong with the key is told in one place: the session.
+    # Latin-1 decodes any bytes, so the session alone has to check the key.
     return mask_key(content.decode("latin-1").removesuffix("\n").removesuffix("\r"))

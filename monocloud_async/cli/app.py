@@ -1,4 +1,4 @@
-"""The commands and their options. What a command does is imported when it runs: help is quick."""
+"""The commands and their options. Each command imports its code when it runs: help is quick."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,10 +13,10 @@ from monocloud_async.version import __version__
 
 
 class _Commands(TyperGroup):
-    """What goes wrong in the library ends a command with one line."""
+    """Commands that end with one line when the library raises an error."""
 
     def invoke(self, ctx: Any) -> Any:
-        """What the command answers."""
+        """Run the command."""
         from monocloud_async.errors import MonoCloudError  # noqa: PLC0415
 
         try:
@@ -28,7 +28,7 @@ class _Commands(TyperGroup):
 
 app = typer.Typer(
     cls=_Commands,
-    help="Give MonoCloud users their access back.",
+    help="Enable MonoCloud users.",
     epilog="The tenant and its key come from MONOCLOUD_MANAGEMENT_DOMAIN and"
     " MONOCLOUD_MANAGEMENT_API_KEY, or from --domain and --api-key-file. Exit codes: 0 all enabled,"
     " 1 some failed, 2 usage or configuration, 3 the run was stopped, 130 interrupted.",
@@ -54,12 +54,12 @@ def _main(
         bool, typer.Option("--version", help="Show the version.", callback=_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Give MonoCloud users their access back."""
+    """Enable MonoCloud users."""
 
 
-@app.command(epilog="Such as: monocloud-async enable UOtBaOybB6dTpIJNrnkRw")
+@app.command(epilog="Example: monocloud-async enable UOtBaOybB6dTpIJNrnkRw")
 def enable(
-    user_ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Who is enabled.")],
+    user_ids: Annotated[list[str], typer.Argument(metavar="ID...", help="User ids to enable.")],
     *,
     domain: Domain = None,
     api_key_file: KeyFile = None,
@@ -74,13 +74,13 @@ def enable(
     raise typer.Exit(commands.enable(access, user_ids, json=json))
 
 
-@app.command(epilog="Such as: monocloud-async bulk users.csv --column id --failures failed.csv")
+@app.command(epilog="Example: monocloud-async bulk users.csv --column id --failures failed.csv")
 def bulk(
     file: Annotated[
         Path,
         typer.Argument(
             metavar="FILE",
-            help="The ids: a txt, csv or jsonl file, or - for stdin.",
+            help="A txt, csv or jsonl file of user ids, or - for stdin.",
             allow_dash=True,
         ),
     ],
@@ -89,27 +89,27 @@ def bulk(
     form: Form = None,
     failures: Annotated[
         Path | None,
-        typer.Option(help="Write the lines that failed to this file, to be fed back."),
+        typer.Option(help="Write the lines that failed to this file, to run them again."),
     ] = None,
-    concurrency: Annotated[int, typer.Option(min=1, help="Requests in flight at most.")] = 100,
+    concurrency: Annotated[int, typer.Option(min=1, help="Maximum requests in flight.")] = 100,
     max_rate: Annotated[
         float | None,
         typer.Option(
-            help="Requests a second at most. Default: what the tenant turns out to grant."
+            help="Maximum requests per second. Default: the limit that the tenant enforces."
         ),
     ] = None,
     journal: Annotated[
         Path | None,
         typer.Option(
-            help="The file that makes the run survive: the same command goes on where this one"
-            " ends. Default: FILE.journal, beside the input; none for stdin."
+            help="The file that records the run, so that the same command can resume it."
+            " Default: FILE.journal, next to the input; none for stdin."
         ),
     ] = None,
     no_journal: Annotated[
-        bool, typer.Option("--no-journal", help="Keep none, and ask for everybody.")
+        bool, typer.Option("--no-journal", help="Keep no journal, and send every id.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check everything and send nothing.")
+        bool, typer.Option("--dry-run", help="Check the input and the options, and send nothing.")
     ] = False,
     domain: Domain = None,
     api_key_file: KeyFile = None,
@@ -120,8 +120,8 @@ def bulk(
     """Enable all users of a file.
 
     The first Ctrl-C lets the calls in flight finish, the second cancels them.
-    The same command goes on where a run was interrupted or killed.
-    One process makes more calls than nearly any tenant grants.
+    After an interrupted or killed run, the same command resumes it.
+    One process is faster than the rate limit of nearly any tenant.
     """
     from monocloud_async.cli import commands  # noqa: PLC0415
 
@@ -147,13 +147,13 @@ def bulk(
 
 @app.command()
 def report(
-    journal: Annotated[Path, typer.Argument(metavar="JOURNAL", help="What a bulk run kept.")],
+    journal: Annotated[Path, typer.Argument(metavar="JOURNAL", help="The journal of a bulk run.")],
     *,
     failures: Annotated[
         Path | None,
         typer.Option(
-            help="Write the users who are not enabled to this file, in the form of the input, to"
-            " be fed back.",
+            help="Write the users who are not enabled to this file, in the format of the input, to"
+            " run them again.",
         ),
     ] = None,
     output: Annotated[
@@ -161,7 +161,7 @@ def report(
         typer.Option("-o", "--output", help="Write the report to this file, as one HTML page."),
     ] = None,
 ) -> None:
-    """Show what became of a run, from its journal; also while it is at work."""
+    """Show the results of a run, from its journal; also during the run."""
     from monocloud_async.cli import report as terminal  # noqa: PLC0415
 
     terminal.show(journal)
@@ -173,7 +173,7 @@ def report(
 
 @app.command()
 def demo() -> None:
-    """See a bulk run work, on a tenant that runs on this machine for a moment."""
+    """Show a bulk run on a temporary tenant on this machine."""
     from monocloud_async.cli import demo as show  # noqa: PLC0415
 
     raise typer.Exit(show.demo())
@@ -182,43 +182,42 @@ def demo() -> None:
 @app.command()
 def sandbox(
     *,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 for any free one.")] = 8080,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 for any free port.")] = 8080,
     host: Annotated[
-        str, typer.Option(help="Loopback, unless others are to reach it.")
+        str, typer.Option(help="The address to listen on; only loopback is private.")
     ] = "127.0.0.1",
-    users: Annotated[int, typer.Option(min=0, help="Disabled users to invent.")] = 100,
+    users: Annotated[int, typer.Option(min=0, help="How many disabled users to create.")] = 100,
     ids: Annotated[
-        Path | None, typer.Option(help="Write the users' ids to this file, one a line.")
+        Path | None, typer.Option(help="Write the ids of the users to this file, one per line.")
     ] = None,
     db: Annotated[
         Path | None,
-        typer.Option(help="A SQLite file that keeps the users. Default: in memory."),
+        typer.Option(help="A SQLite file for the users. Default: in memory."),
     ] = None,
-    api_key: Annotated[str, typer.Option(help="The sandbox's own key; it opens nothing else.")] = (
+    api_key: Annotated[str, typer.Option(help="The API key that the sandbox accepts.")] = (
         "sandbox-key"
     ),
-    latency: Annotated[
-        float, typer.Option(min=0, help="Seconds that every answer takes longer.")
-    ] = 0.0,
+    latency: Annotated[float, typer.Option(min=0, help="Seconds added to every response.")] = 0.0,
     rate_limit: Annotated[
-        float | None, typer.Option(min=0, help="Requests a second before 429.")
+        float | None, typer.Option(min=0, help="Requests per second; more get 429.")
     ] = None,
     burst: Annotated[
-        int | None, typer.Option(min=1, help="Requests at once before the rate counts.")
+        int | None,
+        typer.Option(min=1, help="Requests at once before the rate limit applies."),
     ] = None,
     error_rate: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of requests that are answered 500.")
+        float, typer.Option(min=0, max=1, help="Share of requests that get 500.")
     ] = 0.0,
     script: Annotated[
         list[str] | None,
         typer.Option(
             metavar="ID=STEP,STEP...",
-            help="What the next requests for this user meet, such as ada=503,reset,200;"
-            " may be given more than once.",
+            help="How the next requests for this user are answered, for example ada=503,reset,200;"
+            " may be repeated.",
         ),
     ] = None,
 ) -> None:
-    """Run a MonoCloud tenant on this machine, with faults on demand."""
+    """Run a simulated MonoCloud tenant on this machine, with faults on demand."""
     from monocloud_async.cli import sandbox as terminal  # noqa: PLC0415
 
     with terminal.usage_errors():

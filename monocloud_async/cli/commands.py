@@ -1,4 +1,4 @@
-"""What `enable` and `bulk` do: a run over some lines, put together from its options."""
+"""Implements `enable` and `bulk`: builds a run from the options and the input."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -23,20 +23,20 @@ from monocloud_async.sanitize import format_time
 
 __all__ = ["access", "bulk", "dry_run", "enable", "journal_path", "open_failures", "open_ids"]
 
-_SHOWN = 20  # bad lines that a dry run tells one by one
+_SHOWN = 20  # bad lines that a dry run lists one by one
 
 
 def access(
     domain: str | None, api_key_file: Path | None, timeout: float | None, attempts: int
 ) -> Access:
-    """The tenant and the key that these options name."""
+    """Return the `Access` for these options."""
     warn = Console(stderr=True, highlight=False)
     key = None if api_key_file is None else read_key(api_key_file, lambda text: say(warn, text))
     return Access(domain=domain, api_key=key, timeout=timeout, attempts=attempts)
 
 
 def enable(access: Access, user_ids: Sequence[str], *, json: bool) -> int:
-    """The exit code, after one line for each user."""
+    """Enable the users, print one line for each, and return the exit code."""
     for user_id in user_ids:
         check_user_id(user_id)
     lines = [Line(place, b"", user_id) for place, user_id in enumerate(user_ids, 1)]
@@ -51,10 +51,10 @@ def enable(access: Access, user_ids: Sequence[str], *, json: bool) -> int:
 def _told(user: User) -> str:
     parts = [f"{user.user_id}: enabled"]
     if user.disabled:
-        parts.append("the answer still said disabled, so look the user up")
+        parts.append("the response still said disabled, so look the user up")
     if user.block_until and user.block_until > datetime.now(UTC).timestamp():
         until = format_time(user.block_until)
-        parts.append(f"locked out until {until} UTC, which an enable does not end")
+        parts.append(f"locked out until {until} UTC, which enabling does not end")
     return "; ".join(parts)
 
 
@@ -68,7 +68,7 @@ def bulk(
     journal: Path | None = None,
     json: bool = False,
 ) -> int:
-    """The exit code, after a summary."""
+    """Run over the input, print a summary, and return the exit code."""
     job = Job(reader.name, reader, expected=reader.expected(), blocking=reader.size is None)
     if journal is not None:
         origin = InputInfo(reader.name, reader.form, reader.column, reader.reread())
@@ -81,15 +81,15 @@ def bulk(
 
 
 def journal_path(reader: IdReader, named: Path | None, *, wanted: bool) -> Path | None:
-    """Where the journal of a run over this input is: beside it, unless somebody said otherwise."""
+    """Return the path of the journal: the named one, or by default one next to the input."""
     if named is not None or not wanted or reader.path is None:
         return named
     return reader.path.with_name(f"{reader.path.name}.journal")
 
 
 def dry_run(access: Access, reader: IdReader, journal: Path | None) -> int:
-    """The exit code, after every line was checked and nothing was sent."""
-    from monocloud_async.report.figures import users_done  # noqa: PLC0415  only where a journal is
+    """Check every line, send nothing, and return the exit code."""
+    from monocloud_async.report.figures import users_done  # noqa: PLC0415  only if there is a journal
 
     out, err = Console(highlight=False), Console(stderr=True, highlight=False)
     good = bad = 0
@@ -104,7 +104,7 @@ def dry_run(access: Access, reader: IdReader, journal: Path | None) -> int:
     access.check()
     if journal is not None and journal.exists() and journal.stat().st_size:
         known = users_done(journal)
-        say(out, f"The journal {journal} has {known:,} as enabled, who are not asked for again.")
+        say(out, f"The journal {journal} has {known:,} enabled users, who are not sent again.")
         good = max(0, good - known)
     say(out, f"{good:,} would be enabled on {access.tenant}.")
     return SOME_FAILED if bad else ALL_ENABLED

@@ -1,6 +1,6 @@
-"""The main job, whole, in a few seconds: a tenant in its own process, a csv, a run, the proof.
+"""A demonstration: a sandbox in its own process, a csv, a bulk run, and a check of the results.
 
-The run is the one that `monocloud-async bulk` makes: same code, same display.
+The run uses the code and the display of `monocloud-async bulk`.
 """
 
 import asyncio
@@ -26,14 +26,14 @@ from monocloud_async.errors import ConfigurationError
 
 KEY = "sandbox-key"
 USERS = 5000
-MISSING = 12  # in the csv, and not in the tenant
-FLAKY = 30  # answered 503, reset or cut short before they succeed
+MISSING = 12  # ids in the csv that the tenant does not have
+FLAKY = 30  # users whose first requests fail
 RATE, BURST = 600, 300  # requests a second that the tenant grants
 FAULTS = ([503], ["reset"], [502, 503], ["cut"], ["422:identity"])
 
 
 def demo() -> int:
-    """0 when every user ended as the tenant's own database says, 130 after Ctrl-C, else 1."""
+    """Return 0 if the tenant's database confirms the results, 130 after Ctrl-C, else 1."""
     out = Console(highlight=False)
     with TemporaryDirectory(prefix="monocloud-demo-") as folder:
         db, users, failed = (
@@ -43,9 +43,9 @@ def demo() -> int:
             ids = _ids(db)
             refused = loop.run(_make_flaky(url, ids))
             missing = _write_csv(users, ids)
-            say(out, f"A MonoCloud tenant runs at {url}, in a process of its own.")
+            say(out, f"A MonoCloud tenant runs at {url}, in its own process.")
             say(out, f"It has {USERS:,} disabled users, {FLAKY} of them flaky, and grants at most")
-            say(out, f"{RATE} requests a second. {MISSING} ids of the csv are nobody's.")
+            say(out, f"{RATE} requests a second. {MISSING} ids of the csv do not exist.")
             out.print("\n[bold]$ monocloud-async bulk users.csv --failures failed.csv[/]\n")
             with (
                 commands.open_ids(users, None, None) as reader,
@@ -67,12 +67,12 @@ def demo() -> int:
 def _tenant(db: Path) -> Iterator[str]:
     command = [sys.executable, "-m", "monocloud_async", "sandbox", "--port", "0", "--db", str(db)]
     options = {"--users": USERS, "--rate-limit": RATE, "--burst": BURST, "--api-key": KEY}
-    with subprocess.Popen(  # noqa: S603  this very program
+    with subprocess.Popen(  # noqa: S603  this program itself
         [*command, *(str(part) for option in options.items() for part in option)],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-        # Ctrl-C in the terminal is for the run: the tenant must be there while it drains.
+        # Ctrl-C in the terminal must not reach the tenant, which the run needs while it drains.
         start_new_session=True,
     ) as process:
         try:
@@ -91,7 +91,7 @@ def _ids(db: Path) -> list[str]:
 
 
 async def _make_flaky(url: str, ids: list[str]) -> set[str]:
-    """Give some users faults; answers those that will stay disabled."""
+    """Script faults for some users; return the ids of those who will stay disabled."""
     refused = set()
     async with aiohttp.ClientSession(headers={"X-API-KEY": KEY}, raise_for_status=True) as http:
         for place, user_id in enumerate(Random(1).sample(ids, FLAKY)):  # noqa: S311  a demo
@@ -135,9 +135,9 @@ def _show_proof(out: Console, db: Path, failed: Path, *, expected: set[str]) -> 
         table.add_row(user_id, "0", moment)
     out.print(table)
     say(out, f"{enabled:,} users are enabled, {disabled} are not: refused with 422.")
-    say(out, f"failed.csv had those and the {MISSING} that do not exist; it is gone by now.")
+    say(out, f"failed.csv had these and the {MISSING} that do not exist; it is deleted now.")
     if fed_back != expected or enabled + disabled != USERS:
-        say(out, "This is not what the demo expects: the run was not finished, or is wrong.")
+        say(out, "The demo expected other results: the run was not finished, or is wrong.")
         return 1
-    say(out, "Your turn: monocloud-async sandbox --ids users.txt, and --help for the rest.")
+    say(out, "Try it yourself: monocloud-async sandbox --ids users.txt; see also --help.")
     return 0

@@ -1,4 +1,4 @@
-"""What people see of a run: a live display on a terminal, plain lines elsewhere, a summary."""
+"""The display of a run: live on a terminal, plain lines elsewhere, and a summary."""
 
 import asyncio
 import time
@@ -33,18 +33,18 @@ from monocloud_async.outcome import BulkReport, Outcome
 from monocloud_async.ratelimit.limiter import RateLimiter
 from monocloud_async.sanitize import clean
 
-TICK = 0.2  # seconds between two looks at a terminal
-PLAIN_TICK = 10.0  # seconds between two plain lines, in a log that somebody may read for hours
-_SHOWN = 10  # failures that are told one by one
+TICK = 0.2  # seconds between two updates of a terminal
+PLAIN_TICK = 10.0  # seconds between two plain lines, so that logs of long runs stay short
+_SHOWN = 10  # failures that are listed one by one
 _KINDS = 5
-_MOST_KINDS = 100  # that are told apart: a kind has the tenant's words in it
+_MOST_KINDS = 100  # kinds that are counted separately; they contain the tenant's words
 _OTHERS = "other failures"
 _BAD_LINE = "bad line"
-_SHORT = 0.1  # seconds of waiting that nobody needs to hear of
+_SHORT = 0.1  # seconds; shorter pauses are not shown
 
 
 class Tally:
-    """What is known beside the run's own report: bad lines, and failures by kind."""
+    """Counts that the report of the run lacks: bad lines, and failures by kind."""
 
     def __init__(self) -> None:
         self.bad_lines = 0
@@ -52,7 +52,7 @@ class Tally:
         self.advice: dict[str, str] = {}
 
     def outcome(self, outcome: Outcome) -> None:
-        """Count what did not end well."""
+        """Count this outcome if it is a failure."""
         if outcome.status in {"failed", "unknown"}:
             name = kind(outcome.error)
             if name not in self.kinds and len(self.kinds) >= _MOST_KINDS:
@@ -62,12 +62,12 @@ class Tally:
                 self.advice[name] = outcome.error.advice
 
     def bad_line(self) -> None:
-        """Count a line without a usable id."""
+        """Count a line without a valid id."""
         self.bad_lines += 1
         self.kinds[_BAD_LINE] += 1
 
     def listed(self) -> str:
-        """The most frequent kinds of failure, and how many others there are."""
+        """Return the most frequent kinds of failure with counts, and how many others there are."""
         most = self.kinds.most_common(_KINDS)
         others = self.kinds.total() - sum(count for _, count in most)
         parts = [f"{name}: {count:,}" for name, count in most]
@@ -75,7 +75,7 @@ class Tally:
 
 
 def kind(error: MonoCloudError | None) -> str:
-    """A failure in two or three words, the same for all of its kind."""
+    """Return a short name for the kind of this failure."""
     match error:
         case None:
             return "cancelled"
@@ -86,20 +86,20 @@ def kind(error: MonoCloudError | None) -> str:
         case TransportError():
             return "connection failed"
         case InvalidResponseError():
-            return "not a user's answer"
+            return "invalid response"
         case _:
             return "bad id"
 
 
 class Display(AbstractContextManager["Display"]):
-    """A run on stderr, redrawn in place where that is a terminal.
+    """Shows a run on stderr; on a terminal it is redrawn in place.
 
     Args:
         console: stderr.
-        run: what to show.
-        tally: what else to show.
-        title: what is enabled where; without one, only what goes wrong or lasts is told.
-        expected: about how many ids the input has, or None when nobody knows.
+        run: the run to show.
+        tally: further counts to show.
+        title: what is enabled where; if empty, only failures and delays are shown.
+        expected: about how many ids the input has, or None if unknown.
     """
 
     def __init__(
@@ -136,15 +136,15 @@ class Display(AbstractContextManager["Display"]):
 
     @property
     def done(self) -> int:
-        """Lines whose end is known."""
+        """How many lines are finished."""
         return finished(self._run.report) + self._tally.bad_lines
 
     def say(self, text: str) -> None:
-        """One line for people, above the display."""
+        """Print one line above the display."""
         say(self._console, text)
 
     def failure(self, text: str) -> None:
-        """One failure, while there are few enough of them to be read."""
+        """Print one failure, unless there are already too many to read."""
         self._shown += 1
         if self._shown <= _SHOWN:
             self.say(text)
@@ -152,16 +152,16 @@ class Display(AbstractContextManager["Display"]):
             self.say("... and more failures, counted below; --failures FILE keeps them all")
 
     def ending(self, why: str) -> None:
-        """The run ends early: say so, once and then in the display."""
+        """Print and display why the run ends early."""
         self._ending = why
         self.say(why)
 
     def refresh(self) -> None:
-        """Show how things stand, if it is time to."""
+        """Update the display, if it is time."""
         total = self._expected
-        if self._run.report.exhausted:  # now the number is known
+        if self._run.report.exhausted:  # now the exact number is known
             total = self._run.report.total + self._tally.bad_lines
-        # Who was enabled before takes no time, and would make the rest look as quick.
+        # Skipped users take no time; counting them would distort the estimate.
         before = self._run.report.skipped
         left = None if total is None else total - before
         self._progress.update(self._task, completed=self.done - before, total=left)
@@ -182,16 +182,16 @@ class Display(AbstractContextManager["Display"]):
             parts.append(f"{self._tally.kinds.total():,} failed ({self._tally.listed()})")
         if self._ending:
             parts.append(self._ending)
-        elif told := _limiter_status(self._run.pace):
-            parts.append(told)
+        elif status := _limiter_status(self._run.pace):
+            parts.append(status)
         return parts
 
 
 class LiveBar(Progress):
-    """A bar with the run's own lines below it."""
+    """A progress bar with status lines below it."""
 
     def __init__(self, console: Console, status: Callable[[], list[str]]) -> None:
-        self._status = status  # first: the base class renders once while it is made
+        self._status = status  # first, because the base class renders in `__init__`
         super().__init__(
             SpinnerColumn(),
             BarColumn(bar_width=None),
@@ -202,11 +202,11 @@ class LiveBar(Progress):
             console=console,
             auto_refresh=False,
             expand=True,
-            transient=True,  # the summary says it all
+            transient=True,  # the summary replaces the bar
         )
 
     def get_renderables(self) -> Iterable[RenderableType]:
-        """The bar, and the lines."""
+        """Yield the bar and the status lines."""
         yield from super().get_renderables()
         for line in self._status():
             yield Text(f"  {line}", overflow="ellipsis", no_wrap=True)
@@ -224,13 +224,13 @@ class _Rate(ProgressColumn):
 
 
 def _limiter_status(limiter: RateLimiter) -> str:
-    """What the tenant is doing to us, or nothing while all is well."""
+    """Return how the tenant slows the run down, or an empty string."""
     if limiter.down:
         down = limiter.down_for(time.monotonic())  # the clock of event loops
-        return f"the tenant is down for {down:.0f} s: probing, for {MAX_OUTAGE:.0f} s at most"
+        return f"the tenant is down for {down:.0f} s: probing, for at most {MAX_OUTAGE:.0f} s"
     if (left := limiter.pause_left) > _SHORT:
         return f"paused {left:.1f} s at the tenant's request"
-    return "" if limiter.rate is None else f"keeping to {limiter.rate:,.0f}/s"
+    return "" if limiter.rate is None else f"limited to {limiter.rate:,.0f}/s"
 
 
 def _amount(done: int, total: int | None) -> str:
@@ -238,28 +238,28 @@ def _amount(done: int, total: int | None) -> str:
 
 
 def finished(report: BulkReport) -> int:
-    """Users whose outcome is known."""
+    """Return how many users have an outcome."""
     done = report.enabled + report.disabled + report.skipped
     return done + report.failed + report.unknown + report.not_attempted
 
 
 def say(console: Console, text: str) -> None:
-    """One line, as it stands: no markup, no wrapping, nothing that moves a cursor."""
+    """Print one line literally: no markup, no wrapping, no control characters."""
     console.print(Text(clean(text)), soft_wrap=True)
 
 
 def summary(report: BulkReport, tally: Tally) -> Table:
-    """The counts of a run that is over."""
+    """Return the counts of a finished run as a table."""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(justify="right")
     table.add_column()
     table.add_row(f"{report.enabled:,}", "enabled")
     rows = [
-        (report.already_enabled, "enabled before, as the journal has it"),
-        (report.unconfirmed, "of them unconfirmed: the answer still said disabled"),
+        (report.already_enabled, "enabled before, according to the journal"),
+        (report.unconfirmed, "of them unconfirmed: the response still said disabled"),
         (report.failed, "failed"),
         (tally.bad_lines, "bad lines"),
-        (report.unknown, "unknown: a request went out and no answer came"),
+        (report.unknown, "unknown: a request was sent, but no response arrived"),
         (report.not_attempted, "not attempted"),
     ]
     for count, name in rows:
@@ -269,7 +269,7 @@ def summary(report: BulkReport, tally: Tally) -> Table:
 
 
 def reasons(tally: Tally) -> list[str]:
-    """The kinds of failure, the most frequent ones first, each with what to do about it."""
+    """Return the most frequent kinds of failure, each with advice."""
     return [
         f"{name}: {count:,}. {tally.advice.get(name, '')}".rstrip(" .")
         for name, count in tally.kinds.most_common(_KINDS)
@@ -278,7 +278,7 @@ def reasons(tally: Tally) -> list[str]:
 
 
 def speed(report: BulkReport) -> str:
-    """How fast it went, and what it took."""
+    """Return the duration, the speed and the number of requests in words."""
     called = finished(report) - report.skipped
     per_second = called / report.seconds if report.seconds else 0.0
     return (

@@ -1,3 +1,3 @@
-"""How a command ends, for whoever started it."""
+"""The exit codes of the commands."""
 
 ALL_ENABLED, SOME_FAILED, USAGE, STOPPED, INTERRUPTED = 0, 1, 2, 3, 130

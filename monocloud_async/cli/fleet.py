@@ -1,4 +1,4 @@
-"""The commands of a fleet and their options."""
+"""The `fleet` commands and their options."""
 
 from typing import Annotated
 
@@ -7,9 +7,9 @@ import typer
 from monocloud_async.cli.options import Attempts, Column, Domain, Form, Json, KeyFile, Timeout
 
 app = typer.Typer(
-    help="A run over many machines, on Temporal. Needs the extra `temporal`.",
-    epilog="Temporal is found by TEMPORAL_ADDRESS, TEMPORAL_NAMESPACE, TEMPORAL_API_KEY and"
-    " TEMPORAL_TLS_*, or a profile of Temporal's own; localhost:7233 without them.",
+    help="Run over many machines, with Temporal. Needs the extra `temporal`.",
+    epilog="The connection to Temporal comes from TEMPORAL_ADDRESS, TEMPORAL_NAMESPACE,"
+    " TEMPORAL_API_KEY and TEMPORAL_TLS_*, or from a Temporal profile. Default: localhost:7233.",
     no_args_is_help=True,
 )
 
@@ -17,19 +17,19 @@ Ids = Annotated[
     str,
     typer.Argument(
         metavar="FILE",
-        help="The ids: a path that all machines have, or an http(s) URL that serves ranges.",
+        help="The ids: a path that all machines share, or an http(s) URL with range requests.",
     ),
 ]
-MaxRate = Annotated[float, typer.Option(help="Requests a second, over the whole fleet.")]
+MaxRate = Annotated[float, typer.Option(help="Requests per second, over the whole fleet.")]
 Journal = Annotated[
     str | None,
     typer.Option(
-        help="The coordinator's record, on its own disk; a run on the journal of an earlier one"
-        " does what that one left. Default: FILE.journal in the coordinator's folder.",
+        help="The journal file, on the disk of the coordinator; with the journal of an earlier run,"
+        " the new run does the rest. Default: FILE.journal in the coordinator's folder.",
     ),
 ]
 MaxOutage = Annotated[
-    float, typer.Option(help="Seconds to wait for a tenant that is down; then the run pauses.")
+    float, typer.Option(help="Seconds to wait for a tenant that is down, before the run pauses.")
 ]
 
 
@@ -44,9 +44,9 @@ def dev(
     domain: Domain = None,
     api_key_file: KeyFile = None,
 ) -> None:
-    """A first look: a whole fleet on this machine, with Temporal's own development server.
+    """Try a whole fleet on this machine, with Temporal's development server.
 
-    Ctrl-C cancels the run; the same command goes on where it ended.
+    Ctrl-C cancels the run; the same command resumes it.
     """
     from monocloud_async.cli import commands, fleet_dev  # noqa: PLC0415
 
@@ -58,9 +58,9 @@ def dev(
 
 @app.command()
 def coordinator(*, domain: Domain = None) -> None:
-    """Host the tenant's runs and write their journals here. Needs no API key.
+    """Host the runs of a tenant and write their journals here. Needs no API key.
 
-    One for a tenant, and on a disk that lasts.
+    Start one per tenant, on a machine with a persistent disk.
     """
     from monocloud_async.cli import fleet_commands  # noqa: PLC0415
 
@@ -75,7 +75,7 @@ def worker(
     timeout: Timeout = None,
     attempts: Attempts = 4,
 ) -> None:
-    """Make calls for the tenant's runs, on as many machines as wanted.
+    """Make the calls of the tenant's runs; start workers on any number of machines.
 
     The first Ctrl-C or SIGTERM lets the calls in flight finish and hands the rest back.
     """
@@ -96,7 +96,7 @@ def start(
     max_outage: MaxOutage = 300.0,
     domain: Domain = None,
 ) -> None:
-    """Start the tenant's run, and leave it to the fleet."""
+    """Start a run of the tenant, for the fleet to do."""
     from monocloud_async.cli import fleet_commands  # noqa: PLC0415
 
     fleet_commands.start(
@@ -115,12 +115,12 @@ def status(
     *,
     follow: Annotated[
         bool,
-        typer.Option("--follow", "-f", help="Watch it to its end; Ctrl-C only ends the watching."),
+        typer.Option("--follow", "-f", help="Watch the run to its end; Ctrl-C stops watching."),
     ] = False,
     domain: Domain = None,
     json: Json = False,
 ) -> None:
-    """Show how the tenant's run stands."""
+    """Show the progress of the tenant's run."""
     from monocloud_async.cli import fleet_commands  # noqa: PLC0415
 
     raise typer.Exit(fleet_commands.status(domain, follow=follow, json=json))
@@ -129,52 +129,51 @@ def status(
 @app.command()
 def pause(
     *,
-    why: Annotated[str, typer.Option(help="For whoever looks at the run.")] = "paused by hand",
+    why: Annotated[str, typer.Option(help="The reason, shown with the status.")] = "paused by hand",
     domain: Domain = None,
 ) -> None:
-    """Let the calls in flight finish, and make no more."""
+    """Pause the run: the calls in flight finish, and no more are made."""
     from monocloud_async.cli import fleet_commands  # noqa: PLC0415
 
-    fleet_commands.steer(domain, lambda run: run.pause(why), "The run pauses")
+    fleet_commands.steer(domain, lambda run: run.pause(why), "The run is pausing")
 
 
 @app.command()
 def resume(*, domain: Domain = None) -> None:
-    """Go on with a run that is paused."""
+    """Resume a paused run."""
     from monocloud_async.cli import fleet_commands  # noqa: PLC0415
 
-    fleet_commands.steer(domain, lambda run: run.resume(), "The run goes on")
+    fleet_commands.steer(domain, lambda run: run.resume(), "The run resumes")
 
 
 @app.command()
 def rate(
-    max_rate: Annotated[float, typer.Argument(help="Requests a second, over the whole fleet.")],
+    max_rate: Annotated[float, typer.Argument(help="Requests per second, over the whole fleet.")],
     *,
     domain: Domain = None,
 ) -> None:
-    """Go on at another rate."""
+    """Change the rate of the run."""
     from monocloud_async.cli import fleet_commands  # noqa: PLC0415
 
-    fleet_commands.steer(
-        domain, lambda run: run.set_rate(max_rate), f"The run goes on at {max_rate:g} a second"
-    )
+    done = f"The run continues at {max_rate:g} requests a second"
+    fleet_commands.steer(domain, lambda run: run.set_rate(max_rate), done)
 
 
 @app.command()
 def cancel(*, domain: Domain = None) -> None:
-    """End the run; what was done is recorded, and a new run can do the rest."""
+    """Cancel the run; its results are recorded, and a new run can do the rest."""
     from monocloud_async.cli import fleet_commands  # noqa: PLC0415
 
     fleet_commands.steer(
         domain,
         lambda run: run.cancel(),
-        "The run ends; see status --follow. A start with the same journal does the rest",
+        "The run is ending; see status --follow. A start with the same journal does the rest",
     )
 
 
 @app.command()
 def failures(*, domain: Domain = None, json: Json = False) -> None:
-    """Show the first thousand users who are not enabled; `report` has all, from the journal."""
+    """Show the first thousand users who are not enabled; `report` shows all of them."""
     from monocloud_async.cli import fleet_commands  # noqa: PLC0415
 
     fleet_commands.failures(domain, json=json)

@@ -1,4 +1,4 @@
-"""What the commands of a fleet do: its parts as processes, and a run as people see it."""
+"""Implements the `fleet` commands: runs its processes, and shows and controls a run."""
 
 import asyncio
 import logging
@@ -34,24 +34,24 @@ except ImportError as error:
 T = TypeVar("T")
 
 PROGRAM = "monocloud-async"
-_TICK = 1.0  # seconds between two looks at a run: workers tell how far they are once a second
+_TICK = 1.0  # seconds between two updates: workers report their progress once a second
 
 
 def coordinator(domain: str | None) -> int:
-    """The exit code, after Ctrl-C."""
+    """Host runs until Ctrl-C, and return the exit code."""
     tenant = base_url(domain)
     return loop.run(
         _until_interrupted(
             run_coordinator(domain),
-            f"Hosting the runs of {tenant}; journals go to this folder. Ctrl-C ends it,"
-            " and the next one goes on",
+            f"Hosting the runs of {tenant}; journals go to this folder. After Ctrl-C,"
+            " another coordinator can continue",
         )
     )
 
 
 def worker(access: Access) -> int:
-    """The exit code, after Ctrl-C."""
-    what = f"Working for {access.tenant}. Ctrl-C ends it; nobody is asked for twice"
+    """Work until Ctrl-C, and return the exit code."""
+    what = f"Working for {access.tenant}. Ctrl-C ends this worker; no user is sent twice"
     return loop.run(_until_interrupted(_work(access), what))
 
 
@@ -61,13 +61,13 @@ async def _work(access: Access) -> None:
 
 
 async def _until_interrupted(part: Coroutine[object, object, None], what: str) -> int:
-    """Have a part of the fleet at work until a signal; a second one ends the process at once."""
+    """Run a part of the fleet until a signal; a third signal ends the process at once."""
     logging.basicConfig(format="%(asctime)s %(message)s")
     console = Console(stderr=True, highlight=False)
     task = asyncio.create_task(part)
 
     def interrupt() -> None:
-        say(console, "Stopping: what is in flight finishes first")
+        say(console, "Stopping: calls in flight finish first")
         task.cancel()
 
     say(console, what)
@@ -86,7 +86,7 @@ def start(
     max_outage: float,
     domain: str | None,
 ) -> None:
-    """Start a run, and say what comes next."""
+    """Start a run, and print how to watch it."""
 
     async def begin() -> FleetRun:
         return await FleetRun.start(
@@ -101,12 +101,12 @@ def start(
 
     run = ask(begin())
     out = Console(highlight=False)
-    say(out, f"The run of {file} on {run.tenant} has begun, at {max_rate:g} requests a second")
+    say(out, f"The run of {file} on {run.tenant} has started, at {max_rate:g} requests a second")
     say(out, "Watch it with: monocloud-async fleet status --follow")
 
 
 def steer(domain: str | None, order: Callable[[FleetRun], Awaitable[None]], done: str) -> None:
-    """Have the tenant's run do this, and say so."""
+    """Give the tenant's run this order, and confirm it."""
 
     async def give() -> None:
         await order(await FleetRun.attach(domain))
@@ -116,7 +116,7 @@ def steer(domain: str | None, order: Callable[[FleetRun], Awaitable[None]], done
 
 
 def failures(domain: str | None, *, json: bool) -> None:
-    """Show who is not enabled."""
+    """Show the users who are not enabled."""
 
     async def fetch() -> list[str]:
         failures = await (await FleetRun.attach(domain)).failures()
@@ -135,7 +135,7 @@ def failures(domain: str | None, *, json: bool) -> None:
 
 
 def status(domain: str | None, *, follow: bool, json: bool) -> int:
-    """The exit code; without `follow` 0, as nobody knows yet."""
+    """Show the run, and return the exit code; without `follow`, 0 while the run goes on."""
     return ask(_status(domain, follow=follow, json=json))
 
 
@@ -165,7 +165,7 @@ async def _status(domain: str | None, *, follow: bool, json: bool) -> int:
 
 
 async def watch(run: FleetRun, console: Console, program: str = PROGRAM) -> FleetReport:
-    """Show the run to its end; what it came to. `program` is how people call this one."""
+    """Show the run to its end and return its report; `program` is the command to suggest."""
     ended = asyncio.create_task(run.result())
     lines = ["waiting for the coordinator"]
     bar = LiveBar(console, lambda: lines[1:])
@@ -199,7 +199,7 @@ async def watch(run: FleetRun, console: Console, program: str = PROGRAM) -> Flee
 
 
 def progress_lines(progress: Progress, program: str = PROGRAM) -> list[str]:
-    """How a run stands, the amount first."""
+    """Return the progress of a run as lines, the amount first."""
     counts = f"{progress.enabled:,} enabled"
     for count, name in (
         (progress.failed, "failed"),
@@ -208,26 +208,26 @@ def progress_lines(progress: Progress, program: str = PROGRAM) -> list[str]:
     ):
         counts += f", {count:,} {name}" if count else ""
     share = progress.done / progress.size if progress.size else 1.0
-    chunks = f"{progress.chunks} chunks out at {progress.max_rate:g} requests a second"
+    chunks = f"{progress.chunks} chunks handed out, at {progress.max_rate:g} requests a second"
     if progress.waiting:
-        chunks += f"; {progress.waiting} of them wait for a worker"
+        chunks += f"; {progress.waiting} of them are waiting for a worker"
     lines = [f"{share:.1%} of {progress.source} is recorded", counts, chunks]
     if progress.throttled or progress.retries:
         lines.append(f"{progress.throttled:,} answers 429, {progress.retries:,} retries")
     if progress.paused is not None:
-        lines.append(f"Paused: {progress.paused}. Go on with: {program} fleet resume")
+        lines.append(f"Paused: {progress.paused}. Resume with: {program} fleet resume")
     return [clean(line) for line in [*lines, *(f"Trouble: {each}" for each in progress.trouble)]]
 
 
 def sum_up(console: Console, report: FleetReport) -> None:
-    """Show what a run came to."""
+    """Print the report of a run."""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(justify="right")
     table.add_column()
     table.add_row(f"{report.enabled:,}", "enabled")
     for count, name in (
         (report.failed, "failed"),
-        (report.unknown, "unknown: a request went out and no answer came"),
+        (report.unknown, "unknown: a request was sent, but no response arrived"),
         (report.bad_lines, "bad lines"),
     ):
         if count:
@@ -242,26 +242,26 @@ def sum_up(console: Console, report: FleetReport) -> None:
         say(console, f"Trouble: {clean(each)}")
     if report.gaps:
         left = sum(gap.end - gap.start for gap in report.gaps)
-        say(console, f"The run was {report.how}: {left:,} bytes of ids are left to be done")
+        say(console, f"The run was {report.how}: {left:,} bytes of ids are not done")
     else:
-        say(console, "The journal covers the whole file, without a gap")
+        say(console, "The journal covers the whole file, without gaps")
 
 
 def exit_code(report: FleetReport) -> int:
-    """As a run on one machine has it."""
+    """Return the exit code, with the same meaning as for `bulk`."""
     if report.gaps:
         return STOPPED
     return SOME_FAILED if report.failed or report.unknown or report.bad_lines else ALL_ENABLED
 
 
 def ask(question: Coroutine[object, object, T]) -> T:
-    """What comes of a question to Temporal."""
+    """Await a question to Temporal on a new event loop, and return the answer."""
 
     async def ask() -> T:
         try:
             return await question
         finally:
-            # A process that leaves right after an answer may abort in the client's own threads
+            # A process that exits right after an answer may crash in the client's threads
             # (https://github.com/temporalio/sdk-python/issues/300).
             await asyncio.sleep(0.05)
 

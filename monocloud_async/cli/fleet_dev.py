@@ -1,4 +1,4 @@
-"""A whole fleet on this machine, for a first look: Temporal, a coordinator, workers, one run."""
+"""A whole fleet on this machine, to try it: Temporal, a coordinator, workers and one run."""
 
 import asyncio
 import os
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from temporalio.client import Client
 
 WORKERS = 2
-_START = 20.0  # seconds that Temporal has to come up
-_END = 70.0  # seconds that a part has to end, before it is killed
+_START = 20.0  # seconds that Temporal may take to start
+_END = 70.0  # seconds that a process may take to end before it is killed
 
 
 def dev(
@@ -42,7 +42,7 @@ def dev(
     column: str | None,
     journal: str | None,
 ) -> int:
-    """The exit code, after a summary."""
+    """Run the fleet, print a summary, and return the exit code."""
     access.check()
     url = "://" in file
     if journal is None and not url:
@@ -68,7 +68,7 @@ def dev(
                 domain=access.domain,
                 client=client,
             )
-            # They take some time to start, and none of them is needed before.
+            # These start slowly, and none of them is needed earlier.
             program = [sys.executable, "-m", "monocloud_async", "fleet"]
             parts.enter_context(_part([*program, "coordinator"], log, keyless))
             for _ in range(WORKERS):
@@ -76,7 +76,7 @@ def dev(
                     _part([*program, "worker"], log, keyless | {config.API_KEY: key})
                 )
             say(err, f"Enabling {file} on {run.tenant} with a coordinator and {WORKERS} workers")
-            say(err, f"Temporal's page: http://127.0.0.1:{page}/namespaces/default/workflows")
+            say(err, f"Temporal's web page: http://127.0.0.1:{page}/namespaces/default/workflows")
             return await _to_its_end(run, err, f"TEMPORAL_ADDRESS=127.0.0.1:{port} {PROGRAM}")
 
         try:
@@ -87,12 +87,12 @@ def dev(
             raise
     sum_up(out, report)
     if journal is not None:
-        say(out, f"Look at it with: monocloud-async report {journal}")
+        say(out, f"For a report: monocloud-async report {journal}")
     return INTERRUPTED if report.how == "cancelled" else exit_code(report)
 
 
 async def _to_its_end(run: FleetRun, err: Console, program: str) -> FleetReport:
-    """Show the run; the first Ctrl-C cancels it."""
+    """Watch the run; the first Ctrl-C cancels it."""
     cancels: set[asyncio.Task[None]] = set()
 
     def interrupt() -> None:
@@ -127,7 +127,7 @@ def _server(port: int, page: int) -> list[str]:
 
 
 def _environment(**more: str) -> dict[str, str]:
-    """This process's, without another Temporal in it, and without the key."""
+    """Return this process's environment without Temporal's variables and without the key."""
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -145,10 +145,10 @@ def _free_ports() -> tuple[int, int]:
 
 @contextmanager
 def _part(command: list[str], log: Path, environment: dict[str, str]) -> Iterator[None]:
-    """A process of the fleet; what it says goes to a file, and Ctrl-C is not for it."""
+    """Run a process of the fleet; its output goes to a file, and Ctrl-C does not reach it."""
     with (
         log.open("ab") as said,
-        subprocess.Popen(  # noqa: S603  Temporal, or this very program
+        subprocess.Popen(  # noqa: S603  Temporal, or this program itself
             command,
             stdin=subprocess.DEVNULL,
             stdout=said,

@@ -1,4 +1,4 @@
-"""The event loop of the command line, uvloop where it is installed, and the signals that end it."""
+"""Runs the event loop of the command line, with uvloop if installed, and handles signals."""
 
 import asyncio
 import signal
@@ -10,10 +10,10 @@ T = TypeVar("T")
 
 
 def run(main: Coroutine[object, object, T]) -> T:
-    """What the coroutine returns. No policy is set: a loop is made for this call alone."""
+    """Run the coroutine on a new event loop and return its result; sets no global policy."""
     new_event_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
     try:
-        import uvloop  # noqa: PLC0415  not on Windows, and never required
+        import uvloop  # noqa: PLC0415  optional
     except ModuleNotFoundError:
         pass
     else:
@@ -24,7 +24,7 @@ def run(main: Coroutine[object, object, T]) -> T:
 
 @contextmanager
 def signals(interrupt: Callable[[], None]) -> Iterator[None]:
-    """Ctrl-C, and what a supervisor sends, call this; the third one ends the process at once."""
+    """Call this function on SIGINT and SIGTERM; the third signal ends the process at once."""
     loop = asyncio.get_running_loop()
     numbers = (signal.SIGINT, signal.SIGTERM)
     heard = 0
@@ -32,7 +32,7 @@ def signals(interrupt: Callable[[], None]) -> Iterator[None]:
     def hear() -> None:
         nonlocal heard
         heard += 1
-        if heard > 1:  # drained, now cancelled: what is left is to end, whatever is stuck
+        if heard > 1:  # cancelled: the next signal must end even a stuck process
             for number in numbers:
                 loop.remove_signal_handler(number)
                 signal.signal(number, signal.SIG_DFL)

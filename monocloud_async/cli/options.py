@@ -1,4 +1,4 @@
-"""Options that several commands have."""
+"""Options that several commands share."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,32 +10,32 @@ from monocloud_async.inputs import Format
 Domain = Annotated[
     str | None,
     typer.Option(
-        help="The tenant, such as acme.eu.monocloud.com. Default: the environment's"
-        " MONOCLOUD_MANAGEMENT_DOMAIN.",
+        help="The tenant, for example acme.eu.monocloud.com. Default: MONOCLOUD_MANAGEMENT_DOMAIN"
+        " in the environment.",
     ),
 ]
 KeyFile = Annotated[
     Path | None,
     typer.Option(
-        help="A file with the API key. Default: the environment's MONOCLOUD_MANAGEMENT_API_KEY.",
+        help="A file with the API key. Default: MONOCLOUD_MANAGEMENT_API_KEY in the environment.",
     ),
 ]
 Timeout = Annotated[
     float | None,
     typer.Option(
-        help="Seconds for one request. Default: the environment's MONOCLOUD_MANAGEMENT_TIMEOUT"
-        " (milliseconds), or 10.",
+        help="Seconds for one request. Default: MONOCLOUD_MANAGEMENT_TIMEOUT in the environment (in"
+        " milliseconds), or 10.",
     ),
 ]
-Attempts = Annotated[int, typer.Option(min=1, help="Requests for one user at most.")]
+Attempts = Annotated[int, typer.Option(min=1, help="Maximum requests for one user.")]
 Json = Annotated[
-    bool, typer.Option("--json", help="One JSON object a line on stdout, the summary last.")
+    bool, typer.Option("--json", help="Write one JSON object per line to stdout, the summary last.")
 ]
 Column = Annotated[
     str | None,
-    typer.Option(help="Where the ids are in csv or jsonl. Default: user_id or id."),
+    typer.Option(help="The csv column or JSON member that has the ids. Default: user_id or id."),
 ]
 Form = Annotated[
     Format | None,
-    typer.Option("--format", help="Default: what the name ends in; txt for stdin."),
+    typer.Option("--format", help="The format. Default: from the file name; txt for stdin."),
 ]

@@ -1,4 +1,4 @@
-"""What a run leaves behind: JSON lines for programs, and a file of failures to feed back."""
+"""The outputs of a run: JSON lines for programs, and a file of failures to run again."""
 
 import asyncio
 import codecs
@@ -24,7 +24,7 @@ _MANY = 1 << 16  # bytes
 
 
 class JsonLines:
-    """One JSON object a line on stdout, written by a thread: a slow reader stalls no request."""
+    """Writes JSON lines to stdout in a thread, so that a slow reader delays no request."""
 
     def __init__(self, on_broken: OnBroken) -> None:
         self._on_broken = on_broken
@@ -33,7 +33,7 @@ class JsonLines:
         self._broken = False
 
     def outcome(self, line: Line, outcome: Outcome) -> None:
-        """One user's end."""
+        """Add the outcome of one user."""
         members: dict[str, Any] = {
             "line": line.number,
             "user_id": outcome.user_id,
@@ -48,19 +48,19 @@ class JsonLines:
         self._add(members)
 
     def bad_line(self, line: Line) -> None:
-        """A line without a usable id."""
+        """Add a line without a valid id."""
         error = {"type": "InvalidUserIdError", "message": f"line {line.number} {line.problem}"}
         self._add({"line": line.number, "user_id": None, "status": "failed", "error": error})
 
     def summary(self, report: BulkReport, bad_lines: int, ended: str) -> None:
-        """The last line: the counts, and whether the run came to its own end."""
+        """Add the last line: the counts, and how the run ended."""
         members = {name: getattr(report, name) for name in REPORT_FIELDS}
         for name in ("seconds", "paused_seconds"):
             members[name] = round(members[name], 3)
         self._add({"summary": members | {"bad_lines": bad_lines, "ended": ended}})
 
     async def flush(self, *, when_many: bool = False) -> None:
-        """Everything is written; with `when_many` only if it is worth a thread's time."""
+        """Write what was added; with `when_many`, only if it is enough to be worth a thread."""
         if when_many and len(self._buffer) < _MANY:
             return
         async with self._writing:
@@ -72,7 +72,7 @@ class JsonLines:
             except OSError as error:
                 self._broken = True
                 forget_stdout()
-                self._on_broken(f"stdout cannot be written to ({error.strerror})")
+                self._on_broken(f"cannot write to stdout ({error.strerror})")
 
     def _add(self, members: dict[str, Any]) -> None:
         self._buffer += msgspec.json.encode(members) + b"\n"
@@ -84,7 +84,7 @@ def _write(lines: bytearray) -> None:
 
 
 def forget_stdout() -> None:
-    """Nothing more reaches stdout: its reader is gone, and Python would complain at exit."""
+    """Discard later output: the reader of stdout is gone, and Python would complain at exit."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)
@@ -98,46 +98,46 @@ def _described(error: MonoCloudError) -> dict[str, Any]:
 
 
 class FailuresFile:
-    """The lines of the input that did not end in an enabled user, as they stood there."""
+    """Writes the lines of the input that failed, unchanged."""
 
     def __init__(self, file: FileIO, reader: IdReader, on_broken: OnBroken) -> None:
-        self._file = file  # unbuffered: what is added is not lost with the process
+        self._file = file  # unbuffered, so that a killed process loses nothing
         self._reader = reader
         self._on_broken = on_broken
         self._begun = False
         self.lines = 0
-        self.broken = False  # not all of them are in it
+        self.broken = False  # whether a line could not be written
         self.name = clean(str(file.name))
 
     def begin(self) -> None:
-        """Forget what an earlier run left here: not before it is sure that this one may run."""
+        """Empty the file; called only when this run is certain to start."""
         if not self._begun:
             self._begun = True
-            if os.fstat(self._file.fileno()).st_size:  # a device or a pipe has none
+            if os.fstat(self._file.fileno()).st_size:  # devices and pipes have no size
                 self._file.truncate(0)
 
     def add(self, line: Line) -> None:
-        """One line more, on disk when this returns."""
+        """Write one line at once."""
         start = b"" if self.lines else self._reader.header
         if not (self.lines or start) and line.raw.startswith(codecs.BOM_UTF8):
-            start = codecs.BOM_UTF8  # an id that begins with a mark keeps it
+            start = codecs.BOM_UTF8  # keep the mark of an id that begins with one
         end = b"" if line.raw.endswith(b"\n") else b"\n"
         self.lines += 1
         try:
             self._file.write(start + line.raw + end)
         except OSError as error:
             self.broken = True
-            self._on_broken(f"the file of failures cannot be written to ({error.strerror})")
+            self._on_broken(f"cannot write the file of failures ({error.strerror})")
 
 
 @contextmanager
 def open_failures(
     path: Path | None, input_path: Path, journal: Path | None = None
 ) -> Iterator[FileIO | None]:
-    """The file, as it is; refused when it is the input or the journal. Without a path, none.
+    """Open the file without emptying it, or yield None without a path.
 
     Raises:
-        ConfigurationError: it cannot be written, or would destroy the input or the journal.
+        ConfigurationError: the file cannot be written, or is the input or the journal.
     """
     if path is None:
         yield None
@@ -155,5 +155,5 @@ def open_failures(
 
 
 def _files_of(journal: Path) -> list[Path]:
-    """A journal, what SQLite keeps beside it, and its lock."""
+    """Return the paths of a journal, of SQLite's files next to it, and of its lock."""
     return [journal.with_name(journal.name + end) for end in ("", "-wal", "-shm", "-lock")]

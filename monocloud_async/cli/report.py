@@ -1,4 +1,4 @@
-"""A run that is over, in a terminal and in files, read from its journal."""
+"""Implements `report`: shows a run from its journal, in the terminal and in files."""
 
 import csv
 import io
@@ -22,23 +22,23 @@ MISSING_EXTRA = "the page needs its extra: pip install 'monocloud-async[report]'
 _GROUPS = 10
 _BOM = "\ufeff"
 _NOT_SENT = "InvalidUserIdError"
-# What a spreadsheet takes for a formula (OWASP, "CSV Injection"), full-width signs included.
+# Spreadsheets treat these as formulas (OWASP, "CSV Injection"), also in full width.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 _NAMES = {
     "enabled": "enabled",
     "disabled": "disabled",
     "failed": "failed",
-    "unknown": "unknown: a request went out and no answer came",
+    "unknown": "unknown: a request was sent, but no response arrived",
     "not_attempted": "not attempted",
 }
 
 
 def show(journal: Path) -> None:
-    """The summary on stdout."""
+    """Print the summary."""
     figures = read(journal)
     out = Console(highlight=False)
     name = figures.source or "A run"
-    say(out, f"{name} on {figures.tenant}, by the journal {figures.journal}")
+    say(out, f"{name} on {figures.tenant}, from the journal {figures.journal}")
     out.print(_outcomes(figures))
     say(out, f"{figures.seconds:,.1f} s of work, {figures.rate:,.0f} users a second")
     say(out, _requests(figures))
@@ -57,25 +57,25 @@ def show(journal: Path) -> None:
 
 
 def write_failures(journal: Path, path: Path) -> None:
-    """Every user who is not enabled, in a file that `bulk` takes."""
+    """Write every user who is not enabled to a file that `bulk` can read."""
     figures = read(journal)
     count = left_out = 0
     with _written(journal, figures.source, path) as file:
         write = _writer(file, figures)
         for failure in failures(journal):
             if failure.kind == _NOT_SENT:
-                left_out += 1  # what stands for it there could be another user's id
+                left_out += 1  # its recorded form could be another user's id
             else:
                 write(failure.user_id)
                 count += 1
     out = Console(highlight=False)
-    say(out, f"{count:,} users to feed in again: {path}")
+    say(out, f"{count:,} users to retry: {path}")
     if left_out:
-        say(out, f"{left_out:,} ids that cannot be any user's are left out")
+        say(out, f"{left_out:,} invalid ids are left out")
 
 
 def write_page(journal: Path, path: Path) -> None:
-    """The report as a page."""
+    """Write the report as an HTML page."""
     try:
         from monocloud_async.report.page import page  # noqa: PLC0415  an extra
     except ModuleNotFoundError:
@@ -114,9 +114,9 @@ def _requests(figures: Figures) -> str:
 
 
 def _runs(figures: Figures) -> Table:
-    table = _table("began (UTC)", "lasted", "requests", "ended")
+    table = _table("started (UTC)", "lasted", "requests", "ended")
     for run in figures.runs:
-        how = run.how or f"cut off, or still at work: {run.process}"
+        how = run.how or f"killed, or still running: {run.process}"
         table.add_row(
             format_time(run.began), f"{run.seconds:,.1f} s", f"{run.requests:,}", Text(how)
         )
@@ -124,7 +124,7 @@ def _runs(figures: Figures) -> Table:
 
 
 def _groups(groups: list[Group]) -> Table:
-    table = _table("users", "what was said", "such as")
+    table = _table("users", "message", "examples")
     for group in groups[:_GROUPS]:
         examples = ", ".join(repr(user_id) for user_id in group.examples)
         table.add_row(f"{group.count:,}", Text(group.message), Text(examples))
@@ -146,7 +146,7 @@ def _show_table(out: Console, title: str, table: Table) -> None:
 
 @contextmanager
 def _written(journal: Path, source: str, path: Path) -> Iterator[io.TextIOWrapper]:
-    """The file, empty; refused where that would destroy the journal or the run's input."""
+    """Open the file for writing; refuses the journal and the input of the run."""
     try:
         for kept, name in ((journal, "the journal"), (Path(source or "."), "the input")):
             if path.exists() and kept.exists() and path.samefile(kept):
@@ -158,7 +158,7 @@ def _written(journal: Path, source: str, path: Path) -> Iterator[io.TextIOWrappe
 
 
 def _writer(file: io.TextIOWrapper, figures: Figures) -> Callable[[str], object]:
-    """What writes one id in the form of the input."""
+    """Return a function that writes one id in the format of the input."""
     column = figures.column or "user_id"
     match figures.form:
         case Format.CSV:
@@ -174,13 +174,13 @@ def _writer(file: io.TextIOWrapper, figures: Figures) -> Callable[[str], object]
 
 
 def _mark(file: io.TextIOWrapper, user_id: str) -> str:
-    """A byte order mark before an id that begins with one, where it would be taken for that."""
+    """Return an extra byte order mark if the first id begins with one, which is part of the id."""
     return _BOM if user_id.startswith(_BOM) and not file.tell() else ""
 
 
 def _no_formula(user_id: str) -> str:
-    """The id, such that a spreadsheet takes it for text.
+    """Return the id in a form that spreadsheets treat as text.
 
-    A space before it does that, and `bulk` reads cells without the spaces around them.
+    A leading space is enough, and `bulk` ignores spaces around a cell.
     """
     return f" {user_id}" if user_id.startswith(_FORMULA) else user_id

@@ -1,4 +1,4 @@
-"""One run from the terminal: lines in, outcomes out, signals obeyed, an exit code in the end."""
+"""Runs one input from the command line: reads lines, shows outcomes, obeys signals."""
 
 import asyncio
 import threading
@@ -22,21 +22,21 @@ from monocloud_async.journal.file import JournalFile
 from monocloud_async.models import User
 from monocloud_async.outcome import BulkReport, Outcome, RunStoppedError
 
-_AHEAD = 1000  # lines that are read from a pipe before there is a place for them
+_AHEAD = 1000  # lines that are read from a pipe in advance
 
 Lines = Iterable[Line]
 EachUser = Callable[[User], None]
 
 
 class Job:
-    """One run and all that is told about it.
+    """One run with its display and its outputs.
 
     Args:
-        name: what the lines come from, for people.
+        name: the name of the input, for messages.
         lines: the input, in order.
-        expected: about how many there are, or None.
-        blocking: whether reading may have to wait for whoever writes.
-        quiet: whether the counts go without saying, because all went well.
+        expected: about how many lines there are, or None.
+        blocking: whether reading may block, as for a pipe.
+        quiet: whether to leave out the title and the summary.
     """
 
     def __init__(
@@ -68,18 +68,18 @@ class Job:
         self._broken = False
 
     def keep(self, journal: JournalFile, path: Path) -> None:
-        """Keep a journal of the run, and say so."""
+        """Use this journal for the run, and print its path."""
         self._journal = journal
         before = path.exists() and path.stat().st_size > 0
         say(
             self.err,
-            f"Going on where the journal {path} ends; who is enabled there is not asked for again"
+            f"Resuming the run of the journal {path}; users enabled there are not sent again"
             if before
-            else f"The journal of this run is {path}: the same command goes on where this one ends",
+            else f"The journal of this run is {path}: the same command resumes the run",
         )
 
     async def enable(self, access: Access, concurrency: int, max_rate: float | None = None) -> int:
-        """The exit code, after the summary."""
+        """Run, print the summary, and return the exit code."""
         async with access.session() as session:
             ids = self._ids_ahead() if self._blocking else self._ids()
             self._run = run = session.bulk_enable(
@@ -100,13 +100,13 @@ class Job:
                 return USAGE
             except (OSError, MonoCloudError) as error:
                 if not run.report.total:
-                    raise  # the input could not be read at all: nothing to sum up
+                    raise  # nothing was read, so there is nothing to sum up
                 return await self._end(run.report, "stopped", error)
         ended = "stopped" if self._broken else "interrupted" if self._interrupts else "finished"
         return await self._end(run.report, ended)
 
     def stop(self, why: str) -> None:
-        """Let the calls in flight finish, because the results have nowhere to go."""
+        """Stop the run, because results cannot be written; the calls in flight finish."""
         if not self._broken and self._run is not None and self._display is not None:
             self._broken = True
             self._run.drain()
@@ -176,10 +176,10 @@ class Job:
     def _failure(self, line: Line, outcome: Outcome) -> str:
         if self._quiet and outcome.error is not None:
             return str(outcome.error)
-        # What to do about it is told once for all of a kind, in the end.
+        # The summary gives the advice once for each kind of failure.
         where = "" if self._quiet else f"line {line.number}: "
         what = outcome.error.args[0] if outcome.error else f"{outcome.status}, cancelled"
-        if isinstance(outcome.error, StatusError):  # the report has it, and a line is short
+        if isinstance(outcome.error, StatusError):  # `report` has the trace, and a line is short
             what = what.removesuffix(f" [trace {outcome.error.trace_id}]")
         return f"{where}user {outcome.user_id!r}: {what}"
 
@@ -208,8 +208,8 @@ class Job:
         if report.total < (self._expected or 0) if self._quiet else not report.exhausted:
             say(self.err, f"The run was {ended}; the rest of {self.name} was not read")
             if self._journal is not None:
-                say(self.err, "The same command goes on from here")
-        if error is not None and not (self._quiet and error.__cause__):  # else a user's line has it
+                say(self.err, "The same command resumes the run")
+        if error is not None and not (self._quiet and error.__cause__):  # already shown
             say(self.err, f"Error: {error}")
         if ended == "stopped":
             return STOPPED
@@ -225,16 +225,16 @@ class Job:
         if self.failures is not None and self.failures.lines:
             lines = "line" if self.failures.lines == 1 else "lines"
             lost = ", but some of them could not be written" if self.failures.broken else ""
-            told = f"{self.failures.lines:,} {lines} to feed in again: {self.failures.name}"
-            say(console, told + lost)
+            hint = f"{self.failures.lines:,} {lines} to retry: {self.failures.name}"
+            say(console, hint + lost)
         elif report.unknown:
-            say(console, "Enabling twice is harmless: feed the unknown ones in again")
+            say(console, "Enabling twice is harmless: run the unknown ones again")
         if report.exhausted and not report.total and not self.tally.bad_lines:
             say(console, f"There are no ids in {self.name}")
 
 
 async def _ahead(lines: Lines) -> AsyncIterator[Line]:
-    """The lines, read by a thread of their own: who writes them may be slow, the loop may not."""
+    """Yield the lines, which a thread reads: a slow writer must not block the event loop."""
     loop = asyncio.get_running_loop()
     read: deque[Line | Exception | None] = deque()
     arrived = asyncio.Event()
@@ -242,7 +242,7 @@ async def _ahead(lines: Lines) -> AsyncIterator[Line]:
 
     def hand_over(item: Line | Exception | None) -> None:
         read.append(item)
-        with suppress(RuntimeError):  # the loop is closed: nobody wants the rest
+        with suppress(RuntimeError):  # the loop is closed: the rest is not needed
             loop.call_soon_threadsafe(arrived.set)
 
     def reader() -> None:
@@ -257,7 +257,7 @@ async def _ahead(lines: Lines) -> AsyncIterator[Line]:
         finally:
             hand_over(end)
 
-    # A daemon: after Ctrl-C the process does not wait for a writer that says no more.
+    # A daemon thread: after Ctrl-C, the process must not wait for a silent writer.
     threading.Thread(target=reader, daemon=True, name="input").start()
     while True:
         while not read:

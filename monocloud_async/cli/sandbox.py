@@ -1,4 +1,4 @@
-"""The sandbox in a terminal: until Ctrl-C."""
+"""Implements `sandbox`: runs the sandbox until Ctrl-C."""
 
 import asyncio
 import signal
@@ -19,7 +19,7 @@ __all__ = ["Sandbox", "parse_script", "serve", "usage_errors"]
 
 @contextmanager
 def usage_errors() -> Iterator[None]:
-    """What the sandbox refuses is a wrong option."""
+    """Turn errors of the sandbox's options into a `ConfigurationError`."""
     try:
         yield
     except (ValueError, sqlite3.Error) as error:
@@ -27,7 +27,7 @@ def usage_errors() -> Iterator[None]:
 
 
 def parse_script(text: str) -> tuple[str, ...]:
-    """The id and the steps of `id=503,503,200`. An id may hold `=`: the last one counts."""
+    """Split `id=503,503,200` into the id and the steps, at the last `=`."""
     user_id, equals, steps = text.rpartition("=")
     if not equals or not user_id or not steps:
         raise ConfigurationError(f"--script {clean(text)!r} is not like ada=503,503,200")
@@ -35,7 +35,7 @@ def parse_script(text: str) -> tuple[str, ...]:
 
 
 def serve(sandbox: Sandbox, ids: Path | None) -> int:
-    """The exit code, after Ctrl-C. The first line on stdout is the address, alone."""
+    """Serve until Ctrl-C, and return the exit code. The first line on stdout is the address."""
     if ids is not None:
         try:
             ids.write_text("".join(f"{user_id}\n" for user_id in sandbox.user_ids()))
@@ -55,7 +55,7 @@ async def _serve(sandbox: Sandbox) -> int:
             f"cannot listen on {sandbox.host} port {sandbox.port}: {error.strerror}"
         ) from None
     users = sandbox.stats().users
-    print(sandbox.url)  # noqa: T201  a program's output
+    print(sandbox.url)  # noqa: T201  the output of a program
     print(  # noqa: T201
         f"{users['disabled']:,} disabled users, {users['enabled']:,} enabled; Ctrl-C ends it\n"
         f"export {DOMAIN}={sandbox.url} {API_KEY}={sandbox.api_key}",
@@ -64,6 +64,6 @@ async def _serve(sandbox: Sandbox) -> int:
     await stopped.wait()
     stats = sandbox.stats()
     await sandbox.stop()
-    told = ", ".join(f"{count:,} answered {status}" for status, count in stats.by_status.items())
-    sys.stderr.write(f"{stats.requests:,} requests{': ' if told else ''}{told}\n")
+    counts = ", ".join(f"{count:,} answered {status}" for status, count in stats.by_status.items())
+    sys.stderr.write(f"{stats.requests:,} requests{': ' if counts else ''}{counts}\n")
     return 0

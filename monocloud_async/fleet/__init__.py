@@ -1,7 +1,7 @@
-"""A run spread over machines, on Temporal: the same calls, pace and journal as on one.
+"""A run over several machines, with Temporal; calls, rate limit and journal work as on one.
 
-`FleetRun` starts, watches and steers a run; `run_coordinator` hosts it and writes its journal;
-`run_worker`, on as many machines as wanted, makes its calls. Needs the extra `temporal`.
+`FleetRun` starts, watches and controls a run. `run_coordinator` hosts the run and writes its
+journal. `run_worker`, on any number of machines, makes the calls. Needs the extra `temporal`.
 """
 
 try:

@@ -1,4 +1,4 @@
-"""A run over a fleet, from the outside: start it, look at it, steer it, wait for its end."""
+"""Starts, watches and controls a run over a fleet."""
 
 import asyncio
 import os
@@ -40,13 +40,13 @@ from monocloud_async.fleet.temporal import (
 from monocloud_async.fleet.workflow import EnableUsers
 from monocloud_async.inputs import Format
 
-_AGAIN: Final = 1.0  # seconds until a Temporal that is down is asked again
+_AGAIN: Final = 1.0  # seconds until the next attempt while Temporal is down
 _DOWN: Final = {RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED}
-_ANSWER: Final = timedelta(seconds=5)  # for a query, which the coordinator answers
+_ANSWER: Final = timedelta(seconds=5)  # timeout of a query, which the coordinator answers
 
 
 class FleetRun:
-    """The run of a tenant: there is one at a time, so its tenant is all that names it.
+    """The run of a tenant, identified by the tenant, which has only one run at a time.
 
     ```python
     run = await FleetRun.start("s3-mount/users.csv", max_rate=300)
@@ -54,7 +54,7 @@ class FleetRun:
     report = await run.result()
     ```
 
-    Whatever Temporal or the coordinator refuses comes as a `FleetError`.
+    Every refusal of Temporal or of the coordinator raises a `FleetError`.
     """
 
     def __init__(self, client: Client, tenant: str) -> None:
@@ -80,24 +80,24 @@ class FleetRun:
         domain: str | None = None,
         client: Client | None = None,
     ) -> Self:
-        """A new run over the ids of this file.
+        """Start a run over the ids of a file.
 
         Args:
-            source: a path that the coordinator and every worker have too, or an http(s) URL that
-                serves ranges. It must not change until the run is over.
-            max_rate: requests a second, over the whole fleet.
-            form: how the ids are written down. Default: what the name ends in.
-            column: where they are in it. Default: user_id or id.
-            journal: where the coordinator keeps its record, on its own disk. Default: the
-                source's name with .journal, in the folder that the coordinator was started in.
-                A run with the journal of one that was cancelled does what that one left.
+            source: a path that the coordinator and all workers share, or an http(s) URL that
+                supports range requests. The file must not change until the run has ended.
+            max_rate: requests per second, over the whole fleet.
+            form: the format of the file. Default: from the file name.
+            column: the column or member that has the ids. Default: user_id or id.
+            journal: the path of the journal, on the coordinator's disk. Default: the name of the
+                source with .journal, in the coordinator's working directory. With the journal of a
+                cancelled run, the new run does the rest.
             max_outage: seconds that a worker waits for a tenant that is down; then the run pauses.
             domain: the tenant. Default: the environment's `MONOCLOUD_MANAGEMENT_DOMAIN`.
-            client: Temporal's. Default: what the environment names.
+            client: the Temporal client. Default: one that the environment configures.
 
         Raises:
             ConfigurationError: the source cannot be read in ranges, or an option cannot be used.
-            FleetError: no Temporal answers, or the tenant has a run already.
+            FleetError: Temporal cannot be reached, or the tenant already has a run.
         """
         tenant = config.base_url(domain)
         ids = await inspect_file(os.fspath(source), form, column)
@@ -121,30 +121,30 @@ class FleetRun:
                 )
             except WorkflowAlreadyStartedError:
                 raise FleetError(
-                    f"{tenant} has a run already, and another one would double the rate:"
-                    " wait for its end, or cancel it"
+                    f"{tenant} already has a run, and a second one would double the rate:"
+                    " wait until it has ended, or cancel it"
                 ) from None
         return cls(client, tenant)
 
     @classmethod
     async def attach(cls, domain: str | None = None, *, client: Client | None = None) -> Self:
-        """The tenant's latest run, under way or not long over. Nothing is asked of it yet.
+        """Return the tenant's latest run, without checking that there is one.
 
         Raises:
-            ConfigurationError: no such domain.
-            FleetError: no Temporal answers.
+            ConfigurationError: the domain is not valid.
+            FleetError: Temporal cannot be reached.
         """
         tenant = config.base_url(domain)
         return cls(with_message_codec(client or await connect()), tenant)
 
     async def over(self) -> bool:
-        """Whether the run has ended, so that `result` answers at once."""
+        """Return whether the run has ended, so that `result` returns at once."""
         with translated(self.tenant):
             description = await self._handle.describe()
         return description.status != WorkflowExecutionStatus.RUNNING
 
     async def progress(self) -> Progress:
-        """How the run stands, to the second: what is recorded, and what workers told since."""
+        """Return the progress: what is recorded, and what workers have reported since then."""
         with translated(self.tenant):
             progress = await self._handle.query(EnableUsers.progress, rpc_timeout=_ANSWER)
             description = await self._handle.describe()
@@ -154,7 +154,7 @@ class FleetRun:
             if pending.HasField("last_failure"):
                 failure = pending.last_failure
                 lost = failure.HasField("timeout_failure_info")
-                why = "a coordinator was lost; another try is made" if lost else failure.message
+                why = "the coordinator was lost; the step is retried" if lost else failure.message
                 progress.trouble += [why] if why not in progress.trouble else []
             for details in await self._client.data_converter.decode(
                 pending.heartbeat_details.payloads
@@ -163,39 +163,39 @@ class FleetRun:
         return progress
 
     async def failures(self) -> list[Failure]:
-        """The first thousand users who are not enabled; the journal has them all."""
+        """Return the first thousand users who are not enabled; the journal has all of them."""
         with translated(self.tenant):
             return await self._handle.query(EnableUsers.failures, rpc_timeout=_ANSWER)
 
     async def pause(self, why: str = "paused by hand") -> None:
-        """Have the calls in flight finish, and no more made, until `resume`."""
+        """Pause the run until `resume`: the calls in flight finish, and no more are made."""
         with translated(self.tenant):
             await self._handle.signal(EnableUsers.pause, why)
 
     async def resume(self) -> None:
-        """Go on with a run that is paused; nobody is asked for twice."""
+        """Resume a paused run; no user is sent twice."""
         with translated(self.tenant):
             await self._handle.signal(EnableUsers.resume)
 
     async def set_rate(self, max_rate: float) -> None:
-        """Go on at so many requests a second; the change takes a second or two.
+        """Change the rate to this many requests per second, within one or two seconds.
 
         Raises:
-            ConfigurationError: not a rate.
+            ConfigurationError: the rate is not valid.
         """
         with translated(self.tenant):
             await self._handle.signal(EnableUsers.set_rate, config.positive("max_rate", max_rate))
 
     async def cancel(self) -> None:
-        """End the run: calls in flight finish and are recorded; `result` tells what was done."""
+        """Cancel the run: the calls in flight finish and are recorded; `result` has the report."""
         with translated(self.tenant):
             await self._handle.cancel()
 
     async def result(self) -> FleetReport:
-        """What the run came to; waits for its end, also while Temporal is down for a while.
+        """Wait for the end of the run, even while Temporal is down, and return the report.
 
         Raises:
-            FleetError: the run was refused, such as for a journal that is another run's.
+            FleetError: the run was refused, for example because the journal is of another run.
         """
         while True:
             try:
@@ -209,7 +209,7 @@ class FleetRun:
 
 
 def _root(error: BaseException) -> BaseException:
-    """What began it: Temporal wraps the failure of an activity into that of its workflow."""
+    """Return the first cause: Temporal wraps the failure of an activity in the workflow's."""
     while error.__cause__ is not None:
         error = error.__cause__
     return error

@@ -1,4 +1,4 @@
-"""The coordinator: hosts the runs of a tenant, and writes their journals on its disk."""
+"""The coordinator: hosts the runs of a tenant and writes their journals to its disk."""
 
 import asyncio
 import socket
@@ -40,17 +40,17 @@ T = TypeVar("T")
 
 
 async def run_coordinator(domain: str | None = None, *, client: Client | None = None) -> None:
-    """Host the runs of a tenant until cancelled. It needs no API key.
+    """Host the runs of a tenant until cancelled; needs no API key.
 
-    Where it dies, its runs wait; the next one, on the same disk, goes on with them.
+    If the coordinator dies, its runs wait until another one starts with the same disk.
 
     Args:
         domain: the tenant. Default: the environment's `MONOCLOUD_MANAGEMENT_DOMAIN`.
-        client: Temporal's. Default: what the environment names.
+        client: the Temporal client. Default: one that the environment configures.
 
     Raises:
-        ConfigurationError: no such domain, or what the environment says of Temporal is unusable.
-        FleetError: no Temporal answers, or it refuses.
+        ConfigurationError: the domain, or the configuration of Temporal, cannot be used.
+        FleetError: Temporal cannot be reached, or refuses.
     """
     tenant = base_url(domain)
     records = _Records()
@@ -59,14 +59,14 @@ async def run_coordinator(domain: str | None = None, *, client: Client | None = 
         task_queue=coordinator_queue(tenant),
         workflows=[EnableUsers],
         activities=[records.left, records.record_chunk, records.close_journal],
-        # The workflow's module keeps nothing outside its class, and a replay in the tests would
-        # show a step that is not deterministic.
+        # The workflow's module has no global state, and a replay in the tests would reveal a
+        # non-deterministic step.
         workflow_runner=UnsandboxedWorkflowRunner(),
         max_concurrent_activities=1,
         disable_eager_activity_execution=True,
         max_heartbeat_throttle_interval=timedelta(seconds=BEAT),
         default_heartbeat_throttle_interval=timedelta(seconds=BEAT),
-        # Or whoever comes after a coordinator that died waits ten seconds for it.
+        # By default, the successor of a dead coordinator waits ten seconds for it.
         sticky_queue_schedule_to_start_timeout=timedelta(seconds=2),
     )
     try:
@@ -76,28 +76,28 @@ async def run_coordinator(domain: str | None = None, *, client: Client | None = 
 
 
 class _Records:
-    """The activities around a run's journal; one is open at a time."""
+    """The activities that use the journal of a run; one journal is open at a time."""
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
         self._journal: FleetJournal | None = None
-        self._plan: Plan | None = None  # whose the open journal is
+        self._plan: Plan | None = None  # the plan of the open journal
 
     @activity.defn
     async def left(self, plan: Plan) -> Left:
-        """What the journal says is still to be done."""
+        """Return the work that is left, according to the journal."""
         async with _beating():
             try:
                 journal = await self._open(plan)
             except JournalInUseError:
-                raise  # by a coordinator that ends just now, or by somebody who will
+                raise  # Temporal retries, as the holder will end
             except ConfigurationError as error:
                 raise ApplicationError(str(error), type="refused", non_retryable=True) from None
             return await self._run(journal.left, _now())
 
     @activity.defn
     async def record_chunk(self, plan: Plan, span: Span, result: ChunkResult) -> list[Failure]:
-        """Write what became of a chunk; answers who failed in it."""
+        """Write the result of a chunk, and return its failures."""
         async with _beating():
             journal = await self._open(plan)
             until, position = await self._run(journal.before, span, _now())
@@ -111,7 +111,7 @@ class _Records:
 
     @activity.defn
     async def close_journal(self, how: How, state: State) -> FleetReport:
-        """What the run came to, by the journal itself, which is closed then."""
+        """Close the journal, and return the report of the run according to it."""
         async with _beating():
             journal = await self._open(state.plan)
             left = await self._run(journal.left, _now())
@@ -131,12 +131,12 @@ class _Records:
         )
 
     async def end(self) -> None:
-        """Let go of what is open; a run that is under way goes on with another coordinator."""
+        """Close the open journal; another coordinator can continue a running run."""
         await self._let_go(None)
         self._thread.shutdown(wait=False)
 
     async def _open(self, plan: Plan) -> FleetJournal:
-        """The run's journal; another one's, whose run was terminated, is closed."""
+        """Return the journal of the run; closes that of another run, which was terminated."""
         if self._journal is None or self._plan != plan:
             await self._let_go("interrupted")
             journal = FleetJournal(plan.journal, plan.tenant, plan.source)
@@ -145,7 +145,7 @@ class _Records:
             except (OSError, SqliteError) as error:
                 raise ConfigurationError(
                     f"cannot write the journal {journal.path} on {socket.gethostname()}: {error};"
-                    " name another place for it"
+                    " name another path"
                 ) from None
             self._journal, self._plan = journal, plan
         return self._journal
@@ -153,17 +153,17 @@ class _Records:
     async def _let_go(self, how: str | None) -> None:
         journal, self._journal = self._journal, None
         if journal is not None:
-            with suppress(SqliteError, OSError):  # what is not on disk was told of before
+            with suppress(SqliteError, OSError):  # failed writes were already reported
                 await self._run(journal.close, _now(), how)
 
     async def _run(self, work: Callable[[*Args], T], *args: *Args) -> T:
-        """What the function returns, which the journal's thread runs."""
+        """Run the function in the journal's thread and return its result."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
 
 
 @asynccontextmanager
 async def _beating() -> AsyncIterator[None]:
-    """Meanwhile Temporal is told that somebody is at work, or another coordinator gets it."""
+    """Send heartbeats meanwhile, so that Temporal does not give the work to another coordinator."""
 
     async def beat() -> None:
         while True:

@@ -1,8 +1,7 @@
-"""The ids of a fleet's run, by reference: any range of one file, from a path or a URL.
+"""Reads any byte range of a file of ids, from a path or a URL.
 
-One rule makes every split exact, with no index and no pass over the file beforehand: a line belongs
-to the range that holds its first byte. So ranges that follow each other have each line once,
-wherever the borders fall.
+A line belongs to the range that contains its first byte. So consecutive ranges contain every line
+exactly once, wherever they are split, and the file needs no index and no first pass.
 """
 
 import asyncio
@@ -23,29 +22,29 @@ from monocloud_async.inputs.lines import MAX_LINE, Line, line_parser
 from monocloud_async.inputs.reader import named_format
 from monocloud_async.sanitize import clean
 
-_AHEAD: Final = 1 << 16  # bytes that are read at once to find the end of a line
-_SAMPLE: Final = 1 << 16  # bytes from whose lines the average length is taken, at each place
-_PLACES: Final = 8  # where that is done
-_BLOCK: Final = 1 << 23  # bytes of a csv that are looked through at once
+_AHEAD: Final = 1 << 16  # bytes to read at a time to find the end of a line
+_SAMPLE: Final = 1 << 16  # bytes of each sample for the average length of a line
+_PLACES: Final = 8  # how many samples
+_BLOCK: Final = 1 << 23  # bytes of a csv to check at a time
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=60, sock_connect=10)
 _PARTIAL: Final = 206  # RFC 9110, section 15.3.7
-# Section 14.4; a server that does not know the size says *.
+# Section 14.4; the size is * if the server does not know it.
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 _TOO_MANY: Final = 429
 _SERVER: Final = 500
 
 
 class IdFile(Struct, frozen=True, kw_only=True):
-    """One file of ids, as it was when the run was planned.
+    """A file of ids, as it was when the run was planned.
 
     Attributes:
-        where: an absolute path that every worker has, or an http(s) URL that serves ranges.
-        form, column: how the ids are written down.
-        size: bytes in all.
-        mark: what changes when the file does: its time of change, or the server's ETag.
-        begin: where the first line of ids begins, behind a byte order mark and a csv header.
+        where: an absolute path that all workers share, or an http(s) URL with range requests.
+        form, column: the format, and the column or member that has the ids.
+        size: the size in bytes.
+        mark: changes whenever the file changes: its modification time, or the server's ETag.
+        begin: the offset of the first line of ids, after a byte order mark and a csv header.
         header: the csv header.
-        line: bytes of a line on the average, where they are shortest of a few places.
+        line: the average bytes of a line, in the sample with the shortest lines.
     """
 
     where: str
@@ -58,28 +57,28 @@ class IdFile(Struct, frozen=True, kw_only=True):
     line: float
 
     async def lines(self, start: int, end: int) -> list[Line]:
-        """The lines that begin in this range of bytes, blank ones left out, numbered from 0.
+        """Return the lines that begin in this byte range, without blank ones, numbered from 0.
 
         Raises:
-            ConfigurationError: the file is not the one that the run was planned for.
-            OSError, aiohttp.ClientError: it cannot be read now.
+            ConfigurationError: the file has changed since the run was planned.
+            OSError, aiohttp.ClientError: the file cannot be read now.
         """
         parse = line_parser(self.form, self.column, clean(self.where), self.header.encode())
         raws = filter(bytes.strip, _split(await self._whole_lines(start, end)))
         return [parse(number, raw) for number, raw in enumerate(raws)]
 
     async def _whole_lines(self, start: int, end: int) -> bytes:
-        """The bytes from the first line that begins in the range to the end of the last one."""
+        """Return the bytes of all lines that begin in the range, up to the end of the last one."""
         first = start <= self.begin
         content = await self.read(start if first else start - 1, end)
-        if not first:  # up to its end, what the range begins with is another one's line
+        if not first:  # the range begins with the end of a line of the range before
             _, found, content = content.partition(b"\n")
             if not found:
                 return b""
         while content and not content.endswith(b"\n") and end < self.size:
             last = content.rpartition(b"\n")[2]
             if len(last) >= MAX_LINE:
-                break  # too long to be anything; it is reported, not kept
+                break  # an overlong line is reported as bad
             more = await self.read(end, min(end + _AHEAD, self.size))
             rest, found, _ = more.partition(b"\n")
             content += rest + found
@@ -89,22 +88,22 @@ class IdFile(Struct, frozen=True, kw_only=True):
         return content
 
     async def read(self, start: int, end: int) -> bytes:
-        """These bytes of it; raises as `lines` does."""
+        """Return these bytes of the file; raises as `lines` does."""
         part = await _read(self.where, start, end)
         if (part.size, part.mark) != (self.size, self.mark):
             raise ConfigurationError(
                 f"{clean(self.where)} changed since the run was planned: it had {self.size:,} bytes"
                 f" ({clean(self.mark)}), now it has {part.size:,} ({clean(part.mark)});"
-                " restore it, or cancel this run and start another one"
+                " restore the file, or cancel this run and start a new one"
             )
         return part.content
 
 
 async def inspect_file(where: str, form: Format | None = None, column: str | None = None) -> IdFile:
-    """The file that a run is planned for: a path or a URL, looked at once.
+    """Inspect a path or a URL, and return the file for the plan of a run.
 
     Raises:
-        ConfigurationError: it cannot be read in ranges, or nothing says where the ids are in it.
+        ConfigurationError: the file cannot be read in ranges, or its format or column is unknown.
     """
     where, name = _checked(where)
     form = named_format(Path(name), form, column)
@@ -118,7 +117,7 @@ async def inspect_file(where: str, form: Format | None = None, column: str | Non
         )
     if form is Format.CSV:
         header, _, content = content.partition(b"\n")
-        line_parser(form, column, clean(where), header)  # tells what is wrong with it
+        line_parser(form, column, clean(where), header)  # raises if the header is not valid
         header += b"\n" if content or part.size > mark + len(header) else b""
     source = IdFile(
         where=where,
@@ -141,17 +140,17 @@ async def inspect_file(where: str, form: Format | None = None, column: str | Non
 
 
 def _line_length(content: bytes) -> float:
-    """Bytes of a line on the average, 0.0 where there is none."""
+    """Return the average bytes of a line, or 0.0 without lines."""
     ends = content.count(b"\n")
     whole = content.rfind(b"\n") + 1 or len(content)
     return whole / (ends or 1)
 
 
 async def _one_line_a_row(source: IdFile) -> None:
-    """Raises `ConfigurationError` where a quoted cell goes on in the next line.
+    """Raise `ConfigurationError` if a quoted cell continues in the next line.
 
-    Each range is read apart from the others, and what stands alone in such a line would be taken
-    for an id: a stranger's, where a note of many lines was written to that end.
+    Each range is read independently, so text in such a line could be mistaken for an id. An
+    attacker could write a note of several lines to have another user enabled.
     """
     number, rest = 1, b""
     for start in range(source.begin, source.size, _BLOCK):
@@ -161,26 +160,26 @@ async def _one_line_a_row(source: IdFile) -> None:
             number += 1
             if line.count(b'"') % 2:
                 raise ConfigurationError(
-                    f"line {number} of {clean(source.where)} has a quoted cell that goes on in the"
-                    " next one, and a fleet reads line by line: write the ids to a txt file first"
+                    f"line {number} of {clean(source.where)} has a cell that continues in the next"
+                    " line, but a fleet reads line by line: write the ids to a txt file first"
                 )
 
 
 @contextmanager
 def _translated(where: str) -> Iterator[None]:
-    """What goes wrong with reading, as a `ConfigurationError`."""
+    """Turn errors of reading into a `ConfigurationError`."""
     try:
         yield
     except OSError as error:
         raise ConfigurationError(f"cannot read {clean(where)}: {error.strerror or error}") from None
     except (aiohttp.ClientError, TimeoutError) as error:
         raise ConfigurationError(
-            f"cannot read {clean(where)}: {type(error).__name__}; look at it with curl -r 0-99"
+            f"cannot read {clean(where)}: {type(error).__name__}; try: curl -r 0-99"
         ) from None
 
 
 def _checked(where: str) -> tuple[str, str]:
-    """Where every worker finds it, and the name that tells the format."""
+    """Return the absolute path or the URL, and the name that shows the format."""
     if "://" not in where:
         path = str(Path(where).absolute())
         return path, path
@@ -189,20 +188,20 @@ def _checked(where: str) -> tuple[str, str]:
         raise ConfigurationError(f"a URL of ids begins with https://, not {parts.scheme}://")
     if parts.username is not None or parts.password is not None:
         raise ConfigurationError(
-            "the URL of the ids has credentials in it, and every payload would have them too;"
-            " let the workers' network or a proxy grant access"
+            "the URL of the ids has credentials in it, which every payload would contain;"
+            " grant access by the workers' network or a proxy instead"
         )
     return where, parts.path
 
 
 class _Part(NamedTuple):
     content: bytes
-    size: int  # of the whole
+    size: int  # of the whole file
     mark: str
 
 
 def _split(content: bytes) -> list[bytes]:
-    """The lines, with their ends; only a line feed ends one."""
+    """Return the lines with their line feeds, which alone end a line."""
     *lines, last = content.split(b"\n")
     return [*(line + b"\n" for line in lines), last]
 
@@ -222,7 +221,7 @@ def _read_path(path: Path, start: int, end: int) -> _Part:
 
 
 async def _read_url(url: str, start: int, end: int) -> _Part:
-    """A range of what is there, asked for anew: who serves files gives no promise for long."""
+    """Read a range over a new connection, because servers close idle ones soon."""
     headers = {"Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"}
     async with (
         aiohttp.ClientSession(timeout=_TIMEOUT, trust_env=True) as http,
@@ -234,7 +233,7 @@ async def _read_url(url: str, start: int, end: int) -> _Part:
         if response.status != _PARTIAL or found is None:
             raise ConfigurationError(
                 f"{clean(url)} does not serve ranges (it answered {response.status});"
-                " put the file where Range requests are answered, or on a path that all share"
+                " serve the file with support for range requests, or use a path that all share"
             )
         tag = response.headers.get("ETag") or response.headers.get("Last-Modified")
         if tag is None:
@@ -244,7 +243,7 @@ async def _read_url(url: str, start: int, end: int) -> _Part:
             )
         content = await response.read()
         first, last, size = map(int, found.groups())
-        # A server may send less than was asked for (RFC 9110, section 15.3.7), and none should.
+        # A server may send less than requested (RFC 9110, section 15.3.7), but should not.
         if (first, last, len(content)) != (start, min(end, size) - 1, last - first + 1):
             raise OSError(f"the server sent bytes {first}-{last}, not {start}-{end - 1} as asked")
         return _Part(content, size, tag)

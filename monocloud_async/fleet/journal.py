@@ -1,7 +1,7 @@
-"""A fleet's journal: the same file as a single machine's, with the chunks that it has whole.
+"""The journal of a fleet: a single machine's journal, with a table of completed chunks.
 
-Synchronous and for one thread. Each chunk is one transaction: its users, and the fact that it is
-there. So a result that comes twice is written once, and what no chunk covers is not done.
+Synchronous, and for one thread. One transaction writes the users of a chunk and marks it as
+completed. So a result that arrives twice is written once, and all other ids are not done.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from monocloud_async.journal.lock import Lock
 from monocloud_async.journal.store import JournalStore, Rows
 from monocloud_async.sanitize import clean
 
-# `position` is the first id's in the input; `size` and `mark` tell which file it was.
+# `position` is that of the chunk's first id in the input; `size` and `mark` identify the file.
 _TABLES: Final = (
     "CREATE TABLE IF NOT EXISTS fleet (size INTEGER, mark TEXT)",
     """CREATE TABLE IF NOT EXISTS chunks (
@@ -30,12 +30,12 @@ _TABLES: Final = (
 
 
 class FleetJournal:
-    """The file, while a coordinator has it.
+    """The journal while a coordinator has it open.
 
     Args:
-        path: made with mode 0600 if it is not there; it needs a local disk.
-        tenant: whose users they are.
-        source: the ids.
+        path: created with mode 0600 if it does not exist; must be on a local disk.
+        tenant: the tenant of the users.
+        source: the file of ids.
     """
 
     def __init__(self, path: str, tenant: str, source: IdFile) -> None:
@@ -44,15 +44,15 @@ class FleetJournal:
         self._lock = Lock(self.path.with_name(f"{self.path.name}-lock"), f"the journal {path}")
         input_info = store.InputInfo(source.where, source.form, source.column)
         self._store = JournalStore(self.path, tenant, ENABLE, input_info)
-        self._counts = Counts()  # of this run
+        self._counts = Counts()  # of this run alone
         self._paused = 0.0
 
     def open(self, now: int) -> None:
-        """Begin a run: until `close`, the file is nobody else's.
+        """Begin a run, and lock the journal until `close`.
 
         Raises:
-            ConfigurationError: somebody is at it, or it is of another tenant or another file.
-            OSError, sqlite3.Error: it cannot be written.
+            ConfigurationError: the journal is in use, or belongs to another tenant or file.
+            OSError, sqlite3.Error: the journal cannot be written.
         """
         self._lock.take()
         try:
@@ -72,19 +72,19 @@ class FleetJournal:
         if there is None:
             if self._store.reached:
                 raise ConfigurationError(
-                    f"the journal {self.path} is of a run on one machine: go on with"
+                    f"the journal {self.path} is of a run on one machine: resume it with"
                     " `monocloud-async bulk`, or name another journal"
                 )
             sql.execute("INSERT INTO fleet VALUES (?, ?)", here)
         elif there != here:
             raise ConfigurationError(
-                f"the journal {self.path} was begun with another file: it had {there[0]:,} bytes"
+                f"the journal {self.path} was started with another file: it had {there[0]:,} bytes"
                 f" ({clean(there[1])}), {clean(source.where)} has {here[0]:,} ({clean(here[1])});"
-                " restore that one, or name another journal"
+                " restore that file, or name another journal"
             )
 
     def left(self, now: int) -> Left:
-        """What no chunk covers, what was begun, and what became of the users who are there."""
+        """Return the work that is left, and the counts of the recorded users."""
         sql, gaps, reached = self._store.connection(now), list[Span](), self._source.begin
         for start, until in sql.execute(
             "SELECT start, until FROM chunks UNION SELECT start, until FROM begun ORDER BY start"
@@ -114,7 +114,7 @@ class FleetJournal:
         )
 
     def before(self, span: Span, now: int) -> tuple[int, int]:
-        """Where the last chunk before this span ends, and how many ids there are up to there."""
+        """Return where the last chunk before this span ends, and how many ids come before that."""
         found = self._store.connection(now).execute(
             "SELECT until, position + ids FROM chunks WHERE until <= ? ORDER BY start DESC LIMIT 1",
             (span.start,),
@@ -125,30 +125,30 @@ class FleetJournal:
     def write(
         self, span: Span, result: ChunkResult, position: int, user_ids: Sequence[str], now: int
     ) -> Rows:
-        """Commit a chunk with its users, once; a partial one is known as begun until it is whole.
+        """Commit a chunk with its users, once; a partial result is kept as begun.
 
         Args:
-            span: the chunk.
-            result: what became of it.
-            position: the first of its ids, in the input.
-            user_ids: all of them.
+            span: the span of the chunk.
+            result: the result of the chunk.
+            position: the position of its first id in the input.
+            user_ids: all ids of the chunk.
             now: milliseconds since 1970.
 
         Returns:
-            What was committed, now or earlier.
+            The rows that were committed, now or earlier.
         """
         rows = result.rows.moved(position, user_ids)
         sql = self._store.connection(now)
         if sql.execute("SELECT 1 FROM chunks WHERE start = ?", (span.start,)).fetchone():
             return rows
         chunk = (span.start, span.end, position, len(user_ids), result.bad_lines)
-        # The requests of the next run are its own.
+        # The next run counts its own requests only.
         kept = structs.replace(result, requests=0, retries=0, throttled=0, paused=0.0)
         unfinished = (span.start, span.end, json.encode(kept))
         self._store.write(
             rows,
             now,
-            # The result has those of them who were done when the chunk was handed back.
+            # The result includes the users who were done when the chunk was handed back.
             (
                 "DELETE FROM users WHERE position >= ? AND position < ?",
                 (position, position + len(user_ids)),
@@ -167,7 +167,7 @@ class FleetJournal:
         return rows
 
     def close(self, now: int, how: str | None = None) -> None:
-        """Let go of the file; with `how` the run is over."""
+        """Close the journal; with `how`, record that the run has ended, and how."""
         try:
             if how is not None:
                 self._sample(now, how)

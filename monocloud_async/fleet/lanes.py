@@ -1,4 +1,4 @@
-"""How a rate is spread over the fleet, and how much of the source a lane is given at a time."""
+"""Divides the rate into lanes, and the source into chunks."""
 
 from typing import Final
 
@@ -6,22 +6,22 @@ from monocloud_async.fleet.messages import Chunk, Span, State
 
 MAX_LANES: Final = 16
 
-_LANE_RATE: Final = 50.0  # requests a second that are worth a lane of their own
-_LONGEST: Final = 30.0  # seconds of work that a chunk is
+_LANE_RATE: Final = 50.0  # requests per second for each lane
+_LONGEST: Final = 30.0  # seconds of work in a chunk
 _SHORTEST: Final = 2.0
-# Out at once: what became of them has to fit one payload of 2 MB, at 120 bytes for one who failed.
+# In a chunk: its result must fit a payload of 2 MB, at 120 bytes for each failure.
 _MAX_USERS: Final = 10_000
 
 
 def lanes(max_rate: float) -> int:
-    """On how many lanes a rate is spread: few enough for each to keep its pace well."""
+    """Return the number of lanes for a rate; few, so that each keeps its rate precisely."""
     return min(MAX_LANES, max(1, int(max_rate // _LANE_RATE)))
 
 
 def next_chunk(state: State) -> Chunk:
-    """What was begun first; else a piece of the source, smaller towards the end.
+    """Return an unfinished chunk if there is one, else a piece of the source.
 
-    So the lanes end at about the same time. There has to be something left.
+    Pieces get smaller towards the end, so that all lanes end together. Requires that work is left.
     """
     if state.unfinished:
         return state.unfinished.pop(0)

@@ -1,7 +1,7 @@
-"""What a fleet's parts say to each other: every payload that Temporal carries and keeps.
+"""The messages between the parts of a fleet: every payload that Temporal carries and stores.
 
-None has a key, a body or, but for failures, a user id: ids travel as a range of their file, and
-what became of them as numbers that count within it.
+None contains a key or a body, and only failures contain user ids. Ids travel as a byte range of
+their file, and outcomes as positions within that range.
 """
 
 from typing import Literal
@@ -17,20 +17,20 @@ How = Literal["finished", "cancelled"]
 
 
 class Span(Struct, frozen=True, array_like=True):
-    """Bytes of the source: those lines that begin from `start` up to, and without, `end`."""
+    """A byte range of the source: the lines that begin at `start` or later, and before `end`."""
 
     start: int
     end: int
 
 
 class Plan(Struct, frozen=True, kw_only=True):
-    """What a run is to do.
+    """The task of a run.
 
     Attributes:
-        tenant: its address.
-        source: the ids.
-        journal: the file that the coordinator writes, by its path there.
-        max_rate: requests a second, over the whole fleet.
+        tenant: the address of the tenant.
+        source: the file of ids.
+        journal: the path of the journal, on the coordinator's machine.
+        max_rate: requests per second, over the whole fleet.
         max_outage: seconds that a worker waits for a tenant that is down before the run pauses.
     """
 
@@ -42,14 +42,14 @@ class Plan(Struct, frozen=True, kw_only=True):
 
 
 class ChunkResult(Struct, kw_only=True):
-    """What became of a chunk, so far.
+    """The result of a chunk so far.
 
     Attributes:
-        rows: the journal's, with places in the chunk for positions, and no ids.
-        bad_lines: those without exactly one usable id.
+        rows: rows for the journal, without ids, with positions within the chunk.
+        bad_lines: lines without exactly one valid id.
         requests, retries, throttled, paused: as in `BulkReport`, paused in seconds.
-        done: whether that is every id of it.
-        why: why the run had better pause, or None.
+        done: whether every id of the chunk has an outcome.
+        why: why the run should pause, or None.
     """
 
     rows: Rows = field(default_factory=lambda: Rows([], []))
@@ -63,10 +63,10 @@ class ChunkResult(Struct, kw_only=True):
 
 
 class Chunk(Struct, frozen=True, kw_only=True):
-    """Work for one lane of the fleet: the ids of a span, without those that `so_far` has.
+    """Work for one lane of the fleet: the ids of a span, except those in `so_far`.
 
     Attributes:
-        proved: whether the tenant enabled somebody in this run, so that its key is good.
+        proved: whether the tenant has enabled a user in this run, so the key is known to be valid.
     """
 
     span: Span
@@ -75,13 +75,13 @@ class Chunk(Struct, frozen=True, kw_only=True):
 
 
 class Failure(Struct, frozen=True, kw_only=True):
-    """A user who is not enabled: "failed" or "unknown", as in `Outcome`, and what was the answer.
+    """A user who is not enabled, with the reason.
 
     Attributes:
-        user_id, position: who, and the place in the input, from 0.
-        outcome: "failed" or "unknown".
-        error: the name of the error's class, None for a call that was cut off.
-        status, title, trace_id: of the tenant's answer, if there was one.
+        user_id, position: the id, and its position in the input, from 0.
+        outcome: "failed" or "unknown", as in `Outcome`.
+        error: the class name of the error; None for a cancelled call.
+        status, title, trace_id: from the tenant's response, if there was one.
     """
 
     user_id: str
@@ -94,13 +94,13 @@ class Failure(Struct, frozen=True, kw_only=True):
 
 
 class Counts(Struct, kw_only=True):
-    """Users and requests of a run, so far.
+    """The users and requests of a run so far.
 
     Attributes:
         enabled, failed, unknown: users by `Outcome.status`.
-        bad_lines: lines without exactly one usable id.
-        requests, retries, throttled: as in `BulkReport`; of this run alone, where its journal
-            has an earlier one's users too.
+        bad_lines: lines without exactly one valid id.
+        requests, retries, throttled: as in `BulkReport`; of this run alone, even if the journal
+            also has users of an earlier run.
     """
 
     enabled: int = 0
@@ -113,17 +113,17 @@ class Counts(Struct, kw_only=True):
 
 
 class Left(Struct, kw_only=True):
-    """What the journal says of the source.
+    """The work that is left, according to the journal.
 
     Attributes:
-        gaps: spans that it has nothing of.
+        gaps: spans without a record.
         unfinished: chunks that were begun, and handed back when a run was cancelled.
-        enabled, failed, unknown: users who are there.
-        bad_lines: in chunks that are there.
+        enabled, failed, unknown: recorded users by `Outcome.status`.
+        bad_lines: bad lines in recorded chunks.
     """
 
     gaps: list[Span]
-    unfinished: list[Chunk] = field(name="rests")
+    unfinished: list[Chunk] = field(name="rests")  # as in stored payloads
     enabled: int
     failed: int
     unknown: int
@@ -131,18 +131,18 @@ class Left(Struct, kw_only=True):
 
 
 class Progress(Counts, kw_only=True):
-    """How a run stands.
+    """The progress of a run.
 
     Attributes:
-        tenant, source: whose users, and where their ids are.
-        size: bytes of ids in all.
-        expected: about how many ids that are, from a look at the first ones.
-        done: bytes whose users are in the journal.
-        max_rate: requests a second, over the whole fleet.
-        chunks: those that are handed out.
-        waiting: those of them that no worker has taken yet.
+        tenant, source: the tenant, and the path or URL of the ids.
+        size: bytes of ids in total.
+        expected: about how many ids these are, estimated from samples.
+        done: bytes of ids whose users are in the journal.
+        max_rate: requests per second, over the whole fleet.
+        chunks: how many chunks are handed out.
+        waiting: how many of them no worker has taken yet.
         paused: why the run is paused, or None.
-        trouble: what is tried again and again, such as a journal on a full disk.
+        trouble: steps that fail and are retried, for example because of a full disk.
     """
 
     tenant: str
@@ -158,13 +158,13 @@ class Progress(Counts, kw_only=True):
 
 
 class FleetReport(Counts, kw_only=True):
-    """What a run came to, as its journal has it.
+    """The result of a run, according to its journal.
 
     Attributes:
         how: "finished" or "cancelled".
-        gaps: spans of the source whose users are not all in the journal: none when finished.
-        failures: the first thousand.
-        trouble: what could not be written down, and why.
+        gaps: spans of the source with users who are not in the journal; empty when finished.
+        failures: the first thousand failures.
+        trouble: what could not be recorded, and why.
     """
 
     how: How
@@ -174,34 +174,34 @@ class FleetReport(Counts, kw_only=True):
 
     def __repr__(self) -> str:
         names = [name for name in self.__struct_fields__ if name != "failures"]
-        told = ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
-        return f"FleetReport({told}, failures=<{len(self.failures)}>)"
+        shown = ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+        return f"FleetReport({shown}, failures=<{len(self.failures)}>)"
 
 
 class State(Struct, kw_only=True):
-    """A run, as far as it has come: what one workflow execution leaves to the next.
+    """The state of a run, which one workflow execution passes to the next.
 
     Attributes:
-        plan: what it is to do.
-        progress: what is told of it.
-        gaps: spans that are still to be cut into chunks; None before the journal was asked.
+        plan: the task of the run.
+        progress: the progress to show.
+        gaps: spans to be cut into chunks; None before the journal was read.
         unfinished: chunks that were begun and handed back.
-        failures: the first thousand.
+        failures: the first thousand failures.
     """
 
     plan: Plan
     progress: Progress
     gaps: list[Span] | None = None
-    unfinished: list[Chunk] = field(default_factory=list, name="rests")
+    unfinished: list[Chunk] = field(default_factory=list, name="rests")  # as in stored payloads
     failures: list[Failure] = []
 
     def go_on(self, left: Left) -> None:
-        """Begin with what the journal says."""
+        """Continue from the state of the journal."""
         self.gaps, self.unfinished = left.gaps, left.unfinished
         progress = self.progress
         progress.enabled, progress.failed = left.enabled, left.failed
         progress.unknown, progress.bad_lines = left.unknown, left.bad_lines
-        for chunk in left.unfinished:  # counted when it is whole
+        for chunk in left.unfinished:  # counted when the chunk is complete
             progress.enabled -= chunk.so_far.rows.users_done
             progress.failed -= chunk.so_far.rows.count("failed")
             progress.unknown -= chunk.so_far.rows.count("unknown")
@@ -209,7 +209,7 @@ class State(Struct, kw_only=True):
         progress.done = progress.size - sum(span.end - span.start for span in spans)
 
     def report(self, how: How) -> FleetReport:
-        """What the run came to, where its journal cannot be asked."""
+        """Return a report without the journal, for when the journal cannot be read."""
         known = {name: getattr(self.progress, name) for name in Counts.__struct_fields__}
         whole = [Span(self.plan.source.begin, self.plan.source.size)]
         gaps = (
@@ -219,7 +219,7 @@ class State(Struct, kw_only=True):
 
 
 def new_state(plan: Plan) -> State:
-    """A run of which nothing is done."""
+    """Return the state of a run that has not begun."""
     source = plan.source
     size = source.size - source.begin
     progress = Progress(
@@ -233,7 +233,7 @@ def new_state(plan: Plan) -> State:
 
 
 def add_result(counts: Counts, result: ChunkResult) -> None:
-    """Add what became of a chunk."""
+    """Add the result of a chunk to the counts."""
     counts.enabled += result.rows.users_done
     counts.failed += result.rows.count("failed")
     counts.unknown += result.rows.count("unknown")

@@ -1,6 +1,6 @@
-"""Temporal, as this package uses it: the connection, the payloads, the names, its errors in words.
+"""The use of Temporal: connection, payloads, names and error translation.
 
-Where it is, and how to log in there, is temporalio's own environment configuration:
+The address and the credentials come from temporalio's environment configuration:
 `TEMPORAL_ADDRESS`, `TEMPORAL_NAMESPACE`, `TEMPORAL_API_KEY`, `TEMPORAL_TLS_*`, or a profile
 (https://docs.temporal.io/develop/environment-configuration).
 """
@@ -29,26 +29,26 @@ from monocloud_async.errors import ConfigurationError, MonoCloudError
 _NO_WORKER: Final = {
     RPCStatusCode.FAILED_PRECONDITION,
     RPCStatusCode.DEADLINE_EXCEEDED,
-    RPCStatusCode.CANCELLED,  # what the client makes of its own timeout
+    RPCStatusCode.CANCELLED,  # how the client reports its own timeout
 }
 
 
-_NO_NAMESPACE: Final = "Temporal has no such namespace: look at TEMPORAL_NAMESPACE"
+_NO_NAMESPACE: Final = "Temporal has no such namespace: check TEMPORAL_NAMESPACE"
 
 
 class FleetError(MonoCloudError):
-    """Temporal, or a part of the fleet, is not there or refuses."""
+    """Temporal or a part of the fleet cannot be reached, or refuses."""
 
 
 async def connect(environment: Mapping[str, str] | None = None) -> Client:
-    """A client for the Temporal that the environment names; localhost:7233 if it names none.
+    """Connect to the Temporal that the environment configures, by default at localhost:7233.
 
     Args:
-        environment: in place of this process's.
+        environment: variables to use instead of this process's environment.
 
     Raises:
-        ConfigurationError: what the environment says cannot be used.
-        FleetError: nobody answers there.
+        ConfigurationError: the configuration cannot be used.
+        FleetError: Temporal cannot be reached.
     """
     try:
         config = ClientConfig.load_client_connect_config(override_env_vars=environment)
@@ -59,43 +59,43 @@ async def connect(environment: Mapping[str, str] | None = None) -> Client:
         return await Client.connect(**config)
     except ValueError as error:
         raise ConfigurationError(f"cannot use Temporal's configuration: {error}") from None
-    except (RuntimeError, RPCError):  # its text may quote what it was given
+    except (RuntimeError, RPCError):  # its text may quote credentials
         raise FleetError(
-            f"no Temporal answers at {address}: start one, or set TEMPORAL_ADDRESS"
-            " (and TEMPORAL_NAMESPACE, TEMPORAL_API_KEY where it wants them)"
+            f"cannot reach Temporal at {address}: start it, or set TEMPORAL_ADDRESS"
+            " (and TEMPORAL_NAMESPACE and TEMPORAL_API_KEY if needed)"
         ) from None
 
 
 def with_message_codec(client: Client) -> Client:
-    """The same connection, with payloads that are this package's messages; a codec stays."""
+    """Return a client on the same connection that encodes this package's messages."""
     config = client.config()
     config["data_converter"] = converter(config["data_converter"])
     return Client(**config)
 
 
 def converter(base: DataConverter = DataConverter.default) -> DataConverter:
-    """The same converter, for this package's messages."""
+    """Return a copy of the converter that encodes this package's messages; keeps its codec."""
     return dataclasses.replace(base, payload_converter_class=_Converter)
 
 
 def workflow_id(tenant: str) -> str:
-    """One for a tenant: Temporal refuses a second run, which would double the rate."""
+    """Return the id of a tenant's run; Temporal refuses a second one, so the rate cannot double."""
     return f"monocloud-async {tenant.partition('://')[2]}"
 
 
 def worker_queue(tenant: str) -> str:
-    """Where the workers of a tenant are given chunks."""
+    """Return the task queue of a tenant's workers."""
     return workflow_id(tenant)
 
 
 def coordinator_queue(tenant: str) -> str:
-    """Where the coordinator of a tenant is given the rest."""
+    """Return the task queue of a tenant's coordinator."""
     return f"{workflow_id(tenant)} coordinator"
 
 
 @contextmanager
 def translated(tenant: str) -> Iterator[None]:
-    """What Temporal raises, as a `FleetError`."""
+    """Turn errors of Temporal into a `FleetError`."""
     try:
         yield
     except RPCError as error:
@@ -103,35 +103,35 @@ def translated(tenant: str) -> Iterator[None]:
 
 
 def to_fleet_error(error: RPCError, tenant: str) -> FleetError:
-    """What Temporal's refusal of something about a tenant's run means."""
+    """Return the `FleetError` for an error of Temporal about a tenant's run."""
     if error.status == RPCStatusCode.NOT_FOUND and "amespace" in error.message:
         return FleetError(f"{_NO_NAMESPACE} ({error.message})")
     if error.status == RPCStatusCode.NOT_FOUND:
-        return FleetError(f"there is no run for {tenant} under way: start one")
+        return FleetError(f"no run is in progress for {tenant}: start one")
     if error.status in _NO_WORKER:
         return FleetError(
-            f"no coordinator answers for {tenant}: look whether `monocloud-async fleet coordinator`"
-            " is running, and for this Temporal"
+            f"no coordinator answers for {tenant}: check that `monocloud-async fleet coordinator`"
+            " is running, with this Temporal"
         )
     return FleetError(f"Temporal refused ({error.status.name}): {error.message}")
 
 
 async def work(worker: Worker) -> None:
-    """Have it work until cancelled.
+    """Run the worker until cancelled.
 
     Raises:
-        FleetError: Temporal does not let it.
+        FleetError: Temporal refuses the worker.
     """
     try:
         await worker.run()
-    except RuntimeError as error:  # what the client makes of a refusal
+    except RuntimeError as error:  # how the client reports a refusal
         if "amespace" in str(error):
             raise FleetError(_NO_NAMESPACE) from None
         raise FleetError(f"Temporal refused: {error}") from None
 
 
 class _Json(EncodingPayloadConverter):
-    """`msgspec`'s JSON in place of the standard library's, which knows no Struct."""
+    """Uses `msgspec` for JSON, because the standard library cannot encode a Struct."""
 
     @property
     def encoding(self) -> str:

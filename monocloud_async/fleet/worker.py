@@ -1,4 +1,4 @@
-"""A worker: takes chunks of the tenant's runs, and makes their calls through one session."""
+"""The worker: takes chunks of the tenant's runs and makes their calls through one session."""
 
 import asyncio
 import time
@@ -22,22 +22,22 @@ from monocloud_async.fleet.workflow import BEAT, HEARTBEAT
 from monocloud_async.outcome import DONE, BulkReport, Outcome
 from monocloud_async.session import MonoCloudSession
 
-_GRACE: Final = timedelta(seconds=60)  # for the calls in flight, once a worker is to end
+_GRACE: Final = timedelta(seconds=60)  # for the calls in flight, when a worker is asked to end
 
 
 async def run_worker(session: MonoCloudSession, *, client: Client | None = None) -> None:
-    """Work for the runs of the session's tenant until cancelled; then hand back what is begun.
+    """Work for the runs of the session's tenant until cancelled, then hand back unfinished chunks.
 
-    Cancelled, it lets the calls in flight finish and hands back the rest of its chunks, so no
-    user is asked for twice. The session stays open: it is the caller's.
+    When cancelled, the worker lets the calls in flight finish and hands back the rest of its
+    chunks, so no user is sent twice. The session stays open.
 
     Args:
-        session: open; its retries, timeout and connections are what every chunk is called with.
-        client: Temporal's. Default: what the environment names.
+        session: an open session; its retries, timeout and connections are used for every call.
+        client: the Temporal client. Default: one that the environment configures.
 
     Raises:
-        ConfigurationError: what the environment says of Temporal cannot be used.
-        FleetError: no Temporal answers, or it refuses.
+        ConfigurationError: the environment's configuration of Temporal cannot be used.
+        FleetError: Temporal cannot be reached, or refuses.
     """
     worker = Worker(
         with_message_codec(client or await connect()),
@@ -45,7 +45,7 @@ async def run_worker(session: MonoCloudSession, *, client: Client | None = None)
         activities=[_Activities(session).enable_chunk],
         max_concurrent_activities=MAX_LANES,
         graceful_shutdown_timeout=_GRACE,
-        # Or it is told only after four fifths of the time out that it is to stop.
+        # By default, the worker learns of a stop only after 80 % of the heartbeat timeout.
         max_heartbeat_throttle_interval=timedelta(seconds=BEAT),
         default_heartbeat_throttle_interval=timedelta(seconds=BEAT),
     )
@@ -58,7 +58,7 @@ class _Activities:
 
     @activity.defn
     async def enable_chunk(self, plan: Plan, chunk: Chunk, max_rate: float) -> ChunkResult:
-        """What became of the chunk: all of it, or less where the run or this worker stops."""
+        """Enable the chunk, and return its result, which is partial if the run or worker stops."""
         before = chunk.so_far
         try:
             lines = await plan.source.lines(chunk.span.start, chunk.span.end)
@@ -69,14 +69,14 @@ class _Activities:
             raise ApplicationError(f"cannot read {plan.source.where}: {error}", before) from None
         user_ids = [line.user_id for line in lines if line.user_id is not None]
         before.bad_lines = len(lines) - len(user_ids)
-        # Whoever had the lane before may have made a call just now.
+        # The last owner of this lane may have sent a request just now.
         await asyncio.sleep(1 / max_rate)
         work = _ChunkRun(self._session, user_ids, before, max_rate, plan.max_outage)
         return await work.to_its_end(proved=chunk.proved)
 
 
 class _ChunkRun:
-    """A chunk's run, from the first call to a result, whole or partial."""
+    """The bulk run of one chunk, from the first call to a complete or partial result."""
 
     def __init__(
         self,
@@ -91,10 +91,10 @@ class _ChunkRun:
         self._size = len(user_ids)
         self._before = before
         self._rows = before.rows
-        self._others: list[tuple[Outcome, int]] = []  # they may do better where the run goes on
+        self._others: list[tuple[Outcome, int]] = []  # they may succeed when the run continues
         self._drained = self._lost = False
         self._loop = asyncio.get_running_loop()
-        self._last_beat = self._loop.time()  # when it was alive last
+        self._last_beat = self._loop.time()  # time of the last heartbeat
         self._next_beat: asyncio.Handle
         self._run: BulkRun = session.bulk_enable(
             [user_ids[place] for place in self._places],
@@ -104,7 +104,7 @@ class _ChunkRun:
         )
 
     async def to_its_end(self, *, proved: bool) -> ChunkResult:
-        """The result; raises where the chunk is another worker's by now."""
+        """Return the result; raises if the chunk may already belong to another worker."""
         if proved:
             self._run.prove()
         running = asyncio.ensure_future(self._run)
@@ -121,17 +121,17 @@ class _ChunkRun:
         finally:
             self._next_beat.cancel()
         if self._lost:
-            raise ApplicationError("the worker stood still for too long", self._so_far())
+            raise ApplicationError("the worker sent no heartbeat for too long", self._so_far())
         return self._ended(running)
 
     def _beat(self) -> None:
-        """Tell how far it is, every second; end early where the worker is to end.
+        """Send a heartbeat with the progress every second; drain if the worker shuts down.
 
-        A timer's callback and no task: after a stop it runs before anything that was waiting does.
+        A timer's callback, not a task: after a suspension, it runs before any waiting task does.
         """
         now = self._loop.time()
         if now - self._last_beat > HEARTBEAT:
-            # Stopped, or starved: by now somebody else has the chunk, and its rate.
+            # The process was suspended or starved: another worker now has the chunk and its rate.
             self._lost = True
             self._run.cancel()
             return
@@ -181,7 +181,7 @@ class _ChunkRun:
 
 
 def _is_final(outcome: Outcome, cause: BaseException | None) -> bool:
-    """Whether the user is done with, though the run is not: not where the tenant was to blame."""
+    """Return whether to keep this outcome of a stopped run: not if its error stopped the run."""
     error = outcome.error
     if outcome.status == "not_attempted" or error is None or error.transient:
         return False

@@ -1,11 +1,11 @@
-"""The run itself: which chunk goes out when, on how many lanes, and what becomes of the results.
+"""The workflow of a run: hands out chunks on a number of lanes, and has their results recorded.
 
-Lanes hold the tenant's rate over the whole fleet: at most so many chunks are out at once, each
-with its share of the rate. A lane is free again when its result is in the journal, so no more
-than one result a lane is ever under way.
+Lanes keep the rate of the whole fleet: each lane has one chunk at a time and an equal share of the
+rate. A lane is free again when its result is in the journal, so at most one result per lane is not
+recorded yet.
 
-Deterministic, as Temporal wants it: whatever runs here runs again, from the recorded history, when
-the coordinator comes back (https://docs.temporal.io/workflows#deterministic-constraints).
+This code must be deterministic: Temporal runs it again from the recorded history when a coordinator
+restarts (https://docs.temporal.io/workflows#deterministic-constraints).
 """
 
 import asyncio
@@ -37,14 +37,14 @@ from monocloud_async.fleet.messages import (
 )
 from monocloud_async.fleet.temporal import worker_queue
 
-BEAT: Final = 1.0  # seconds from one sign of life to the next
-HEARTBEAT: Final = 10.0  # seconds without one, then a worker or coordinator is given up
+BEAT: Final = 1.0  # seconds from one heartbeat to the next
+HEARTBEAT: Final = 10.0  # seconds without one, after which a worker or coordinator counts as lost
 
-# Until the attempt after a lost one. The lost worker's own client tells it so 5 s after the others
-# know; until then its lane is nobody's, so that no rate is given out twice.
+# Seconds until the attempt after a lost one. The lost worker's client notices the loss 5 s later
+# than Temporal. Until then its lane stays empty, so that no share of the rate is used twice.
 _FENCE: Final = 6.0
-_LOST: Final = 20  # workers over one chunk, before the run pauses for it
-_FAILED: Final = 5  # attempts that said why they failed, such as a file that cannot be read
+_LOST: Final = 20  # workers lost with one chunk, before the run pauses
+_FAILED: Final = 5  # attempts that failed with an error, such as a file that cannot be read
 # Temporal ends a workflow at 51,200 events or 50 MB of history
 # (https://docs.temporal.io/workflow-execution/limits).
 _MAX_EVENTS: Final = 10_000
@@ -52,7 +52,7 @@ _MAX_HISTORY: Final = 20 << 20
 
 
 def _journal(name: str, *args: object, kind: Any, attempts: int = 0) -> ActivityHandle[Any]:
-    """A call of the coordinator's own, tried so often; 0 for as long as it takes."""
+    """Start an activity of the coordinator; 0 attempts means that it is retried without limit."""
     return workflow.start_activity(
         name,
         args=args,
@@ -69,20 +69,20 @@ def _journal(name: str, *args: object, kind: Any, attempts: int = 0) -> Activity
 
 @workflow.defn(name="enable_users")
 class EnableUsers:
-    """One run over a fleet, from the first chunk to the proof that none is missing."""
+    """One run over a fleet, until the journal shows that no chunk is missing."""
 
     @workflow.init
     def __init__(self, state: State) -> None:
         self._plan, self._state = state.plan, state
         self._lanes: set[asyncio.Task[None]] = set()
-        self._draining = False  # until every lane is empty
-        self._cancelled = False  # nothing begins any more
-        self._trouble: dict[int, str] = {}  # why a chunk is tried again, by its start
+        self._draining = False  # no chunk is handed out until every lane is empty
+        self._cancelled = False  # nothing new begins
+        self._trouble: dict[int, str] = {}  # why a chunk is retried, by its start
 
     @workflow.run
     async def run(self, _state: State) -> FleetReport:
-        """What the run came to."""
-        # In a task of its own: a cancel reaches this one alone, and finds nothing half done.
+        """Do the run, and return its report."""
+        # In a separate task: a cancellation reaches only this one, and interrupts no step.
         enabling = asyncio.create_task(self._enable())
         try:
             await workflow.wait_condition(enabling.done)
@@ -99,34 +99,34 @@ class EnableUsers:
 
     @workflow.query
     def progress(self) -> Progress:
-        """How the run stands."""
+        """Return the progress of the run."""
         trouble = sorted(set(self._trouble.values()))
         return structs.replace(self._state.progress, chunks=len(self._lanes), trouble=trouble)
 
     @workflow.query
     def failures(self) -> list[Failure]:
-        """The first thousand users who are not enabled."""
+        """Return the first thousand users who are not enabled."""
         return self._state.failures
 
     @workflow.signal
     def pause(self, why: str) -> None:
-        """Hand out no more chunks; those that are out come back as far as they are."""
+        """Hand out no more chunks, and take back those that are out, with partial results."""
         self._pause(why)
 
     @workflow.signal
     def resume(self) -> None:
-        """Go on."""
+        """Resume the run."""
         self._state.progress.paused = None
 
     @workflow.signal
     def set_rate(self, max_rate: float) -> None:
-        """Go on at another rate, once the chunks that are out have come back."""
+        """Change the rate, as soon as the chunks that are out have come back."""
         if max_rate != self._state.progress.max_rate:
             self._state.progress.max_rate = max_rate
             self._draining = bool(self._lanes)
 
     async def _some_left(self) -> bool:
-        """Whether there is something to do, by the journal itself."""
+        """Return whether work is left; asks the journal if needed."""
         state = self._state
         if state.gaps is None:
             call = _journal("left", self._plan, kind=Left)
@@ -136,7 +136,7 @@ class EnableUsers:
         return bool(state.gaps or state.unfinished)
 
     async def _enable(self) -> bool:
-        """Have everybody enabled; False where that goes on in a new history."""
+        """Enable all users; returns False if the run must continue in a new history."""
         state = self._state
         while not self._cancelled and await self._some_left():
             while self._lanes or (not self._cancelled and (state.gaps or state.unfinished)):
@@ -152,7 +152,7 @@ class EnableUsers:
                 self._take_back()
                 self._draining = self._cancelled or (self._draining and bool(self._lanes))
             if not self._cancelled:
-                state.gaps = None  # what is left now, the journal knows
+                state.gaps = None  # ask the journal again what is left
         return True
 
     async def _end(self) -> FleetReport:
@@ -165,7 +165,7 @@ class EnableUsers:
                 except ActivityError as error:  # the file may have changed
                     lost[_reason(error)] += done
 
-        # Where the run was cancelled; nobody who was done is forgotten.
+        # After a cancellation: record the users who were already done.
         await asyncio.gather(*(keep(chunk) for chunk in state.unfinished))
         trouble = [f"{n:,} users are in no journal: {why}" for why, n in lost.items()]
         how: How = "cancelled" if self._cancelled else "finished"
@@ -180,7 +180,7 @@ class EnableUsers:
         return structs.replace(report, trouble=trouble)
 
     def _take_back(self) -> None:
-        """Forget the lanes that are done; what went wrong in one comes out."""
+        """Remove the lanes that are done, and raise the error of one that failed."""
         for lane in [lane for lane in self._lanes if lane.done()]:
             self._lanes.discard(lane)
             lane.result()
@@ -207,7 +207,7 @@ class EnableUsers:
             self._state.unfinished.append(Chunk(span=chunk.span, so_far=result))
 
     async def _call(self, chunk: Chunk) -> ChunkResult:
-        """What became of the chunk, on whichever worker takes it; a lost one's last word counts."""
+        """Have a worker do the chunk; return the result, or a lost worker's last progress."""
         progress, so_far, lost, failed, why = self._state.progress, chunk.so_far, 0, 0, ""
         while lost < _LOST and failed < _FAILED:
             if self._draining:
@@ -224,10 +224,10 @@ class EnableUsers:
                 task_queue=worker_queue(self._plan.tenant),
                 start_to_close_timeout=timedelta(days=1),
                 heartbeat_timeout=timedelta(seconds=HEARTBEAT),
-                retry_policy=RetryPolicy(maximum_attempts=1),  # the next one begins further on
+                retry_policy=RetryPolicy(maximum_attempts=1),  # the next attempt begins further on
                 cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
             )
-            # A condition is looked at when nothing else can run: what is there is not thrown away.
+            # A condition is checked when nothing else can run, so a result that is there is kept.
             await workflow.wait_condition(lambda: call.done() or self._draining)  # noqa: B023
             if not call.done():
                 call.cancel()
@@ -242,14 +242,14 @@ class EnableUsers:
                 failed, why = failed + 1, cause.message
             else:
                 lost, why = lost + 1, "its worker was lost"
-            self._trouble[chunk.span.start] = f"a chunk is tried again: {why}"
+            self._trouble[chunk.span.start] = f"a chunk is retried: {why}"
             await asyncio.sleep(_FENCE)
             del self._trouble[chunk.span.start]
-        self._pause(f"a chunk failed again and again: {why}")
+        self._pause(f"a chunk failed repeatedly: {why}")
         return so_far
 
     async def _record(self, chunk: Chunk, result: ChunkResult, attempts: int = 0) -> bool:
-        """Whether it is in the journal; where the run is cancelled, it may have to wait."""
+        """Record the result; return False if a cancelled run did not wait for the journal."""
         state = self._state
         call = _journal(
             "record_chunk", self._plan, chunk.span, result, kind=list[Failure], attempts=attempts
@@ -263,7 +263,7 @@ class EnableUsers:
         return True
 
     async def _known(self, call: ActivityHandle[Any]) -> bool:
-        """Whether the coordinator has answered; where the run is cancelled, nobody waits for it."""
+        """Return whether the coordinator has answered; a cancelled run does not wait for it."""
         await workflow.wait_condition(lambda: call.done() or self._cancelled)
         if call.done():
             return True
@@ -289,7 +289,7 @@ def _reason(error: ActivityError) -> str:
 
 
 def _last_word(error: BaseException) -> ChunkResult | None:
-    """How far a worker was that lost its chunk, by what it told last."""
+    """Return the progress in the last heartbeat of a worker that lost its chunk."""
     match error:
         case TimedOutError(last_heartbeat_details=[told]) | ApplicationError(details=[told]):
             return msgspec.convert(told, ChunkResult)

@@ -1,10 +1,10 @@
-"""The forms in which ids can be written down; apart from their reader, so that help is quick."""
+"""The formats of an input; kept apart from the reader, so that `--help` is quick."""
 
 from enum import StrEnum
 
 
 class Format(StrEnum):
-    """How ids are written down."""
+    """The format of an input."""
 
     TXT = "txt"
     CSV = "csv"

@@ -1,6 +1,6 @@
-"""One line of an input, and the id in it.
+"""Reads the id from one line of an input.
 
-Nothing is guessed: a line without exactly one usable id is a `Line` that says why.
+Nothing is guessed: for a line without exactly one valid id, the `Line` has the problem.
 """
 
 import csv
@@ -15,18 +15,18 @@ from monocloud_async.errors import ConfigurationError, InvalidUserIdError
 from monocloud_async.inputs import Format
 from monocloud_async.sanitize import clean
 
-MAX_LINE: Final = 1 << 20  # bytes; a longer line is reported, not kept
-DELIMITERS: Final = ",;\t"  # Excel writes the second one in half of Europe
+MAX_LINE: Final = 1 << 20  # bytes; a longer line is reported as bad
+DELIMITERS: Final = ",;\t"  # Excel writes semicolons in many European locales
 
 _ID_NAMES: Final = {"userid", "id"}
 _json = msgspec.json.Decoder()
 
 
 class Line(NamedTuple):
-    """One line, or one csv row: either its id, or the problem with it."""
+    """One line, or one csv row, with its id or the problem with it."""
 
     number: int
-    raw: bytes  # with its line end: what a file of failures needs to be fed back
+    raw: bytes  # with its line end, so that a file of failures can be used as input again
     user_id: str | None = None
     problem: str | None = None
 
@@ -34,15 +34,15 @@ class Line(NamedTuple):
 def line_parser(
     form: Format, column: str | None, name: str, header: bytes
 ) -> Callable[[int, bytes], Line]:
-    """What makes a `Line` of a number and the bytes of one line, wherever in the input it stands.
+    """Return a function that parses one line, given its number and its bytes.
 
-    For parts of a file that are read apart from each other: a csv row is one line there, and one
-    whose quotes are open at its end is a bad line.
+    It can parse the parts of a file independently: here each csv row is one line, and a row whose
+    quotes are still open at its end is a bad line.
 
     Args:
-        form: how the ids are written down.
-        column: where they are, if somebody said so.
-        name: the input's, for people.
+        form: the format of the input.
+        column: the column or member that has the ids, or None to find it.
+        name: the name of the input, for error messages.
         header: the first line of a csv, without a byte order mark.
 
     Raises:
@@ -68,7 +68,7 @@ def _csv_line(delimiter: str, columns: int, place: int, number: int, raw: bytes)
 
 
 def read_line(number: int, raw: bytes, find: Callable[[str], str]) -> Line:
-    """The line whose id `find` finds in its text."""
+    """Return the `Line` for these bytes; `find` extracts the id from their text."""
     problem = None
     try:
         if len(raw) >= MAX_LINE:
@@ -91,7 +91,7 @@ class _BadLineError(Exception):
 
 
 def csv_rows(lines: Iterable[str], delimiter: str) -> Iterator[list[str] | csv.Error]:
-    """The rows of these lines, and what is wrong where there is none; the next one goes on."""
+    """Yield the rows of these lines; for a malformed row yield the error, and continue."""
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     while True:
         try:
@@ -103,7 +103,7 @@ def csv_rows(lines: Iterable[str], delimiter: str) -> Iterator[list[str] | csv.E
 
 
 def read_header(name: str, raw: bytes, column: str | None) -> tuple[str, int, int]:
-    """The delimiter, the number of columns, and which of them has the ids."""
+    """Return the delimiter, the number of columns, and the index of the column of ids."""
     try:
         text = raw.decode()
     except UnicodeDecodeError:
@@ -128,7 +128,7 @@ def read_header(name: str, raw: bytes, column: str | None) -> tuple[str, int, in
         raise ConfigurationError(f"{name} has no single column {clean(column)!r}; it has: {listed}")
     raise ConfigurationError(
         f"no single column of {name} is called user_id or id: name the right one with --column,"
-        f" or say --format txt for a plain list of ids; its first row is: {listed}"
+        f" or use --format txt for a plain list of ids; its first row is: {listed}"
     )
 
 
@@ -139,7 +139,7 @@ def _holds_ids(name: str, column: str | None) -> bool:
 
 
 def cell(row: list[str] | csv.Error, columns: int, place: int, _text: str) -> str:
-    """The cell at `place` of a row that has as many as the header."""
+    """Return the cell at `place`, if the row has as many cells as the header."""
     if isinstance(row, csv.Error):
         raise _BadLineError(f"is malformed csv ({clean(str(row))}); look for a stray quote")
     if len(row) < columns or any(row[columns:]):
@@ -159,5 +159,5 @@ def _id_in_json(raw: bytes, column: str | None) -> str:
             raise _BadLineError(f"has no single member {wanted}")
         value = value[found[0]]
     if not isinstance(value, str):
-        raise _BadLineError("has an id that is no string")
+        raise _BadLineError("has an id that is not a string")
     return value

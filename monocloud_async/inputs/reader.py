@@ -1,8 +1,8 @@
-"""User ids from txt, csv or jsonl: line by line, so that ten million of them need no memory.
+"""Reads user ids from txt, csv or jsonl, line by line, so memory does not grow with the input.
 
-Nothing is guessed: a line without exactly one usable id becomes a `Line` that says why, and the
-lines after it go on. Lines end with a line feed and nothing else (an id may hold U+2028), are
-strict UTF-8, and a byte order mark counts at the very start only.
+Nothing is guessed: a line without exactly one valid id becomes a `Line` with the problem, and
+reading continues. Only a line feed ends a line (an id may contain U+2028). Lines must be UTF-8. A
+byte order mark is recognized only at the very start.
 """
 
 import codecs
@@ -41,15 +41,15 @@ _SUFFIXES = {
 
 
 class IdReader:
-    """The lines of one input.
+    """Iterates over the lines of one input.
 
     Attributes:
-        name: for people.
-        form: how the ids are written down.
-        column: where they are, if somebody said so.
-        path: where the input can be opened once more, or None.
-        size: bytes in all, or None for a pipe, which may block whoever reads it.
-        header: the csv header as it stands in the input, once it is read.
+        name: the name of the input, for messages.
+        form: the format of the input.
+        column: the column or member that has the ids, or None to find it.
+        path: where the input can be opened again, or None.
+        size: the size in bytes, or None for a pipe, whose reader may block.
+        header: the bytes of the csv header, once it is read.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class IdReader:
         self._mark = b""
 
     def expected(self) -> int | None:
-        """About how many ids there are: the file's line ends, counted; None for a pipe."""
+        """Return about how many ids there are, by counting line ends; None for a pipe."""
         if self.size is None:
             return None
         with open(self._stream.fileno(), "rb", closefd=False) as file:
@@ -82,7 +82,7 @@ class IdReader:
         return max(0, ends - (self.form is Format.CSV))
 
     def reread(self) -> Iterator[str] | None:
-        """The usable ids once more, from the start, or None for a pipe."""
+        """Return the valid ids, read again from the start, or None for a pipe."""
         if self.path is None:
             return None
         return _ids(self.path, self.form, self.column)
@@ -96,7 +96,7 @@ class IdReader:
     def _physical_lines(self) -> Iterator[bytes]:
         while raw := self._stream.readline(MAX_LINE):
             self._number += 1
-            end = raw  # of a line that is too long, only the start is kept
+            end = raw  # only the start of an overlong line is kept
             while len(end) == MAX_LINE and not end.endswith(b"\n"):
                 end = self._stream.readline(MAX_LINE)
             yield self._without_mark(raw) if self._number == 1 else raw
@@ -111,12 +111,12 @@ class IdReader:
         return raw.removeprefix(codecs.BOM_UTF8)
 
     def _csv(self) -> Iterator[Line]:
-        taken: list[bytes] = []  # the lines of the row at hand: a quoted cell may span several
+        taken: list[bytes] = []  # the lines of the current row: a quoted cell may span several
 
-        def texts() -> Iterator[str]:
+        def decoded() -> Iterator[str]:
             for raw in self._physical_lines():
                 taken.append(raw)
-                # `read_line` refuses what is not UTF-8; here it only has to get through the reader.
+                # `read_line` refuses invalid UTF-8; here it only has to pass the csv reader.
                 yield raw.decode(errors="surrogateescape")
 
         def rows(delimiter: str) -> Iterator[tuple[bytes, list[str] | csv.Error]]:
@@ -126,7 +126,7 @@ class IdReader:
                 if raw.strip():
                     yield raw, row
 
-        lines = texts()
+        lines = decoded()
         raw, head = next(rows(","), (b"", []))
         if isinstance(head, csv.Error):
             raise ConfigurationError(
@@ -142,15 +142,15 @@ class IdReader:
 
 
 def named_format(path: Path, form: Format | None, column: str | None) -> Format:
-    """The format that somebody named, or the one that the file's name ends in.
+    """Return the given format, or the one that the file name ends in.
 
     Raises:
-        ConfigurationError: neither says it, or there are no columns in it.
+        ConfigurationError: the format is unknown, or has no columns although one is named.
     """
     if form is None:
         form = Format.TXT if path == STDIN else _SUFFIXES.get(path.suffix.lower())
     if form is None:
-        raise ConfigurationError(f"say which format {path} has: --format txt, csv or jsonl")
+        raise ConfigurationError(f"the format of {path} is unknown: add --format txt, csv or jsonl")
     if column is not None and form is Format.TXT:
         raise ConfigurationError("a txt file has no columns; leave --column out")
     return form
@@ -158,15 +158,15 @@ def named_format(path: Path, form: Format | None, column: str | None) -> Format:
 
 @contextmanager
 def open_ids(path: Path, form: Format | None, column: str | None) -> Iterator[IdReader]:
-    """The ids in this file, or on stdin for `-`.
+    """Open this file, or stdin for `-`, and yield its reader.
 
     Raises:
-        ConfigurationError: it cannot be opened, or nothing says which format it has.
+        ConfigurationError: the file cannot be opened, or its format is unknown.
     """
     form = named_format(path, form, column)
     name = "stdin" if path == STDIN else clean(str(path))
     try:
-        # Not `sys.stdin`: at exit Python would wait for a thread that still reads from it.
+        # Not `sys.stdin`: at exit, Python would wait for a thread that still reads from it.
         stream = Path(path).open("rb") if path != STDIN else open(0, "rb", closefd=False)  # noqa: SIM115
     except OSError as error:
         raise ConfigurationError(f"cannot read {name}: {error.strerror}") from None
@@ -174,7 +174,7 @@ def open_ids(path: Path, form: Format | None, column: str | None) -> Iterator[Id
     try:
         yield reader
     finally:
-        # A thread may wait in a pipe's `read`, and `close` would wait for it: the exit ends both.
+        # A thread may block in a pipe's `read`, and `close` would wait for it. The exit ends both.
         if reader.size is not None:
             stream.close()
 

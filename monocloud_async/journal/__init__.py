@@ -1,7 +1,7 @@
-"""The durable record of a run: what was done is never asked for again.
+"""The durable record of a run: a user who is recorded as enabled is not enabled again.
 
-A run asks its journal about every id that it reads, and hands it every outcome. `Journal` is all
-that a store of one's own needs; `JournalFile` is the one that `journal=path` makes, a SQLite file.
+A run asks its journal about every id that it reads, and gives it every outcome. To write your own
+store, implement `Journal`. `journal=path` makes a `JournalFile`, which is a SQLite file.
 """
 
 from collections.abc import Sequence
@@ -14,21 +14,21 @@ __all__ = ["Journal"]
 
 @runtime_checkable
 class Journal(Protocol):
-    """Where a run keeps what became of its users. Any object with these two methods will do."""
+    """A store for the outcomes of a run: any object with these two methods."""
 
     async def enabled(self, position: int, user_id: str, /) -> bool:
-        """Whether this user of the input is known to be enabled, and is not asked for again.
+        """Return whether an earlier run enabled this user, so that this run skips them.
 
-        Called for every id in the order of the input: answer from memory, or look ahead.
-        What it raises ends the run.
+        The run calls this for every id, in the order of the input, so answer from memory or read
+        ahead. An exception ends the run.
         """
         ...
 
     async def write(self, outcomes: Sequence[Outcome], /) -> None:
-        """Keep these outcomes for good.
+        """Store these outcomes durably.
 
-        Called with one group at a time, 40 ms after the first of it came, and never with users
-        that are "already_enabled". What it raises ends the run with a `RunStoppedError`; the calls
-        in flight finish first.
+        The run writes one group at a time, 40 ms after the first outcome of the group, and leaves
+        out users who are "already_enabled". An exception ends the run with a `RunStoppedError`,
+        after the calls in flight have finished.
         """
         ...

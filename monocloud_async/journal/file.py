@@ -1,12 +1,12 @@
-"""The journal that is a SQLite file: one run at a time, one input for ever.
+"""The journal as a SQLite file, which serves one run at a time and belongs to one input.
 
-What it promises: a group of outcomes is one transaction, on disk (`synchronous=FULL`) before the
-next one begins; nothing is written before tenant and input are known to be the journal's own; the
-API key and the bodies of answers are never in it.
+Each group of outcomes is one transaction, and is on disk (`synchronous=FULL`) before the next one
+begins. Nothing is written before the journal is known to belong to this tenant and this input. The
+API key and the bodies of responses are never stored.
 
-The input is bound by its ids themselves: each that was recorded must stand where it stood. That
-tells which one changed, which a fingerprint of them could not, and no user is passed over or
-asked for again on another one's account, not even where ids come only once.
+The journal recognizes its input by the ids: every recorded id must still be at its position. Unlike
+a hash of the whole input, this tells which id changed. It also works for an iterator that can be
+read only once, and no user is skipped or sent again because of another user's record.
 """
 
 import asyncio
@@ -37,14 +37,14 @@ _NO_PAGE: Final = Page(0, 0, (), "")
 
 
 class JournalFile:
-    """What `journal=path` makes.
+    """The journal that a run uses when it is given `journal=path`.
 
     Args:
-        path: made with mode 0600 if it is not there. It needs a local disk, as SQLite's WAL does.
-        tenant: its address; a journal belongs to one tenant.
-        operation: what the run does; a journal belongs to one operation.
-        input_info: what the ids come from, for the report; None where nobody knows.
-        now: the time of day, in seconds since 1970.
+        path: created with mode 0600 if it does not exist. SQLite's WAL needs a local disk.
+        tenant: the address of the tenant; a journal belongs to one tenant.
+        operation: the operation of the run; a journal belongs to one operation.
+        input_info: where the ids come from, for the report; None if unknown.
+        now: returns the current time in seconds since 1970.
     """
 
     def __init__(
@@ -56,13 +56,13 @@ class JournalFile:
         input_info: InputInfo | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
-        self._path = Path(path).resolve()  # one file has one lock, whatever link leads to it
+        self._path = Path(path).resolve()  # one lock per file, also through a link
         self._input_info = input_info or InputInfo()
         self._now = now
         self._lock = Lock(self._path.with_name(f"{self._path.name}-lock"), f"the journal {path}")
         self._store = JournalStore(self._path, tenant, operation, self._input_info)
         self._thread: ThreadPoolExecutor | None = None
-        self._rows = Rows([], [])  # those that wait for the next commit
+        self._rows = Rows([], [])  # rows to write in the next commit
         self._sampling: asyncio.Task[None] | None = None
         self._paused_before = 0.0  # seconds, in earlier runs of the same session
         self._page = _NO_PAGE
@@ -74,17 +74,17 @@ class JournalFile:
     async def open(
         self, report: BulkReport, limiter: RateLimiter, user_ids: Iterable[str] | AsyncIterable[str]
     ) -> int:
-        """Begin a run on this journal: until `close`, it is nobody else's.
+        """Begin a run on this journal and lock it until `close`.
 
         Returns:
-            The first position that it has nothing of.
+            The first position that has no record.
 
         Raises:
-            ConfigurationError: another process is at it, it is another tenant's or another
-                input's, or no journal at all. Nothing was written.
+            ConfigurationError: another process uses the journal, it belongs to another tenant or
+                input, or the file is not a journal. Nothing was written.
         """
         if self._thread is not None:
-            raise ConfigurationError("a JournalFile is for one run; make another one, or name it")
+            raise ConfigurationError("a JournalFile serves one run; make another, or pass its path")
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
         with self._readable():
             await self._run(self._lock.take)
@@ -95,7 +95,7 @@ class JournalFile:
         return self._store.reached
 
     async def close(self, report: BulkReport, limiter: RateLimiter, how: str) -> None:
-        """End the run, whether or not `open` went well: `how` it ended is for people."""
+        """End the run, also after `open` failed; `how` tells people how the run ended."""
         if self._thread is None:
             return
         try:
@@ -109,10 +109,10 @@ class JournalFile:
             self._thread.shutdown(wait=False)
 
     async def enabled(self, position: int, user_id: str, /) -> bool:
-        """Whether the journal has it as done for this user.
+        """Return whether the journal records the operation as done for this user.
 
         Raises:
-            ConfigurationError: the journal has somebody else at this position.
+            ConfigurationError: the journal has another id at this position.
         """
         page = self._page
         if position >= page.end:
@@ -128,9 +128,9 @@ class JournalFile:
         return page.done[place] == "1"
 
     def done_from(self, position: int) -> Sequence[str | None]:
-        """The ids that stand there in a row from this position on and are enabled: those at hand.
+        """Return the ids of consecutive users from this position on for whom it is done.
 
-        Whoever has them need not ask for each.
+        Only those in memory: a caller that has them need not call `enabled` for each.
         """
         page = self._page
         start = position - page.start
@@ -140,31 +140,31 @@ class JournalFile:
         return page.ids[start:] if end < 0 else page.ids[start:end]
 
     async def write(self, outcomes: Sequence[Outcome], /) -> None:
-        """Commit these outcomes; raises `sqlite3.Error` when it cannot."""
+        """Commit these outcomes; raises `sqlite3.Error` if that fails."""
         for outcome in outcomes:
             self.add(outcome)
         await self.commit()
 
     def add(self, outcome: Outcome, /) -> None:
-        """Take one more for the next commit."""
+        """Add an outcome to the next commit."""
         self._rows.add(outcome, self._milliseconds())
 
     async def commit(self) -> None:
-        """Write what was added; raises `sqlite3.Error` when it cannot."""
+        """Write the added outcomes; raises `sqlite3.Error` if that fails."""
         rows, self._rows = self._rows, Rows([], [])
         await self._run(self._store.write, rows, self._milliseconds())
 
     def check_length(self, length: int) -> None:
-        """Raise `ConfigurationError` where an input of so many ids has lost some."""
+        """Raise `ConfigurationError` if an input of this length has fewer ids than the journal."""
         if length < self._store.reached:
             raise self._changed(
-                f"it ends after {length:,} ids, and the journal has {self._store.reached:,}"
+                f"it ends after {length:,} ids, but the journal has {self._store.reached:,}"
             )
 
     def _let_go(self) -> None:
         if not self._lock.held:
             return
-        with suppress(sqlite3.Error, OSError):  # what is not on disk was told of before
+        with suppress(sqlite3.Error, OSError):  # failed writes were already reported
             self._store.close()
         self._lock.release()
 
@@ -184,17 +184,17 @@ class JournalFile:
             round(1000 * (limiter.paused_seconds(_clock()) - self._paused_before)),
             limiter.down,
         )
-        with suppress(sqlite3.Error):  # a report can do without; the next outcome cannot
+        with suppress(sqlite3.Error):  # a report works without this sample
             await self._run(self._store.add_sample, sample, self._milliseconds(), how)
 
     def _reread(self, user_ids: Iterable[str] | AsyncIterable[str]) -> Iterable[str] | None:
-        """The ids for a look before the run, or None where they come only once."""
+        """Return the ids for a check before the run, or None if they can be read only once."""
         return user_ids if isinstance(user_ids, Collection) else self._input_info.reread
 
     async def _check(self, user_ids: Iterable[str] | None) -> None:
-        """Refuse an input that changed before anything of it is sent again.
+        """Refuse a changed input before any request is sent.
 
-        One that comes only once is compared as it comes, each id before it is sent.
+        In an input that can be read only once, `enabled` compares each id before it is sent.
         """
         if user_ids is None or self._store.done == self._store.reached:
             return
@@ -217,37 +217,37 @@ class JournalFile:
 
     @contextmanager
     def _readable(self) -> Iterator[None]:
-        """What the file system and SQLite raise, in words and with a way out."""
+        """Turn errors of the file system and of SQLite into a `ConfigurationError` with advice."""
         try:
             yield
         except OSError as error:
             raise ConfigurationError(
                 f"cannot write the journal {self._path}: {error.strerror};"
-                " name another place for it, or do without one"
+                " name another path, or run without a journal"
             ) from None
         except (sqlite3.Error, msgspec.MsgspecError) as error:
             raise ConfigurationError(
                 f"cannot read the journal {self._path}: {error};"
-                " restore it from a copy, or begin another journal"
+                " restore it from a backup, or start a new journal"
             ) from None
 
     def _compare(self, position: int, there: str | None, user_id: str) -> None:
         if there is not None and there != quoted(user_id):
             raise self._changed(
-                f"id number {position + 1:,} is {quoted(user_id)}, and there it is {quoted(there)}"
+                f"id number {position + 1:,} is {quoted(user_id)}, but was {quoted(there)}"
             )
 
     def _changed(self, how: str) -> ConfigurationError:
         return ConfigurationError(
-            f"the input is not the one that the journal {self._path} was begun with: {how};"
-            " restore it (only adding at its end is fine), or begin another journal"
+            f"the input is not the one that the journal {self._path} was started with: {how};"
+            " restore the input (ids may only be added at its end), or start a new journal"
         )
 
     def _milliseconds(self) -> int:
         return round(1000 * self._now())
 
     async def _run(self, work: Callable[[*Args], T], *args: *Args) -> T:
-        """What the function returns, which the journal's thread runs."""
+        """Run the function in the journal's thread and return its result."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
 
 

@@ -1,4 +1,4 @@
-"""One process at a time: a lock file that the system lets go of when its process dies."""
+"""A lock file that one process can hold, and that the system releases when the process dies."""
 
 import errno
 import os
@@ -13,7 +13,7 @@ if sys.platform == "win32":
     import msvcrt
 
     def _take(descriptor: int) -> None:
-        os.lseek(descriptor, _FAR, os.SEEK_SET)  # what is locked there cannot be read
+        os.lseek(descriptor, _FAR, os.SEEK_SET)  # locked bytes are unreadable
         msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
 
 else:
@@ -29,18 +29,18 @@ _TAKEN = {errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK}
 
 
 class JournalInUseError(ConfigurationError):
-    """Another process holds the lock, and may let go of it soon."""
+    """Another process holds the lock, and may release it soon."""
 
 
 class Lock:
-    """Held from `take()` to `release()`, or to the end of the process, however it ends.
+    """A lock that lasts from `take()` to `release()`, or to the end of the process.
 
-    A file of its own, because SQLite's locks on a database are lost when the process that holds
-    them opens and closes that file once more (https://www.sqlite.org/howtocorrupt.html, 2.2).
+    The lock is a separate file, because a process loses SQLite's locks on a database when it opens
+    and closes that file a second time (https://www.sqlite.org/howtocorrupt.html, 2.2).
 
     Args:
-        path: the lock file; it is gone again after `release()`.
-        what: what it guards, for people.
+        path: the lock file; `release()` removes it.
+        what: what the lock guards, for error messages.
     """
 
     def __init__(self, path: Path, what: str) -> None:
@@ -50,18 +50,18 @@ class Lock:
 
     @property
     def held(self) -> bool:
-        """Whether it is held here."""
+        """Whether this object holds the lock."""
         return self._descriptor is not None
 
     def take(self) -> None:
-        """Hold the lock.
+        """Take the lock.
 
         Raises:
-            JournalInUseError: another process holds it, and which one.
-            OSError: there is no place for the file.
+            JournalInUseError: another process holds the lock; the message says which one.
+            OSError: the file cannot be created.
         """
         while True:
-            # Not through a link, which somebody may have laid to have another file overwritten.
+            # Never follow a link: an attacker could use one to have another file overwritten.
             flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
             descriptor = os.open(self._path, flags, 0o600)
             try:
@@ -81,17 +81,17 @@ class Lock:
                 holder = clean(os.read(descriptor, 200).decode(errors="replace"))
                 raise JournalInUseError(
                     f"{self._what} is in use by {holder or 'another process'};"
-                    " wait for its end, or use another journal"
+                    " wait until it has ended, or use another journal"
                 ) from None
             finally:
                 if self._descriptor is None:
                     os.close(descriptor)
 
     def release(self) -> None:
-        """Let go."""
+        """Release the lock."""
         if self._descriptor is not None:
             try:
-                if sys.platform != "win32":  # there, a file that is open cannot be removed
+                if sys.platform != "win32":  # Windows cannot remove an open file
                     self._path.unlink(missing_ok=True)
             finally:
                 os.close(self._descriptor)
@@ -100,13 +100,13 @@ class Lock:
     def _check_is_ours(self, descriptor: int) -> None:
         if os.read(descriptor, len(_START)) not in {b"", _START}:
             raise ConfigurationError(
-                f"{self._path} is no lock file, and {self._what} would need that name;"
+                f"{self._path} is not a lock file, but {self._what} needs that name;"
                 " move it, or use another journal"
             )
         os.lseek(descriptor, 0, os.SEEK_SET)
 
     def _is_there(self, descriptor: int) -> bool:
-        """Whether the file is still the one of that name: who held it last may have removed it."""
+        """Return whether the open file is still at the path: its last holder may remove it."""
         try:
             return os.path.samestat(os.fstat(descriptor), self._path.stat())
         except FileNotFoundError:

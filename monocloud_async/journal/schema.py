@@ -1,4 +1,4 @@
-"""A journal's file: its tables, and how one is told from any other file."""
+"""The tables of a journal file, and how a journal is recognized."""
 
 import sqlite3
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Final
 from monocloud_async.errors import ConfigurationError
 
 FORMAT: Final = 1
-_APPLICATION: Final = 0x4D4F4E43  # "MONC", which tells SQLite's tools and us what this file is
+_APPLICATION: Final = 0x4D4F4E43  # "MONC": marks the file as a journal, also for SQLite's tools
 _MAGIC: Final = b"SQLite format 3\0"  # https://www.sqlite.org/fileformat.html, section 1.3
 _SMALLEST: Final = 512  # bytes of a page
 
@@ -16,9 +16,9 @@ USER_COLUMNS: Final = (
     "ms", "at", "error", "title", "trace_id",
 )  # fmt: skip
 
-# Times are milliseconds, those of day since 1970. A sitting is one run of the command: it has no
-# `ended` while it lasts, and for ever where it was cut off. A sample has the counts of its sitting
-# until then, once a second.
+# Durations are milliseconds; times are milliseconds since 1970. A sitting is one run of the
+# command; its `ended` is NULL while it runs, and stays NULL if it was killed. A sample has the
+# counts of its sitting so far, once a second.
 _TABLES: Final = """
 CREATE TABLE header (
     tenant TEXT, endpoint TEXT, created INTEGER, input TEXT, form TEXT, input_column TEXT);
@@ -35,17 +35,17 @@ CREATE TABLE samples (
 
 
 def connect(path: Path) -> sqlite3.Connection | None:
-    """A connection to a journal, or None where nothing is in the file yet.
+    """Return a connection to a journal, or None if the file is still empty.
 
     Raises:
-        ConfigurationError: it is no journal, or one of a newer format.
-        OSError, sqlite3.Error: it cannot be read.
+        ConfigurationError: the file is not a journal, or has a newer format.
+        OSError, sqlite3.Error: the file cannot be read.
     """
-    if not path.is_file() and path.exists():  # a pipe would be waited for
+    if not path.is_file() and path.exists():  # reading from a pipe could block
         raise _no_journal(path)
     with path.open("rb") as file:
         start = file.read(_SMALLEST)
-    # SQLite itself takes a file of a few bytes, such as somebody's list of two ids, for empty.
+    # SQLite treats a file of a few bytes, such as a list of two ids, as an empty database.
     if start and not (start.startswith(_MAGIC) and len(start) == _SMALLEST):
         raise _no_journal(path)
     sql = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None)
@@ -60,7 +60,7 @@ def connect(path: Path) -> sqlite3.Connection | None:
 
 
 def _is_journal(sql: sqlite3.Connection, path: Path) -> bool:
-    """Whether it is one; False where a kill came before the first transaction."""
+    """Return whether it is a journal; False if a kill came before the first transaction."""
     (application,) = sql.execute("PRAGMA application_id").fetchone()
     (form,) = sql.execute("PRAGMA user_version").fetchone()
     (tables,) = sql.execute("SELECT count(*) FROM sqlite_master").fetchone()
@@ -71,17 +71,17 @@ def _is_journal(sql: sqlite3.Connection, path: Path) -> bool:
     if form > FORMAT:
         raise ConfigurationError(
             f"the journal {path} was made by a newer version (format {form}, this one reads"
-            f" {FORMAT}); upgrade monocloud-async, or begin another journal"
+            f" {FORMAT}); upgrade monocloud-async, or start a new journal"
         )
     return True
 
 
 def _no_journal(path: Path) -> ConfigurationError:
-    return ConfigurationError(f"{path} is no journal of this program; name another file")
+    return ConfigurationError(f"{path} is not a journal of this program; name another file")
 
 
 def create(path: Path, header: tuple[object, ...]) -> sqlite3.Connection:
-    """A connection to a new journal with this header, made in one transaction."""
+    """Create a journal with this header in one transaction, and return a connection to it."""
     sql = sqlite3.connect(path, isolation_level=None)
     try:
         sql.execute("PRAGMA journal_mode = WAL")

@@ -1,6 +1,6 @@
-"""A journal's rows: the SQL that writes them and looks up what is there.
+"""The SQL that writes and reads a journal's rows.
 
-Synchronous and for one thread, which `file` gives it.
+Everything here is synchronous and runs in one thread, which `journal.file` owns.
 """
 
 import math
@@ -26,13 +26,13 @@ from monocloud_async.outcome import DONE, Outcome
 from monocloud_async.sanitize import clean
 from monocloud_async.version import __version__
 
-PAGE: Final = 8192  # positions that are looked up at once
+PAGE: Final = 8192  # positions read by one query
 _MAX_TEXT: Final = 1000
 
-# `sqlite3` lets go of the interpreter at each step of a statement, and has to wait for it again,
-# beside a busy event loop, for up to 5 ms. So many rows go into one step, not one row each.
-# What is done says the same in half of its columns, and to bind a value costs as much as to store
-# it.
+# `sqlite3` releases the GIL at each step of a statement. Beside a busy event loop, it then waits up
+# to 5 ms to get the GIL back. So one step writes many rows. Rows of users who are done have the
+# same value in half of their columns. These are literals, because binding a value costs as much as
+# storing it.
 _DONE: Final = "(?, ?, '{done}', 200, ?, ?, ?, NULL, NULL, NULL)"
 _OTHER: Final = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _DONE_VALUES: Final = _DONE.count("?")
@@ -48,12 +48,12 @@ WHERE excluded.outcome <> 'not_attempted'
 
 @cache
 def _upserts(row: str) -> list[tuple[int, str]]:
-    """By the number of their values. Few sizes, so that every statement is prepared once."""
+    """Return (number of values, statement) pairs: few sizes, so each is prepared only once."""
     sizes = (1024, 512, 256, 128, 64, 32, 16, 8, 4, 2, 1)
     return [(n * row.count("?"), _UPSERT.format(rows=", ".join([row] * n))) for n in sizes]
 
 
-# One row for a page, for the same reason.
+# The whole page in one row, for the same reason.
 _PAGE_OF_USERS: Final = """
 SELECT count(*), json_group_array(user_id), group_concat(ifnull(outcome = ?, 0), '')
 FROM users WHERE position >= ? AND position < ?
@@ -67,12 +67,12 @@ _ids = msgspec.json.Decoder(list[str])
 
 
 class Page(NamedTuple):
-    """What is known of some positions that follow each other.
+    """The records of consecutive positions.
 
     Attributes:
-        start, end: the first of them, and the first that is beyond.
-        ids: the ids there; None where nothing was recorded, as of a call that a kill cut off.
-        done: "1" where it is done for that user, else "0".
+        start, end: the first position, and the first one after the page.
+        ids: the recorded ids; None where a kill prevented the record.
+        done: one character for each position: "1" if the operation is done, else "0".
     """
 
     start: int
@@ -82,13 +82,13 @@ class Page(NamedTuple):
 
 
 class InputInfo(NamedTuple):
-    """What an input is, so that a report can write failures in the same form.
+    """Where the ids come from, so that a report can write failures in the format of the input.
 
     Attributes:
-        name: the file's path.
-        form: "txt", "csv" or "jsonl".
-        column: where the ids are in it.
-        reread: the ids, to be read from the start once more, or None where that cannot be.
+        name: the path of the file.
+        form: the format: "txt", "csv" or "jsonl".
+        column: the column that has the ids.
+        reread: the ids, read again from the start, or None if that is not possible.
     """
 
     name: str = ""
@@ -98,7 +98,7 @@ class InputInfo(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """A run's counts at a moment."""
+    """The counts of a run at one moment."""
 
     requests: int
     retries: int
@@ -108,15 +108,15 @@ class Sample(NamedTuple):
 
 
 def quoted(user_id: object) -> str:
-    """The text that stands for an id that cannot be one, which may not even be text."""
+    """Return a printable form of an invalid id, which may not even be a string."""
     return ascii(user_id)[:_MAX_TEXT]
 
 
 class Rows(NamedTuple):
-    """What a journal keeps of outcomes: the values of one row behind those of the other.
+    """The rows of some outcomes: the values of all rows in one flat list for each kind.
 
-    Not the outcomes as they are: to hold on to hundreds of users, which are thirty objects each,
-    costs more CPU time than to write them down.
+    The outcomes themselves are not kept: each user is about thirty objects, and keeping hundreds of
+    them alive costs more CPU time than writing the rows.
     """
 
     done: list[object]
@@ -124,14 +124,14 @@ class Rows(NamedTuple):
 
     @classmethod
     def of(cls, outcomes: Iterable[Outcome], now: int) -> "Rows":
-        """The rows of these outcomes."""
+        """Return the rows of these outcomes."""
         rows = cls([], [])
         for outcome in outcomes:
             rows.add(outcome, now)
         return rows
 
     def add(self, outcome: Outcome, now: int) -> None:
-        """Take one more, `now` being milliseconds since 1970."""
+        """Add the row of an outcome; `now` is in milliseconds since 1970."""
         ms = math.ceil(outcome.seconds * 1000)
         if outcome.status in DONE:
             self.done.extend((outcome.position, outcome.user_id, outcome.attempts, ms, now))
@@ -139,25 +139,25 @@ class Rows(NamedTuple):
             self.others.extend(_row(outcome, ms, now))
 
     def positions(self) -> set[object]:
-        """Whose rows these are."""
+        """Return the positions of these users."""
         return {*self.done[::_DONE_VALUES], *self.others[::_OTHER_VALUES]}
 
     @property
     def users_done(self) -> int:
-        """For how many users it was done."""
+        """How many users are done."""
         return len(self.done) // _DONE_VALUES
 
     def count(self, outcome: str) -> int:
-        """How many of the others came to this."""
+        """Return how many of the others have this outcome."""
         return self.others[2::_OTHER_VALUES].count(outcome)
 
     def others_each(self) -> Iterator[Sequence[object]]:
-        """The values of every user for whom it was not done, as in `USER_COLUMNS`."""
+        """Yield the values of each user who is not done, in the order of `USER_COLUMNS`."""
         for start in range(0, len(self.others), _OTHER_VALUES):
             yield self.others[start : start + _OTHER_VALUES]
 
     def moved(self, start: int, user_ids: Sequence[str]) -> "Rows":
-        """The same of these users, the first of whom stands at `start`, where it was 0."""
+        """Return a copy with positions that begin at `start` instead of 0, and with these ids."""
         rows = Rows(self.done.copy(), self.others.copy())
         for values, size in ((rows.done, _DONE_VALUES), (rows.others, _OTHER_VALUES)):
             places = [int(str(place)) for place in values[::size]]
@@ -167,17 +167,17 @@ class Rows(NamedTuple):
 
 
 class JournalStore:
-    """The file during one run.
+    """The database of a journal during one run.
 
     Args:
-        path: made with mode 0600 if it is not there.
-        tenant: whose users they are.
-        operation: what the run does for them.
-        input_info: what the ids come from.
+        path: created with mode 0600 if it does not exist.
+        tenant: the tenant of the users.
+        operation: the operation of the run.
+        input_info: where the ids come from.
 
     Attributes:
-        reached: one more than the last position that is there.
-        done: for how many users before it the operation is done.
+        reached: the first position after the last record.
+        done: how many recorded users are done.
     """
 
     def __init__(
@@ -193,11 +193,11 @@ class JournalStore:
         self._run_id: int | None = None  # None until there is something to write
 
     def open(self) -> None:
-        """Look whose file it is; writes nothing.
+        """Open the file and check that it belongs to this run; writes nothing.
 
         Raises:
-            ConfigurationError: it is not this run's.
-            OSError, sqlite3.Error: it cannot be opened.
+            ConfigurationError: the file belongs to another tenant or endpoint, or is no journal.
+            OSError, sqlite3.Error: the file cannot be opened.
         """
         os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
         self._sql = connect(self._path)
@@ -208,7 +208,7 @@ class JournalStore:
         if tenant != self._tenant:
             raise ConfigurationError(
                 f"the journal {self._path} belongs to the tenant {clean(tenant)}, and this run is"
-                f" for {self._tenant}; name another journal, or that tenant"
+                f" for {self._tenant}; name another journal, or use that tenant"
             )
         if endpoint != self._operation.endpoint:
             raise ConfigurationError(
@@ -221,8 +221,8 @@ class JournalStore:
         ).fetchone()
 
     def page(self, start: int) -> Page:
-        """What is known of the positions from this one on."""
-        assert self._sql is not None  # noqa: S101  only asked for what was reached before
+        """Return the records of the positions from this one on."""
+        assert self._sql is not None  # noqa: S101  called only for positions before `reached`
         end = min(start + PAGE, self.reached)
         span = (start, end)
         count, ids, done = self._sql.execute(
@@ -238,7 +238,7 @@ class JournalStore:
         return Page(start, end, found, done)
 
     def connection(self, now: int) -> sqlite3.Connection:
-        """The connection, once the file knows of this run."""
+        """Return the connection, after adding this run to the file."""
         if self._sql is None:
             input_info = self._input_info
             column = None if input_info.column is None else _text(input_info.column)
@@ -255,7 +255,7 @@ class JournalStore:
         return self._sql
 
     def write(self, rows: Rows, now: int, *first: tuple[str, Sequence[object]]) -> None:
-        """Commit these statements, then these rows; all of it, or none and `sqlite3.Error`."""
+        """Run the statements of `first` and write the rows, in one transaction."""
         sql = self.connection(now)
         sql.execute("BEGIN IMMEDIATE")
         try:
@@ -275,7 +275,7 @@ class JournalStore:
             raise
 
     def add_sample(self, sample: Sample, now: int, how: str | None = None) -> None:
-        """Commit the counts of this moment, and with `how` that the run ended so."""
+        """Commit the counts of this moment; with `how`, also that the run ended, and how."""
         sql = self.connection(now)
         sql.execute(
             "INSERT INTO samples VALUES (?, ?, ?, ?, ?, ?, ?)", (self._run_id, now, *sample)
@@ -287,7 +287,7 @@ class JournalStore:
             )
 
     def close(self) -> None:
-        """Let go of the file; one that nothing was written to is not left behind."""
+        """Close the file, and remove it if nothing was written."""
         if self._sql is not None:
             self._sql.close()
         elif not self._path.stat().st_size:

@@ -1,4 +1,4 @@
-"""A run's dealings with its journal: outcomes get there in groups, soon, one write at a time."""
+"""Writes the outcomes of a run to its journal, in groups and one write at a time."""
 
 import asyncio
 import math
@@ -10,26 +10,26 @@ from monocloud_async.journal.file import JournalFile
 from monocloud_async.outcome import BulkReport, Outcome, RunStoppedError
 from monocloud_async.ratelimit.limiter import RateLimiter
 
-_GROUP: Final = 0.04  # seconds that the first outcome of a group waits for others
-# Seconds after which an outcome that is not written holds up the calls that have not begun. So
-# kill -9 costs the calls in flight and this much work, however slow the disk is.
+_GROUP: Final = 0.04  # seconds that the first outcome of a group waits for more
+# While an outcome has waited longer than this many seconds, no new call begins. So kill -9 loses
+# only the calls in flight and this much work, however slow the disk is.
 _LATE: Final = 0.05
 
 
 class JournalWriter:
-    """Asks the journal about every id, and hands it every outcome.
+    """Gives the journal every outcome of a run, and answers from it which users are enabled.
 
     Args:
-        journal: a file, which is opened and closed here, or any other.
-        report, limiter: the run's, for the counts that a file keeps.
+        journal: a `JournalFile`, which this class opens and closes, or any other journal.
+        report, limiter: those of the run; a file stores their counts.
         on_failure: called once, when the journal could not be written.
 
     Attributes:
         error: why the journal could not be written, or None.
-        unwritten: outcomes that are not known to be in the journal.
-        done: the journal's answer, whether it is done for the user at this position.
-        reached: the first position that the journal certainly has nothing of.
-        is_behind: whether the disk has not kept up; see `caught_up`.
+        unwritten: how many outcomes are not known to be in the journal.
+        done: tells whether the user at a position is done, see `Journal.enabled`.
+        reached: the journal has no record from this position on.
+        is_behind: whether an outcome has waited too long for the disk; see `caught_up`.
     """
 
     def __init__(
@@ -49,27 +49,27 @@ class JournalWriter:
         self._limiter = limiter
         self._on_failure = on_failure
         self._waiting = 0
-        self._outcomes: list[Outcome] = []  # those that wait, where they do not wait in the file
+        self._outcomes: list[Outcome] = []  # to be written; a file has its own list
         self._writing: asyncio.Task[None] | None = None
         self._caught_up = asyncio.Event()
         self._caught_up.set()
 
     async def open(self, user_ids: Iterable[str] | AsyncIterable[str]) -> None:
-        """Begin; raises `ConfigurationError` where the journal is not for this run."""
+        """Open the journal; raises `ConfigurationError` if it does not belong to this run."""
         if self._file is not None:
             self.reached = await self._file.open(self._report, self._limiter, user_ids)
 
     def done_from(self, position: int) -> Sequence[str | None]:
-        """The ids from this position on for whom it is done, as far as is at hand."""
+        """Return the ids of consecutive done users from this position on that are in memory."""
         return () if self._file is None else self._file.done_from(position)
 
     def input_ended(self, length: int) -> None:
-        """The input had so many ids; raises `ConfigurationError` where some are gone."""
+        """Check the length of the whole input; raises `ConfigurationError` if ids are missing."""
         if self._file is not None:
             self._file.check_length(length)
 
     def add(self, outcome: Outcome) -> None:
-        """Take one more."""
+        """Add an outcome, to be written soon."""
         self.unwritten += 1
         self._waiting += 1
         if self._file is None:
@@ -84,11 +84,11 @@ class JournalWriter:
         return not self._caught_up.is_set()
 
     async def caught_up(self) -> None:
-        """Wait until the disk has kept up, so that another call may begin."""
+        """Wait until the disk has caught up, so that another call may begin."""
         await self._caught_up.wait()
 
     async def close(self, how: str) -> None:
-        """Returns when every outcome is in the journal, or has no way to get there."""
+        """Wait until every outcome is written or the journal has failed; then close the file."""
         try:
             while self._writing is not None:
                 await asyncio.wait([self._writing])
@@ -97,11 +97,11 @@ class JournalWriter:
                 await self._file.close(self._report, self._limiter, how)
 
     def stopped(self) -> RunStoppedError:
-        """What a run ends with whose journal could not be written."""
+        """Return the error that ends a run whose journal could not be written."""
         stopped = RunStoppedError(
             f"the run was stopped, because its journal could not be written ({self.error});"
-            f" {self.unwritten:,} of {self._report.total:,} outcomes are not in it. Mend that, make"
-            " room if the disk is full, and start the same run again: only these are repeated",
+            f" {self.unwritten:,} of {self._report.total:,} outcomes are not in it. Fix the cause"
+            " (for example a full disk) and start the same run again: only these are repeated",
             report=self._report,
         )
         stopped.__cause__ = self.error
@@ -112,7 +112,7 @@ class JournalWriter:
         self._writing.add_done_callback(self._ended)
 
     async def _write(self) -> None:
-        """Write a group, and the next one, until nothing waits."""
+        """Write groups until no outcome is left."""
         loop = asyncio.get_running_loop()
         while self._waiting:
             timer = loop.call_later(_LATE, self._caught_up.clear)
@@ -135,5 +135,5 @@ class JournalWriter:
         if error is not None:
             self.error = error
             self._on_failure()
-        elif self._waiting:  # they came between its last look and its end
+        elif self._waiting:  # outcomes came after the loop had ended
             self._start()

@@ -1,1 +1,1 @@
-"""What happened in a run, for people who were not there: read from its journal alone."""
+"""Reports on a run, made from its journal alone."""

@@ -1,7 +1,7 @@
-"""The charts of the page: Vega-Lite says what they show, vl-convert draws them as SVG.
+"""The charts of the page: Vega-Lite specifications, which vl-convert draws as SVG.
 
-Colours are the page's CSS variables, so that one drawing serves light and dark. Each chart is drawn
-twice, wide and narrow: a wide one that shrinks to a phone cannot be read there.
+Colours are CSS variables of the page, so one drawing serves light and dark mode. Each chart is
+drawn twice, wide and narrow, because a wide one is unreadable when it shrinks to a phone.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from monocloud_async.report.figures import Figures
 Spec = dict[str, Any]
 
 _WIDE, _NARROW = 760, 300
-_VERSION: Final = "5.20"  # of Vega-Lite: the drawing does not change when the library is upgraded
+_VERSION: Final = "5.20"  # of Vega-Lite, fixed so that an upgrade does not change the drawing
 _CONFIG: Final = {
     "font": "system-ui, sans-serif",
     "view": {"stroke": None},
@@ -32,13 +32,13 @@ _CONFIG: Final = {
 
 
 class Chart(NamedTuple):
-    """One chart, and what it shows for those who do not see it.
+    """One chart, with a summary and a table for people who cannot see it.
 
     Attributes:
-        title: its heading.
-        summary: its message in a sentence.
+        title: the heading.
+        summary: what the chart shows, in one sentence.
         wide, narrow: the drawings, as SVG.
-        header, rows: its figures as a table.
+        header, rows: the figures as a table.
     """
 
     title: str
@@ -50,7 +50,7 @@ class Chart(NamedTuple):
 
 
 def charts(figures: Figures) -> list[Chart]:
-    """The charts of a run; those that would be empty are left out."""
+    """Return the charts of a run, without those that would be empty."""
     drawn = [_timeline(figures)] if figures.seconds else []
     if figures.times:
         drawn.append(_times(figures))
@@ -133,7 +133,7 @@ def _timeline(figures: Figures) -> Chart:
 
 
 def _by_time(figures: Figures) -> list[tuple[str, ...]]:
-    """The timeline as a table, in twenty rows at most."""
+    """Return the timeline as a table of at most twenty rows."""
     every = -(-len(figures.timeline) // 20)
     rows: list[tuple[str, ...]] = []
     for start in range(0, len(figures.timeline), every):
@@ -162,7 +162,7 @@ def _bars(values: list[Spec], title: str, colour: str) -> Callable[[int], Spec]:
                     "type": "ordinal",
                     "sort": None,
                     "title": title,
-                    # Rotated labels need room that vl-convert does not leave them.
+                    # vl-convert leaves no room for rotated labels.
                     "axis": {"labelAngle": -90, "titlePadding": 20}
                     if width < _WIDE
                     else {"labelAngle": 0},
@@ -181,7 +181,7 @@ def _times(figures: Figures) -> Chart:
     return _chart(
         f"Time until a user was {figures.done}",
         f"Half within {found[50]:,} ms, 90 % within {found[90]:,} ms, 99 % within {found[99]:,} ms,"
-        f" the slowest after {found[100]:,} ms; waits for the tenant's pace are in it.",
+        f" the slowest after {found[100]:,} ms, including waits for the rate limit.",
         _bars(
             [{"label": f"≤ {a}", "users": b} for a, b in zip(labels, counts, strict=True)],
             "from the start of the call to its end",

@@ -1,4 +1,4 @@
-"""A journal in figures: counts, pace, times, and failures by kind."""
+"""Reads the figures of a journal: counts, rates, times, and failures by kind."""
 
 import sqlite3
 from bisect import bisect_right
@@ -16,15 +16,15 @@ from monocloud_async.journal.schema import connect
 from monocloud_async.sanitize import UNSAFE
 
 _EXAMPLES: Final = 3
-_POINTS: Final = 200  # of a timeline, at most
+_POINTS: Final = 200  # at most, in a timeline
 _STEPS: Final = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200)
 _BINS: Final = tuple(k * 10**e for e in range(6) for k in (1, 2, 5))  # milliseconds
 
 
 class Run(Struct, frozen=True):
-    """One run of the command: `ended` is None while it lasts, or where it was killed.
+    """One run of the command; `ended` is None while it runs, or if it was killed.
 
-    Times are seconds since 1970; `seconds` is how long it lasted, as far as is known.
+    Times are seconds since 1970; `seconds` is how long the run lasted, as far as is known.
     """
 
     began: float
@@ -39,7 +39,7 @@ class Run(Struct, frozen=True):
 
 
 class Group(Struct, frozen=True):
-    """Failures of one kind: the error's class, what was said, how many, and some of the ids."""
+    """Failures of one kind: the class of the error, its message, the count, and some ids."""
 
     kind: str
     message: str
@@ -48,7 +48,7 @@ class Group(Struct, frozen=True):
 
 
 class Point(Struct):
-    """One stretch of a timeline: users per second, from so many seconds of work on."""
+    """One interval of the timeline: its start in seconds of work, and users per second."""
 
     seconds: float
     done: float = 0.0
@@ -56,7 +56,7 @@ class Point(Struct):
 
 
 class Halt(Struct, frozen=True):
-    """A stretch, in seconds of work, in which nobody or only probes were sent."""
+    """An interval, in seconds of work, in which only probes or no requests were sent."""
 
     start: float
     end: float
@@ -64,7 +64,7 @@ class Halt(Struct, frozen=True):
 
 
 class FailureRow(Struct, frozen=True):
-    """One user for whom it was not done."""
+    """One user for whom the operation was not done."""
 
     position: int
     user_id: str
@@ -76,16 +76,16 @@ class FailureRow(Struct, frozen=True):
 
 
 class Figures(Struct):
-    """What the journal tells of all its runs together.
+    """The figures of all runs of a journal together.
 
     Attributes:
         done: the outcome that the runs were for: "enabled" or "disabled".
         outcomes: users by outcome.
-        unrecorded: users that were in flight when a run was killed, so that nobody knows.
-        percentiles: milliseconds from the start of a user's call to its end, waits included,
-            within which it was done for so many percent of the users; 100 for the longest.
-        times: those users by that time: up to so many milliseconds, how many.
-        attempts: those users by the requests that they took.
+        unrecorded: users who were in flight when a run was killed, so their outcome is unknown.
+        percentiles: for 50, 90, 99 and 100 percent of the users who are done, the milliseconds from
+            the start of the call to its end, waits included.
+        times: a histogram of these times: (upper bound in milliseconds, users).
+        attempts: how many of these users took how many requests: (requests, users).
         step: seconds from one point of the timeline to the next.
         borders: where on the timeline one run ended and the next began.
     """
@@ -111,7 +111,7 @@ class Figures(Struct):
 
     @property
     def users(self) -> int:
-        """Users with an outcome."""
+        """How many users have an outcome."""
         return sum(self.outcomes.values())
 
     @property
@@ -121,15 +121,15 @@ class Figures(Struct):
 
     @property
     def rate(self) -> float:
-        """Users a second over all runs."""
+        """Users per second over all runs."""
         return self.users / self.seconds if self.seconds else 0.0
 
 
 def read(path: Path) -> Figures:
-    """The figures of this journal, also while a run is at it.
+    """Return the figures of this journal, also while a run is using it.
 
     Raises:
-        ConfigurationError: it is no journal, or cannot be read.
+        ConfigurationError: the file is not a journal, or cannot be read.
     """
     with _opened(path) as sql:
         tenant, endpoint, created, source, form, column = sql.execute(
@@ -141,7 +141,7 @@ def read(path: Path) -> Figures:
             sql.execute("SELECT outcome, count(*) FROM users GROUP BY 1 ORDER BY 2 DESC")
         )
         (reached,) = sql.execute("SELECT ifnull(max(position) + 1, 0) FROM users").fetchone()
-        # A fleet's has chunks, and what is missing between two of them was never begun.
+        # In a fleet's journal, ids between two chunks were never begun.
         of_a_fleet = sql.execute("SELECT 1 FROM sqlite_master WHERE name = 'chunks'").fetchone()
         figures.unrecorded = 0 if of_a_fleet else reached - figures.users
         figures.runs = [
@@ -162,7 +162,7 @@ def read(path: Path) -> Figures:
 
 
 def users_done(path: Path) -> int:
-    """For how many users it is done; see `read` for what it raises."""
+    """Return for how many users the operation is done; raises as `read` does."""
     with _opened(path) as sql:
         return int(
             sql.execute("SELECT sum(outcome IN ('enabled', 'disabled')) FROM users").fetchone()[0]
@@ -171,7 +171,7 @@ def users_done(path: Path) -> int:
 
 
 def failures(path: Path) -> Iterator[FailureRow]:
-    """Every user for whom it is not done, in the order of the input; `read` says what it raises."""
+    """Yield every user who is not done, in the order of the input; raises as `read` does."""
     with _opened(path) as sql:
         for position, user_id, outcome, error, status, title, attempts, trace in sql.execute(
             "SELECT position, user_id, outcome, error, status, title, attempts, trace_id"
@@ -182,15 +182,15 @@ def failures(path: Path) -> Iterator[FailureRow]:
 
 
 def visible(text: str) -> str:
-    """A text from outside, in which what moves a cursor or turns text around is spelled out."""
+    """Return the text with control characters and direction marks written as escapes."""
     return UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
-# One that was cut off lasted to its last sample, of which there is one a second, or to the last
-# user within two seconds of it: what is later belongs to the next one.
+# A killed run lasted to its last sample (there is one a second), or to the last user within two
+# seconds after that sample. Later users belong to the next run.
 _RUNS: Final = """
 SELECT began / 1000.0, ended / 1000.0,
-    coalesce(how, (SELECT 'cut off' FROM sittings AS later WHERE later.sitting > sittings.sitting),
+    coalesce(how, (SELECT 'killed' FROM sittings AS later WHERE later.sitting > sittings.sitting),
         ''), 'process ' || process || ' on ' || host,
     max(0, coalesce(ended, max(began, ifnull(max(at), 0), ifnull((
         SELECT max(at) FROM users WHERE at >= sittings.began
@@ -210,11 +210,11 @@ GROUP BY 1, 2, 3 ORDER BY 4 DESC
 
 @contextmanager
 def _opened(path: Path) -> Iterator[sqlite3.Connection]:
-    """The journal as it is at one moment, also while a run writes to it."""
+    """Open a consistent snapshot of the journal, also while a run writes to it."""
     try:
         sql = connect(path)
         if sql is None:
-            raise ConfigurationError(f"there is nothing in the journal {path} yet")
+            raise ConfigurationError(f"the journal {path} is still empty")
         with closing(sql):
             sql.execute("BEGIN")
             yield sql
@@ -223,7 +223,7 @@ def _opened(path: Path) -> Iterator[sqlite3.Connection]:
     except (sqlite3.Error, TypeError, ValueError, OverflowError) as error:
         if isinstance(error, ConfigurationError):
             raise
-        # By hand or by a fault of the disk, something is in it that no run has written.
+        # Someone edited the file, or the disk is damaged: no run wrote these values.
         raise ConfigurationError(f"cannot read the journal {path}: {error}") from None
 
 
@@ -236,7 +236,7 @@ def _operation(endpoint: str) -> BulkOperation:
 
 def _told(error: str | None, status: int | None, title: str | None) -> tuple[str, str]:
     if error is None:
-        return "cancelled", "the run ended before its answer came"
+        return "cancelled", "the run ended before the response arrived"
     return error, visible(f"{status or ''} {title or ''}".strip())
 
 
@@ -271,7 +271,7 @@ def _read_times(figures: Figures, sql: sqlite3.Connection) -> None:
 
 
 def _read_timeline(figures: Figures, sql: sqlite3.Connection) -> None:
-    """Put the runs one after the other, so that the night between them takes no room."""
+    """Read the timeline, with the runs one after another and no gaps between them."""
     total = figures.seconds
     step = next((step for step in _STEPS if total / step <= _POINTS), _STEPS[-1])
     figures.step = step
@@ -284,7 +284,7 @@ def _read_timeline(figures: Figures, sql: sqlite3.Connection) -> None:
 
     def place(at: float) -> float:
         number = max(0, bisect_right(began, at) - 1)
-        # Clocks are set back now and then: nothing is before its run, or after it.
+        # The clock may have been set back: keep every time within its run.
         return max(offsets[number], min(offsets[number] + at - began[number], offsets[number + 1]))
 
     for at, is_done, count in sql.execute(

@@ -1,4 +1,4 @@
-"""A run as one HTML page that opens from disk, with no network and no other file."""
+"""The report as one self-contained HTML page, which opens from disk and needs no network."""
 
 import base64
 import hashlib
@@ -15,14 +15,14 @@ from monocloud_async.version import __version__
 
 _HERE: Final = Path(__file__).parent
 _ROOM: Final = 400_000  # bytes for the table of failures; the page stays under 1 MB
-_MARKUP: Final = 160  # bytes of a row beside its texts
+_MARKUP: Final = 160  # bytes of a row besides its text
 
 
 def page(journal: Path) -> str:
-    """The page, as HTML.
+    """Return the report as HTML.
 
     Raises:
-        ConfigurationError: it is no journal, or cannot be read.
+        ConfigurationError: the file is not a journal, or cannot be read.
     """
     figures = read(journal)
     rows = _rows(journal)
@@ -30,7 +30,7 @@ def page(journal: Path) -> str:
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HERE),
-        autoescape=True,  # ids and what servers said are untrusted text
+        autoescape=True,  # ids and server messages are untrusted
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -52,8 +52,8 @@ def _rows(journal: Path) -> list[FailureRow]:
     rows: list[FailureRow] = []
     room = _ROOM
     for failure in islice(failures(journal), _ROOM // _MARKUP):
-        texts = visible(failure.user_id), failure.message, failure.trace_id
-        room -= _MARKUP + sum(len(text.encode()) for text in texts)
+        shown = visible(failure.user_id), failure.message, failure.trace_id
+        room -= _MARKUP + sum(len(text.encode()) for text in shown)
         if room < 0:
             break
         rows.append(failure)

@@ -1,8 +1,8 @@
-"""A tenant on this machine: aiohttp.web over SQLite, with scriptable faults.
+"""A simulated tenant on this machine: aiohttp.web with SQLite, and scriptable faults.
 
-`server` speaks HTTP, `control` has what its endpoints for tests take and tell, `users` keeps the
-table, `people` invents who is in it, and `answers` holds what can be answered without a user.
-It shares no code with the client, so a mistake in one cannot hide the same mistake in the other.
+`server` handles HTTP, `control` has the messages of the control endpoints, `users` has the table of
+users, `people` generates their data, and `answers` has the responses that need no user. The sandbox
+shares no code with the client, so a mistake in one cannot hide the same mistake in the other.
 """
 
 from monocloud_async.sandbox.control import SandboxStats

@@ -1,4 +1,4 @@
-"""What the sandbox answers when it does not answer with a user, and when it is told to."""
+"""The responses of the sandbox other than a user: problems, and scripted faults."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ STEP = re.compile(
     r"200|[45][0-9]{2}(:[0-9]{1,9})?|422:(identity|keyed)|reset|cut|hang|html|redirect"
 )
 
-# Python 3.13 renamed this one; MonoCloud's clients show the title, so it stays what MonoCloud says.
+# Python 3.13 renamed this phrase; MonoCloud's clients show the title, so keep MonoCloud's.
 TITLES = {422: "Unprocessable Entity"}
 
 REFUSALS: dict[str, dict[str, Any]] = {
@@ -49,29 +49,29 @@ CAPTIVE_PORTAL = """<!doctype html>
 
 
 def checked_step(step: int | str) -> str:
-    """The step of a script as text; ValueError when the sandbox does not know it."""
+    """Return the step of a script as text; raises ValueError if the step is unknown."""
     if not STEP.fullmatch(str(step)):
         raise ValueError(f"unknown step {step!r}; the sandbox knows: {KNOWN_STEPS}")
     return str(step)
 
 
 def json_answer(value: object) -> web.Response:
-    """A 200 with this value."""
+    """Return a 200 with this value as JSON."""
     return web.Response(body=msgspec.json.encode(value), headers=JSON)
 
 
 async def no_answer() -> web.Response:
-    """Never returns: the client leaves, or the sandbox stops, and either cancels it."""
+    """Wait until the client leaves or the sandbox stops, which cancels this coroutine."""
     answer: asyncio.Future[web.Response] = asyncio.get_running_loop().create_future()
     return await answer
 
 
 def scripted(step: str, *, retry_after: int | None) -> web.Response:
-    """The answer to a step that neither writes nor breaks the connection."""
+    """Return the response for a step that neither changes a user nor breaks the connection."""
     if step == "html":
         return web.Response(text=CAPTIVE_PORTAL, content_type="text/html")
     if step == "redirect":
-        # A name that no resolver knows (RFC 6761): a client that follows goes nowhere.
+        # A reserved name that never resolves (RFC 6761), in case a client follows.
         location = "https://sign-in.invalid/login?return=monocloud"
         return web.Response(status=307, headers={"Location": location})
     status, _, more = step.partition(":")
@@ -89,7 +89,7 @@ def scripted(step: str, *, retry_after: int | None) -> web.Response:
 def problem(
     status: int, *, retry_after: int | None = None, allow: str | None = None, **members: Any
 ) -> web.Response:
-    """A problem body as MonoCloud sends it, `members` added to the usual ones."""
+    """Return a problem response as MonoCloud sends it, with these members added."""
     headers = {"Content-Type": "application/problem+json"}
     if retry_after is not None:
         headers["Retry-After"] = str(retry_after)
@@ -100,14 +100,14 @@ def problem(
         "title": TITLES.get(status) or _phrase(status),
         "status": status,
         **members,
-        # Servers in the field spell it both ways; this one shows its clients both.
+        # Real servers use either spelling, so clients of the sandbox meet both.
         "trace_id" if status == HTTPStatus.UNAUTHORIZED else "traceId": _traceparent(),
     }
     return web.Response(status=status, body=msgspec.json.encode(body), headers=headers)
 
 
 def cut(response: web.Response) -> web.Response:
-    """The same answer, broken off half-way: its length promises more than is sent."""
+    """Return the response cut in half, with the Content-Length of the whole body."""
     body = response.body
     if not isinstance(body, bytes):
         raise TypeError("only bytes can be cut")
@@ -118,23 +118,23 @@ def cut(response: web.Response) -> web.Response:
 
 
 def reset(transport: asyncio.WriteTransport) -> None:
-    """The connection dies at once, with an RST in place of a FIN."""
-    # Linger on with a time of zero is how a socket is told to forget its peer.
+    """Abort the connection with a TCP RST instead of a FIN."""
+    # SO_LINGER with a time of zero makes close() send an RST.
     linger = struct.pack("ii", 1, 0)
     transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
     transport.abort()
 
 
 class TokenBucket:
-    """A rate limit as services have it: `burst` requests at once, then `rate` a second."""
+    """A token bucket: allows `burst` requests at once, then `rate` requests per second."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._filled = clock()
-        self._tokens = math.inf  # full, whatever burst the first request brings
+        self._tokens = math.inf  # full, for any burst
 
     def take(self, *, rate: float, burst: int) -> float:
-        """The seconds until there is a token: 0.0 when there was one, and it is taken."""
+        """Take a token and return 0.0, or return the seconds until there is one."""
         now = self._clock()
         self._tokens = min(burst, self._tokens + (now - self._filled) * rate)
         self._filled = now
@@ -147,7 +147,7 @@ class TokenBucket:
 def _phrase(status: int) -> str:
     try:
         return HTTPStatus(status).phrase
-    except ValueError:  # 520 and its like are sent by proxies and registered nowhere
+    except ValueError:  # proxies send unregistered ones such as 520
         return "Unknown Error"
 
 

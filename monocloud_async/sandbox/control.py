@@ -1,27 +1,27 @@
-"""What the control endpoints take and tell."""
+"""The messages of the control endpoints."""
 
 import msgspec
 
 
 class SandboxStats(msgspec.Struct, frozen=True, kw_only=True):
-    """What the tenant has seen since it was made; the control endpoints are not counted."""
+    """What the sandbox has received since it was created, without the control endpoints."""
 
     requests: int
-    """Requests received, each counted when it arrives."""
+    """Requests received, counted on arrival."""
     by_status: dict[str, int]
-    """Answers by status; `"none"` are requests that got no answer: reset, hung or given up."""
+    """Responses by status; `"none"` counts requests without one: reset, hung or abandoned."""
     in_flight: int
     """Requests being served now."""
     peak_in_flight: int
-    """The most requests that were served at the same time."""
+    """The maximum of `in_flight` so far."""
     connections: int
-    """Connections accepted, those of the control endpoints included."""
+    """Connections accepted, including those of the control endpoints."""
     users: dict[str, int]
     """How many users are `"enabled"` and `"disabled"`."""
 
 
 class SandboxUser(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What `PUT /_sandbox/users/{id}` takes."""
+    """The body of `PUT /_sandbox/users/{id}`."""
 
     disabled: bool = True
     script: list[str | int] = []

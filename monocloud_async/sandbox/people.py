@@ -1,4 +1,4 @@
-"""A plausible person for every user id, always the same one for the same id."""
+"""Generates plausible data for a user; the same id always gives the same data."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ FAMILY_NAMES = """
 COUNTRIES = ("BR", "DE", "ES", "FR", "GB", "IN", "JP", "NG", "SE", "TR", "US", None)
 PROVIDERS = (("google", "google"), ("github", "github"), ("entra_oidc", "corp-entra"))
 YEAR_2020, YEAR_2025, LATE_2025 = 1_577_836_800, 1_735_689_600, 1_761_696_000
-DOCUMENTED_ERA = 0.1  # share of users in the shape of the documented page; clients meet both
+DOCUMENTED_ERA = 0.1  # share of users in the format of MonoCloud's documentation
 
 
 def person(user_id: str) -> dict[str, Any]:
-    """The user's JSON, disabled: names, addresses and times follow from the id alone.
+    """Return the JSON of a disabled user; everything is derived from the id.
 
-    Nothing of it needs storing, so ten million users cost a row each and no more.
-    Phone numbers and IP addresses are from the ranges reserved for fiction and documentation.
+    So the data is not stored, and ten million users need only one short row each.
+    Phone numbers and IP addresses are from ranges reserved for fiction and documentation.
     """
-    rng = Random(user_id)  # noqa: S311 - the same id must give the same person, no secret is made
+    rng = Random(user_id)  # noqa: S311 - repeatable, and not a secret
     given, family = rng.choice(GIVEN_NAMES), rng.choice(FAMILY_NAMES)
     handle = f"{_ascii(given)}.{_ascii(family)}{rng.randrange(10_000)}"
     created = rng.randrange(YEAR_2020, YEAR_2025)
@@ -146,6 +146,6 @@ def _uuid(rng: Random) -> str:
 
 @functools.cache
 def _ascii(name: str) -> str:
-    """The name as a mailbox would spell it: é is e, and O'Brien is obrien."""
+    """Return the name in lower-case ASCII, as in a mailbox: é is e, and O'Brien is obrien."""
     folded = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
     return folded.replace("'", "")

@@ -1,4 +1,4 @@
-"""The sandbox's HTTP side, and the class that people start."""
+"""The sandbox's HTTP server, and its public class."""
 
 from __future__ import annotations
 
@@ -37,29 +37,29 @@ logger = logging.getLogger("monocloud_async.sandbox")
 
 NO_USER = "The user was not found."
 NO_ENDPOINT = "There is no such endpoint."
-GRACE = 0.05  # seconds that answers in progress get when the sandbox stops
+GRACE = 0.05  # seconds that responses in progress get when the sandbox stops
 
 
 class Sandbox(InAThread):
-    """A MonoCloud tenant on this machine, for tests, drills and demonstrations.
+    """A simulated MonoCloud tenant on this machine, for tests, drills and demonstrations.
 
-    `async with` runs it on the event loop that is there, and `with` in a thread of its own: for
-    tests without an event loop, or whose client holds it up.
+    `async with` runs it on the current event loop, and `with` in its own thread: for tests without
+    an event loop, or whose client blocks it.
 
     Args:
-        users: how many disabled users to invent, or the ids of the users to have.
-        db: a file that keeps the users; a file that already has users keeps those instead.
-        api_key: what `X-API-KEY` must be.
-        host: loopback unless you say otherwise; anybody who reaches another one can use it.
-        port: 0 for any free one. A sandbox that is started again keeps its port.
-        latency: seconds that every answer takes longer.
-        rate_limit: requests a second before 429; None or 0 for no limit.
-        burst: requests at once before the rate counts; None for one second's worth.
-        retry_after: whether a 429 says when to come back.
-        error_rate: share of requests, from 0 to 1, that are answered 500.
-        seed: another seed invents other users and fails other requests.
+        users: the number of disabled users to create, or their ids.
+        db: a file that stores the users; users that are already in the file are kept instead.
+        api_key: the required value of `X-API-KEY`.
+        host: the address to listen on; anyone who can reach it can use the sandbox.
+        port: 0 for any free port. A restarted sandbox keeps its port.
+        latency: seconds added to every response.
+        rate_limit: requests per second; more get 429. None or 0 for no limit.
+        burst: requests at once before the rate limit applies; None for those of one second.
+        retry_after: whether a 429 has a Retry-After header.
+        error_rate: share of requests, from 0 to 1, that get 500.
+        seed: selects which users are created and which requests fail.
 
-    `latency`, `rate_limit`, `burst`, `retry_after` and `error_rate` may be changed while it runs.
+    `latency`, `rate_limit`, `burst`, `retry_after` and `error_rate` may be changed at any time.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Sandbox(InAThread):
         self._users.seed(users, seed=seed)
         self._scripts: dict[str, deque[str]] = {}
         self._bucket = TokenBucket()
-        self._random = Random(seed)  # noqa: S311 - faults must repeat, no secret is made
+        self._random = Random(seed)  # noqa: S311 - repeatable, and not a secret
         self._by_status: Counter[str] = Counter()
         self._requests = self._in_flight = self._peak_in_flight = self._connections = 0
         self._server: web.Server | None = None
@@ -106,23 +106,24 @@ class Sandbox(InAThread):
         await self.stop()
 
     async def start(self) -> None:
-        """A tenant that listens."""
+        """Start to listen."""
         if self._listener is not None:
             raise RuntimeError(f"the sandbox already runs at {self.url}")
         if not self.is_loopback:
             logger.warning(
-                "the sandbox listens on %s: who can reach it can use it, over plain HTTP", self.host
+                "the sandbox listens on %s: anyone who can reach it can use it, over plain HTTP",
+                self.host,
             )
-        # A client that leaves takes its request along: nobody waits for a hung one for ever.
+        # When a client disconnects, its request is cancelled, so a scripted hang ends.
         self._server = web.Server(self._serve, handler_cancellation=True, access_log=None)
-        # The default backlog of 100 would drop connections of a bulk run that opens 500 at once.
+        # The default backlog of 100 would drop connections when a run opens 500 at once.
         self._listener = await asyncio.get_running_loop().create_server(
             self._connect, self.host, self.port, backlog=1024
         )
         self.port = self._listener.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
-        """A tenant that is gone: requests in flight get a moment, then their connection closes."""
+        """Stop to listen; requests in flight get a moment, then their connections close."""
         if self._listener is None or self._server is None:
             return
         self._listener.close()
@@ -132,7 +133,7 @@ class Sandbox(InAThread):
 
     @property
     def url(self) -> str:
-        """Where the tenant is, to be given to `MonoCloudSession` as its domain."""
+        """The address of the sandbox, to pass to `MonoCloudSession` as its domain."""
         if self._listener is None:
             raise RuntimeError("the sandbox has no address until it is started")
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -143,35 +144,35 @@ class Sandbox(InAThread):
         """Whether only this machine can reach the sandbox."""
         try:
             return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:  # a name
+        except ValueError:  # a host name
             return self.host == "localhost"
 
     def user_ids(self) -> list[str]:
-        """Every user's id, in the order in which they were seeded and added."""
+        """Return the ids of all users, in the order in which they were added."""
         return self._users.ids()
 
     def user(self, user_id: str) -> dict[str, Any] | None:
-        """The JSON that the API gives for this user, or None when there is no such user."""
+        """Return the JSON that the API has for this user, or None if the user does not exist."""
         return self._users.get(user_id)
 
     def is_disabled(self, user_id: str) -> bool:
-        """Whether the user is disabled now; KeyError when there is no such user."""
+        """Return whether the user is disabled; raises KeyError if the user does not exist."""
         user = self._users.get(user_id)
         if user is None:
             raise KeyError(user_id)
         return bool(user["disabled"])
 
     def add_user(self, user_id: str, *, disabled: bool = True) -> None:
-        """A user more; one that exists is reset, its script included."""
+        """Add a user; one that exists is reset, including its script."""
         self._users.put(user_id, disabled=disabled)
         self._scripts.pop(user_id, None)
 
     def script(self, user_id: str, *steps: int | str) -> None:
-        """What the next enable requests of this user meet, one step each; then all is normal.
+        """Script the responses to the next enable requests of this user, one step for each request.
 
-        The user is added when there is none, and an earlier script is replaced.
-        A step is 200, a status from 400 to 599, or one of the named faults of docs/testing.md;
-        ValueError, and nothing changed, when one of them is unknown.
+        The user is added if needed, and an earlier script is replaced. A step is 200, a status
+        from 400 to 599, or one of the named faults of docs/testing.md. An unknown step raises
+        ValueError and changes nothing.
         """
         checked = deque(checked_step(step) for step in steps)
         if self._users.get(user_id) is None:
@@ -179,7 +180,7 @@ class Sandbox(InAThread):
         self._scripts[user_id] = checked
 
     def stats(self) -> SandboxStats:
-        """What the tenant has seen so far."""
+        """Return what the sandbox has received so far."""
         return SandboxStats(
             requests=self._requests,
             by_status=dict(sorted(self._by_status.items())),
@@ -191,7 +192,7 @@ class Sandbox(InAThread):
 
     def _connect(self) -> asyncio.Protocol:
         self._connections += 1
-        assert self._server is not None  # noqa: S101 - the listener lives no longer than the server
+        assert self._server is not None  # noqa: S101 - set before the listener starts
         return self._server()
 
     async def _serve(self, request: web.BaseRequest) -> web.Response:
@@ -218,7 +219,7 @@ class Sandbox(InAThread):
         return None if request.headers.get("X-API-KEY") == self.api_key else problem(401)
 
     def _refused(self) -> web.Response | None:
-        """The answer to a request that the whole tenant has no time for, or None."""
+        """Return a 429 or 500 if the rate limit or the error rate requires it, else None."""
         if self.rate_limit:
             burst = self.burst or math.ceil(self.rate_limit)
             if wait := self._bucket.take(rate=self.rate_limit, burst=burst):
@@ -273,7 +274,7 @@ class Sandbox(InAThread):
         try:
             wanted = msgspec.json.decode(body, type=SandboxUser)
             script = [checked_step(step) for step in wanted.script]
-        except (msgspec.MsgspecError, ValueError) as exc:  # msgspec's errors name the member
+        except (msgspec.MsgspecError, ValueError) as exc:  # msgspec's messages name the member
             return problem(400, detail=str(exc))
         self.add_user(user_id, disabled=wanted.disabled)
         self.script(user_id, *script)
@@ -281,16 +282,15 @@ class Sandbox(InAThread):
 
 
 def _decoded(raw_path: str) -> list[str]:
-    """The parts of a path, split as it was sent, then each decoded once: `a%2Fb` is one part.
+    """Split the path as it was sent, then decode each part once, so that `a%2Fb` is one part.
 
-    aiohttp's router decodes first and splits afterwards, with exceptions;
-    an id must come out as the one that went in, whatever is in it.
+    aiohttp's router decodes before it splits, with exceptions, but any id must arrive unchanged.
     """
     try:
         parts = [unquote(part, errors="strict") for part in raw_path.split("/")[1:]]
     except UnicodeDecodeError:
         return []
-    return parts if all(parts) else []  # an empty part names nothing
+    return parts if all(parts) else []  # an empty part is not valid
 
 
 def _found(user: dict[str, Any] | None) -> web.Response:

@@ -1,4 +1,4 @@
-"""A server on an event loop in a thread of its own, for those who wait for it without one."""
+"""Runs an async server in its own thread, for callers without an event loop."""
 
 import asyncio
 import threading
@@ -7,17 +7,17 @@ from typing import Self
 
 
 class InAThread(ABC):
-    """What `start` begins goes on in another thread, from the `with` to its end."""
+    """A context manager that runs `start` and `stop` on an event loop in another thread."""
 
     _loop: asyncio.AbstractEventLoop | None = None
 
     @abstractmethod
     async def start(self) -> None:
-        """Begin."""
+        """Start the server."""
 
     @abstractmethod
     async def stop(self) -> None:
-        """End."""
+        """Stop the server."""
 
     def __enter__(self) -> Self:
         self._loop = loop = asyncio.new_event_loop()

@@ -1,4 +1,4 @@
-"""The tenant's users: one table in SQLite, in memory or in a file."""
+"""The users of the sandbox: one SQLite table, in memory or in a file."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ SCHEMA = """
         position     INTEGER PRIMARY KEY,
         user_id      TEXT NOT NULL UNIQUE,
         disabled     INTEGER NOT NULL,
-        last_updated INTEGER  -- epoch seconds; NULL until somebody touches the user
+        last_updated INTEGER  -- seconds since 1970; NULL until the user is changed
     )
 """
 
-# MonoCloud's ids are URL-safe base64 too. '-' and '_' are left out,
-# so that no seeded id looks like an option on a command line.
+# MonoCloud's ids are URL-safe base64, too. '-' and '_' are left out here, so that no id looks like
+# an option on a command line.
 ALPHABET = string.ascii_letters + string.digits
 
 
 class Users:
-    """Who is enabled and who is not; every method is one statement, committed when it returns."""
+    """The table of users; every method is one statement and commits before it returns."""
 
     def __init__(self, db: str | Path) -> None:
-        # The statements take microseconds, so they run in the event loop: handing them to a thread
-        # would cost more. The garbage collector may close the connection from any thread.
+        # The statements take microseconds, so they run on the event loop: a thread would cost more.
+        # The garbage collector may close the connection from any thread.
         self._sql = sqlite3.connect(db, isolation_level=None, check_same_thread=False)
-        # Not closed when the sandbox stops: a test asks afterwards who is enabled.
+        # Not closed when the sandbox stops: tests read the users afterwards.
         self._close = weakref.finalize(self, self._sql.close)
-        # Other processes can read during writes, and a killed sandbox loses nothing.
-        # Only a power cut could, and a sandbox need not survive that.
+        # Other processes can read during writes, and a killed sandbox loses nothing. Only a power
+        # cut could lose data, which does not matter here.
         self._sql.execute("PRAGMA journal_mode=WAL")
         self._sql.execute("PRAGMA synchronous=OFF")
         self._sql.execute(SCHEMA)
 
     def seed(self, users: int | Iterable[str], *, seed: int) -> None:
-        """Disabled users to start with, unless the table already has some."""
+        """Add disabled users, unless the table already has users."""
         if self._sql.execute("SELECT EXISTS (SELECT 1 FROM users)").fetchone()[0]:
             return
         user_ids = _invented_ids(users, seed=seed) if isinstance(users, int) else users
@@ -57,7 +57,7 @@ class Users:
             )
 
     def put(self, user_id: str, *, disabled: bool) -> None:
-        """The user as if newly seeded, whether or not it existed."""
+        """Add or reset this user."""
         self._sql.execute(
             "INSERT INTO users (user_id, disabled) VALUES (?, ?) ON CONFLICT (user_id)"
             " DO UPDATE SET disabled = excluded.disabled, last_updated = NULL",
@@ -65,7 +65,7 @@ class Users:
         )
 
     def get(self, user_id: str) -> dict[str, Any] | None:
-        """The user's JSON, or None when there is no such user."""
+        """Return the user's JSON, or None if the user does not exist."""
         return _profile(
             self._sql.execute(
                 "SELECT user_id, disabled, last_updated FROM users WHERE user_id = ?", (user_id,)
@@ -73,7 +73,7 @@ class Users:
         )
 
     def switch(self, user_id: str, *, disabled: bool) -> dict[str, Any] | None:
-        """The user's JSON after the write, or None when there is no such user."""
+        """Enable or disable the user; returns the new JSON, or None if the user does not exist."""
         return _profile(
             self._sql.execute(
                 "UPDATE users SET disabled = ?, last_updated = ? WHERE user_id = ?"
@@ -83,11 +83,11 @@ class Users:
         )
 
     def ids(self) -> list[str]:
-        """Every id, in the order in which they came."""
+        """Return all ids, in the order in which they were added."""
         return [row[0] for row in self._sql.execute("SELECT user_id FROM users ORDER BY position")]
 
     def counts(self) -> dict[str, int]:
-        """How many are enabled, and how many disabled."""
+        """Return how many users are enabled and disabled."""
         total, disabled = self._sql.execute(
             "SELECT count(*), coalesce(sum(disabled), 0) FROM users"
         ).fetchone()
@@ -106,6 +106,6 @@ def _profile(row: tuple[str, int, int | None] | None) -> dict[str, Any] | None:
 
 
 def _invented_ids(count: int, *, seed: int) -> Iterator[str]:
-    rng = Random(seed)  # noqa: S311 - the same seed must give the same users, no secret is made
+    rng = Random(seed)  # noqa: S311 - repeatable, and not a secret
     for _ in range(count):
         yield "".join(rng.choices(ALPHABET, k=21))

@@ -59,7 +59,7 @@ def test_the_failures_file_has_what_failed_and_can_be_fed_back(
     wanted = [form.format(user_id) for user_id in [known[7], known[8], *missing]]
     assert sorted(kept) == sorted([*wanted, bad])
     assert "404 Not Found: 20. Check the id" in done.out
-    assert f"23 lines to feed in again: {failed}" in done.out
+    assert f"23 lines to retry: {failed}" in done.out
 
     sandbox.script(known[8])
     done = cli("bulk", failed, "--failures", again)
@@ -199,5 +199,5 @@ def test_a_dry_run_knows_the_journal(cli: Cli, sandbox: Sandbox, tmp_path: Path)
     assert f"{len(ids)} would be enabled on {sandbox.url}" in cli("bulk", users, "--dry-run").out
     cli("bulk", users)
     done = cli("bulk", users, "--dry-run")
-    assert f"users.txt.journal has {len(ids)} as enabled, who are not asked for again" in done.out
+    assert f"users.txt.journal has {len(ids)} enabled users, who are not sent again" in done.out
     assert f"0 would be enabled on {sandbox.url}" in done.out

@@ -47,10 +47,10 @@ async def say(parts: Fleet, *argv: object, code: int = 0) -> str:
 async def test_a_run_from_start_to_end(parts: Fleet) -> None:
     coordinator, worker = parts.part("coordinator"), parts.part("worker")
     parts.sandbox.script(parts.sandbox.user_ids()[3], "422:identity")
-    assert "has begun, at 50 requests a second" in await say(
+    assert "has started, at 50 requests a second" in await say(
         parts, "start", parts.ids, "--max-rate", 50
     )
-    assert "has a run already" in await say(parts, "start", parts.ids, "--max-rate", 1, code=2)
+    assert "already has a run" in await say(parts, "start", parts.ids, "--max-rate", 1, code=2)
     await parts.until(50)
     await say(parts, "pause", "--why", "a deployment")
     await asyncio.sleep(2)
@@ -60,7 +60,7 @@ async def test_a_run_from_start_to_end(parts: Fleet) -> None:
     await say(parts, "resume")
     end = await say(parts, "status", "--follow", code=1)
     assert "599  enabled" in end
-    assert "The journal covers the whole file, without a gap" in end
+    assert "The journal covers the whole file, without gaps" in end
     assert "id number 4, user" in await say(parts, "failures")
     assert json.loads(await say(parts, "failures", "--json"))["status"] == 422
     for part in (coordinator, worker):
@@ -79,7 +79,7 @@ async def test_a_run_that_is_cancelled(parts: Fleet) -> None:
 
 
 async def test_mistakes_are_told_in_one_line(parts: Fleet) -> None:
-    assert "there is no run for http" in await say(parts, "status", code=2)
+    assert "no run is in progress for http" in await say(parts, "status", code=2)
     assert "cannot read" in await say(parts, "start", "nothing.txt", "--max-rate", 1, code=2)
     assert "max_rate must be" in await say(parts, "start", parts.ids, "--max-rate", 0, code=2)
     await say(parts, "start", parts.ids, "--max-rate", 1)
@@ -88,7 +88,7 @@ async def test_mistakes_are_told_in_one_line(parts: Fleet) -> None:
     parts.server.environment["TEMPORAL_ADDRESS"] = "127.0.0.1:1"
     for command in ("status", "worker", "coordinator"):
         said = await say(parts, command, code=2)
-        assert "no Temporal answers at 127.0.0.1:1" in said
+        assert "cannot reach Temporal at 127.0.0.1:1" in said
         assert said.count("\n") <= 2
 
 

@@ -49,11 +49,11 @@ def test_the_journal_is_beside_the_input_and_the_run_says_so(
 ) -> None:
     first = bulk(users)
     assert first.returncode == 1
-    assert f"The journal of this run is {users}.journal: the same command goes" in first.stderr
+    assert f"The journal of this run is {users}.journal: the same command resumes" in first.stderr
     second = bulk(users)
     assert second.returncode == 1
-    assert f"Going on where the journal {users}.journal ends; who is enabled" in second.stderr
-    assert "50  enabled before, as the journal has it" in second.stdout
+    assert f"Resuming the run of the journal {users}.journal; users enabled" in second.stderr
+    assert "50  enabled before, according to the journal" in second.stdout
     assert sandbox.stats().requests == 52
     assert journals.outcomes(users.with_name("users.txt.journal")) == {"enabled": 50, "failed": 1}
 
@@ -98,8 +98,8 @@ def test_an_input_that_changed_is_an_error_of_usage(
     options = ["-", "--journal", journal] if piped else [users]
     done = bulk(*options, text="".join(ids))
     assert done.returncode == 2
-    assert "id number 31 is 'somebody-else', and there it is" in done.stderr
-    assert "restore it (only adding at its end is fine), or begin another journal" in done.stderr
+    assert "id number 31 is 'somebody-else', but was" in done.stderr
+    assert "ids may only be added at its end), or start a new journal" in done.stderr
     assert "Traceback" not in done.stderr
     assert sandbox.stats().requests == seen
     assert journal.read_bytes() == before
@@ -109,7 +109,7 @@ def test_the_input_is_not_taken_for_a_journal(bulk: Bulk, sandbox: Sandbox, user
     before = users.read_bytes()
     done = bulk(users, "--journal", users)
     assert done.returncode == 2
-    assert f"{users} is no journal of this program; name another file" in done.stderr
+    assert f"{users} is not a journal of this program; name another file" in done.stderr
     assert users.read_bytes() == before
     assert sandbox.stats().requests == 0
 
@@ -123,7 +123,7 @@ def test_options_that_contradict_each_other_are_an_error_of_usage(bulk: Bulk, us
 def test_a_place_that_cannot_be_written_names_the_ways_out(bulk: Bulk, users: Path) -> None:
     done = bulk(users, "--journal", users.parent / "missing" / "j")
     assert done.returncode == 2
-    assert "No such file or directory; name another place for it, or do without" in done.stderr
+    assert "No such file or directory; name another path, or run without a journal" in done.stderr
 
 
 def test_a_run_that_is_interrupted_before_it_read_anything_does_not_call_the_input_empty(

@@ -142,7 +142,7 @@ def test_a_reader_that_leaves_stops_the_run_quietly(sandbox: Sandbox, users: Pat
         process.stdout = None
         _, err = process.communicate(timeout=30)
     assert process.returncode == 3
-    assert "Stopping: stdout cannot be written to (Broken pipe)" in err
+    assert "Stopping: cannot write to stdout (Broken pipe)" in err
     assert "Traceback" not in err
     assert sandbox.stats().users["disabled"] > 0
 
@@ -153,7 +153,7 @@ def test_a_full_disk_for_the_failures_stops_the_run(sandbox: Sandbox, users: Pat
     with started(sandbox, "bulk", users, "--concurrency", 2, "--failures", "/dev/full") as process:
         _, err = process.communicate(timeout=30)
     assert process.returncode == 3
-    assert "file of failures cannot be written to (No space left on device)" in err
+    assert "cannot write the file of failures (No space left on device)" in err
     assert sandbox.stats().users["disabled"] > 1
 
 

@@ -36,15 +36,15 @@ def test_the_summary_tells_what_became_of_everybody(
     journal: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = told(capsys, journal)
-    assert f"users.csv on {TENANT}, by the journal {journal}"[:60] in out
+    assert f"users.csv on {TENANT}, from the journal {journal}"[:60] in out
     assert re.search(r"^200 +enabled", out, re.MULTILINE)
     assert re.search(r"^ +35 +failed", out, re.MULTILINE)
     assert "2.0 s of work, 118 users a second" in out
     assert "40 requests, 4 of them retries, 6 answered 429" in out
     assert "paused for 0.4 s" in out
     assert "within 50 ms, 90 % within 90 ms, 99 % within 99 ms, all within 100 ms" in out
-    assert "cut off" in out
-    assert "still at work" not in out  # another run came after it
+    assert "killed" in out
+    assert "still running" not in out  # another run came after it
     assert "finished" in out
     assert "404 Not Found" in out
     assert "\u202e" not in out
@@ -77,7 +77,7 @@ def test_the_failures_are_a_file_that_bulk_takes_as_exactly_those_ids(
     outcomes = [outcome(place, user_id, "No") for place, user_id in enumerate(NASTY)]
     path = write(tmp_path / "j", [*outcomes, outcome(10, "ada")], InputInfo("x", form, column))
     out = told(capsys, path, "--failures", tmp_path / name)
-    assert "10 users to feed in again" in out
+    assert "10 users to retry" in out
     with open_ids(tmp_path / name, None, column) as source:
         assert sorted(line.user_id or "" for line in source) == sorted(NASTY)
 
@@ -103,8 +103,8 @@ async def test_ids_that_cannot_be_sent_are_no_ids_to_feed_back(
     ):
         await session.bulk_enable(["ada", "..", "nobody", "x\ud800"], journal=path)
     out = told(capsys, path, "--failures", tmp_path / "out.txt")
-    assert "1 users to feed in again" in out
-    assert "2 ids that cannot be any user's are left out" in out
+    assert "1 users to retry" in out
+    assert "2 invalid ids are left out" in out
     assert (tmp_path / "out.txt").read_text() == "nobody\n"
 
 
@@ -112,8 +112,8 @@ async def test_ids_that_cannot_be_sent_are_no_ids_to_feed_back(
     ("make", "why"),
     [
         (lambda path: None, "No such file"),
-        (lambda path: path.write_bytes(b""), "there is nothing in the journal"),
-        (lambda path: path.write_text("user_id\n"), "is no journal of this program"),
+        (lambda path: path.write_bytes(b""), "is still empty"),
+        (lambda path: path.write_text("user_id\n"), "is not a journal of this program"),
         (
             lambda path: write(path, [outcome(0, "ada")]).write_bytes(path.read_bytes()[:9000]),
             "read",

@@ -64,15 +64,15 @@ def test_the_whole_way_from_csv_to_report(tmp_path: Path) -> None:
     assert "users.csv: 3,001 ids, 0 bad lines. Nothing was sent." in check
     assert killed.strip() == "The process is gone: 137"
     assert "The journal of this run is users.csv.journal" in err[3]
-    assert "Going on where the journal users.csv.journal ends" in err[4]
+    assert "Resuming the run of the journal users.csv.journal" in err[4]
     assert re.search(
-        r"^ *[1-9][0-9,]* +enabled before, as the journal has it", resumed, re.MULTILINE
+        r"^ *[1-9][0-9,]* +enabled before, according to the journal", resumed, re.MULTILINE
     )
-    assert "1 line to feed in again: failed.csv" in resumed
+    assert "1 line to retry: failed.csv" in resumed
     assert "Exit code 1: somebody could not be enabled" in resumed
     assert (tmp_path / "failed.csv").read_text() == "user_id,ticket\nnobody,HELP-8\n"
     assert re.search(r"^3,000 +enabled", report, re.MULTILINE)
-    assert "cut off" in report
+    assert "killed" in report
     assert "The report as a page: run.html" in page
     assert (tmp_path / "again.csv").read_text() == "user_id\nnobody\n"
     assert "Exit code 1: still nobody" in again

@@ -369,8 +369,8 @@ async def test_the_service_does_its_command_every_time_it_is_started(
         file.write("late,HELP-8\n")
     code, out, err = await start()
     assert code == 0
-    assert re.search(r"^ *20 +enabled before, as the journal has it", out, re.MULTILINE)
-    assert "Going on where the journal users.csv.journal ends" in err
+    assert re.search(r"^ *20 +enabled before, according to the journal", out, re.MULTILINE)
+    assert "Resuming the run of the journal users.csv.journal" in err
     assert tenant.stats().users == {"enabled": 22, "disabled": 0}
     assert tenant.stats().requests == 24
     key_in_no_file(state)

@@ -81,7 +81,7 @@ async def test_a_csv_has_its_header_in_front_of_every_part(tmp_path: Path) -> No
 async def test_a_cell_over_several_lines_is_refused(tmp_path: Path, rows: str) -> None:
     path = tmp_path / "ids.csv"
     path.write_text("user_id,note\n" + rows)
-    with pytest.raises(ConfigurationError, match=r"line [23] of .* goes on in the next one"):
+    with pytest.raises(ConfigurationError, match=r"line [23] of .* continues in the next line"):
         await inspect_file(str(path))
 
 
@@ -142,7 +142,7 @@ async def test_a_changed_file_is_refused(tmp_path: Path, url: str, by: str) -> N
         ("ftp://host/ids.txt", "begins with https://"),
         ("https://me:secret@host/ids.txt", "has credentials in it"),
         ("nowhere.txt", "cannot read"),
-        ("ids", "say which format"),
+        ("ids", "the format of .* is unknown"),
         ("http://127.0.0.1:9/ids.txt", "Connect call failed"),
     ],
 )

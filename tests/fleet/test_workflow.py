@@ -249,7 +249,7 @@ async def test_users_who_fail_are_told_and_do_not_hold_up_the_run(parts: Fleet) 
 
 async def test_one_run_a_tenant(parts: Fleet) -> None:
     run = await parts.start(RATE)
-    with pytest.raises(FleetError, match="has a run already"):
+    with pytest.raises(FleetError, match="already has a run"):
         await parts.start(RATE)
     await run.cancel()
 
@@ -271,7 +271,7 @@ async def test_a_journal_of_something_else_ends_the_run(parts: Fleet) -> None:
     parts.journal.write_text("somebody's notes\n")
     parts.part("coordinator")
     run = await parts.start(RATE)
-    with pytest.raises(FleetError, match="is no journal of this program"):
+    with pytest.raises(FleetError, match="is not a journal of this program"):
         await run.result()
     assert parts.journal.read_text() == "somebody's notes\n"
 
@@ -281,7 +281,7 @@ async def test_what_cannot_be_a_run_is_refused_before_it(parts: Fleet) -> None:
         await parts.start(0)
     client = await parts.server.client()
     nobody = await FleetRun.attach("nobody.eu.monocloud.com", client=client)
-    with pytest.raises(FleetError, match="there is no run for https://nobody"):
+    with pytest.raises(FleetError, match="no run is in progress for https://nobody"):
         await nobody.progress()
 
 

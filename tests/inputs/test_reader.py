@@ -73,7 +73,7 @@ def test_a_column_is_taken_by_its_exact_name(name: str) -> None:
         ("users.csv", b'id,name\n"ada"x,y\nbob,y\n', {2}, "malformed csv"),
         ("users.csv", b'id,name\nada,x\nbob,"y\ncarol,z\n', {3}, "malformed csv"),
         ("users.csv", b"id,name\nada,x\n\xe4,x\n", {3}, "is not UTF-8"),
-        ("users.jsonl", b'"ada"\n{"user_id": 5}\n', {2}, "an id that is no string"),
+        ("users.jsonl", b'"ada"\n{"user_id": 5}\n', {2}, "an id that is not a string"),
         ("users.jsonl", b'"ada"\nada\n[1]\n', {2, 3}, ""),
         ("users.jsonl", b'{"id": "a", "user_id": "b"}\n{}\n', {1, 2}, "no single member"),
         ("users.jsonl", b'"ada"\n' + b"[" * 5000 + b"\n", {2}, "is not JSON"),

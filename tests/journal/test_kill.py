@@ -76,7 +76,7 @@ def test_a_signal_leaves_nothing_to_repeat(tmp_path: Path, number: signal.Signal
             process.send_signal(number)
             _, err = process.communicate(timeout=30)
         assert process.returncode == 130
-        assert "The same command goes on from here" in err
+        assert "The same command resumes the run" in err
         assert sandbox.stats().requests < 1000
         done = bulk(sandbox, users, "--json")
         assert done.returncode == 0

@@ -51,7 +51,7 @@ async def test_the_lock_destroys_no_file_of_its_name(
     victim = path.with_name("victim")
     victim.write_text("precious")
     place.write_text("precious")
-    with pytest.raises(ConfigurationError, match="is no lock file"):
+    with pytest.raises(ConfigurationError, match="is not a lock file"):
         await session.bulk_enable(sandbox.user_ids(), journal=path)
     assert place.read_text() == "precious"
     place.unlink()

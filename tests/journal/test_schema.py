@@ -19,8 +19,8 @@ def path(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        (b"user_id\nada\n" * 100, "is no journal of this program; name another file"),
-        (b"ada\n", "is no journal of this program"),  # SQLite would take it for empty
+        (b"user_id\nada\n" * 100, "is not a journal of this program; name another file"),
+        (b"ada\n", "is not a journal of this program"),  # SQLite would take it for empty
     ],
 )
 async def test_a_file_that_is_no_journal_is_refused_and_left_alone(
@@ -39,7 +39,7 @@ async def test_somebody_elses_database_is_refused_and_left_alone(
     with closing(sqlite3.connect(path)) as sql:
         sql.execute("CREATE TABLE users (position INTEGER)")
     before = path.read_bytes()
-    with pytest.raises(ConfigurationError, match="is no journal of this program"):
+    with pytest.raises(ConfigurationError, match="is not a journal of this program"):
         await session.bulk_enable(["ada"], journal=path)
     assert path.read_bytes() == before
 
@@ -68,5 +68,5 @@ async def test_a_torn_journal_is_refused_in_words(
 
 async def test_a_named_pipe_is_no_journal(session: MonoCloudSession, path: Path) -> None:
     os.mkfifo(path)
-    with pytest.raises(ConfigurationError, match="is no journal of this program"):
+    with pytest.raises(ConfigurationError, match="is not a journal of this program"):
         await session.bulk_enable(["ada"], journal=path)

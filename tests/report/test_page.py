@@ -118,7 +118,7 @@ async def test_a_screen_reader_finds_its_way(html: Path) -> None:
         'heading "users.csv on https://acme.eu.monocloud.com" [level=1]',
         'figure "Users a second"',
         'searchbox "Filter"',
-        'combobox "What was said"',
+        'combobox "Message"',
         "status: 35 of 35 shown",
         'table "Users who are not enabled"',
         'columnheader "Trace"',
