@@ -385,7 +385,7 @@ async def test_an_aiohttp_without_what_it_leans_on_means_the_standard_path_and_o
     assert asked == []
     (record,) = caplog.records
     assert record.getMessage() == (
-        f"aiohttp {aiohttp.__version__} has no ClientRequest.gone, so calls cost more CPU time than"
+        f"aiohttp {aiohttp.__version__} has no ClientRequest.gone, so calls take more CPU time than"
         " they could"
     )
 
