@@ -122,7 +122,8 @@ class StandardTransport:
             max_field_size=MAX_HEADERS,
             max_headers=_LINES if counted else _LINES_UNCOUNTED,
         ) as response:
-            protocol = response._protocol  # noqa: SLF001  after the body, nothing else leads to it
+            # Once the body is read, nothing else has it; and a mocked response has none.
+            protocol = getattr(response, "_protocol", None)
             check_length(response.raw_headers)
             body, whole = await read_body(response.content, response.status)
             if not whole:
