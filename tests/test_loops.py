@@ -96,6 +96,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.process
 def test_it_is_the_same_without_assertions() -> None:
     process = subprocess.run(
         [sys.executable, "-O", "-W", "error", "-c", WITHOUT_ASSERTIONS],
