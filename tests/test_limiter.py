@@ -512,5 +512,5 @@ def test_the_display_says_what_the_tenant_does() -> None:
     broken = RateLimiter()
     outage(broken, now)
     assert re.fullmatch(
-        r"the tenant is down for \d s: probing, for 300 s at most", _limiter_status(broken)
+        r"the tenant is down for \d s: probing, for at most 300 s", _limiter_status(broken)
     )

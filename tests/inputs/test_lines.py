@@ -32,7 +32,7 @@ def test_a_line_by_itself_has_its_id(form: Format, header: bytes, raw: bytes, us
         (Format.CSV, b'x,"ada\n', "is malformed csv (unexpected end of data); look for a stray"),
         (Format.CSV, b"ada\n", "has 1 cells where the header has 2"),
         (Format.CSV, b"x,ada,y\n", "has 3 cells where the header has 2"),
-        (Format.JSONL, b"5\n", "has an id that is no string"),
+        (Format.JSONL, b"5\n", "has an id that is not a string"),
         (Format.JSONL, b"{}\n", "has no single member user_id or id"),
     ],
 )

@@ -8,6 +8,7 @@ import aiohttp
 import pytest
 from aiohttp.client_reqrep import ConnectionKey
 from aiohttp.http_exceptions import BadHttpMessage, BadStatusLine, LineTooLong
+from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from monocloud_async import ConfigurationError, RequestTimeoutError, TransportError
@@ -22,7 +23,8 @@ from monocloud_async.transport.error_translation import (
 from monocloud_async.transport.standard import ClosedError
 
 TO = ConnectionKey("acme.com", 443, True, True, None, None, None)  # noqa: FBT003  aiohttp's own
-REQUEST = aiohttp.RequestInfo(URL("https://acme.com"), "POST", headers={"X-API-KEY": "4711"})  # type: ignore[arg-type]  any mapping
+HEADERS = CIMultiDictProxy(CIMultiDict({"X-API-KEY": "4711"}))
+REQUEST = aiohttp.RequestInfo(URL("https://acme.com"), "POST", headers=HEADERS)
 REFUSED = ConnectionRefusedError(111, "Connection refused")
 NO_NAME = socket.gaierror(-2, "Name or service not known")
 
