@@ -41,7 +41,8 @@ def requests(mocked: aioresponses, user_id: str = "ada") -> list[dict[str, Any]]
 
 
 def session_of(**options: Any) -> MonoCloudSession:
-    return MonoCloudSession("acme.eu.monocloud.com", KEY, **({"retry": QUICK} | options))
+    options.setdefault("retry", QUICK)
+    return MonoCloudSession("acme.eu.monocloud.com", KEY, **options)
 
 
 @pytest.mark.parametrize("lent", [False, True], ids=["its own", "lent"])
