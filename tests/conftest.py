@@ -36,6 +36,11 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.timeout = 0  # who looks on can end it
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("hooked"):  # of what goes each way, this one is a part anyway
+        items[:] = [item for item in items if "way" not in getattr(item, "fixturenames", ())]
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _hooked(request: pytest.FixtureRequest) -> Iterator[None]:
     if not request.config.getoption("hooked"):
