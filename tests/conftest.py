@@ -37,8 +37,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("hooked"):  # of what goes each way, this one is a part anyway
-        items[:] = [item for item in items if "way" not in getattr(item, "fixturenames", ())]
+    if not config.getoption("hooked"):
+        return
+    # What goes each way goes the hooked one among them.
+    each_way = [item for item in items if "way" in getattr(item, "fixturenames", ())]
+    config.hook.pytest_deselected(items=each_way)
+    items[:] = [item for item in items if item not in each_way]
 
 
 @pytest.fixture(autouse=True, scope="session")
