@@ -36,6 +36,15 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.timeout = 0  # who looks on can end it
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("hooked"):
+        return
+    # What goes each way goes the hooked one among them.
+    each_way = [item for item in items if "way" in getattr(item, "fixturenames", ())]
+    config.hook.pytest_deselected(items=each_way)
+    items[:] = [item for item in items if item not in each_way]
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _hooked(request: pytest.FixtureRequest) -> Iterator[None]:
     if not request.config.getoption("hooked"):
