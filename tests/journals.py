@@ -1,4 +1,4 @@
-"""What a journal's file has, read past the package."""
+"""Reads a journal's file without the package."""
 
 import sqlite3
 from collections import Counter
@@ -7,10 +7,10 @@ from pathlib import Path
 
 
 def rows(path: Path) -> list[tuple[int, str, str, int]]:
-    """Position, id, outcome and attempts, in order."""
+    """Return position, id, outcome and attempts of each user, in order."""
     with closing(sqlite3.connect(path)) as sql:
         if not sql.execute("SELECT 1 FROM sqlite_master WHERE name = 'users'").fetchall():
-            return []  # a kill, or a look, in the moment before the first transaction
+            return []  # before the first transaction
         return sql.execute(
             "SELECT position, user_id, outcome, attempts FROM users ORDER BY position"
         ).fetchall()

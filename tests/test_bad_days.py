@@ -1,4 +1,4 @@
-"""Runs and single calls against a tenant that throttles, breaks down, or bars the door."""
+"""Runs and single calls against a tenant that throttles, is down, or refuses the key."""
 
 import asyncio
 import signal
@@ -27,7 +27,7 @@ def now() -> float:
 
 
 class Tenant:
-    """In virtual time: 20 ms a request, a limit, and stretches of time in which it is down."""
+    """A tenant in virtual time: 20 ms for each request, a rate limit, and outages."""
 
     def __init__(self, limit: Bucket | None = None, *, down: tuple[float, float] = (0, 0)) -> None:
         self.limit = limit
@@ -55,7 +55,7 @@ class Tenant:
 
 
 class Session(MonoCloudSession):
-    """A session whose requests go to a tenant in memory."""
+    """Return a session whose requests go to a tenant in memory."""
 
     def __init__(self, answer: Send, max_rate: float | None) -> None:
         super().__init__("acme.eu.monocloud.com", "k", max_rate=max_rate)
@@ -448,7 +448,7 @@ async def test_a_certificate_or_host_that_does_not_fit_stops_the_first_call_only
     assert (report.enabled, report.total) == (1, 10)
 
 
-# Whatever it answers
+# Random responses
 
 
 ANSWER = st.sampled_from(["ok", "ok", "ok", "404", "429", "429 for 5 s", "503", "reset"])
@@ -503,7 +503,7 @@ def test_no_user_is_lost_or_told_twice(
     run(main(), sockets=False)
 
 
-# The drill: a real process, killed in the middle
+# A drill: a real process, killed in the middle
 
 
 async def until(condition: Callable[[], bool]) -> None:

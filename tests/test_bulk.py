@@ -160,7 +160,7 @@ async def test_a_first_call_that_must_retry_does_not_hold_the_others_up() -> Non
         assert {(await anext(running)).user_id for _ in range(2)} == {"b", "c"}
 
 
-VERDICTS = [
+STOPPING = [
     m.UnauthorizedError(status=401),
     m.PaymentRequiredError(status=402),
     m.ForbiddenError(status=403),
@@ -169,16 +169,16 @@ VERDICTS = [
 ]
 
 
-@pytest.mark.parametrize("verdict", VERDICTS, ids=lambda e: type(e).__name__)
-async def test_a_refused_key_costs_one_request(verdict: m.MonoCloudError) -> None:
+@pytest.mark.parametrize("refusal", STOPPING, ids=lambda e: type(e).__name__)
+async def test_a_refused_key_costs_one_request(refusal: m.MonoCloudError) -> None:
     async def send(_user_id: str, _seconds: float) -> User:
-        raise verdict
+        raise refusal
 
     source = iter([f"u{i}" for i in range(100)])
     with pytest.raises(m.RunStoppedError, match=r"stopped \(ids read: 1\): ") as caught:
         await bulk(source, send)
     report = caught.value.report
-    assert caught.value.__cause__ is verdict
+    assert caught.value.__cause__ is refusal
     assert (report.total, report.requests, report.failed) == (1, 1, 1)
     assert not report.exhausted
     assert next(source) == "u1"
@@ -259,7 +259,7 @@ def test_a_cancelled_run_counts_everybody_and_leaves_no_task(turns: int) -> None
         assert adds_up(running.report)
         assert running.report.enabled == 0
 
-    run(main(), sockets=False)  # where turns of the event loop take no time
+    run(main(), sockets=False)  # where iterations of the event loop take no time
 
 
 @pytest.mark.parametrize(
@@ -414,7 +414,7 @@ async def test_an_input_that_raised_is_not_asked_again() -> None:
             return f"u{asked}"
 
     async def send(user_id: str, _seconds: float) -> User:
-        await asyncio.sleep(0)  # so that several calls end in one turn of the event loop
+        await asyncio.sleep(0)  # so that several calls end in one iteration of the event loop
         return User(user_id=user_id)
 
     running = bulk(Ids(), send)
@@ -704,7 +704,7 @@ def test_nobody_is_lost_or_answered_twice(
 
 
 def test_a_run_that_was_held_up_is_soon_back_at_its_concurrency() -> None:
-    """Also when time is measured in turns of the event loop: nobody takes ids one a turn."""
+    """Workers do not take ids one per iteration of the event loop."""
     in_flight, seen = 0, []
 
     class LateJournal:
@@ -718,7 +718,7 @@ def test_a_run_that_was_held_up_is_soon_back_at_its_concurrency() -> None:
         nonlocal in_flight
         in_flight += 1
         seen.append(in_flight)
-        if len(seen) < 500:  # while the journal is late again and again
+        if len(seen) < 500:  # while the journal is late repeatedly
             await enable(user_id, seconds)
         else:
             for _ in range(5):
@@ -739,7 +739,7 @@ def test_a_run_that_was_held_up_is_soon_back_at_its_concurrency() -> None:
 
 
 async def test_an_async_input_is_read_and_closed_by_one_task() -> None:
-    """It may hold what belongs to a task: a timeout, a task group, a cursor."""
+    """An iterator may hold what belongs to a task: a timeout, a task group, a cursor."""
     tasks = set()
 
     async def ids() -> AsyncIterator[str]:
@@ -835,7 +835,7 @@ async def test_an_error_of_on_outcome_cancels_the_run_whoever_it_is_about() -> N
     assert (running.report.enabled, running.report.failed, running.report.unknown) == (1, 1, 5)
 
 
-async def test_a_verdict_is_told_also_where_the_input_cannot_be_closed() -> None:
+async def test_the_error_that_stopped_a_run_survives_an_input_that_cannot_be_closed() -> None:
     async def refused(user_id: str, _seconds: float) -> User:
         raise m.UnauthorizedError(status=401, user_id=user_id)
 
@@ -874,5 +874,5 @@ async def test_a_call_that_is_cancelled_by_itself_does_not_end_the_run(concurren
 def test_a_forgotten_await_is_told_as_for_a_coroutine() -> None:
     with pytest.warns(RuntimeWarning, match="never awaited"):
         bulk(["ada"], enable)
-    with pytest.raises(m.ConfigurationError):  # what was never whole is nobody's to await
+    with pytest.raises(m.ConfigurationError):  # an incomplete run cannot be awaited
         bulk(["ada"], enable, concurrency=0)

@@ -1,4 +1,4 @@
-"""A run with a journal, through the public face and over real SQLite files."""
+"""A run with a journal, through the public API and with real SQLite files."""
 
 import asyncio
 import os
@@ -330,7 +330,7 @@ async def test_how_a_run_ended_is_kept(
 
 
 class Store:
-    """A journal of one's own: the two methods, and what goes wrong with them."""
+    """A custom journal, whose two methods can fail."""
 
     def __init__(self) -> None:
         self.kept: dict[int, Outcome] = {}
@@ -375,7 +375,7 @@ async def test_a_store_that_fails_stops_the_run_with_what_it_did(
 
 
 def run_of(store: Store, users: int, *, concurrency: int = 10) -> list[float]:
-    """When each call began, in a run of calls that take 10 ms."""
+    """Return when each call began, in a run of calls that take 10 ms."""
     began: list[float] = []
 
     async def send(user_id: str, _seconds: float) -> User:

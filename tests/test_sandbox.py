@@ -1,4 +1,4 @@
-"""The tenant on this machine keeps its word: every endpoint, every fault, over real HTTP."""
+"""The sandbox: every endpoint and every fault, over real HTTP."""
 
 import asyncio
 import contextlib
@@ -31,7 +31,7 @@ PROBLEM = "application/problem+json"
 
 
 class Tenant:
-    """A sandbox, and an aiohttp client that knows nothing of this package."""
+    """A sandbox, and an aiohttp client that is independent of this package."""
 
     def __init__(self, sandbox: Sandbox, http: aiohttp.ClientSession) -> None:
         self.sandbox = sandbox
@@ -40,7 +40,7 @@ class Tenant:
     async def send(
         self, method: str, path: str, *, headers: dict[str, str] | None = None, **options: Any
     ) -> tuple[int, Any, Any]:
-        """Status, headers and decoded body; `path` is sent as it is."""
+        """Return status, headers and decoded body; `path` is sent unchanged."""
         url = URL(self.sandbox.url + path, encoded=True)
         headers = {"X-API-KEY": self.sandbox.api_key} if headers is None else headers
         async with self.http.request(
@@ -251,7 +251,7 @@ async def test_a_real_javascript_fetch_is_served(tenant: Tenant) -> None:
 
 
 async def raw(sandbox: Sandbox, request_line: str) -> bytes:
-    """Everything that the sandbox sends before it closes the connection."""
+    """Return everything that the sandbox sends before it closes the connection."""
     reader, writer = await asyncio.open_connection(sandbox.host, sandbox.port)
     try:
         writer.write(

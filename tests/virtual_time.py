@@ -9,7 +9,7 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-GRACE = 0.02  # real seconds in which a server on this machine surely answers
+GRACE = 0.02  # real seconds within which a local server certainly responds
 
 
 class _JumpingSelector(selectors.DefaultSelector):
@@ -35,7 +35,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 def run(main: Coroutine[Any, Any, T], *, sockets: bool = True, grace: float = GRACE) -> T:
-    """What the coroutine returns; without sockets, no real time is spent at all."""
+    """Run the coroutine and return its result; without sockets, this takes no real time."""
 
     def new_loop() -> VirtualLoop:
         loop = VirtualLoop()
