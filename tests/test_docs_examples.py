@@ -305,7 +305,7 @@ async def test_the_notebook_ends_with_a_table_of_outcomes(
     count, table, reasons, again = shown(tmp_path / "done.ipynb")
     assert count["text/plain"] == "21"
     lines = table["text/markdown"].splitlines()
-    assert lines[0] == "| status | users | such as |"
+    assert lines[0] == "| status | users | examples |"
     assert any(re.fullmatch(r"\| enabled \| 20 \| \w+, \w+, \w+ \|", line) for line in lines)
     assert f"| failed | 1 | {GONE} |" in lines
     assert REFUSED in reasons["text/plain"]

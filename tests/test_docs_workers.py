@@ -208,7 +208,7 @@ async def test_an_outage_is_outlasted_with_a_pause_between_attempts(
         sandbox.error_rate = 0.0
         await until(lambda: all_have_access(sandbox))
     log = recipe.log.read_text(encoding="utf-8")
-    assert log.count("comes again: user ") >= 100
+    assert log.count("will be retried: user ") >= 100
     assert "Traceback" not in log
 
 
