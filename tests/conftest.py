@@ -1,10 +1,18 @@
+import subprocess
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
+import aiohttp
 import pytest
 from hypothesis import settings
+from plain_client import PlainClient
+from recorded import NASTY, outcome, write
+from terminal import Cli, Result
 from ways import hooked
 
 from monocloud_async import MonoCloudSession, RetryPolicy, config
+from monocloud_async import cli as command_line
+from monocloud_async.journal.store import InputInfo
 from monocloud_async.sandbox import Sandbox
 
 # By hand: pytest tests/hostile --hypothesis-profile=long
@@ -49,6 +57,17 @@ def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
+@pytest.fixture(autouse=True)
+def _no_process(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only tests that are marked start processes, so that the others are quick."""
+
+    def refuse(*_arguments: object, **_options: object) -> None:
+        raise AssertionError("a test that starts a process is marked with pytest.mark.process")
+
+    if request.node.get_closest_marker("process") is None:
+        monkeypatch.setattr(subprocess.Popen, "__init__", refuse)
+
+
 @pytest.fixture
 async def sandbox() -> AsyncIterator[Sandbox]:
     async with Sandbox(users=20) as sandbox:
@@ -59,3 +78,44 @@ async def sandbox() -> AsyncIterator[Sandbox]:
 async def session(sandbox: Sandbox) -> AsyncIterator[MonoCloudSession]:
     async with MonoCloudSession(sandbox.url, sandbox.api_key, retry=QUICK) as session:
         yield session
+
+
+@pytest.fixture
+def cli(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Cli:
+    """The command line in this process, for the tenant of the test's own `sandbox`."""
+    monkeypatch.setenv(config.DOMAIN, sandbox.url)
+    monkeypatch.setenv(config.API_KEY, sandbox.api_key)
+
+    def run(*argv: object) -> Result:
+        capfd.readouterr()
+        code = command_line.main([str(part) for part in argv])
+        captured = capfd.readouterr()
+        return Result(code, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession() as session:
+        yield session
+
+
+@pytest.fixture
+async def tenant(http: aiohttp.ClientSession) -> AsyncIterator[PlainClient]:
+    async with Sandbox(users=["ada", "bob"]) as sandbox:
+        yield PlainClient(sandbox, http)
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Path:
+    """A journal of two runs, one of which was killed."""
+    names = [f"user{n}" for n in range(200)] + NASTY + [f"ghost{n}" for n in range(25)]
+    outcomes = [
+        outcome(place, name, "" if name.startswith("user") else "Not Found", attempts=place % 3 + 1)
+        for place, name in enumerate(names)
+    ]
+    source = InputInfo("users.csv", "csv", "id")
+    return write(tmp_path / "users.csv.journal", outcomes, source)

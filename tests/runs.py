@@ -3,14 +3,14 @@
 import asyncio
 from collections.abc import Callable
 
-from monocloud_async import BulkReport, BulkRun, Outcome, RetryPolicy, User
+from monocloud_async import BulkReport, BulkRun, Outcome, RateLimitedError, RetryPolicy, User
 from monocloud_async.bulk.attempts import Send
 from monocloud_async.bulk.source import UserIds
 from monocloud_async.endpoint import ENABLE
 from monocloud_async.journal import Journal
 from monocloud_async.ratelimit.limiter import RateLimiter
 
-__all__ = ["Send", "adds_up", "bulk", "enable"]
+__all__ = ["Send", "adds_up", "bulk", "enable", "throttling"]
 
 
 def adds_up(report: BulkReport) -> bool:
@@ -48,3 +48,17 @@ def bulk(
 async def enable(user_id: str, _seconds: float) -> User:
     await asyncio.sleep(0.02)
     return User(user_id=user_id)
+
+
+def throttling(waits: dict[str, list[float | None]]) -> tuple[Send, list[tuple[float, str]]]:
+    """A tenant that answers these users 429, as often as they have waits; and what it was sent."""
+    sent: list[tuple[float, str]] = []
+
+    async def send(user_id: str, seconds: float) -> User:
+        sent.append((asyncio.get_running_loop().time(), user_id))
+        await asyncio.sleep(0.02)
+        if waits.get(user_id):
+            raise RateLimitedError(status=429, retry_after=waits[user_id].pop(0))
+        return User(user_id=user_id)
+
+    return send, sent

@@ -7,10 +7,21 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from monocloud_async import config
 from monocloud_async.sandbox import Sandbox
+
+
+class Result(NamedTuple):
+    """What a command ended with, and said."""
+
+    code: int
+    out: str
+    err: str
+
+
+Cli = Callable[..., Result]
 
 PROGRAM = [sys.executable, "-m", "monocloud_async"]
 

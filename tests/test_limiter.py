@@ -17,7 +17,7 @@ from limiters import Ours
 from monocloud_async.cli.display import _limiter_status
 from monocloud_async.ratelimit.circuit_breaker import CircuitBreaker
 from monocloud_async.ratelimit.estimator import Ticket
-from monocloud_async.ratelimit.limiter import RateLimiter
+from monocloud_async.ratelimit.limiter import RateLimiter, State
 from monocloud_async.ratelimit.pacer import Pacer
 
 
@@ -175,7 +175,7 @@ def test_a_probe_that_brings_no_news_is_followed_by_another(how: str) -> None:
     limiter.refused(at_once(limiter, 1, 0.0)[0], 1.0, 0.0)
     limiter.listeners.add(lambda: heard.append(how))
     probe = at_once(limiter, 1, 2.0)[0]
-    limiter.abandoned(probe) if how == "lost" else limiter.failed(probe, "a", 2.1)
+    limiter.abandoned(probe, 2.1) if how == "lost" else limiter.failed(probe, "a", 2.1)
     assert limiter.delay(2.1) == 0
     assert heard
 
@@ -419,7 +419,7 @@ class Checked(Ours):
 
     def send(self, now: float) -> Ticket:
         assert now >= self._until, "sent in a pause"
-        assert not (self._probing and self._probe), "sent beside the probe"
+        assert self._state is not State.PROBING, "sent beside the probe"
         if self._limit_rate is not None:
             since = [at for at in self.sent if at > now - 1]
             assert len(since) <= self._limit_rate * 1.02 + 1, "over max_rate"
@@ -443,7 +443,7 @@ def test_for_any_answers_it_sends_no_more_than_its_state_allows_and_every_pause_
     flying: list[tuple[Ticket, str]] = []
     for number, answer in enumerate(answers):
         while (wait := limiter.delay(now)) == math.inf or (flying and jitter.random() < 0.5):
-            assert flying, "all wait for a probe that does not exist"
+            assert flying, "everybody waits for a probe that is not there"
             now += 0.01 * jitter.random()
             ticket, said = flying.pop(jitter.randrange(len(flying)))
             if said in {"ok", "404"}:
@@ -451,7 +451,7 @@ def test_for_any_answers_it_sends_no_more_than_its_state_allows_and_every_pause_
             elif said == "503":
                 limiter.failed(ticket, f"u{number}", now)
             elif said == "lost":
-                limiter.abandoned(ticket)
+                limiter.abandoned(ticket, now)
             else:
                 limiter.refused(ticket, 2.0 if said.endswith("s") else None, now)
         assert wait < 60, "a pause that does not end"
@@ -497,7 +497,7 @@ def test_it_follows_a_limit_that_changes(before: float, after: float) -> None:
     assert result.refused <= 0.01 * result.requests
 
 
-# Messages
+# In words
 
 
 def test_the_display_says_what_the_tenant_does() -> None:

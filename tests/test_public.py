@@ -1,6 +1,8 @@
 import subprocess
 import sys
 
+import pytest
+
 import monocloud_async
 
 
@@ -18,6 +20,7 @@ print(sorted({name.partition(".")[0] for name in sys.modules} - before - sys.std
 """
 
 
+@pytest.mark.process
 def test_the_import_brings_in_nothing_beyond_its_three_dependencies() -> None:
     done = subprocess.run(
         [sys.executable, "-c", IMPORTS], check=True, capture_output=True, text=True

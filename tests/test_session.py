@@ -11,6 +11,7 @@ import samples
 from aiohttp import web
 from conftest import QUICK
 from raw_server import RawServer, answering, http
+from tenant_in_memory import Tenant, users
 from virtual_time import run
 
 import monocloud_async as m
@@ -464,3 +465,32 @@ async def test_a_retry_that_is_no_policy_is_told_before_anything_is_sent() -> No
     async with MonoCloudSession("acme.eu.monocloud.com", KEY) as session:
         with pytest.raises(m.ConfigurationError, match="retry must be"):
             await session.enable_user("ada", retry=3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("rate", [0, -1, float("nan"), float("inf"), "fast"])
+async def test_a_max_rate_that_makes_no_sense_is_refused(rate: float) -> None:
+    with pytest.raises(m.ConfigurationError, match="max_rate"):
+        MonoCloudSession("acme.eu.monocloud.com", "k", max_rate=rate)
+    async with MonoCloudSession("acme.eu.monocloud.com", "k") as session:
+        with pytest.raises(m.ConfigurationError, match="max_rate"):
+            session.bulk_enable(["u"], max_rate=rate)
+
+
+def test_single_calls_do_not_multiply_the_load_of_a_broken_tenant() -> None:
+    async def main() -> None:
+        tenant = Tenant(down=(0, 1e9))
+        async with tenant.session() as session:
+            for user_id in users(200):
+                with pytest.raises(m.TransportError):
+                    await session.enable_user(user_id)
+            assert len(tenant.sent) == 200 + 500 // 14
+            tenant.down = (0, 0)
+            for user_id in users(28):
+                await session.enable_user(user_id)
+            tenant.down, before = (0, 1e9), len(tenant.sent)
+            for user_id in users(10):
+                with pytest.raises(m.TransportError):
+                    await session.enable_user(user_id)
+            assert len(tenant.sent) - before == 12  # 10 left over and 28 earned buy two
+
+    run(main(), sockets=False)

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from suites import run_suite
 
+pytestmark = pytest.mark.process
+
 
 @pytest.mark.parametrize("mode", ["auto", "strict"])
 def test_the_fixtures_work_in_both_modes_of_pytest_asyncio(tmp_path: Path, mode: str) -> None:

@@ -37,7 +37,7 @@ def hooked() -> Iterator[None]:
 @cache
 def trusting(authority: trustme.CA) -> ssl.SSLContext:
     """Return the context of a client that trusts this authority."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # it checks certificates and host names
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # checks certificates and host names
     authority.configure_trust(context)
     return context
 

@@ -138,4 +138,4 @@ def record_failure(
     elif isinstance(error, StatusError):
         limiter.granted(ticket, now)
     else:
-        limiter.abandoned(ticket)
+        limiter.abandoned(ticket, now)

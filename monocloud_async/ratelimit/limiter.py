@@ -1,17 +1,29 @@
 """The tenant's pace: when a request may go out.
 
-One pace per session, shared by everything that goes through it. It has three states:
+One pace per session, shared by everything that goes through it. These are its states:
 
-- **open**: no limit was seen. It costs nothing and holds nobody back.
-- **paced**: a limit was seen. Requests go out evenly, at the rate that `estimator` learns.
-- **paused**: until a moment. Nobody is sent; then one request goes ahead, the probe, and the
-  others follow when it is granted.
+    OPEN ──────── 429, outage ──────▶ PAUSED ◀──────┐
+      ▲                                 │           │ 429, or a failure in an outage:
+      │ 3 s without a 429               │ the pause │ a longer pause; lost, or one user's
+    SLOW_START ── 429, outage ──▶ …     │ is over   │ own failure: another probe at once
+      ▲                                 ▼           │
+      └── granted after an outage ── PROBING ───────┘
+                                        │ granted after a 429
+                                        ▼
+                                      PACED ─── 429, outage ──▶ PAUSED
+
+- `OPEN`: no limit was seen. It costs nothing and holds nobody back.
+- `PAUSED`: nobody is sent until a moment. Then one request goes ahead, the probe.
+- `PROBING`: the probe is on its way, and everybody waits for its answer.
+- `PACED`: a limit was seen. Requests go out evenly, at the rate that `estimator` learns.
+- `SLOW_START`: the tenant is back from an outage, and no limit was seen. The rate grows.
 
 A pause comes from a 429, which pauses everyone once, or from an outage: several users in a row
 whose requests failed. The moment then is that of the next probe.
 
-Here are the rules, and nothing that waits: they take `now`, monotonic seconds. `admission_queue` is
-the queue in front of them, and docs/pace.md says why they are what they are.
+Here are the rules, and nothing that waits: they take `now`, monotonic seconds. Only what happens
+(`send`, `granted`, `refused`, `failed`, `abandoned`) changes the state; a question never does.
+`admission_queue` is the queue in front of them, and docs/pace.md says why they are what they are.
 """
 
 import asyncio
@@ -20,6 +32,7 @@ import math
 import random
 import time
 from collections.abc import Callable
+from enum import Enum, auto
 from typing import Final, Literal
 
 from monocloud_async.ratelimit.circuit_breaker import CircuitBreaker
@@ -38,8 +51,17 @@ _SLOW_START_RATE: Final = 20.0  # requests a second that it begins with
 
 logger = logging.getLogger("monocloud_async")
 
-State = Literal["open", "paced", "paused"]
 Listener = Callable[[], None]
+
+
+class State(Enum):
+    """What the limiter does; the module's docstring has the transitions."""
+
+    OPEN = auto()
+    SLOW_START = auto()
+    PACED = auto()
+    PAUSED = auto()
+    PROBING = auto()
 
 
 class RateLimiter:
@@ -62,19 +84,17 @@ class RateLimiter:
         self._estimator: RateEstimator | None = None
         self._pacer = Pacer()
         self._interval = MeasurementInterval(0)
-        self._until = -math.inf  # the end of the pause
-        self._paused = False
+        self._state = State.OPEN
+        self._until = -math.inf  # the end of the last pause
         self._paused_at = 0.0
-        self._paused_seconds = 0.0
-        self._probe: Ticket | None = None  # the one request that goes ahead after a pause
-        self._probing = False
+        self._paused_seconds = 0.0  # without the pause that is going on
+        self._probe: Ticket | None = None  # the one that is on its way in PROBING
         self._backoff = _FIRST_PAUSE
-        self._to_learn: tuple[MeasurementInterval, float, float] | None = (
-            None  # what is to be learnt from
-        )
+        # The interval that ended in a 429, the rate at its end, and when the pause began.
+        self._to_learn: tuple[MeasurementInterval, float, float] | None = None
         self._starved_since: float | None = None  # the first 429 after the last grant
         self._breaker = CircuitBreaker(tenant)
-        self._slow_start: float | None = None  # seconds of the slow start that are over
+        self._slow_start = 0.0  # seconds of SLOW_START that are over
 
     def __repr__(self) -> str:
         rate = "" if self.rate is None else f" {self.rate:.1f}/s"
@@ -83,9 +103,9 @@ class RateLimiter:
     # What people see
 
     @property
-    def state(self) -> State:
+    def state(self) -> Literal["open", "paced", "paused"]:
         """One of "open", "paced" and "paused"."""
-        if self._probing or (self._paused and _now() < self._until):
+        if self._state in {State.PAUSED, State.PROBING}:
             return "paused"
         return "open" if self.is_open else "paced"
 
@@ -111,7 +131,7 @@ class RateLimiter:
     @property
     def is_open(self) -> bool:
         """Whether nobody is held back."""
-        return self._estimator is None and self._slow_start is None and not self._probing
+        return self._state is State.OPEN
 
     def down_for(self, now: float) -> float:
         """Seconds since the outage began; 0.0 when there is none."""
@@ -119,7 +139,9 @@ class RateLimiter:
 
     def paused_seconds(self, now: float) -> float:
         """Seconds of all pauses so far, those of outages included."""
-        return self._paused_seconds + (now - self._paused_at if self._paused else 0.0)
+        if self._state is not State.PAUSED:
+            return self._paused_seconds
+        return self._paused_seconds + max(0.0, min(now, self._until) - self._paused_at)
 
     def starved_for(self, now: float) -> float:
         """Seconds, from the first 429 since the tenant granted something to the pause's end."""
@@ -130,41 +152,44 @@ class RateLimiter:
     def delay(self, now: float) -> float:
         """Seconds until a request may go out; infinity while the probe is on its way."""
         wait = 0.0 if self._limit is None else self._limit.delay(now)
-        if self._paused:
-            if now < self._until:
+        match self._state:
+            case State.OPEN:
+                return wait
+            case State.PAUSED:
                 return max(wait, self._until - now)
-            self._reopen(now)
-        if self._probing:
-            return wait if self._probe is None else math.inf
-        if self._estimator is None and self._slow_start is None:
-            return wait
-        return max(wait, self._pacer.delay(now))
+            case State.PROBING:
+                return math.inf
+            case State.PACED | State.SLOW_START:
+                return max(wait, self._pacer.delay(now))
 
     def single_call_delay(self, now: float) -> float:
         """Seconds until a single call may go out: it obeys a pause and `max_rate`, no queue."""
         wait = 0.0 if self._limit is None else self._limit.delay(now)
-        if self._paused and now >= self._until:
-            self._reopen(now)
         return max(wait, self.single_call_pause(now))
 
     def single_call_pause(self, now: float) -> float:
         """Seconds that a single call has to wait because the tenant asked for it."""
-        return max(0.0, self._until - now) if self._paused and not self.down else 0.0
+        if self._state is not State.PAUSED or self.down:
+            return 0.0
+        return max(0.0, self._until - now)
 
     def send(self, now: float) -> Ticket:
         """A request goes out now; its ticket is wanted when its answer comes."""
         if self._limit is not None:
             self._limit.take(now)
+        is_probe = self._state is State.PAUSED and now >= self._until
+        if is_probe:
+            self._end_pause(now)
         estimator = self._estimator
         ticket = self._interval.send(now, math.inf if estimator is None else estimator.rate)
-        if self._probing and self._probe is None and not self._paused:
-            self._probe = ticket
+        if is_probe:
+            self._state, self._probe = State.PROBING, ticket
         elif estimator is not None:
             self._pacer.rate = estimator.rate
             gap = self._pacer.take(now)
             if gap:
                 estimator.advance(gap)
-        elif self._slow_start is not None:
+        elif self._state is State.SLOW_START:
             self._advance_slow_start(now)
         return ticket
 
@@ -172,13 +197,14 @@ class RateLimiter:
         """The tenant considered the request, whatever it said of the user."""
         self._starved_since = None
         if self._breaker.answered():
-            self._recover(now)
-        if ticket is self._probe:
-            self._probe, self._probing = None, False
+            if self._state is State.PAUSED:  # the answer is to an older request, not to a probe
+                self._end_pause(now)
+            self._resume()
+        elif ticket is self._probe:
             self._backoff = _FIRST_PAUSE
             if self._to_learn is not None:
-                self._learn(ticket)
-            self._changed()
+                self._learn(*self._to_learn, resumed_at=ticket.sent_at)
+            self._resume()
 
     def refused(self, ticket: Ticket, retry_after: float | None, now: float) -> None:
         """The request was answered 429: everyone pauses, once."""
@@ -188,15 +214,15 @@ class RateLimiter:
         self._breaker.answered()
         if self._starved_since is None:
             self._starved_since = now
-        if ticket.interval != self._interval.number:
+        paused = self._state is State.PAUSED
+        if ticket.interval != self._interval.number or (paused and now >= self._until):
             return  # sent before the last pause ended: that is no news
         self._interval.refuse(ticket)
-        if self._paused:
+        if paused:
             if retry_after is not None:
                 self._until = max(self._until, now + retry_after)
             return
         if ticket is self._probe:
-            self._probe = None
             self._backoff = min(self._backoff * _BACKOFF_FACTOR, _MAX_BACKOFF)
         else:
             self._backoff = _FIRST_PAUSE
@@ -212,59 +238,58 @@ class RateLimiter:
         `down` tells which. With `repeated` the user failed before, and was to blame for it.
         """
         is_probe = ticket is self._probe
-        if is_probe:
-            self._probe = None
-            self._changed()  # where nothing else changes, the next one goes ahead
         wait = self._breaker.failed(user_id, now, probe=is_probe, repeated=repeated)
         if wait is not None:
             self._to_learn = None  # the outage would be in that measurement
             self._pause(now, wait)
+        elif is_probe:
+            self._pause(now, 0.0)
 
-    def abandoned(self, ticket: Ticket) -> None:
+    def abandoned(self, ticket: Ticket, now: float) -> None:
         """Nobody waits for this request's answer any more, so it says nothing."""
         if ticket is self._probe:
-            self._probe = None
-            self._changed()
+            self._pause(now, 0.0)
 
     def _pause(self, now: float, seconds: float) -> None:
-        if not self._paused:
-            self._paused, self._paused_at = True, now
+        """Nobody is sent for so long; with 0 seconds, the next probe is due."""
+        self._paused_seconds, self._paused_at = self.paused_seconds(now), now
+        self._state, self._probe = State.PAUSED, None
         self._until = max(self._until, now + seconds)
-        self._probing = True
         self._changed()
 
-    def _reopen(self, now: float) -> None:
-        self._paused = False
-        self._paused_seconds += now - self._paused_at
+    def _end_pause(self, now: float) -> None:
+        self._paused_seconds = self.paused_seconds(now)
         self._interval = MeasurementInterval(self._interval.number + 1)
 
-    def _learn(self, ticket: Ticket) -> None:
-        assert self._to_learn is not None  # noqa: S101  for the type checkers
-        (interval, rate, paused_at), self._to_learn = self._to_learn, None
+    def _resume(self) -> None:
+        """The tenant grants again."""
+        self._probe = None
+        if self._estimator is not None:
+            self._state = State.PACED
+        else:
+            self._state, self._slow_start = State.SLOW_START, 0.0
+            self._pacer = Pacer(_SLOW_START_RATE)
+        self._changed()
+
+    def _learn(
+        self, interval: MeasurementInterval, rate: float, paused_at: float, *, resumed_at: float
+    ) -> None:
+        self._to_learn = None
         if self._estimator is None:
-            self._estimator, self._slow_start = RateEstimator(), None
-        self._estimator.learn(interval, rate, paused_at, ticket.sent_at)
-        self._pacer.hold(ticket.sent_at + 1 / self._estimator.rate)
+            self._estimator = RateEstimator()
+            self._pacer = Pacer()
+        self._estimator.learn(interval, rate, paused_at, resumed_at)
+        self._pacer.hold(resumed_at + 1 / self._estimator.rate)
         if self._estimator.known:
             fields = {"tenant": self.tenant, "rate": self._estimator.rate}
             logger.info("paced: at %.1f requests/s at most, for now", fields["rate"], extra=fields)
 
-    def _recover(self, now: float) -> None:
-        if self._paused:
-            self._reopen(now)
-        self._probe, self._probing = None, False
-        if self._estimator is None:
-            self._slow_start = 0.0
-            self._pacer = Pacer(_SLOW_START_RATE)
-        self._changed()
-
     def _advance_slow_start(self, now: float) -> None:
-        assert self._slow_start is not None  # noqa: S101  for the type checkers
         self._slow_start += 1 / self._pacer.rate
         self._pacer.take(now)
         self._pacer.rate = _SLOW_START_RATE * 10**self._slow_start
         if self._slow_start > _SLOW_START:
-            self._slow_start = None
+            self._state = State.OPEN
 
     def _changed(self) -> None:
         for listener in self.listeners:

@@ -9,7 +9,7 @@ Whoever hooks `ClientSession` gets the standard path (`HOOKS`), and so does ever
 aiohttp that has not got what this leans on (`REQUIRED`).
 
 To do without: delete this file, the lines of `session` that name them, and
-tests/test_fast.py.
+tests/transport/test_fast.py.
 """
 
 import asyncio

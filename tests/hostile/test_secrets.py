@@ -243,6 +243,7 @@ COMMANDS = {
 }
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("right", [KEY, "another"], ids=["right key", "wrong key"])
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_command_line_tells_nothing(

@@ -1,0 +1,213 @@
+"""The ids of a run: whatever they come from, each is read once, and what that raises comes out."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+import pytest
+from runs import bulk, enable
+from virtual_time import run
+
+import monocloud_async as m
+from monocloud_async import ConfigurationError, MonoCloudSession, User
+from monocloud_async.journal.file import JournalFile
+from monocloud_async.sandbox import Sandbox
+
+
+async def async_ids(count: int) -> AsyncIterator[str]:
+    for number in range(count):
+        await asyncio.sleep(0)
+        yield f"u{number}"
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 300])
+async def test_async_iterables_are_read_too(count: int) -> None:
+    report = await bulk(async_ids(count), enable)
+    assert (report.total, report.enabled, report.exhausted) == (count, count, True)
+
+
+async def test_an_input_that_raises_loses_no_outcome() -> None:
+    def ids() -> Iterator[str]:
+        yield from ["a", "b", "c"]
+        raise OSError("disk gone")
+
+    running = bulk(ids(), enable)
+    with pytest.raises(OSError, match="disk gone"):
+        await running
+    assert (running.report.enabled, running.report.exhausted) == (3, False)
+
+    outcomes: list[str] = []
+    with pytest.raises(OSError, match="disk gone"):
+        async with bulk(ids(), enable) as streamed:
+            async for outcome in streamed:
+                outcomes.append(outcome.user_id)  # noqa: PERF401  what came before the error counts
+    assert sorted(outcomes) == ["a", "b", "c"]
+
+
+async def test_an_input_that_raised_is_not_asked_again() -> None:
+    asked = 0
+
+    class Ids:
+        def __iter__(self) -> Iterator[str]:
+            return self
+
+        def __next__(self) -> str:
+            nonlocal asked
+            asked += 1
+            if asked == 50:
+                raise OSError("disk gone")
+            return f"u{asked}"
+
+    async def send(user_id: str, _seconds: float) -> User:
+        await asyncio.sleep(0)  # so that several calls end in one iteration of the event loop
+        return User(user_id=user_id)
+
+    running = bulk(Ids(), send)
+    with pytest.raises(OSError, match="disk gone"):
+        await running
+    assert (asked, running.report.enabled) == (50, 49)
+
+
+async def test_an_async_input_that_raises_loses_no_outcome_and_is_closed() -> None:
+    closed = False
+
+    async def ids() -> AsyncIterator[str]:
+        nonlocal closed
+        try:
+            yield "a"
+            yield "b"
+            raise LookupError("cursor lost")
+        finally:
+            closed = True
+
+    running = bulk(ids(), enable)
+    with pytest.raises(LookupError):
+        await running
+    assert running.report.enabled == 2
+    assert closed
+
+
+@pytest.mark.parametrize("ids", ["one-id", b"x", 5])
+def test_what_is_not_many_ids_is_refused(ids: list[str]) -> None:
+    with pytest.raises(m.ConfigurationError, match="user_ids"):
+        bulk(ids, enable)
+
+
+# What belongs to one task
+
+
+async def test_an_async_input_is_read_and_closed_by_one_task() -> None:
+    """An iterator may hold what belongs to a task: a timeout, a task group, a cursor."""
+    tasks = set()
+
+    async def ids() -> AsyncIterator[str]:
+        try:
+            for number in range(20):
+                tasks.add(asyncio.current_task())
+                yield f"u{number}"
+        finally:
+            tasks.add(asyncio.current_task())
+
+    assert (await bulk(ids(), enable, concurrency=3)).enabled == 20
+    async with bulk(ids(), enable, concurrency=3) as early:
+        await anext(early)
+    assert len(tasks) == 2
+
+
+@pytest.mark.parametrize("kind", ["a generator", "an async generator"])
+async def test_an_input_has_a_context_of_its_own(kind: str) -> None:
+    variable = ContextVar("variable", default="outside")
+
+    def ids() -> Iterator[str]:
+        token = variable.set("inside")
+        for number in range(20):
+            assert variable.get() == "inside"
+            yield f"u{number}"
+        variable.reset(token)
+
+    async def async_ids() -> AsyncIterator[str]:
+        for user_id in ids():
+            yield user_id
+
+    source = ids() if kind == "a generator" else async_ids()
+    assert (await bulk(source, enable, concurrency=3)).enabled == 20
+    assert variable.get() == "outside"
+
+
+def test_an_input_may_bound_its_own_time() -> None:
+    async def ids() -> AsyncIterator[str]:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(1):
+                while True:
+                    yield "u"
+                    await asyncio.sleep(0.3)
+
+    async def main() -> None:
+        report = await bulk(ids(), enable)
+        assert (report.total, report.enabled) == (4, 4)
+        assert asyncio.get_running_loop().time() < 2
+
+    run(main(), sockets=False)
+
+
+async def that_cannot_be_closed() -> AsyncIterator[str]:
+    try:
+        for number in range(1000):
+            yield f"u{number}"
+    finally:
+        raise OSError("the cursor is gone")
+
+
+async def test_an_input_that_cannot_be_closed_ends_the_run_and_its_journal(tmp_path: Path) -> None:
+    journal = tmp_path / "j"
+    running = bulk(
+        that_cannot_be_closed(),
+        enable,
+        concurrency=3,
+        journal=JournalFile(journal, "https://a.com"),
+    )
+    async with running:
+        await anext(running)
+        running.drain()
+        with pytest.raises(OSError, match="the cursor is gone"):
+            async with asyncio.timeout(5):
+                async for _ in running:
+                    pass
+    with suppress(ConfigurationError):  # as it has other ids; but it is free
+        await bulk(["x"], enable, journal=JournalFile(journal, "https://a.com"))
+
+
+async def test_the_error_that_stopped_a_run_survives_an_input_that_cannot_be_closed() -> None:
+    async def refused(user_id: str, _seconds: float) -> User:
+        raise m.UnauthorizedError(status=401, user_id=user_id)
+
+    with pytest.raises(m.RunStoppedError) as stopped:
+        await bulk(that_cannot_be_closed(), refused)
+    assert isinstance(stopped.value.__cause__, m.UnauthorizedError)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "run.journal"
+
+
+@pytest.mark.parametrize(
+    "unordered",
+    [
+        *(set, frozenset, lambda ids: iter(set(ids)), Counter, lambda ids: Counter(ids).keys()),
+        *(lambda ids: Counter(ids).items(), lambda ids: {n: n for n in ids}.values()),
+    ],
+)
+async def test_an_input_without_a_lasting_order_is_refused_before_any_request(
+    sandbox: Sandbox, session: MonoCloudSession, path: Path, unordered: Callable[[list[str]], Any]
+) -> None:
+    for _ in range(2):
+        with pytest.raises(ConfigurationError, match="pass a list, such as sorted"):
+            await session.bulk_enable(unordered(sandbox.user_ids()), journal=path)
+    assert sandbox.stats().requests == 0
+    assert not path.exists()
+    assert (await session.bulk_enable(set(sandbox.user_ids()))).enabled == 20

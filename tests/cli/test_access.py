@@ -1,0 +1,83 @@
+"""Which tenant, with which key, through which proxy: what options and the environment say."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from terminal import Cli
+
+from monocloud_async import config
+from monocloud_async.cli.access import Access
+from monocloud_async.sandbox import Sandbox
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox(users=50) as sandbox:
+        yield sandbox
+
+
+def test_a_key_file_loses_one_line_end_and_a_readable_one_is_told(
+    cli: Cli, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(config.API_KEY)
+    users, key = tmp_path / "users.txt", tmp_path / "key"
+    users.write_text(sandbox.user_ids()[0])
+    key.write_bytes(sandbox.api_key.encode() + b"\r\n")
+    key.chmod(0o600)
+    done = cli("bulk", users, "--api-key-file", key)
+    assert done.code == 0
+    assert "chmod" not in done.err
+    key.chmod(0o640)
+    done = cli("bulk", users, "--api-key-file", key)
+    assert done.code == 0
+    assert f"chmod 600 {key}" in done.err
+    key.write_bytes(sandbox.api_key.encode() + b"\n\n")
+    done = cli("bulk", users, "--api-key-file", key)
+    assert done.code == 2
+    assert sandbox.api_key not in done.err
+
+
+@pytest.mark.parametrize(
+    ("domain", "proxy", "bypass", "wanted"),
+    [
+        ("acme.eu.monocloud.com", "http://eve:hunter2@p:3128", "", "http://eve:hunter2@p:3128"),
+        ("acme.eu.monocloud.com", "p:3128", "", "http://p:3128"),
+        ("acme.eu.monocloud.com", "p:3128", "example.com,.monocloud.com", None),
+        ("http://127.0.0.1:8080", "p:3128", "", None),
+        ("acme.eu.monocloud.com", "", "", None),
+    ],
+)
+def test_the_proxy_is_the_environments(
+    monkeypatch: pytest.MonkeyPatch, domain: str, proxy: str, bypass: str, wanted: str | None
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", proxy)
+    monkeypatch.setenv("NO_PROXY", bypass)
+    assert Access(domain=domain).proxy == wanted
+
+
+@pytest.mark.parametrize(
+    "proxy",
+    [
+        *("socks5://eve:hunter2@p:3128", "http://:3128", "http://[x", "eve:hunter2@[x"),
+        *("http://eve:hunter2@p:x", "http://eve:hunter2@p:99999", "eve:hunter2@p:3128:1"),
+        *("http://eve:1/hunter2@p:3128", "p q:3128", "p:0", "-p:3128", "http://eve:hunter2@"),
+    ],
+)
+def test_a_proxy_that_is_none_is_told(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, proxy: str
+) -> None:
+    (tmp_path / "users.txt").write_text("ada\n")
+    monkeypatch.setenv("HTTPS_PROXY", proxy)
+    for what in (["enable", "ada"], ["bulk", tmp_path / "users.txt", "--dry-run"]):
+        done = cli(*what, "--domain", "acme.eu.monocloud.com")
+        assert done.code == 2
+        assert "Error: HTTPS_PROXY must be an address such as http://proxy:3128" in done.err
+        assert "hunter2" not in done.out + done.err
+
+
+def test_an_empty_key_file_is_told_as_that(cli: Cli, tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text("\n")
+    key.chmod(0o600)
+    assert f"the key file {key} is empty" in cli("enable", "ada", "--api-key-file", key).err

@@ -1,0 +1,129 @@
+"""The `fleet` commands, in real processes."""
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from fleets import Fleet, Temporal, fleet, temporal
+from terminal import PROGRAM, environment, started, wait_for
+
+from monocloud_async.sandbox import Sandbox
+
+pytestmark = pytest.mark.process
+
+USERS = 600
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Temporal]:
+    with temporal(tmp_path_factory.mktemp("temporal")) as server:
+        yield server
+
+
+@pytest.fixture
+async def parts(tmp_path: Path, server: Temporal) -> AsyncIterator[Fleet]:
+    async with fleet(tmp_path, server, USERS) as parts:
+        yield parts
+
+
+async def say(parts: Fleet, *argv: object, code: int = 0) -> str:
+    """Return the output of the command, stdout and stderr."""
+    named = environment(parts.sandbox) | parts.server.environment
+    process = await asyncio.create_subprocess_exec(
+        *PROGRAM, "fleet", *map(str, argv), env=named, cwd=parts.folder,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    said, _ = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == code, said
+    assert parts.sandbox.api_key.encode() not in said
+    return said.decode()
+
+
+async def test_a_run_from_start_to_end(parts: Fleet) -> None:
+    coordinator, worker = parts.part("coordinator"), parts.part("worker")
+    parts.sandbox.script(parts.sandbox.user_ids()[3], "422:identity")
+    assert "has started, at 50 requests a second" in await say(
+        parts, "start", parts.ids, "--max-rate", 50
+    )
+    assert "already has a run" in await say(parts, "start", parts.ids, "--max-rate", 1, code=2)
+    await parts.until(50)
+    await say(parts, "pause", "--why", "a deployment")
+    await asyncio.sleep(2)
+    assert "Paused: a deployment" in await say(parts, "status")
+    assert json.loads(await say(parts, "status", "--json"))["paused"] == "a deployment"
+    await say(parts, "rate", 500)
+    await say(parts, "resume")
+    end = await say(parts, "status", "--follow", code=1)
+    assert "599  enabled" in end
+    assert "The journal covers the whole file, without gaps" in end
+    assert "id number 4, user" in await say(parts, "failures")
+    assert json.loads(await say(parts, "failures", "--json"))["status"] == 422
+    for part in (coordinator, worker):
+        part.send(signal.SIGTERM)
+        assert part.ended() == 0
+        assert parts.sandbox.api_key not in part.said()
+
+
+async def test_a_run_that_is_cancelled(parts: Fleet) -> None:
+    parts.part("coordinator")
+    parts.part("worker")
+    await say(parts, "start", parts.ids, "--max-rate", 50)
+    await parts.until(50)
+    assert "A start with the same journal does the rest" in await say(parts, "cancel")
+    assert "The run was cancelled" in await say(parts, "status", "--follow", code=3)
+
+
+async def test_mistakes_are_told_in_one_line(parts: Fleet) -> None:
+    assert "no run is in progress for http" in await say(parts, "status", code=2)
+    assert "cannot read" in await say(parts, "start", "nothing.txt", "--max-rate", 1, code=2)
+    assert "max_rate must be" in await say(parts, "start", parts.ids, "--max-rate", 0, code=2)
+    await say(parts, "start", parts.ids, "--max-rate", 1)
+    assert "no coordinator answers" in await say(parts, "status", code=2)
+    await say(parts, "cancel")
+    parts.server.environment["TEMPORAL_ADDRESS"] = "127.0.0.1:1"
+    for command in ("status", "worker", "coordinator"):
+        said = await say(parts, command, code=2)
+        assert "cannot reach Temporal at 127.0.0.1:1" in said
+        assert said.count("\n") <= 2
+
+
+def test_a_fleet_on_one_machine_and_ctrl_c_in_the_middle(tmp_path: Path) -> None:
+    with Sandbox(users=1000) as sandbox:
+        ids = tmp_path / "ids.txt"
+        ids.write_text("".join(f"{user_id}\n" for user_id in sandbox.user_ids()))
+        command = ("fleet", "dev", ids, "--max-rate", 300)
+        with started(sandbox, *command, cwd=tmp_path) as process:
+            wait_for(lambda: sandbox.stats().requests > 300)
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=60)
+        assert process.returncode == 130, err
+        assert "Cancelling" in err
+        assert "The run was cancelled" in out
+        with started(sandbox, *command, cwd=tmp_path) as process:
+            out, err = process.communicate(timeout=60)
+        assert process.returncode == 0, err
+        assert "1,000  enabled" in out
+        assert "The journal covers the whole file" in out
+        assert "http://127.0.0.1:" in err
+        assert sandbox.stats().users == {"enabled": 1000, "disabled": 0}
+        assert sandbox.api_key not in out + err
+        assert {path.name for path in tmp_path.iterdir()} == {"ids.txt", "ids.txt.journal"}
+
+
+def test_without_the_extra_it_is_said_how_to_get_it() -> None:
+    script = (
+        "import sys; sys.modules['temporalio'] = None; from monocloud_async.cli import main;"
+        " sys.exit(main(['fleet', 'status']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stderr == (
+        "Error: a fleet needs Temporal's client: pip install 'monocloud-async[temporal]'\n"
+    )

@@ -1,0 +1,174 @@
+"""The journal of `bulk`: its path, its messages, and when it is refused."""
+
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import journals
+import pytest
+from terminal import PROGRAM, environment, started
+
+from monocloud_async.sandbox import Sandbox
+
+pytestmark = pytest.mark.process
+
+Bulk = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox(users=50) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def users(sandbox: Sandbox, tmp_path: Path) -> Path:
+    path = tmp_path / "users.txt"
+    path.write_text("nobody\n" + "".join(f"{user_id}\n" for user_id in sandbox.user_ids()))
+    return path
+
+
+@pytest.fixture
+def bulk(sandbox: Sandbox) -> Bulk:
+    def run(*argv: object, text: str = "") -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*PROGRAM, "bulk", *map(str, argv)],
+            env=environment(sandbox),
+            input=text,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return run
+
+
+def test_the_journal_is_beside_the_input_and_the_run_says_so(
+    bulk: Bulk, sandbox: Sandbox, users: Path
+) -> None:
+    first = bulk(users)
+    assert first.returncode == 1
+    assert f"The journal of this run is {users}.journal: the same command resumes" in first.stderr
+    second = bulk(users)
+    assert second.returncode == 1
+    assert f"Resuming the run of the journal {users}.journal; users enabled" in second.stderr
+    assert "50  enabled before, according to the journal" in second.stdout
+    assert sandbox.stats().requests == 52
+    assert journals.outcomes(users.with_name("users.txt.journal")) == {"enabled": 50, "failed": 1}
+
+
+def test_without_a_journal_everybody_is_asked_for(
+    bulk: Bulk, sandbox: Sandbox, users: Path
+) -> None:
+    for _ in range(2):
+        assert bulk(users, "--no-journal").returncode == 1
+    assert sandbox.stats().requests == 102
+    assert not list(users.parent.glob("*.journal*"))
+
+
+def test_a_dry_run_makes_none(bulk: Bulk, users: Path) -> None:
+    assert bulk(users, "--dry-run").returncode == 0
+    assert not list(users.parent.glob("*.journal*"))
+
+
+def test_a_pipe_has_one_only_where_it_is_named(bulk: Bulk, sandbox: Sandbox, users: Path) -> None:
+    ids = users.read_text()
+    bulk("-", text=ids)
+    assert not list(users.parent.glob("*.journal*"))
+    journal = users.parent / "piped"
+    bulk("-", "--journal", journal, text=ids)
+    seen = sandbox.stats().requests
+    assert bulk("-", "--journal", journal, text=ids + "nobody2\n").returncode == 1
+    assert sandbox.stats().requests == seen + 2
+
+
+@pytest.mark.parametrize("piped", [False, True])
+def test_an_input_that_changed_is_an_error_of_usage(
+    bulk: Bulk, sandbox: Sandbox, users: Path, *, piped: bool
+) -> None:
+    lines = users.read_text().splitlines(keepends=True)
+    ids = lines[1:] if piped else lines  # no user is sent before the change is detected
+    users.write_text("".join(ids))
+    bulk(users)
+    journal = users.with_name("users.txt.journal")
+    before, seen = journal.read_bytes(), sandbox.stats().requests
+    ids[30] = "somebody-else\n"
+    users.write_text("".join(ids))
+    options = ["-", "--journal", journal] if piped else [users]
+    done = bulk(*options, text="".join(ids))
+    assert done.returncode == 2
+    assert "id number 31 is 'somebody-else', but was" in done.stderr
+    assert "ids may only be added at its end), or start a new journal" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert sandbox.stats().requests == seen
+    assert journal.read_bytes() == before
+
+
+def test_the_input_is_not_taken_for_a_journal(bulk: Bulk, sandbox: Sandbox, users: Path) -> None:
+    before = users.read_bytes()
+    done = bulk(users, "--journal", users)
+    assert done.returncode == 2
+    assert f"{users} is not a journal of this program; name another file" in done.stderr
+    assert users.read_bytes() == before
+    assert sandbox.stats().requests == 0
+
+
+def test_options_that_contradict_each_other_are_an_error_of_usage(bulk: Bulk, users: Path) -> None:
+    done = bulk(users, "--journal", "x", "--no-journal")
+    assert done.returncode == 2
+    assert "contradict" in done.stderr
+
+
+def test_a_place_that_cannot_be_written_names_the_ways_out(bulk: Bulk, users: Path) -> None:
+    done = bulk(users, "--journal", users.parent / "missing" / "j")
+    assert done.returncode == 2
+    assert "No such file or directory; name another path, or run without a journal" in done.stderr
+
+
+def test_a_run_that_is_interrupted_before_it_read_anything_does_not_call_the_input_empty(
+    sandbox: Sandbox, users: Path
+) -> None:
+    with started(sandbox, "bulk", "-") as process:  # an empty pipe that stays open
+        assert process.stderr
+        process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == 130
+        assert process.stdout
+        assert "There are no ids" not in process.stdout.read()
+    users.write_text("")
+    with started(sandbox, "bulk", users) as process:
+        out, _ = process.communicate(timeout=30)
+    assert "There are no ids in" in out
+
+
+def test_a_run_that_is_refused_leaves_the_failures_of_the_last_one(
+    bulk: Bulk, users: Path, tmp_path: Path
+) -> None:
+    failed = tmp_path / "failed.txt"
+    bulk(users, "--failures", failed)
+    assert failed.read_text() == "nobody\n"
+    ids = users.read_text()
+    users.write_text(ids.replace("nobody", "nobody2"))
+    assert bulk(users, "--failures", failed).returncode == 2
+    assert failed.read_text() == "nobody\n"
+    users.write_text(ids)
+    assert bulk(users, "--failures", failed).returncode == 1
+    assert failed.read_text() == "nobody\n"
+
+
+def test_the_failures_do_not_go_into_the_journal(bulk: Bulk, users: Path) -> None:
+    bulk(users)
+    journal = users.with_name("users.txt.journal")
+    before = journal.read_bytes()
+    for name in (journal, users.with_name("users.txt.journal-wal")):
+        done = bulk(users, "--failures", name)
+        assert done.returncode == 2
+        assert "--failures names the journal; choose another file" in done.stderr
+    assert journal.read_bytes() == before
+
+
+def test_a_name_that_only_looks_like_the_journals_is_fine(bulk: Bulk, users: Path) -> None:
+    failed = users.with_name("users.txt.journal.failed")
+    assert bulk(users, "--failures", failed).returncode == 1
+    assert failed.read_text() == "nobody\n"

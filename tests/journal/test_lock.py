@@ -1,0 +1,62 @@
+"""One process at a time has a journal, and no other file suffers by that."""
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+
+from monocloud_async import ConfigurationError, MonoCloudSession
+from monocloud_async.sandbox import Sandbox
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "run.journal"
+
+
+async def test_a_journal_has_one_run_at_a_time(
+    sandbox: Sandbox, session: MonoCloudSession, path: Path
+) -> None:
+    ids = sandbox.user_ids()
+    sandbox.script(ids[0], "hang")
+    async with session.bulk_enable(ids, journal=path) as run:
+        while not sandbox.stats().in_flight:  # noqa: ASYNC110  a count has no event
+            await asyncio.sleep(0.001)
+        with pytest.raises(ConfigurationError, match=f"in use by process {os.getpid()} on "):
+            await session.bulk_enable(ids, journal=path)
+        assert run.in_flight == 1
+    report = await session.bulk_enable(ids, journal=path)
+    assert report.enabled == 20
+
+
+async def test_a_link_to_a_journal_is_that_journal(
+    sandbox: Sandbox, session: MonoCloudSession, path: Path
+) -> None:
+    link = path.with_name("link")
+    link.symlink_to(path)
+    ids = sandbox.user_ids()
+    sandbox.script(ids[0], "hang")
+    async with session.bulk_enable(ids, journal=path):
+        while not sandbox.stats().in_flight:  # noqa: ASYNC110  a count has no event
+            await asyncio.sleep(0.001)
+        with pytest.raises(ConfigurationError, match="in use by process"):
+            await session.bulk_enable(ids, journal=link)
+
+
+async def test_the_lock_destroys_no_file_of_its_name(
+    sandbox: Sandbox, session: MonoCloudSession, path: Path
+) -> None:
+    place = path.with_name(f"{path.name}-lock")
+    victim = path.with_name("victim")
+    victim.write_text("precious")
+    place.write_text("precious")
+    with pytest.raises(ConfigurationError, match="is not a lock file"):
+        await session.bulk_enable(sandbox.user_ids(), journal=path)
+    assert place.read_text() == "precious"
+    place.unlink()
+    place.symlink_to(victim)
+    with pytest.raises(ConfigurationError, match="cannot write the journal"):
+        await session.bulk_enable(sandbox.user_ids(), journal=path)
+    assert victim.read_text() == "precious"
+    assert sandbox.stats().requests == 0

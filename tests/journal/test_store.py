@@ -1,0 +1,129 @@
+"""The rows of a journal: what they have, and how those of several runs come together."""
+
+import asyncio
+import sqlite3
+import stat
+from collections.abc import AsyncIterator
+from contextlib import closing
+from pathlib import Path
+
+import journals
+import pytest
+import virtual_time
+
+from monocloud_async import ConfigurationError, MonoCloudSession, NotFoundError, RetryPolicy
+from monocloud_async.journal.file import JournalFile
+from monocloud_async.journal.store import InputInfo
+from monocloud_async.sandbox import Sandbox
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "run.journal"
+
+
+async def once(user_ids: list[str]) -> AsyncIterator[str]:
+    for user_id in user_ids:
+        yield user_id
+
+
+async def test_a_row_has_what_an_auditor_asks_for_and_neither_key_nor_body(
+    sandbox: Sandbox, path: Path
+) -> None:
+    ids = [*sandbox.user_ids()[:2], "nobody", "..", "a\ud800"]
+    key = "sentinel-key-4711"
+    sandbox.api_key = key
+    async with MonoCloudSession(sandbox.url, key) as session:
+        report = await session.bulk_enable(ids, journal=path)
+    (problem,) = [o.error for o in report.failures if isinstance(o.error, NotFoundError)]
+    with closing(sqlite3.connect(path)) as sql:
+        assert sql.execute("SELECT tenant, endpoint FROM header").fetchall() == [
+            (sandbox.url, "POST /api/users/{user_id}/enable")
+        ]
+        found = sql.execute(
+            "SELECT user_id, outcome, status, attempts, error, title, trace_id FROM users"
+            " ORDER BY position"
+        ).fetchall()
+        dump = "\n".join(sql.iterdump())
+    assert found[0] == (ids[0], "enabled", 200, 1, None, None, None)
+    assert found[2] == ("nobody", "failed", 404, 1, "NotFoundError", "Not Found", problem.trace_id)
+    assert found[3][:5] == ("'..'", "failed", None, 0, "InvalidUserIdError")
+    assert found[4][0] == "'a\\ud800'"
+    assert key not in dump
+    assert b"family_name" not in path.read_bytes()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+async def test_places_that_a_kill_left_empty_are_asked_for(
+    sandbox: Sandbox, session: MonoCloudSession, path: Path
+) -> None:
+    ids = sandbox.user_ids()
+    await session.bulk_enable(ids, journal=path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as sql:
+        sql.execute("DELETE FROM users WHERE position IN (3, 4, 11)")
+    for form in (once, list):
+        changed = [*ids[:19], "else"]
+        with pytest.raises(ConfigurationError, match="id number 20"):
+            await session.bulk_enable(form(changed), journal=path)
+        report = await session.bulk_enable(form(ids), journal=path)
+        assert report.already_enabled + report.enabled == 20
+    assert [row[0] for row in journals.rows(path)] == list(range(20))
+
+
+async def test_another_tenants_journal_is_refused(
+    sandbox: Sandbox, session: MonoCloudSession, path: Path
+) -> None:
+    await session.bulk_enable(sandbox.user_ids(), journal=path)
+    before = path.read_bytes()
+    async with Sandbox() as other, MonoCloudSession(other.url, other.api_key) as elsewhere:
+        with pytest.raises(ConfigurationError, match=f"belongs to the tenant {sandbox.url}, and"):
+            await elsewhere.bulk_enable(sandbox.user_ids(), journal=path)
+        assert other.stats().requests == 0
+    assert path.read_bytes() == before
+
+
+def test_what_is_known_of_a_user_outlives_a_run_that_does_not_come_to_it(path: Path) -> None:
+    async def main() -> None:
+        async with Sandbox(users=["ada"]) as sandbox:
+            sandbox.script("ada", "422:identity", 429)
+            async with MonoCloudSession(sandbox.url, sandbox.api_key) as session:
+                await session.bulk_enable(["ada"], journal=path)
+                async with session.bulk_enable(["ada"], journal=path) as run:
+                    while run.report.throttled == 0:  # noqa: ASYNC110  a count has no event
+                        await asyncio.sleep(0.001)
+                    run.drain()
+                    assert [outcome.status async for outcome in run] == ["not_attempted"]
+
+    virtual_time.run(main())
+    assert journals.rows(path) == [(0, "ada", "failed", 1)]
+
+
+def test_attempts_add_up_over_the_runs(path: Path) -> None:
+    async def main() -> None:
+        async with Sandbox(users=["ada"]) as sandbox:
+            url, key = sandbox.url, sandbox.api_key
+            sandbox.script("ada", 500, 500, 500, 500)
+            async with MonoCloudSession(url, key, retry=RetryPolicy(attempts=2)) as session:
+                await session.bulk_enable(["ada"], journal=path)
+                assert journals.rows(path) == [(0, "ada", "failed", 2)]
+                run = session.bulk_enable(["ada"], journal=path)
+                async with run:
+                    while run.report.requests == 0:  # noqa: ASYNC110  a count has no event
+                        await asyncio.sleep(0.001)
+                    run.drain()
+                    async for _ in run:
+                        pass
+                assert journals.rows(path) == [(0, "ada", "failed", 3)]
+                await session.bulk_enable(["ada"], journal=path)
+
+    virtual_time.run(main())
+    assert journals.rows(path) == [(0, "ada", "enabled", 5)]
+
+
+async def test_an_input_whose_name_is_not_text_has_a_journal(
+    sandbox: Sandbox, session: MonoCloudSession, path: Path
+) -> None:
+    journal = JournalFile(path, sandbox.url, input_info=InputInfo("us\udce9rs.txt"))
+    report = await session.bulk_enable(sandbox.user_ids(), journal=journal)
+    assert report.enabled == 20

@@ -1,0 +1,70 @@
+"""Outcomes get to the journal in groups, soon, or hold up the calls that have not begun."""
+
+import asyncio
+
+import pytest
+import virtual_time
+from journals import Store
+from runs import bulk
+
+from monocloud_async import MonoCloudSession, RunStoppedError, User
+from monocloud_async.journal import Journal
+from monocloud_async.sandbox import Sandbox
+
+
+async def test_any_object_with_two_methods_is_a_journal(
+    sandbox: Sandbox, session: MonoCloudSession
+) -> None:
+    store: Journal = Store()
+    await session.bulk_enable(sandbox.user_ids()[:10], journal=store)
+    report = await session.bulk_enable(sandbox.user_ids(), journal=store)
+    assert (report.already_enabled, report.enabled) == (10, 10)
+
+
+async def test_a_store_that_fails_stops_the_run_with_what_it_did(
+    sandbox: Sandbox, session: MonoCloudSession
+) -> None:
+    store = Store()
+    store.error = OSError("the store is gone")
+    sandbox.latency = 0.03
+    with pytest.raises(RunStoppedError, match=r"could not be written \(the store is gone\)") as end:
+        await session.bulk_enable(sandbox.user_ids(), journal=store, concurrency=2)
+    report = end.value.report
+    assert report.enabled == report.total == sandbox.stats().requests < 20
+    assert f"{report.total} of {report.total} outcomes are not in it" in str(end.value)
+    assert end.value.__cause__ is store.error
+    assert not report.exhausted
+
+
+def run_of(store: Store, users: int, *, concurrency: int = 10) -> list[float]:
+    """Return when each call began, in a run of calls that take 10 ms."""
+    began: list[float] = []
+
+    async def send(user_id: str, _seconds: float) -> User:
+        began.append(asyncio.get_running_loop().time())
+        await asyncio.sleep(0.01)
+        return User(user_id=user_id)
+
+    async def main() -> None:
+        ids = (str(number) for number in range(users))
+        await bulk(ids, send, concurrency=concurrency, journal=store)
+
+    virtual_time.run(main(), sockets=False)
+    return began
+
+
+def test_outcomes_are_written_in_groups_within_fifty_milliseconds() -> None:
+    store = Store()
+    began = run_of(store, 2000)
+    assert sum(store.groups) == 2000
+    assert began[-1] == pytest.approx(2.0, abs=0.1)  # the calls never waited for the store
+    assert 10 < max(store.groups) <= 50  # 50 ms of calls, at 1,000 a second
+
+
+def test_a_slow_disk_holds_the_calls_up_and_not_the_promise() -> None:
+    store = Store()
+    store.seconds = 0.5
+    began = run_of(store, 400)
+    assert max(store.groups) <= 10 + 50  # what is in flight, and 50 ms worth of calls
+    assert sum(store.groups) == 400
+    assert began[-1] > 1.0

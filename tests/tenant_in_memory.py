@@ -1,0 +1,62 @@
+"""A tenant without HTTP, in virtual time: it has a limit, is down for a while, and fails some."""
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from runs import Send
+from tenants import Bucket
+
+import monocloud_async as m
+from monocloud_async import MonoCloudSession, User
+from monocloud_async.endpoint import ENABLE, Operation
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+class Tenant:
+    """A tenant in virtual time: 20 ms for each request, a rate limit, and outages."""
+
+    def __init__(self, limit: Bucket | None = None, *, down: tuple[float, float] = (0, 0)) -> None:
+        self.limit = limit
+        self.down = down
+        self.sent: list[tuple[float, str]] = []
+        self.failing: Callable[[str], bool] = lambda _user_id: False
+
+    async def send(self, user_id: str, _seconds: float) -> User:
+        self.sent.append((now(), user_id))
+        await asyncio.sleep(0.02)
+        if self.down[0] <= now() < self.down[1]:
+            raise m.TransportError("refused", user_id=user_id, sent=False)
+        if self.failing(user_id):
+            raise m.ServerError(status=503, user_id=user_id)
+        if self.limit is not None and (wait := self.limit.take(now())) is not None:
+            raise m.RateLimitedError(status=429, user_id=user_id, retry_after=wait)
+        return User(user_id=user_id)
+
+    def session(self, max_rate: float | None = None) -> MonoCloudSession:
+        return Session(self.send, max_rate)
+
+    @property
+    def times(self) -> list[float]:
+        return [at for at, _ in self.sent]
+
+
+class Session(MonoCloudSession):
+    """Return a session whose requests go to a tenant in memory."""
+
+    def __init__(self, answer: Send, max_rate: float | None) -> None:
+        super().__init__("acme.eu.monocloud.com", "k", max_rate=max_rate)
+        self._answer = answer
+
+    async def _send(self, operation: Operation, user_id: str, timeout: float) -> User:
+        assert operation is ENABLE
+        return await self._answer(user_id, timeout)
+
+
+def users(count: int) -> list[str]:
+    return [f"u{number}" for number in range(count)]
