@@ -119,7 +119,8 @@ class StandardTransport:
             max_field_size=MAX_HEADERS,
             max_headers=_LINES if counted else _LINES_UNCOUNTED,
         ) as response:
-            protocol = response._protocol  # noqa: SLF001  once the body is read, nothing else has it
+            # Only until the body is read. A mocked response, which nothing started, has none.
+            protocol: ResponseHandler | None = getattr(response, "_protocol", None)
             check_length(response.raw_headers)
             body, whole = await read_body(response.content, response.status)
             if not whole:
