@@ -1,9 +1,9 @@
-"""Connections of the session's own: none is used again on which the server spoke unasked.
+"""Connections that are never reused after the server sent something that nobody asked for.
 
-RFC 9112, section 6.3: what a server sends behind an answer, before the next request, is nobody's
-answer, and a client must not process it as one. aiohttp keeps such bytes for the next request: one
-user's answer would be told to another. So a connection is looked at when its answer is complete,
-and again when it is taken for the next request.
+RFC 9112, section 6.3: data that arrives behind a response, before the next request was sent, must
+not be processed as a response. aiohttp keeps such bytes and reads them as the response to the next
+request, so one user would get another user's answer. Here a connection is checked when a response
+is complete, and again when the connection is taken for the next request.
 """
 
 import asyncio
@@ -19,57 +19,58 @@ from aiohttp.http import HttpProcessingError, RawResponseMessage
 from aiohttp.streams import StreamReader
 from aiohttp.tracing import Trace
 
-MAX_HEADERS: Final = 1 << 16  # bytes of an answer's headers, all lines together
-# Bytes of an answer with all that frames it. What is read of a body has a bound of its own, but
-# chunks and what follows the last one can be long without one byte of a body.
-_MAX_ANSWER: Final = 1 << 22
-# An answer that a parser between two answers reads as exactly this, and any other parser does not.
+MAX_HEADERS: Final = 1 << 16  # bytes of a response's headers, all lines together
+# Bytes of a response with its framing. `read_body` has a limit for the body, but chunk extensions
+# and trailers can be endless without a single byte of a body.
+_MAX_RESPONSE: Final = 1 << 22
+# A parser that stands exactly between two responses reads this as one response with no headers;
+# in any other state it reads something else.
 _CANARY: Final = b"HTTP/1.1 204 probe\r\n\r\n"
 _CONTINUE, _SWITCHING, _OK = 100, 101, 200
-# asyncio tells what the system has read two turns later: one to select, one to call back.
+# The event loop delivers received bytes two iterations later: one to select, one to call back.
 _TURNS_TO_READ: Final = 2
 
 
 class HeadersTooLongError(ClientConnectionError):
-    """The headers of an answer are longer than `MAX_HEADERS`."""
+    """The headers of a response are longer than `MAX_HEADERS`."""
 
 
 class SpokeFirstError(ClientConnectionError):
-    """The server sent something over a new connection before anything was asked."""
+    """The server sent data over a new connection before any request was sent."""
 
 
 class GuardedProtocol(ResponseHandler):
-    """Gives its connection up at the first byte that comes while nobody waits for an answer."""
+    """Closes its connection at the first byte that arrives while no request is waiting."""
 
     idle = False
     _in_headers = True
-    _left = MAX_HEADERS  # bytes that may still come before its headers, or all of it, are too long
+    _left = MAX_HEADERS  # bytes that may still arrive before the headers, or all, are too long
     _body: StreamReader | None = None
     _poll: Callable[[], Sequence[object]] | None = None
 
     @property
     def is_whole(self) -> bool:
-        """Whether all of the answer is here, so that nobody has to wait while reading it."""
+        """Whether the whole response has arrived, so that reading it never waits."""
         return not self._in_headers and self._body is not None and self._body.is_eof()
 
     def expect(self) -> None:
-        """A request goes out: what comes now is its answer."""
+        """Prepare for a request: what arrives from now on is its response."""
         self.idle, self._in_headers, self._left = False, True, MAX_HEADERS
 
     def mark_idle(self) -> None:
-        """The answer is complete."""
+        """Record that the response is complete."""
         self.idle = True
 
     def data_received(self, data: bytes) -> None:
-        """The next piece of an answer, or of what nobody asked for."""
+        """Parse the next bytes of a response, or close the connection where none is expected."""
         if self.idle:
             if data:
                 self.abort()
             return
         self._left -= len(data)
         super().data_received(data)
-        if self.idle:  # the answer ended in this piece
-            # While its body is still to be read, nothing more is: see `connect`.
+        if self.idle:  # the response ended within these bytes
+            # While reading is paused, bytes may wait unparsed; `connect` looks at them.
             if not self._reading_paused and not is_silent(self):
                 self.abort()
         elif self._left < 0 and self.transport is not None:
@@ -78,14 +79,14 @@ class GuardedProtocol(ResponseHandler):
             self.transport.abort()
 
     def feed_data(self, data: tuple[RawResponseMessage, StreamReader], size: int = 0) -> None:
-        """The headers of an answer are complete; those of a 1xx are not the last ones."""
+        """Take a response whose headers are complete; another one follows a 1xx."""
         message, self._body = data
         self._in_headers = is_informational(message.code)
-        self._left = MAX_HEADERS if self._in_headers else _MAX_ANSWER
+        self._left = MAX_HEADERS if self._in_headers else _MAX_RESPONSE
         super().feed_data(data, size)
 
     def is_stale(self) -> bool:
-        """Whether the server said anything since the last answer, or left."""
+        """Whether the server sent anything since the last response, or closed the connection."""
         if self.transport is None or self.transport.is_closing():
             return True
         if self._poll is None:
@@ -94,15 +95,15 @@ class GuardedProtocol(ResponseHandler):
 
 
 def is_informational(status: int) -> bool:
-    """Whether another answer follows this one; after a 101 nothing follows that is HTTP."""
+    """Whether another response follows this one; what follows a 101 is not HTTP."""
     return _CONTINUE <= status < _OK and status != _SWITCHING
 
 
 def is_silent(protocol: ResponseHandler) -> bool:
-    """Whether all that this connection has read was the answers so far, to the byte.
+    """Whether this connection has read exactly the responses so far, and not one byte more.
 
-    Its parser is asked, which cannot be used for another answer after that: aiohttp makes a new
-    one for every request.
+    The check feeds the parser, which can then not be used for another response: aiohttp makes a
+    new parser for every request.
     """
     if protocol.should_close or not protocol.is_connected() or protocol._reading_paused:  # noqa: SLF001  aiohttp has no public way to ask for it
         return False
@@ -120,7 +121,7 @@ def is_silent(protocol: ResponseHandler) -> bool:
 
 
 def has_unread_bytes(protocol: ResponseHandler) -> bool:
-    """Whether the system has more of this connection than the event loop has read."""
+    """Whether the operating system has received bytes that the event loop has not read yet."""
     return protocol.transport is not None and bool(_make_poll(protocol.transport)())
 
 
@@ -134,31 +135,30 @@ def _make_poll(transport: asyncio.Transport) -> Callable[[], Sequence[object]]:
 
 
 class Connector(TCPConnector):
-    """As many connections as there are calls at once, each of them kept for the next call.
+    """An `aiohttp.TCPConnector` that closes idle connections over which a server sends anything.
 
-    What comes in over a connection that waits for its next use is nobody's answer, and ends it.
-    aiohttp keeps it, without any bound, and would take it for the answer to the next request.
+    aiohttp keeps such bytes, without any limit, and reads them as the response to the next request.
 
     Args:
-        options: those of `aiohttp.TCPConnector`. Default: its own, but no limit, because a timeout
-            would count the time that is spent in the queue for a connection.
+        options: the options of `aiohttp.TCPConnector`, with its defaults, but for `limit`: it is 0
+            (no limit), because a timeout would count the time spent waiting for a connection.
     """
 
     protocol: Callable[..., GuardedProtocol] = GuardedProtocol
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"limit": 0, **options})
-        # aiohttp has no public way to bring a protocol of one's own; the tests see if it takes it.
+        # aiohttp has no public way to set the protocol class; the tests check that it uses this.
         self._factory = partial(self.protocol, loop=self._loop)  # type: ignore[assignment]
 
     async def connect(
         self, req: ClientRequest, traces: list[Trace], timeout: ClientTimeout
     ) -> Connection:
-        """A connection that is new, or has been silent since its last answer."""
+        """A connection that is new, or over which nothing came since its last response."""
         while True:
             connection = await super().connect(req, traces, timeout)
             protocol = connection.protocol
-            if not isinstance(protocol, GuardedProtocol):  # a proxy's, or of somebody's own making
+            if not isinstance(protocol, GuardedProtocol):  # a proxy's, or another factory's
                 return connection
             if protocol.idle:
                 if protocol.is_stale() or not is_silent(protocol):
@@ -173,12 +173,12 @@ class Connector(TCPConnector):
 
 
 async def _speaks_first(connection: Connection, protocol: GuardedProtocol) -> bool:
-    """Whether the server said something over this new connection, as far as this machine knows."""
+    """Whether the server sent something over this new connection already."""
     try:
         for _ in range(_TURNS_TO_READ):
             await asyncio.sleep(0)
     except BaseException:
         connection.close()
         raise
-    # Whoever sends over one that was closed finds out by that.
+    # Sending over a connection that was closed meanwhile fails, which tells that.
     return protocol.is_connected() and protocol.should_close

@@ -146,12 +146,10 @@ class BulkOperation(Operation):
     Attributes:
         done: the `Outcome.status` of a user for whom it was done.
         done_before: the `Outcome.status` of a user for whom a journal has it as done.
-        disables: what `User.disabled` is when it was done.
     """
 
     done: Status
     done_before: Status
-    disables: bool
 
 
 GET_USER: Final = Operation(name="get", method="GET")
@@ -161,7 +159,6 @@ ENABLE: Final = BulkOperation(
     suffix="/enable",
     done="enabled",
     done_before="already_enabled",
-    disables=False,
 )
 DISABLE: Final = BulkOperation(
     name="disable",
@@ -170,7 +167,6 @@ DISABLE: Final = BulkOperation(
     body='{"revoke_sessions":false}',
     done="disabled",
     done_before="already_disabled",
-    disables=True,
 )
 DISABLE_AND_REVOKE_SESSIONS: Final = replace(DISABLE, body='{"revoke_sessions":true}')
 

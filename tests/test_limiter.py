@@ -503,7 +503,7 @@ def test_it_follows_a_limit_that_changes(before: float, after: float) -> None:
 def test_the_display_says_what_the_tenant_does() -> None:
     assert _limiter_status(RateLimiter()) == ""
     fast, _ = paced(20_000)
-    assert re.fullmatch(r"keeping to 1\d,\d{3}/s", _limiter_status(fast))
+    assert re.fullmatch(r"limited to 1\d,\d{3}/s", _limiter_status(fast))
     resting, now = RateLimiter(seed=1), time.monotonic()
     resting.refused(resting.send(now), 60.0, now)
     assert re.fullmatch(
@@ -512,5 +512,5 @@ def test_the_display_says_what_the_tenant_does() -> None:
     broken = RateLimiter()
     outage(broken, now)
     assert re.fullmatch(
-        r"the tenant is down for \d s: probing, for 300 s at most", _limiter_status(broken)
+        r"the tenant is down for \d s: probing, for at most 300 s", _limiter_status(broken)
     )

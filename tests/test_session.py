@@ -11,7 +11,7 @@ import samples
 from aiohttp import web
 from conftest import QUICK
 from raw_server import RawServer, answering, http
-from tenant_in_memory import Tenant, users
+from tenant_in_memory import Session, Tenant, users
 from virtual_time import run
 
 import monocloud_async as m
@@ -38,8 +38,10 @@ async def test_a_disabled_user_is_enabled(sandbox: Sandbox, session: MonoCloudSe
 
 async def test_enabling_twice_is_fine(sandbox: Sandbox, session: MonoCloudSession) -> None:
     user_id = sandbox.user_ids()[0]
-    assert (await session.enable_user(user_id)).user_id == user_id
-    assert (await session.enable_user(user_id)).user_id == user_id
+    first, second = [await session.enable_user(user_id) for _ in range(2)]
+    assert first.user_id == second.user_id == user_id
+    assert first.disabled is second.disabled is False
+    assert sandbox.stats().by_status == {"200": 2}
 
 
 async def test_a_user_that_does_not_exist_is_not_found(session: MonoCloudSession) -> None:
@@ -474,6 +476,24 @@ async def test_a_max_rate_that_makes_no_sense_is_refused(rate: float) -> None:
     async with MonoCloudSession("acme.eu.monocloud.com", "k") as session:
         with pytest.raises(m.ConfigurationError, match="max_rate"):
             session.bulk_enable(["u"], max_rate=rate)
+
+
+def test_a_retry_after_a_429_costs_the_budget_5_tokens_of_500() -> None:
+    async def main() -> None:
+        asked, patient = 0, RetryPolicy(attempts=2, total=1e6, max_retry_after=1e6)
+
+        async def busy(user_id: str, _seconds: float) -> m.User:
+            nonlocal asked
+            asked += 1
+            raise m.RateLimitedError(status=429, user_id=user_id, retry_after=1)
+
+        async with Session(busy, None) as session:
+            for user_id in users(150):
+                with pytest.raises(m.RateLimitedError):
+                    await session.enable_user(user_id, retry=patient)
+        assert asked == 150 + 500 // 5
+
+    run(main(), sockets=False)
 
 
 def test_single_calls_do_not_multiply_the_load_of_a_broken_tenant() -> None:

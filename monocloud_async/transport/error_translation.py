@@ -34,7 +34,7 @@ def transport_error(error: ClientFailure, user_id: str) -> TransportError:
 
 
 def expired_error(user_id: str) -> RequestTimeoutError:
-    """The error for a request whose time is over before it begins."""
+    """The error for a request that would begin after its deadline."""
     return RequestTimeoutError(
         "the time was over before it could be sent", user_id=user_id, sent=False, transient=False
     )
@@ -116,9 +116,9 @@ def _headers_too_long(user_id: str) -> TransportError:
 
 
 def _is_of_long_headers(error: BaseException | None) -> bool:
-    """Whether aiohttp's parser met a limit, which it tells by a cause alone."""
+    """Whether aiohttp's parser reached a limit, which only the cause of its error tells."""
     while error is not None:
-        # The other limit has no class of its own.
+        # The limit on the number of lines has no exception class.
         if isinstance(error, LineTooLong) or error.args[:1] == ("Too many headers received",):
             return True
         error = error.__cause__

@@ -1,14 +1,14 @@
-"""The fast path: a call over the session's own connections, without what `ClientSession` adds.
+"""One request and its response over the session's own connections, at half the CPU time.
 
-For each call `ClientSession` builds a request, a response, a timer and several copies of the same
-headers: more than half of a client's CPU time (docs/performance.md). Here aiohttp still makes the
-connections and reads the answers. What lies between is the same for every call and done once, and
-an answer that is plainly the user that was asked for, whole and in one piece, is taken as it is.
+For each request `ClientSession` builds a request, a response, a timer and several copies of the
+same headers: more than half of a client's CPU time (docs/performance.md). Here aiohttp still makes
+the connections and parses most responses. What is the same for every request is built once, and a
+plain response, complete and in one segment, is taken without a parser (`plain_body`).
 
-Whoever hooks `ClientSession` gets the standard path (`HOOKS`), and so does everybody with an
-aiohttp that has not got what this leans on (`REQUIRED`).
+The standard transport is used instead while somebody hooks `ClientSession` (`HOOKS`), and with an
+aiohttp that lacks something that this file needs (`REQUIRED`).
 
-To do without: delete this file, the lines of `session` that name them, and
+To do without: delete this file, the lines of `session` that name it, and
 tests/transport/test_fast.py.
 """
 
@@ -59,10 +59,10 @@ _FRAMING: Final = re.compile(
 
 
 def plain_body(answer: bytes) -> int:
-    """Where the body of a plain and whole answer of 200 begins; 0 where aiohttp has to look at it.
+    """Where the body of a plain 200 begins, or 0 where aiohttp has to parse the response.
 
-    Plain is an answer about whose end no two readers can differ: HTTP/1.1, one Content-Length that
-    is met to the byte, no coding, and nothing behind it.
+    No two parsers can differ about the end of a plain response: HTTP/1.1, one Content-Length that
+    is met to the byte, no content or transfer coding, and nothing behind it.
     """
     head = _HEAD.match(answer)
     if head is None:
@@ -74,39 +74,40 @@ def plain_body(answer: bytes) -> int:
 
 
 class FastProtocol(GuardedProtocol):
-    """A connection that takes a plain answer as it came, and leaves any other one to aiohttp."""
+    """Takes a plain response without a parser, and leaves any other to aiohttp's parser."""
 
     _pending: asyncio.Future[tuple[bytes, int]] | None = None
 
     def send_request(self, method: str, path: str, head: str) -> asyncio.Future[tuple[bytes, int]]:
-        """A plain answer and where its body begins, or 0 where `read` has it.
+        """The first bytes of the response, and where the body begins if it is a plain one, or 0.
 
         Raises:
-            ServerDisconnectedError, ClientOSError: the connection ended before any of it came.
+            ServerDisconnectedError, ClientOSError: the connection ended before any byte came.
+            TimeoutError: the deadline passed.
         """
         if self.transport is None:
             raise aiohttp.ServerDisconnectedError
         self._pending = waiter = self._loop.create_future()
-        # In one expression: it has the key, and no local variable should.
+        # In one expression: no local variable should hold the API key.
         self.transport.write(f"{method} {path} HTTP/1.1\r\n{head}".encode())
         return waiter
 
     def data_received(self, data: bytes) -> None:
-        """Whoever asks gets a plain answer by itself."""
+        """Hand a plain response to the waiting task; parse anything else."""
         waiter, self._pending = self._pending, None
         if waiter is None:
             super().data_received(data)
             return
         start = plain_body(data)
         if start:
-            self.idle = True  # what comes now is nobody's answer
+            self.idle = True  # no response is expected any more
         else:
             self.leave_to_aiohttp(data)
         if not waiter.done():
             waiter.set_result((data, start))
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Whoever asks is told."""
+        """Raise the reason in the waiting task."""
         super().connection_lost(exc)
         self.fail(
             aiohttp.ClientOSError(*exc.args)
@@ -115,7 +116,7 @@ class FastProtocol(GuardedProtocol):
         )
 
     def leave_to_aiohttp(self, answer: bytes) -> None:
-        """Let aiohttp read this, and all that follows it."""
+        """Let aiohttp's parser read these bytes and all that follow."""
         self.expect()
         self.set_response_params(
             read_until_eof=True,
@@ -127,17 +128,17 @@ class FastProtocol(GuardedProtocol):
         super().data_received(answer)
 
     def fail(self, error: Exception) -> None:
-        """Whoever asks waits no longer, and gets this error."""
+        """Raise this error in the task that waits for the first bytes, if one does."""
         waiter, self._pending = self._pending, None
         if waiter is not None and not waiter.done():
             waiter.set_exception(error)
 
 
 class BufferedFastProtocol(FastProtocol, asyncio.BufferedProtocol):
-    """One without TLS, which reads into a buffer that is there.
+    """The same without TLS: it reads into one buffer that all connections share.
 
-    asyncio makes one of 256 KiB for every read otherwise, and that costs more than the read. With
-    TLS it does not.
+    Otherwise asyncio allocates 256 KiB for every read, which costs more than the read. With TLS it
+    does not.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, buffer: memoryview) -> None:
@@ -145,17 +146,17 @@ class BufferedFastProtocol(FastProtocol, asyncio.BufferedProtocol):
         self._read_buffer = buffer
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """Where to read into; what is there is taken before anybody else reads."""
+        """The shared buffer; its bytes are taken before another connection reads."""
         del sizehint
         return self._read_buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        """So many bytes are there."""
+        """Take this number of bytes out of the buffer."""
         self.data_received(bytes(self._read_buffer[:nbytes]))
 
 
 class FastConnector(Connector):
-    """Connections that the fast path can use; the standard one can, too."""
+    """A `Connector` whose connections both transports can use."""
 
     def __init__(self, *, tls: bool = True) -> None:
         buffer = memoryview(bytearray(1 << 16))
@@ -163,7 +164,7 @@ class FastConnector(Connector):
         super().__init__()
 
 
-# What is not public in aiohttp, or may change; the tests have a case for each.
+# Parts of aiohttp that are not public or may change; the tests have a case for each.
 REQUIRED: Final[tuple[tuple[type, str], ...]] = (
     (ResponseHandler, "set_response_params"),
     (ResponseHandler, "data_received"),
@@ -176,7 +177,7 @@ REQUIRED: Final[tuple[tuple[type, str], ...]] = (
     (Connection, "release"),
     (Connection, "close"),
 )
-# Where tests, recorders and tracers put themselves between a caller and the network.
+# What mocks, recorders and tracers replace or wrap.
 HOOKS: Final[tuple[tuple[type, str], ...]] = (
     (ClientSession, "__init__"),
     (ClientSession, "_request"),
@@ -186,7 +187,7 @@ HOOKS: Final[tuple[tuple[type, str], ...]] = (
     (ClientResponse, "start"),
 )
 _OK: Final = 200
-_KEEP_ALIVE: Final = 15.0  # seconds that a connection waits at most for its next call
+_KEEP_ALIVE: Final = 15.0  # seconds that a connection may stay idle
 
 _session_hooks = attrgetter(*(name for kind, name in HOOKS if kind is ClientSession))
 
@@ -194,7 +195,7 @@ logger = logging.getLogger("monocloud_async")
 
 
 class FastTransport:
-    """Calls to one tenant over connections of the session's own.
+    """Requests to one tenant over the session's own connections.
 
     Args:
         client: the session's own client, over a `FastConnector`.
@@ -210,15 +211,15 @@ class FastTransport:
         self._connector = client.connector
         self._base_url = base_url
         self._credentials = credentials
-        # It knows where to connect, and is never sent.
+        # Tells the connector where to connect; it is never sent.
         self._template = self._request(ENABLE)
-        self._heads: dict[Operation, MaskedKey] = {}  # of a request, but for its first line
-        self._idle: list[tuple[Connection, FastProtocol]] = []  # the last one is used next
-        self._unused = 0  # so many of them, from the first one on, since the last tidying
+        self._heads: dict[Operation, MaskedKey] = {}  # all but the first line of a request
+        self._idle: list[tuple[Connection, FastProtocol]] = []  # the last one is reused first
+        self._unused = 0  # how many, from the front, were not reused since the last cleanup
         self._cleanup: asyncio.TimerHandle | None = None
-        self._deadlines = Deadlines()  # of what waits for anything but a plain answer
+        self._deadlines = Deadlines()  # of everything but the wait for the first bytes
         self._due_at: dict[FastProtocol, float] = {}
-        self._deadline_timer: asyncio.TimerHandle | None = None  # one, for whoever is due first
+        self._deadline_timer: asyncio.TimerHandle | None = None  # one timer, for the first deadline
         self._hooks: object = None
         self._unhooked = True
 
@@ -226,16 +227,16 @@ class FastTransport:
     def for_client(
         cls, client: ClientSession, base_url: str, credentials: Credentials
     ) -> "FastTransport | None":
-        """The fast path of this client, or None where it has to be the standard one."""
+        """The fast transport for this client, or None where the standard one has to be used."""
         missing = [f"{kind.__name__}.{name}" for kind, name in REQUIRED if not hasattr(kind, name)]
         if missing:
             _warn_once(f"aiohttp {aiohttp.__version__} has no {', '.join(missing)}")
         elif type(client) is ClientSession and _is_original(ClientSession.__init__):
             return cls(client, base_url, credentials)
-        return None  # whoever made this client gave it traces, middlewares or more
+        return None  # a wrapped constructor may have added traces or middlewares
 
     def is_usable(self) -> bool:
-        """Whether nobody hooks `ClientSession` now, as tests and recorders do for a while."""
+        """Whether nothing hooks `ClientSession` now; mocks and recorders do so for a while."""
         hooks = _session_hooks(ClientSession), ClientRequest.send, ClientResponse.start
         if hooks != self._hooks:
             self._hooks = hooks
@@ -243,7 +244,7 @@ class FastTransport:
         return self._unhooked
 
     async def send(self, operation: Operation, user_id: str, timeout: float) -> Response:
-        """The answer to this operation on this user; errors are aiohttp's."""
+        """The response to this operation on this user; errors are aiohttp's."""
         path, due = operation.path(user_id), self._loop.time() + timeout
         head = self._heads.get(operation) or self._head(operation)
         taken = self._take_idle()
@@ -257,8 +258,8 @@ class FastTransport:
                 except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
                     if taken is None:
                         raise
-                    # A server may end a connection that it holds for idle just as it is used
-                    # again. That is no news of the tenant, as a connection that is new will tell.
+                    # Servers close idle connections, sometimes just as one is reused. That says
+                    # nothing about the tenant; a new connection will.
                     taken = None
                     continue
                 if start:
@@ -275,7 +276,7 @@ class FastTransport:
                 self._release(connection, protocol, keep=keep)
 
     def close(self) -> None:
-        """End the calls in flight, and give the connections back to their connector."""
+        """End the requests in flight, and give the connections back to the connector."""
         for timer in (self._deadline_timer, self._cleanup):
             if timer is not None:
                 timer.cancel()
@@ -294,7 +295,7 @@ class FastTransport:
         )
 
     def _head(self, operation: Operation) -> MaskedKey:
-        """All of this operation's request but its first line, as aiohttp would send it."""
+        """All but the first line of this operation's request, as aiohttp would send it."""
         headers = self._request(operation).headers.items()
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers)
         head = self._heads[operation] = MaskedKey(f"{lines}\r\n{operation.body}")
@@ -332,7 +333,7 @@ class FastTransport:
             self._deadline_timer = self._loop.call_at(due, self._time_out, due)
 
     def _time_out(self, now: float) -> None:
-        """End the waiting of those whose time is over."""
+        """Raise `TimeoutError` where the deadline has passed."""
         self._deadline_timer = None
         for protocol, due in self._due_at.items():
             if due <= now:
@@ -346,7 +347,7 @@ class FastTransport:
             self._deadline_timer.cancel()
             self._deadline_timer = None
         if not keep or self._connector.closed:
-            protocol.abort()  # also where it would wait for the server to say goodbye
+            protocol.abort()  # `close` would wait for the server's TLS close notify
             connection.close()
             return
         protocol.idle = True
@@ -355,17 +356,17 @@ class FastTransport:
             self._cleanup = self._loop.call_later(_KEEP_ALIVE / 2, self._close_unused)
 
     def _close_unused(self) -> None:
-        """Close what nobody has used since the last time."""
+        """Close the connections that were not reused since the last cleanup."""
         old, self._idle = self._idle[: self._unused], self._idle[self._unused :]
         self._unused = len(self._idle)
-        for connection, _line in old:
+        for connection, _protocol in old:
             connection.close()
         more = self._idle or self._due_at
         self._cleanup = self._loop.call_later(_KEEP_ALIVE / 2, self._close_unused) if more else None
 
 
 async def _read(protocol: FastProtocol) -> tuple[Response, bool]:
-    """The answer as aiohttp reads it, and whether that is all of it."""
+    """The response from aiohttp's parser, and whether its body is complete."""
     while True:
         message, content = await protocol.read()
         check_length(message.raw_headers)
@@ -376,7 +377,7 @@ async def _read(protocol: FastProtocol) -> tuple[Response, bool]:
 
 
 def _is_original(function: object) -> bool:
-    # Wrappers copy names and modules, but not the globals that they run in.
+    # Wrappers copy `__name__` and `__module__`, but not the globals that they run in.
     return type(function) is FunctionType and str(function.__globals__.get("__name__")).startswith(
         "aiohttp."
     )
@@ -384,4 +385,4 @@ def _is_original(function: object) -> bool:
 
 @cache
 def _warn_once(what: str) -> None:
-    logger.warning("%s, so calls cost more CPU time than they could", what)
+    logger.warning("%s, so calls take more CPU time than they could", what)

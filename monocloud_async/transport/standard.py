@@ -1,4 +1,4 @@
-"""One request and its answer through `aiohttp.ClientSession`: the standard path of every call."""
+"""One request and its response through `aiohttp.ClientSession`: it works with any of them."""
 
 import asyncio
 import math
@@ -23,19 +23,22 @@ from monocloud_async.connector import (
 )
 from monocloud_async.endpoint import Operation, Response, body_limit
 
-CONNECT_SHARE: Final = 0.9  # of the time of a request
-# `Connector` counts the bytes of headers. aiohttp's own connectors know only how long a line may
-# be and how many there may be, so a bound in bytes is a product of these.
+CONNECT_SHARE: Final = 0.9  # of a request's timeout
+# `Connector` counts the bytes of headers. aiohttp's own connectors limit only the length of a line
+# and the number of lines, so with them the limit in bytes is the product of the two.
 _LINES, _LINES_UNCOUNTED = MAX_HEADERS, 1024
 _BETWEEN: Final = len(": \r\n")
 
 
 class ClosedError(aiohttp.ClientConnectionError):
-    """The session was closed while the request was on its way."""
+    """The session was closed while a request was waiting."""
 
 
 class Deadlines:
-    """Ends whoever waits for too long: the waiter itself, whatever became of its connection."""
+    """Deadlines that end the waiting task itself, whatever happens to its connection.
+
+    To close a connection is not enough: aiohttp does not always wake the task that reads from it.
+    """
 
     def __init__(self) -> None:
         self._open = set[asyncio.Timeout]()
@@ -43,7 +46,7 @@ class Deadlines:
 
     @asynccontextmanager
     async def at(self, when: float) -> AsyncIterator[None]:
-        """What is done in here ends at this time of the event loop, with a `TimeoutError`."""
+        """Raise `TimeoutError` inside the block at this time of the event loop's clock."""
         try:
             async with asyncio.timeout_at(when) as deadline:
                 self._open.add(deadline)
@@ -57,7 +60,7 @@ class Deadlines:
             raise
 
     def close(self) -> None:
-        """End them all now, with a `ClosedError`."""
+        """Raise `ClosedError` in all open blocks now."""
         self._closed = True
         for deadline in self._open:
             deadline.reschedule(-math.inf)
@@ -82,7 +85,7 @@ class StandardTransport:
         self._deadlines = Deadlines()
 
     async def send(self, operation: Operation, user_id: str, timeout: float) -> Response:
-        """The answer to this operation on this user; errors are aiohttp's."""
+        """The response to this operation on this user; errors are aiohttp's."""
         async with self._deadlines.at(asyncio.get_running_loop().time() + timeout):
             connector = self._client.connector
             reused = self._close_stale(connector)
@@ -93,15 +96,15 @@ class StandardTransport:
             except (aiohttp.ServerDisconnectedError, OSError):
                 if not reused:
                     raise
-            # A server may end a connection that it holds for idle just as it is used again. That
-            # is no news of the tenant, and the other idle ones may have ended with it.
+            # Servers close idle connections, sometimes just as one is reused. That says nothing
+            # about the tenant, and the other idle connections may be closed as well.
             for kept in self._idle_pools(connector):
                 for protocol, _since in kept:
                     protocol.close()
             return await self._send(operation, user_id, timeout)
 
     def close(self) -> None:
-        """End the calls in flight."""
+        """End the requests in flight."""
         self._deadlines.close()
 
     async def _send(self, operation: Operation, user_id: str, timeout: float) -> Response:
@@ -119,27 +122,26 @@ class StandardTransport:
             max_field_size=MAX_HEADERS,
             max_headers=_LINES if counted else _LINES_UNCOUNTED,
         ) as response:
-            # Only until the body is read. A mocked response, which nothing started, has none.
-            protocol: ResponseHandler | None = getattr(response, "_protocol", None)
+            # Once the body is read, nothing else has it; and a mocked response has none.
+            protocol = getattr(response, "_protocol", None)
             check_length(response.raw_headers)
             body, whole = await read_body(response.content, response.status)
             if not whole:
-                response.close()  # the rest is not worth its bytes
+                response.close()  # the rest is not worth reading
             end = _nothing if protocol is None else protocol.close
             return Response(response.status, response.headers, body, end)
 
     def _idle_pools(
         self, connector: aiohttp.BaseConnector | None
     ) -> Iterator[deque[tuple[ResponseHandler, float]]]:
-        """The connections to this tenant that wait for their next use, the next one first."""
+        """The idle connections to this tenant, in the order in which aiohttp reuses them."""
         pools: dict[Any, deque[tuple[ResponseHandler, float]]] = getattr(connector, "_conns", {})
         return (kept for key, kept in pools.items() if (key.host, key.port) == self._address)
 
     def _close_stale(self, connector: aiohttp.BaseConnector | None) -> bool:
-        """Close those on which the server spoke unasked; is there one left?
+        """Close idle connections over which the server sent something; whether one is left.
 
-        `Connector` looks as well, when it takes one. This is for aiohttp's own connectors, which
-        never do.
+        `Connector` checks as well, when it takes a connection. aiohttp's own connectors never do.
         """
         left = False
         oldest = monotonic() - getattr(connector, "_keepalive_timeout", 0.0)
@@ -165,10 +167,10 @@ def request_options(operation: Operation, credentials: Credentials) -> dict[str,
 
 
 def client_timeout(timeout: float) -> aiohttp.ClientTimeout:
-    """What aiohttp has to know of a timeout in seconds; the whole of it is ours to keep."""
+    """The timeouts for aiohttp; `Deadlines` limits the whole request."""
     return aiohttp.ClientTimeout(
-        # Whoever has no connection by then would have no answer either, and this one tells that
-        # nothing was sent.
+        # Without a connection by then there would be no response in time either, and this error
+        # tells that nothing was sent.
         connect=CONNECT_SHARE * timeout,
         # aiohttp rounds timeouts from this threshold on up to whole seconds.
         ceil_threshold=math.inf,
@@ -176,15 +178,15 @@ def client_timeout(timeout: float) -> aiohttp.ClientTimeout:
 
 
 def check_length(headers: Iterable[tuple[bytes, bytes]]) -> None:
-    """Raises `HeadersTooLongError` where these lines are longer than is read."""
+    """Raise `HeadersTooLongError` if these headers are longer than `MAX_HEADERS`."""
     if sum(len(name) + len(value) + _BETWEEN for name, value in headers) > MAX_HEADERS:
         raise HeadersTooLongError
 
 
 async def read_body(content: aiohttp.StreamReader, status: int) -> tuple[bytes, bool]:
-    """The body, decompressed, at most one chunk more than is worth reading; is it all of it?
+    """The decompressed body, up to its limit and one chunk; and whether that is all of it.
 
-    `response.read()` has no bound: a gzip of 1 MiB made it spend 2 GiB.
+    `response.read()` has no limit: 1 MiB of gzip made it use 2 GiB.
     """
     chunks: list[bytes] = []
     size, limit = 0, body_limit(status)
@@ -193,11 +195,11 @@ async def read_body(content: aiohttp.StreamReader, status: int) -> tuple[bytes, 
             chunks.append(chunk)
             size += len(chunk)
     except aiohttp.ClientPayloadError:
-        if status == 200:  # noqa: PLR2004  a user that was cut short is no user
+        if status == 200:  # noqa: PLR2004  an incomplete user is no user
             raise
         return b"", True  # the status says enough
     return b"".join(chunks), size <= limit
 
 
 def _nothing() -> None:
-    """There is no connection to end: something else answered in aiohttp's place."""
+    """Do nothing: a mock answered, so there is no connection to end."""

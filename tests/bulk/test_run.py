@@ -291,7 +291,8 @@ async def test_a_bounded_semaphore_holds_every_run_to_its_concurrency(
                         await anext(running)
             case "drained":
                 task = asyncio.ensure_future(running)
-                await asyncio.sleep(0.02)
+                while sandbox.stats().in_flight < 2:  # noqa: ASYNC110  there is no event for it
+                    await asyncio.sleep(0.001)
                 running.drain()
                 await task
     assert (places.places, places.held) == (7, 0)

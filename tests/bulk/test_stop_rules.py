@@ -156,3 +156,41 @@ def test_a_tenant_that_asks_for_too_long_a_pause_stops_the_run() -> None:
         assert len(sent) < 12
 
     run(main(), sockets=False)
+
+
+ALWAYS = [
+    m.UnauthorizedError(status=401),
+    m.PaymentRequiredError(status=402),
+    m.ConfigurationError("the borrowed client_session is closed"),
+    m.TransportError("the session was closed", transient=False, lasting=True),
+]
+
+
+@pytest.mark.parametrize("error", ALWAYS, ids=lambda e: type(e).__name__)
+async def test_what_concerns_all_users_stops_the_run_whenever_it_comes(
+    error: m.MonoCloudError,
+) -> None:
+    with pytest.raises(m.RunStoppedError, match=r"stopped \(ids read: 6\): ") as caught:
+        await barred_after(5, error, 10)
+    assert caught.value.__cause__ is error
+    assert caught.value.report.enabled == 5
+
+
+@pytest.mark.parametrize("between", ["enabled", "404"])
+async def test_only_a_row_without_any_other_answer_counts(between: str) -> None:
+    answered = 0
+
+    async def send(user_id: str, _seconds: float) -> User:
+        nonlocal answered
+        answered += 1
+        if answered == 1:
+            return User(user_id=user_id)
+        if answered != 100:
+            raise m.ForbiddenError(status=403)
+        if between == "404":
+            raise m.NotFoundError(status=404)
+        return User(user_id=user_id)
+
+    report = await bulk(users(199), send, concurrency=1)
+    assert report.total == 199
+    assert report.failed == 197 + (between == "404")

@@ -244,7 +244,7 @@ def meaning(reply: Reply) -> Meaning:
         h11.Request(method="POST", target="/", headers=[("Host", "a"), ("Content-Length", "0")])
     )
     there.send(h11.EndOfMessage())
-    status, body = 0, b""
+    status, body, older = 0, b"", False
     try:
         there.receive_data(reply.said)
         ended = reply.end not in {CLOSE, RESET}
@@ -252,6 +252,11 @@ def meaning(reply: Reply) -> Meaning:
             match there.next_event():
                 case h11.Response() as head:
                     status = head.status_code
+                    # h11 knows nothing of the way in which older versions keep a connection.
+                    older = (
+                        head.http_version < b"1.1"
+                        and (b"connection", b"keep-alive") in head.headers
+                    )
                 case h11.Data(data=data):
                     body += bytes(data)
                 case h11.EndOfMessage():
@@ -265,5 +270,6 @@ def meaning(reply: Reply) -> Meaning:
         return Meaning(status, body, strange=str(error))
     rest, _closed = there.trailing_data
     left = bool(rest.strip(b"\r\n"))
-    stays = there.their_state is h11.DONE and there.our_state is h11.DONE and not reply.end
+    done = {there.our_state, there.their_state} == {h11.DONE}
+    stays = (done or older) and not reply.end
     return Meaning(status, body, whole=True, left=left, stays=stays and not left)

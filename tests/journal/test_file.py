@@ -7,6 +7,7 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from runs import adds_up
@@ -111,6 +112,7 @@ async def test_ids_may_be_added_at_the_end(
         "UPDATE users SET user_id = x'ff' WHERE position = 7",
         "DROP TABLE users",
         "DELETE FROM header",
+        "UPDATE users SET user_id = NULL WHERE position = 7",
     ],
 )
 async def test_a_damaged_journal_is_refused_in_words(
@@ -183,17 +185,22 @@ async def test_cancelled_twice_it_still_lets_go_of_everything(
     task = asyncio.ensure_future(collected(session, ids, path))
     while not sandbox.stats().in_flight:  # noqa: ASYNC110  a count has no event
         await asyncio.sleep(0.001)
+    assert tasks_of_journals()
     task.cancel()
     for _ in range(gaps):
         await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert not [t for t in asyncio.all_tasks() if "_keep_counts" in repr(t)]
+    assert not tasks_of_journals()
     report = await session.bulk_enable(ids, journal=path)
     assert report.enabled == 20
     assert threading.active_count() <= threads + 1
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+def tasks_of_journals() -> list[asyncio.Task[Any]]:
+    return [task for task in asyncio.all_tasks() if "monocloud_async/journal" in repr(task)]
 
 
 async def collected(session: MonoCloudSession, ids: list[str], path: Path) -> None:

@@ -21,6 +21,7 @@ def path(tmp_path: Path) -> Path:
     [
         (b"user_id\nada\n" * 100, "is not a journal of this program; name another file"),
         (b"ada\n", "is not a journal of this program"),  # SQLite would take it for empty
+        (b"SQLite format 3\0".ljust(511, b"\0"), "is not a journal of this program"),
     ],
 )
 async def test_a_file_that_is_no_journal_is_refused_and_left_alone(

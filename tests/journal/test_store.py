@@ -100,6 +100,8 @@ def test_what_is_known_of_a_user_outlives_a_run_that_does_not_come_to_it(path: P
 
 
 def test_attempts_add_up_over_the_runs(path: Path) -> None:
+    slow = RetryPolicy(attempts=2, wait_initial=1e6, wait_max=1e6, total=1e7)  # drained before that
+
     async def main() -> None:
         async with Sandbox(users=["ada"]) as sandbox:
             url, key = sandbox.url, sandbox.api_key
@@ -107,7 +109,7 @@ def test_attempts_add_up_over_the_runs(path: Path) -> None:
             async with MonoCloudSession(url, key, retry=RetryPolicy(attempts=2)) as session:
                 await session.bulk_enable(["ada"], journal=path)
                 assert journals.rows(path) == [(0, "ada", "failed", 2)]
-                run = session.bulk_enable(["ada"], journal=path)
+                run = session.bulk_enable(["ada"], journal=path, retry=slow)
                 async with run:
                     while run.report.requests == 0:  # noqa: ASYNC110  a count has no event
                         await asyncio.sleep(0.001)
