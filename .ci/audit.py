@@ -1,4 +1,4 @@
-"""Known vulnerabilities of what is installed in a folder, by pip-audit, fail the run.
+"""Fails if pip-audit finds known vulnerabilities in what is installed in a folder.
 
 pip-audit itself says "No known vulnerabilities found" also where it could ask nobody.
 """

@@ -1,4 +1,4 @@
-"""What is in the wheel and the sdist of a folder: files that git knows, and no others."""
+"""Checks that the wheel and the sdist in a folder contain only files that git knows."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ ADDED = {"pyproject.toml", "PKG-INFO", ".gitignore"}  # by hatchling, to every s
 (wheel,) = Path(sys.argv[1]).glob("*.whl")
 (sdist,) = Path(sys.argv[1]).glob("*.tar.gz")
 known = subprocess.check_output(["git", "ls-files", "-z"], text=True).split("\0")
-known = [name for name in known if "/." not in name]  # dotfiles are nobody's business
+known = [name for name in known if "/." not in name]  # without dotfiles
 build = tomllib.loads(Path("pyproject.toml").read_text())["tool"]["hatch"]["build"]
 roots = build["targets"]["sdist"]["only-include"]
 

@@ -1,4 +1,4 @@
-"""The clients that `speed` measures, each in a process of its own.
+"""The clients that `speed` measures, each in its own process.
 
     python benchmarks/contestants.py NAME URL USERS LOOP [STEP]
 
@@ -27,7 +27,7 @@ KEY = "a-key-of-the-length-that-keys-have-0123456789"
 STATUS = Path("/proc/self/status")
 
 Users = Iterator[str]
-Run = Callable[[Users], Awaitable[int]]  # answers how many users are enabled
+Run = Callable[[Users], Awaitable[int]]  # returns how many users are enabled
 
 
 def ids(number: int) -> Users:
@@ -35,7 +35,7 @@ def ids(number: int) -> Users:
 
 
 def megabytes(*, most: bool) -> float:
-    """Memory of this process.
+    """Return the memory of this process.
 
     Not `ru_maxrss` where there is better: Linux counts in it what the parent had at the start.
     """
@@ -47,7 +47,7 @@ def megabytes(*, most: bool) -> float:
 
 
 async def by_workers(users: Users, one: Callable[[str], Awaitable[Any]]) -> int:
-    """The cheapest way to keep a hundred calls going: workers that share one iterator."""
+    """Run a hundred workers that share one iterator, the cheapest way to make concurrent calls."""
 
     async def work() -> int:
         done = 0
@@ -92,7 +92,7 @@ async def single(url: str) -> AsyncIterator[Run]:
 
 @asynccontextmanager
 async def by_hand(url: str) -> AsyncIterator[Run]:
-    """The loop that a good engineer writes with aiohttp."""
+    """A loop with aiohttp as a good engineer would write it."""
     import aiohttp
 
     connector = aiohttp.TCPConnector(limit=CONCURRENCY)
@@ -109,7 +109,7 @@ async def by_hand(url: str) -> AsyncIterator[Run]:
 
 @asynccontextmanager
 async def aiohttp_tuned(url: str) -> AsyncIterator[Run]:
-    """The same without what aiohttp can be told to leave out."""
+    """The same loop, without everything that aiohttp can leave out."""
     import aiohttp
     from yarl import URL
 
@@ -132,7 +132,7 @@ async def aiohttp_tuned(url: str) -> AsyncIterator[Run]:
 
 
 class Bare(asyncio.Protocol):
-    """As little as asyncio allows: a request, and an answer with a length."""
+    """A minimal asyncio protocol: a request, and a response with a length."""
 
     transport: asyncio.Transport
     answer: asyncio.Future[bytes] | None = None
@@ -162,7 +162,7 @@ class Bare(asyncio.Protocol):
 
 @asynccontextmanager
 async def bare_protocol(url: str) -> AsyncIterator[Run]:
-    """The limit of asyncio: what no client can be quicker than."""
+    """The limit of asyncio: no client can be faster."""
     from monocloud_async import User
 
     loop = asyncio.get_running_loop()

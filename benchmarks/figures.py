@@ -1,4 +1,4 @@
-"""Tables and verdicts from what `speed` measured: pure functions of numbers."""
+"""Tables and results from the measurements of `speed`, as pure functions of numbers."""
 
 import statistics
 from typing import NamedTuple
@@ -10,17 +10,17 @@ FLAT = 0.5  # MB per step of a run: less than that is noise
 
 
 class Turn(NamedTuple):
-    """What one client did in one turn."""
+    """The figures of one client in one round."""
 
-    cpu: float  # microseconds a user
-    rate: float  # users a second
+    cpu: float  # microseconds per user
+    rate: float  # users per second
     megabytes: float
 
 
 Turns = dict[tuple[str, str], list[Turn]]  # by column and client
 
 COLUMNS = ("plain/asyncio", "plain/uvloop", "TLS/asyncio", "TLS/uvloop")
-AIMS = [  # the CPU of one client over that of another, at most
+AIMS = [  # maximum ratio of the CPU time of two clients
     *((column, "bulk", BASE, 0.50) for column in COLUMNS),
     ("plain/asyncio", "bulk", "bare protocol", 1.8),
     ("TLS/asyncio", "bulk", "bare protocol", 1.8),
@@ -32,7 +32,7 @@ AIMS = [  # the CPU of one client over that of another, at most
 
 
 def ratio(results: Turns, column: str, name: str, base: str) -> float | None:
-    """The median of the ratios turn by turn, or None where one of the two did not run."""
+    """Return the median of the ratios of all rounds, or None if one of the two did not run."""
     mine, theirs = results.get((column, name)), results.get((column, base))
     if mine is None or theirs is None:
         return None
@@ -40,7 +40,7 @@ def ratio(results: Turns, column: str, name: str, base: str) -> float | None:
 
 
 def table(names: list[str], columns: list[str], results: Turns) -> list[str]:
-    """Two tables: CPU and its ratio to the loop by hand, and speed with memory."""
+    """Return two tables: CPU and its ratio to the loop by hand, and speed with memory."""
     lines = _head("CPU", columns)
     for name in names:
         cells = []
@@ -75,7 +75,7 @@ def beginnings(took: dict[str, float]) -> list[str]:
 
 
 def growth(found: dict[str, tuple[list[float], float]], step: int) -> list[str]:
-    """Memory after every step, the most of it, and whether it grows after the first."""
+    """Return the memory after every step, its peak, and whether it grows after the first."""
     points = len(next(iter(found.values()))[0])
     lines = _head("Memory of `bulk` in MB", list(found))
     for number in range(points):
@@ -85,24 +85,24 @@ def growth(found: dict[str, tuple[list[float], float]], step: int) -> list[str]:
     for name, (memory, _) in found.items():
         slope = statistics.linear_regression(range(points), memory).slope
         slope *= 100_000 / step
-        verdict = "flat" if slope < FLAT else "NOT flat"
-        lines.append(f"- {name}: {slope:+.3f} MB per 100,000 users after the first: {verdict}")
+        result = "flat" if slope < FLAT else "NOT flat"
+        lines.append(f"- {name}: {slope:+.3f} MB per 100,000 users after the first: {result}")
     return lines
 
 
 def aims(results: Turns, took: dict[str, float]) -> list[str]:
-    """What was to be reached, and whether it was."""
+    """Return each aim, and whether it was met."""
     lines = []
     for column, name, base, most in AIMS:
         share = ratio(results, column, name, base)
         if share is not None:
-            lines.append(_verdict(f"{column}, {name} / {base}", share, most))
-    lines.append(_verdict(f"ms of {HELP}", took[HELP], 250))
-    lines.append(_verdict(f"ms of {OURS} beyond {AIOHTTP}", took[OURS] - took[AIOHTTP], 20))
+            lines.append(_compare(f"{column}, {name} / {base}", share, most))
+    lines.append(_compare(f"ms of {HELP}", took[HELP], 250))
+    lines.append(_compare(f"ms of {OURS} beyond {AIOHTTP}", took[OURS] - took[AIOHTTP], 20))
     return lines
 
 
-def _verdict(what: str, figure: float, most: float) -> str:
+def _compare(what: str, figure: float, most: float) -> str:
     digits = 2 if most < 10 else 0
-    verdict = "met" if figure <= most else "missed"
-    return f"- {verdict}: {what}: {figure:.{digits}f}, aim {most:.{digits}f}"
+    result = "met" if figure <= most else "missed"
+    return f"- {result}: {what}: {figure:.{digits}f}, aim {most:.{digits}f}"

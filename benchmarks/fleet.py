@@ -1,4 +1,4 @@
-"""The long faults of a fleet, one by one: who was enabled, asked for twice, and how fast at worst.
+"""The long faults of a fleet, one by one: users enabled, repeated calls, and the highest rate.
 
     python benchmarks/fleet.py [name ...]
 
@@ -12,7 +12,7 @@ import signal
 import sys
 from asyncio import (
     to_thread as apart,
-)  # the tenant, which tells the time of a request, must not wait
+)  # the tenant records the time of requests, so it must not wait
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -105,12 +105,12 @@ async def kill_temporal(parts: Fleet, _run: FleetRun, _first: Part) -> None:
 
 
 async def grants_less(parts: Fleet, _run: FleetRun, _first: Part) -> None:
-    """A tenant that grants 200 a second"""
+    """A tenant that allows 200 a second"""
     parts.sandbox.rate_limit = 200
 
 
 async def refuses_key(parts: Fleet, run: FleetRun, _first: Part) -> None:
-    """A key refused in mid-run, and accepted again"""
+    """A key refused during the run, and accepted again"""
     await parts.until(HALF)
     key, parts.sandbox.api_key = parts.sandbox.api_key, "another-key"
     await parts.until_paused(run)
@@ -125,7 +125,7 @@ FAULTS: list[Fault] = [
 
 
 async def measured(fault: Fault) -> str:
-    """A row of the table; raises where somebody is not enabled, or not recorded exactly once."""
+    """Return a row of the table; raises unless every user is enabled and recorded exactly once."""
     with TemporaryDirectory() as folder, temporal(Path(folder)) as server:
         async with fleet(Path(folder), server, USERS, latency=0.02) as parts:
             coordinator = parts.part("coordinator")

@@ -1,4 +1,4 @@
-"""Records what the tests replay: the history of a small run that was paused, slowed and resumed.
+"""Records the history that the tests replay: a small run that was paused, slowed and resumed.
 
     python benchmarks/fleet_history.py tests/samples/fleet_history.json
 
@@ -45,7 +45,7 @@ async def main(target: Path) -> None:
 
 
 def anonymous(text: str) -> str:
-    """Without the name of this machine, and the ids of its processes."""
+    """Return the history without the name of this machine and its process ids."""
     return re.sub(rf"\d+@{re.escape(socket.gethostname())}", "1@host", text)
 
 

@@ -1,4 +1,4 @@
-"""A fleet of real parts on this machine, to be hurt: Temporal, coordinator, workers, a tenant.
+"""A fleet of real processes on this machine, for faults: Temporal, coordinator, workers, tenant.
 
 The tenant remembers when it was asked for whom, so that repeats and the worst second are counted
 where they count. Shared by `fleet.py`, which has the long faults, and by the tests.
@@ -33,7 +33,7 @@ from monocloud_async.sandbox import Sandbox
 
 
 class WatchedSandbox(Sandbox):
-    """A tenant that knows when it was asked for whom."""
+    """A tenant that records the time and the user of every request."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -45,11 +45,11 @@ class WatchedSandbox(Sandbox):
         return await super()._serve(request)
 
     def repeats(self) -> int:
-        """Requests beyond the first one for each user."""
+        """The number of requests after the first one for each user."""
         return len(self.asked) - len({user_id for _, user_id in self.asked})
 
     def worst_second(self) -> int:
-        """The most requests in any second, wherever it begins."""
+        """The maximum number of requests in any second."""
         moments = [moment for moment, _ in self.asked]
         worst = first = 0
         for place, moment in enumerate(moments):
@@ -60,7 +60,7 @@ class WatchedSandbox(Sandbox):
 
 
 class Part:
-    """A process of the fleet, and what it said."""
+    """A process of the fleet, with its output."""
 
     def __init__(self, command: list[str], environment: dict[str, str], folder: Path) -> None:
         self._said = folder / f"{command[-1]}-{time.monotonic_ns()}.txt"
@@ -82,11 +82,11 @@ class Part:
         self._process.send_signal(number)
 
     def ended(self) -> int:
-        """The exit code, once it has ended."""
+        """Wait for the end, and return the exit code."""
         return self._process.wait(60)
 
     def cpu(self) -> float:
-        """Seconds of CPU time so far; Linux has it at hand (proc(5))."""
+        """Return the CPU seconds so far; only on Linux (proc(5))."""
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -94,13 +94,13 @@ class Part:
         return self._said.read_text(errors="replace")
 
     def kill(self) -> None:
-        """As a host that loses its power."""
+        """Kill the process, as if the machine had lost power."""
         self._process.kill()
         self._process.wait()
 
 
 class Temporal:
-    """Temporal's development server on a file, so that it can be killed and come back."""
+    """Temporal's development server with a file, so that it can be killed and restarted."""
 
     def __init__(self, folder: Path) -> None:
         places = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")])
@@ -114,7 +114,7 @@ class Temporal:
             binary, "server", "start-dev", "--headless", "--ip", "127.0.0.1",
             "--port", str(port), "--db-filename", database, "--log-level", "never",
         ]  # fmt: skip
-        # Where it is, for connections to it.
+        # Its address, for connections.
         self.environment = {
             "TEMPORAL_ADDRESS": f"127.0.0.1:{port}",
             "TEMPORAL_CONFIG_FILE": os.devnull,
@@ -123,7 +123,7 @@ class Temporal:
         self.start()
 
     def start(self) -> None:
-        """Returns when it can be reached: the parts of a fleet would end without it."""
+        """Wait until the server can be reached: the parts of a fleet would end without it."""
         self.part = Part(self._command, dict(os.environ), self._folder)
         host, _, port = self.environment["TEMPORAL_ADDRESS"].partition(":")
         deadline = time.monotonic() + 30
@@ -158,7 +158,7 @@ def temporal(folder: Path) -> Iterator[Temporal]:
 
 
 class Fleet:
-    """A tenant of so many users, a file of their ids, and the parts of a fleet.
+    """A tenant with a number of users, a file of their ids, and the parts of a fleet.
 
     Args:
         folder: where ids and journal are.
@@ -176,7 +176,7 @@ class Fleet:
         self._parts: list[Part] = []
 
     def part(self, name: str) -> Part:
-        """A coordinator or a worker more."""
+        """Start another coordinator or worker."""
         named = {config.DOMAIN: self.sandbox.url, **self.server.environment}
         if name == "worker":
             named[config.API_KEY] = self.sandbox.api_key
@@ -186,7 +186,7 @@ class Fleet:
         return part
 
     async def start(self, max_rate: float, **options: Any) -> FleetRun:
-        """A run over the ids."""
+        """Start a run over the ids."""
         return await FleetRun.start(
             self.ids,
             max_rate=max_rate,
@@ -196,14 +196,14 @@ class Fleet:
         )
 
     async def until(self, requests: int) -> None:
-        """Wait until the tenant has been asked so often."""
+        """Wait until the tenant has received this many requests."""
         deadline = time.monotonic() + 120
         while len(self.sandbox.asked) < requests:
             assert time.monotonic() < deadline, "the run stands still"
             await asyncio.sleep(0.02)
 
     async def busy_worker(self) -> Part:
-        """The worker that has most of the chunks, so that to lose it is a loss."""
+        """Return the worker that has the most chunks, so that its loss matters."""
         handle = (await self.server.client()).get_workflow_handle(workflow_id(self.sandbox.url))
         pending = (await handle.describe()).raw_description.pending_activities
         workers = Counter(each.last_worker_identity.partition("@")[0] for each in pending)
@@ -211,7 +211,7 @@ class Fleet:
         return next(by_pid[pid] for pid, _ in workers.most_common() if pid in by_pid)
 
     async def until_paused(self, run: FleetRun) -> Progress:
-        """How the run stands, once it is paused and nothing of it is out."""
+        """Wait until the run is paused and no chunks are out, and return its progress."""
         while True:
             progress = await run.progress()
             if progress.paused is not None and not progress.chunks:
@@ -233,7 +233,7 @@ class Fleet:
             await asyncio.sleep(0.1)
 
     async def until_trouble(self, run: FleetRun) -> Progress:
-        """How the run stands, once something of it is tried again and again."""
+        """Wait until a step is retried, and return the progress."""
         while True:
             progress = await run.progress()
             if progress.trouble:
@@ -241,7 +241,7 @@ class Fleet:
             await asyncio.sleep(0.1)
 
     def recorded(self) -> Counter[str]:
-        """The users of the journal by outcome; each is there once, and under its own position."""
+        """Return the journal's users by outcome; checks that each is there once, in its place."""
         with closing(sqlite3.connect(self.journal)) as sql:
             rows = sql.execute("SELECT position, user_id, outcome FROM users").fetchall()
         ids = self.sandbox.user_ids()
@@ -255,7 +255,7 @@ class Fleet:
 
 @asynccontextmanager
 async def fleet(folder: Path, server: Temporal, users: int, **options: Any) -> AsyncIterator[Fleet]:
-    """A tenant, a file of its users' ids, and whatever parts are asked for; gone afterwards.
+    """Start a tenant, a file of its users' ids, and the given parts; end them afterwards.
 
     Args:
         folder: for the ids, the journal, and what the parts say.

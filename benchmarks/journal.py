@@ -1,4 +1,4 @@
-"""What a journal costs: CPU a record, loop lag, bytes, the same run without it, and a resume.
+"""Measures a journal: CPU per record, loop lag, bytes, a run without it, and a resume.
 
     python benchmarks/journal.py [--records 10000000] [--rounds 5]
 
@@ -56,7 +56,7 @@ def rss_mib() -> float:
 
 
 def make(path: Path, count: int) -> None:
-    """A journal in which everybody is enabled, written as runs write it but in larger groups."""
+    """Write a journal with all users enabled, as runs do, but in larger groups."""
     records = JournalStore(path, TENANT, ENABLE, InputInfo())
     records.open()
     source = enumerate(ids(count))
@@ -67,7 +67,7 @@ def make(path: Path, count: int) -> None:
 
 
 async def record(path: Path, count: int, rate: int) -> dict[str, float]:
-    """CPU a record and loop lag, for `count` records that come at `rate` a second."""
+    """Measure CPU per record and loop lag, for `count` records at `rate` per second."""
     journal = JournalFile(path, TENANT)
     report = BulkReport()
     recorder = JournalWriter(journal, report, RateLimiter(), lambda: None)
@@ -108,7 +108,7 @@ async def record(path: Path, count: int, rate: int) -> dict[str, float]:
 
 
 async def bulk(url: str, key: str, path: Path | None) -> float:
-    """Client CPU per user, microseconds."""
+    """Measure client CPU per user, in microseconds."""
     async with MonoCloudSession(url, key) as session:
         cpu = time.process_time()
         report = await session.bulk_enable(user_ids(url), journal=path)
@@ -121,7 +121,7 @@ def user_ids(_url: str) -> Iterator[str]:
 
 
 async def resume(path: Path, count: int) -> dict[str, float]:
-    """Seconds and memory until a run over a finished journal knows that it has nothing to do."""
+    """Measure seconds and memory of a run over a finished journal."""
     before = rss_mib()
     async with MonoCloudSession(TENANT, "key") as session:
         began, cpu = time.perf_counter(), time.process_time()
@@ -143,7 +143,7 @@ def child(*argv: object, env: dict[str, str] | None = None) -> Any:
 
 
 def measure_bulk(folder: Path, rounds: int) -> tuple[float, float, float]:
-    """Medians without and with a journal, and of the ratio of each turn."""
+    """Return medians without and with a journal, and of the ratio of each round."""
     listed = folder / "ids.txt"
     pairs = []
     for turn in range(rounds):

@@ -1,4 +1,4 @@
-"""A long run against a tenant with every fault at once, which is killed three times on the way.
+"""A long run against a tenant with all faults, which is killed three times.
 
     python benchmarks/soak.py [--minutes 10]
 
@@ -29,18 +29,18 @@ from monocloud_async import BulkReport, BulkRun, MonoCloudSession, RetryPolicy, 
 
 RATE, BURST, LATENCY, ERRORS = 1000, 200, 0.005, 0.002
 CONCURRENCY, TIMEOUT = 100, 2.0
-EVERY = 100  # one user in so many meets a fault of its own, each in turn
+EVERY = 100  # one user in this many has its own fault, in turn
 SCRIPTS = (
     *("503", "reset", "cut", "hang", "408", "reset,cut,503"),
     *("html", "redirect", "404", "422:identity", "422:keyed"),
 )
-REPEATS = 8  # how many requests one round of those scripts costs beyond the first ones
+REPEATS = 8  # extra requests for one round of these scripts
 KILLS = 3
 KEY = {"X-API-KEY": "sandbox-key"}
 
 
 class Tenant:
-    """The sandbox as a process."""
+    """Run the sandbox as a process."""
 
     def __init__(self, folder: Path, users: int) -> None:
         self.db, self.ids = folder / "tenant.db", folder / "ids.txt"
@@ -68,7 +68,7 @@ class Tenant:
         self._start(port=self.url.rpartition(":")[2])
 
     async def script(self, user_ids: list[str], start: int) -> None:
-        """Faults for every hundredth user from this one on."""
+        """Script faults for every hundredth user from this one on."""
         async with aiohttp.ClientSession(headers=KEY) as client:
             for place in range(start - start % EVERY, len(user_ids), EVERY):
                 steps = SCRIPTS[place // EVERY % len(SCRIPTS)].split(",")
@@ -79,7 +79,7 @@ class Tenant:
 
 @dataclass
 class Watch:
-    """What the process of the run looks like, second by second."""
+    """The process of the run, measured every second."""
 
     run: BulkRun
     lags: "array[float]" = field(default_factory=lambda: array("f"))  # small: memory is measured
@@ -130,7 +130,7 @@ async def soak(tenant: Tenant, journal: Path, seconds: float) -> tuple[BulkRepor
             await asyncio.to_thread(tenant.kill)
             await asyncio.sleep(3)
             await asyncio.to_thread(tenant.again)
-            # Scripts are in the sandbox's memory: those of users who are still to come, anew.
+            # The sandbox keeps scripts in memory: script the remaining users again.
             await tenant.script(user_ids, run.report.total + 5 * CONCURRENCY)
 
     gc.freeze()
@@ -150,7 +150,7 @@ async def soak(tenant: Tenant, journal: Path, seconds: float) -> tuple[BulkRepor
 
 
 def differences(tenant: Path, journal: Path, total: int) -> dict[str, int]:
-    """Users on whom the run's journal and the tenant's own database do not agree.
+    """Return the users for whom the journal and the tenant's database differ.
 
     A user who was refused, or of whom nobody knows, may be anything there; nobody else may.
     """
@@ -170,10 +170,10 @@ def differences(tenant: Path, journal: Path, total: int) -> dict[str, int]:
 
 
 def figures(report: BulkReport, watch: Watch, before: int) -> Iterator[tuple[str, str, bool]]:
-    """Each figure, as people read it, and whether it is within its bound."""
+    """Return each figure as text, and whether it is within its limit."""
     lags = sorted(watch.lags)
     repeats = report.requests - report.total - report.throttled
-    # What the tenant made necessary, and around each kill the calls in flight and the probes.
+    # What the faults require, and for each kill the calls in flight and the probes.
     allowed = report.total / EVERY / len(SCRIPTS) * REPEATS + 1.5 * ERRORS * report.requests
     allowed += KILLS * 2 * CONCURRENCY
     middle = [descriptors for _, _, descriptors in watch.samples[5:]]

@@ -1,4 +1,4 @@
-"""What a call costs: client CPU per user, beside the other ways to make the same calls.
+"""Measures client CPU per user, for this package and other clients that make the same calls.
 
     python benchmarks/speed.py                      the table of docs/performance.md, and start-up
     python benchmarks/speed.py --turns 1 --only "bulk,by hand" --columns TLS/asyncio
@@ -33,13 +33,13 @@ from web_server import serving
 
 HERE = Path(__file__).parent
 NODE = ("node fetch", "undici")
-AT_MOST = {"httpx": 1_000}  # it takes twenty times as long as the others
+AT_MOST = {"httpx": 1_000}  # it takes twenty times as long
 PACKAGES = ("monocloud-async", "aiohttp", "msgspec", "uvloop", "httpx", "pyreqwest")
-UNDICI = ("undici@latest", "undici@7", "undici@6")  # the newest that this node is new enough for
+UNDICI = ("undici@latest", "undici@7", "undici@6")  # the newest that this node supports
 
 
 class Field:
-    """Who takes part, and how to start each."""
+    """The clients, and how to start each."""
 
     def __init__(self, scratch: Path, wanted: list[str], columns: list[str]) -> None:
         self.left_out: list[str] = []
@@ -58,7 +58,7 @@ class Field:
             "SSL_CERT_FILE": str(scratch / "ca.pem"),
             "NODE_EXTRA_CA_CERTS": str(scratch / "ca.pem"),
             "NODE_MODULES": str(scratch / "node_modules"),
-            "PYTHONOPTIMIZE": "",  # the clients check their answers with assert
+            "PYTHONOPTIMIZE": "",  # the clients check responses with assert
         }
 
     def _missing(self, package: str, needed: bool, what: str) -> bool:
@@ -75,7 +75,7 @@ class Field:
         return False
 
     def _installed(self) -> bool:
-        """Whether npm puts undici into the scratch folder."""
+        """Return whether npm can install undici into the scratch folder."""
         why = "there is no npm here"
         if shutil.which("npm") is not None:
             options = ["--engine-strict", "--no-audit", "--no-fund", "--fetch-retries=0"]
@@ -90,11 +90,11 @@ class Field:
         return False
 
     def plays(self, name: str, column: str) -> bool:
-        """Node has one event loop; its figures stand beside asyncio's."""
+        """Node has one event loop; its figures are in the columns of asyncio."""
         return name not in NODE or not column.endswith("uvloop")
 
     def run(self, name: str, url: str, users: int, loop: str, step: int = 0) -> dict[str, Any]:
-        """What the client said of itself; a client that fails ends the measurement."""
+        """Run a client, and return its figures; a failing client ends the measurement."""
         program = (
             ["node", str(HERE / "contestants.mjs"), name, url, str(users)]
             if name in NODE
@@ -117,7 +117,7 @@ class Field:
 
 
 def measure(field: Field, urls: dict[str, str], users: int, turns: int) -> Turns:
-    """All clients in all columns, turn by turn."""
+    """Run all clients in all columns, in rounds."""
     results: Turns = defaultdict(list)
     for turn in range(turns):
         for column in field.columns:
@@ -137,7 +137,7 @@ def measure(field: Field, urls: dict[str, str], users: int, turns: int) -> Turns
 
 
 def memory(field: Field, urls: dict[str, str], users: int) -> list[str]:
-    """What `bulk` holds after every tenth of so many users."""
+    """Measure the memory of `bulk` after every tenth of the users."""
     found: dict[str, tuple[list[float], float]] = {}
     for security in ("plain", "TLS"):
         progress(f"{users:,} users, {security}")
@@ -153,7 +153,7 @@ def progress(text: str) -> None:
 
 
 def versions(field: Field, server: str) -> str:
-    """The line below which figures mean something."""
+    """Return the line of versions for the figures."""
     parts = [f"Python {platform.python_version()}", " ".join(ssl.OPENSSL_VERSION.split()[:2])]
     for package in PACKAGES:
         try:

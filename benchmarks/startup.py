@@ -1,4 +1,4 @@
-"""How long it takes until a program can begin; `speed` prints it."""
+"""Measures the start-up time of programs; `speed` prints it."""
 
 import os
 import statistics
@@ -25,7 +25,7 @@ PROGRAMS = {
 
 
 def startup(scratch: Path, progress: Callable[[str], None]) -> dict[str, float]:
-    """Milliseconds of wall time of a fresh process, by what it does: medians.
+    """Return the median milliseconds of wall time of a new process, by what it does.
 
     With the byte code of all modules on disk, as after an installation, whatever the environment
     says about writing it.

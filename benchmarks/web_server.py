@@ -1,4 +1,4 @@
-"""A quick server for measurements: nginx, or asyncio where there is none, plain and over TLS.
+"""A fast server for measurements: nginx, or else asyncio, plain and over TLS.
 
 It answers every enable with the documented user, under the id that was asked for.
 """
@@ -51,7 +51,7 @@ http {{
 
 
 def body(user_id: str) -> str:
-    """The documented user with this id, in bytes that mean themselves in nginx's quotes."""
+    """Return the documented user with this id, in bytes that need no escapes in nginx's quotes."""
     user = json.loads(SAMPLE.read_text(encoding="utf-8")) | {"user_id": ID}
     text = json.dumps(user, separators=(",", ":"))
     assert not set(text) & set("'$\\")
@@ -61,7 +61,7 @@ def body(user_id: str) -> str:
 
 @contextmanager
 def serving(folder: Path) -> Iterator[tuple[str, str, str]]:
-    """The addresses, plain and TLS, and what serves there; `folder` gets the authority, ca.pem."""
+    """Yield the addresses, plain and TLS, and the server; `folder` gets the authority, ca.pem."""
     authority = trustme.CA()
     certificate = authority.issue_cert("127.0.0.1")
     authority.cert_pem.write_to_path(folder / "ca.pem")
@@ -112,7 +112,7 @@ def _answers(port: int, server: "subprocess.Popen[bytes]") -> bool:
 
 
 class _Answers(asyncio.Protocol):
-    """Requests without a body, one after the other on one connection."""
+    """Answers requests without a body, one after the other on one connection."""
 
     transport: asyncio.Transport
     asked = re.compile(rb"POST /api/users/([^/ ]+)/enable HTTP/1\.1\r\n")

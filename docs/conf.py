@@ -1,4 +1,4 @@
-"""The site, as Sphinx builds it: python -m sphinx -W docs site"""
+"""The Sphinx configuration of the site: python -m sphinx -W docs site"""
 
 import re
 from importlib.metadata import version as installed
@@ -13,8 +13,8 @@ version = release = installed(project)
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["examples"]
 myst_heading_anchors = 3  # links to a heading are checked
-smartquotes = False  # of --domain it makes a dash
-default_role = "code"  # docstrings are Markdown where they can be
+smartquotes = False  # it would turn --domain into a dash
+default_role = "code"  # docstrings use Markdown as far as possible
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
@@ -36,7 +36,7 @@ pygments_dark_style = "github-dark"
 def _fences(
     _app: object, _what: str, _name: str, _object: object, _options: object, lines: list[str]
 ) -> None:
-    """Code between fences, as reStructuredText has it."""
+    """Convert fenced code blocks to reStructuredText."""
     text = re.sub(
         r"^( *)```(\w+)\n(.*?)^ *```$",
         lambda found: (

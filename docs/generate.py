@@ -1,4 +1,4 @@
-"""Write the pages of docs/reference that the code itself tells: python docs/generate.py"""
+"""Generate pages of docs/reference from the code: python docs/generate.py"""
 
 import html
 import inspect
@@ -13,12 +13,12 @@ REFERENCE = Path(__file__).parent / "reference"
 
 
 def pages() -> dict[Path, str]:
-    """What each generated page has to be."""
+    """Return the text of each generated page."""
     return {REFERENCE / "cli.md": commands(), REFERENCE / "errors.md": error_tree()}
 
 
 def commands() -> str:
-    """The command line's help, every command of it."""
+    """Return the help of every command."""
     typer = [sys.executable, "-m", "typer", "monocloud_async.cli.app", "utils", "docs"]
     names = ["--name", "monocloud-async", "--title", "Command line"]
     made = subprocess.run([*typer, *names], check=True, stdout=subprocess.PIPE, text=True)
@@ -26,7 +26,7 @@ def commands() -> str:
 
 
 def error_tree() -> str:
-    """The tree as the module draws it, and each class with what it says to do."""
+    """Return the error tree as the module draws it, and each class with its advice."""
     drawing = inspect.getdoc(errors) or ""
     rows = "\n".join(row(error) for error in classes(MonoCloudError))
     details = "\n".join(
@@ -39,11 +39,11 @@ def error_tree() -> str:
 {drawing.split(chr(10) * 2)[1]}
 ```
 
-`str(error)` is one line: which user, what happened, what the server said, and the last column.
-What is tried again is tried `attempts` times by the session's `RetryPolicy`, before you see it;
-[errors and retries](../errors.md) says how to deal with what is left.
+`str(error)` is one line: which user, what happened, what the server said, and the last column here.
+The session retries an error up to `attempts` times (see `RetryPolicy`) before it raises the error;
+[errors and retries](../errors.md) says how to handle errors.
 
-| Class | Status | Tried again | When | What to do |
+| Class | Status | Retried | When | What to do |
 |---|---|---|---|---|
 {rows}
 
@@ -56,7 +56,7 @@ What is tried again is tried `attempts` times by the session's `RetryPolicy`, be
 
 
 def row(error: type[MonoCloudError]) -> str:
-    """What is to know about a class."""
+    """Return the table row of a class."""
     codes = [code for code in range(400, 501) if errors.status_class(code) is error]
     sample = error(status=422) if issubclass(error, StatusError) else error("")
     match codes:
@@ -73,7 +73,7 @@ def row(error: type[MonoCloudError]) -> str:
 
 
 def classes(error: type[MonoCloudError]) -> Iterator[type[MonoCloudError]]:
-    """This class, and all below it, in the order of the source."""
+    """Yield this class and all its subclasses, in the order of the source."""
     yield error
     for below in error.__subclasses__():
         if below.__module__ in {errors.__name__, outcome.__name__}:

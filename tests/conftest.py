@@ -33,7 +33,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("hypothesis_profile") == "long":
-        config.option.timeout = 0  # who looks on can end it
+        config.option.timeout = 0  # a person can interrupt a long run
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -56,7 +56,7 @@ def _hooked(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def by_hand() -> bool:
-    """Whether somebody asked for all that CI has no time for, with the profile `long`."""
+    """Whether to run everything, also what is too slow for CI: the profile `long`."""
     return settings.get_current_profile_name() == "long"
 
 

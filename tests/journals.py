@@ -11,10 +11,10 @@ from monocloud_async import Outcome
 
 
 def rows(path: Path) -> list[tuple[int, str, str, int]]:
-    """Position, id, outcome and attempts, in order."""
+    """Return position, id, outcome and attempts of each user, in order."""
     with closing(sqlite3.connect(path)) as sql:
         if not sql.execute("SELECT 1 FROM sqlite_master WHERE name = 'users'").fetchall():
-            return []  # a kill, or a look, in the moment before the first transaction
+            return []  # before the first transaction
         return sql.execute(
             "SELECT position, user_id, outcome, attempts FROM users ORDER BY position"
         ).fetchall()
@@ -30,7 +30,7 @@ def is_intact(path: Path) -> bool:
 
 
 class Store:
-    """A journal of one's own: the two methods, and what goes wrong with them."""
+    """A custom journal, whose two methods can fail."""
 
     def __init__(self) -> None:
         self.kept: dict[int, Outcome] = {}

@@ -23,7 +23,7 @@ PROBLEM = "application/problem+json"
 
 
 class PlainClient:
-    """A sandbox, and an aiohttp client that knows nothing of this package."""
+    """A sandbox, and an aiohttp client that is independent of this package."""
 
     def __init__(self, sandbox: Sandbox, http: aiohttp.ClientSession) -> None:
         self.sandbox = sandbox
@@ -32,7 +32,7 @@ class PlainClient:
     async def send(
         self, method: str, path: str, *, headers: dict[str, str] | None = None, **options: Any
     ) -> tuple[int, Any, Any]:
-        """Status, headers and decoded body; `path` is sent as it is."""
+        """Return status, headers and decoded body; `path` is sent unchanged."""
         url = URL(self.sandbox.url + path, encoded=True)
         headers = {"X-API-KEY": self.sandbox.api_key} if headers is None else headers
         async with self.http.request(
@@ -60,7 +60,7 @@ def sample(name: str) -> dict[str, Any]:
 
 
 async def raw(sandbox: Sandbox, request_line: str) -> bytes:
-    """Everything that the sandbox sends before it closes the connection."""
+    """Return everything that the sandbox sends before it closes the connection."""
     reader, writer = await asyncio.open_connection(sandbox.host, sandbox.port)
     try:
         writer.write(

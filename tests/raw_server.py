@@ -1,4 +1,4 @@
-"""A server that speaks bytes, not HTTP: it does with each connection what it is told."""
+"""A scripted server that sends raw bytes, not HTTP."""
 
 import asyncio
 import socket
@@ -11,7 +11,7 @@ from typing import Self
 
 
 class Peer:
-    """One connection, seen from the server."""
+    """The server's side of one connection."""
 
     def __init__(
         self, server: "RawServer", reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -21,7 +21,7 @@ class Peer:
         self._writer = writer
 
     async def request(self) -> bytes:
-        """The next request, which is counted."""
+        """Read and count the next request."""
         request = await self._reader.readuntil(b"\r\n\r\n")
         self._server.requests.append(request)
         return request
@@ -31,27 +31,27 @@ class Peer:
         await self._writer.drain()
 
     async def drip(self, data: bytes, *, every: float) -> None:
-        """A byte, then a pause, and so on."""
+        """Send these bytes one by one, with a pause after each."""
         for at in range(len(data)):
             await self.send(data[at : at + 1])
             await asyncio.sleep(every)
 
     async def endlessly(self, data: bytes) -> None:
-        """The same bytes for as long as there is a client."""
+        """Send the same bytes until the client leaves."""
         while True:
             await self.send(data)
-            await asyncio.sleep(0.25)  # lets a clock that jumps over waits go on
+            await asyncio.sleep(0.25)  # lets a jumping clock advance
 
     async def silence(self) -> None:
-        """Nothing, until the client leaves."""
+        """Send nothing until the client leaves."""
         await self._reader.read()
 
     async def hello(self) -> bytes:
-        """The first bytes of a client that wants to speak TLS."""
+        """Read the first bytes of a TLS handshake."""
         return await self._reader.read(4096)
 
     async def join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """What either side says goes to the other one, until one of them leaves."""
+        """Forward bytes in both directions until one side leaves."""
         await asyncio.wait(
             [
                 asyncio.ensure_future(_pass_on(self._reader, writer)),
@@ -61,11 +61,11 @@ class Peer:
         )
 
     def finish(self) -> None:
-        """A FIN: nothing more comes from here, but the client may go on."""
+        """Send a FIN; the client may continue to send."""
         self._writer.write_eof()
 
     def reset(self) -> None:
-        """The connection dies with an RST in place of a FIN."""
+        """Abort the connection with an RST instead of a FIN."""
         linger = struct.pack("ii", 1, 0)
         self._writer.get_extra_info("socket").setsockopt(
             socket.SOL_SOCKET, socket.SO_LINGER, linger
@@ -73,7 +73,7 @@ class Peer:
         self._writer.transport.abort()
 
     def drop(self) -> None:
-        """The connection ends with a FIN and nothing before it, no close notify either."""
+        """End the connection with a FIN, without a TLS close_notify."""
         self._writer.transport.abort()
 
 
@@ -88,7 +88,7 @@ Act = Callable[[Peer], Awaitable[None]]
 
 
 def answering(reply: bytes | Callable[[bytes], bytes | None]) -> Act:
-    """Every request is answered with these bytes; None is silence; no length closes."""
+    """Answer every request with these bytes; None means silence; without a length, close."""
 
     async def act(peer: Peer) -> None:
         while True:
@@ -105,7 +105,7 @@ def answering(reply: bytes | Callable[[bytes], bytes | None]) -> Act:
 
 
 def http(body: bytes = b"", *headers: bytes, status: int = 200, length: bool = True) -> bytes:
-    """An answer with these header lines, and its length."""
+    """Return a response with these header lines and its length."""
     lines = [b"HTTP/1.1 %d X" % status, *headers]
     if length:
         lines.append(b"Content-Length: %d" % len(body))
@@ -113,7 +113,7 @@ def http(body: bytes = b"", *headers: bytes, status: int = 200, length: bool = T
 
 
 class RawServer:
-    """Listens on loopback; each connection is an `act` of its own, closed when that returns."""
+    """Listens on loopback; runs `act` for each connection, and then closes the connection."""
 
     def __init__(self, act: Act, *, tls: ssl.SSLContext | None = None) -> None:
         self.requests: list[bytes] = []
@@ -130,7 +130,7 @@ class RawServer:
         self._tasks.add(task)
         self.connections += 1
         try:
-            # Clients leave, and so they should; and at the end the server does.
+            # Clients disconnect, and at the end the server does.
             with suppress(
                 asyncio.IncompleteReadError, asyncio.CancelledError, ConnectionError, ssl.SSLError
             ):

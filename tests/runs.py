@@ -1,4 +1,4 @@
-"""Runs without HTTP: a function stands for the tenant."""
+"""Runs without HTTP: a function replaces the tenant."""
 
 import asyncio
 from collections.abc import Callable
@@ -30,7 +30,7 @@ def bulk(
     limiter: RateLimiter | None = None,
     journal: Journal | None = None,
 ) -> BulkRun:
-    """A run without HTTP: `send` stands for the tenant."""
+    """Return a run without HTTP: `send` replaces the tenant."""
     return BulkRun(
         ENABLE,
         user_ids,

@@ -1,4 +1,4 @@
-"""Other people's test suites, run as they run them: in a process and a project of their own."""
+"""Runs a user's test suite in its own process and project."""
 
 import subprocess
 import sys
@@ -6,7 +6,7 @@ import textwrap
 from importlib.metadata import entry_points
 from pathlib import Path
 
-# pytest-asyncio asks projects that have no opinion to form one; people's first suite has none.
+# pytest-asyncio warns projects that do not set this option.
 CONFIG = """
 [pytest]
 filterwarnings =
@@ -16,7 +16,7 @@ filterwarnings =
 
 
 def run_suite(folder: Path, test: str, *options: str) -> str:
-    """What pytest prints about this test file."""
+    """Return what pytest prints for this test file."""
     (folder / "pytest.ini").write_text(CONFIG)
     (folder / "test_mine.py").write_text(textwrap.dedent(test), encoding="utf-8")
     # A checkout that is not installed has no entry point yet.

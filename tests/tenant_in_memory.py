@@ -19,7 +19,7 @@ def now() -> float:
 
 
 class Tenant:
-    """In virtual time: 20 ms a request, a limit, and stretches of time in which it is down."""
+    """A tenant in virtual time: 20 ms for each request, a rate limit, and outages."""
 
     def __init__(self, limit: Bucket | None = None, *, down: tuple[float, float] = (0, 0)) -> None:
         self.limit = limit
@@ -47,7 +47,7 @@ class Tenant:
 
 
 class Session(MonoCloudSession):
-    """A session whose requests go to a tenant in memory."""
+    """Return a session whose requests go to a tenant in memory."""
 
     def __init__(self, answer: Send, max_rate: float | None) -> None:
         super().__init__("acme.eu.monocloud.com", "k", max_rate=max_rate)

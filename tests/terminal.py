@@ -1,4 +1,4 @@
-"""The command line as people run it: in this process to be quick, in its own to be real."""
+"""Runs the command line: in this process, which is quick, or in a real process."""
 
 import os
 import signal
@@ -32,7 +32,7 @@ def environment(sandbox: Sandbox) -> dict[str, str]:
 
 @contextmanager
 def started(sandbox: Sandbox, *argv: object, **options: Any) -> Iterator[subprocess.Popen[str]]:
-    """A real process; it is gone afterwards."""
+    """Run a real process, and end it afterwards."""
     with subprocess.Popen(
         [*PROGRAM, *map(str, argv)],
         env=environment(sandbox),

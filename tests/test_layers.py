@@ -1,4 +1,4 @@
-"""Imports go one way: in the order that docs/design.md states, and in no circle."""
+"""Imports follow the order of docs/design.md, without cycles."""
 
 import ast
 import re
@@ -8,7 +8,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "monocloud_async"
-OUTSIDE = {"", "__main__", "sandbox", "testing"}  # the package itself, and what is not the client
+OUTSIDE = {
+    "",
+    "__main__",
+    "sandbox",
+    "testing",
+}  # not parts of the client
 
 
 def order() -> dict[str, int]:
@@ -30,7 +35,7 @@ def modules() -> dict[str, Path]:
 
 
 def imports(path: Path, known: set[str]) -> Iterator[str]:
-    """All of them, also those in functions and for type checkers."""
+    """Return all imports, including those in functions and for type checkers."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and f"{node.module}.".startswith("monocloud_async."):
             module = (node.module or "").removeprefix("monocloud_async").removeprefix(".")
@@ -61,4 +66,4 @@ def test_no_import_goes_up() -> None:
 def test_no_imports_are_a_circle() -> None:
     known = modules()
     graph = {name: {*imports(path, set(known))} - {name} for name, path in known.items() if name}
-    TopologicalSorter(graph).prepare()  # raises CycleError, with the circle
+    TopologicalSorter(graph).prepare()  # raises CycleError, with the cycle

@@ -1,4 +1,4 @@
-"""The rules of the pace, each by itself, and the law over simulated tenants."""
+"""The rules of the rate limiter, one by one, and all together with simulated tenants."""
 
 import logging
 import math
@@ -22,7 +22,7 @@ from monocloud_async.ratelimit.pacer import Pacer
 
 
 def at_once(limiter: RateLimiter, count: int, now: float) -> list[Ticket]:
-    """So many requests, none of which has to wait."""
+    """Send this many requests, none of which has to wait."""
     tickets = []
     for _ in range(count):
         assert limiter.delay(now) == 0
@@ -31,14 +31,14 @@ def at_once(limiter: RateLimiter, count: int, now: float) -> list[Ticket]:
 
 
 def due(limiter: RateLimiter, now: float) -> float:
-    """When the next request may go out."""
+    """Return when the next request may be sent."""
     while wait := limiter.delay(now):
         now += max(wait, 1e-9)  # sums of floats fall short
     return now
 
 
 def reopen(limiter: RateLimiter, now: float) -> float:
-    """The pause is sat out and the probe is granted; answers when."""
+    """Wait until the pause ends and the probe is allowed; return when."""
     now = due(limiter, now)
     probe = at_once(limiter, 1, now)[0]
     limiter.granted(probe, now + 0.02)
@@ -46,7 +46,7 @@ def reopen(limiter: RateLimiter, now: float) -> float:
 
 
 def paced(rate: float) -> tuple[RateLimiter, float]:
-    """A pace that has measured `rate`, and the time."""
+    """Return a limiter that has measured `rate`, and the time."""
     tenant, limiter, now = tenants.Bucket(rate, 1), RateLimiter(seed=1), 0.0
     while limiter.rate is None:
         now = due(limiter, now)
@@ -132,7 +132,7 @@ def test_without_retry_after_the_pause_grows_from_half_a_second_until_one_is_gra
 
 
 def test_429s_of_requests_from_before_the_pause_are_no_news() -> None:
-    """The guard that counts an episode once: late answers neither pause again nor cut again."""
+    """Late responses of the same episode neither pause again nor lower the rate again."""
     limiter = RateLimiter(seed=1)
     tickets = at_once(limiter, 40, 0.0)
     limiter.granted(tickets[0], 0.02)
@@ -214,7 +214,7 @@ def test_requests_are_evenly_spaced_at_what_the_tenant_grants(rate: float) -> No
 
 
 def test_a_reservation_does_not_outlive_the_pause() -> None:
-    """Moments that were given out before the pause would let a burst through after it."""
+    """Send times that were granted before the pause would allow a burst after it."""
     limiter, now = paced(50)
     at_once(limiter, 1, due(limiter, now))
     ticket = limiter.send(now + 1)
@@ -224,7 +224,7 @@ def test_a_reservation_does_not_outlive_the_pause() -> None:
 
 
 def test_grants_that_arrive_late_do_not_raise_the_measure() -> None:
-    """Requests are counted where they were sent: answers bunch up behind a slow network."""
+    """Requests are counted when they were sent: responses arrive in bunches on a slow network."""
     slow, fast = RateLimiter(seed=1), RateLimiter(seed=1)
     for limiter, latency in ((slow, 3.0), (fast, 0.02)):
         sent, now = [], 0.0
@@ -241,7 +241,7 @@ def test_grants_that_arrive_late_do_not_raise_the_measure() -> None:
     assert slow._estimator.rate == fast._estimator.rate
 
 
-def test_probing_is_gentle_and_goes_above_the_last_ceiling() -> None:
+def test_probing_is_gentle_and_goes_above_the_last_limit() -> None:
     limiter, now = paced(100)
     before = limiter.rate or 0
     rates = []
@@ -404,11 +404,11 @@ def test_a_single_call_goes_on_trying_while_the_tenant_is_down() -> None:
     assert limiter.single_call_delay(0.0) == 0
 
 
-# Whatever the tenant answers
+# Random responses
 
 
 class Checked(Ours):
-    """A pace whose every request is held against what its state allows."""
+    """A limiter whose every request is checked against what its state allows."""
 
     def __init__(self, max_rate: float | None) -> None:
         super().__init__()
@@ -464,7 +464,7 @@ def test_for_any_answers_it_sends_no_more_than_its_state_allows_and_every_pause_
     assert limiter.delay(now) == 0
 
 
-# The law, as a whole; benchmarks/pace.py has many more
+# All rules together; benchmarks/pace.py has many more scenarios
 
 
 @pytest.mark.parametrize("concurrency", [50, 300])

@@ -87,7 +87,7 @@ def test_absent_and_null_parts_of_parts_are_empty() -> None:
 
 
 def test_a_null_that_the_caller_keeps_is_his() -> None:
-    """Nulls are taken away from the members that MonoCloud defines, and from no others."""
+    """Nulls are removed from the members that MonoCloud defines, and from no others."""
     kept = {"a": None, "b": [None, {"c": None}]}
     body = samples.user("u", passkeys=None, claims=kept, idps=[{"claims": kept}], new={"d": None})
     user = read_response("u", 200, {}, body)

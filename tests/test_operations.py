@@ -1,4 +1,4 @@
-"""What differs between the operations: method, path, body, and what users come to."""
+"""The differences between operations: method, path, body, and the outcomes of users."""
 
 import sqlite3
 from collections.abc import Awaitable, Callable

@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class Clock:
-    """Time that passes only when somebody sleeps."""
+    """A clock that advances only during sleeps."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -29,7 +29,7 @@ class Clock:
 
 
 def failing(*errors: Exception) -> tuple[Callable[[float], Awaitable[str]], list[float]]:
-    """An attempt that raises these one after the other, then succeeds; and what it was given."""
+    """An attempt that raises these errors in turn, then succeeds, and records its arguments."""
     left = list(errors)
     given: list[float] = []
 
@@ -50,7 +50,7 @@ async def call(
     clock: Clock,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> T:
-    """As whoever calls does it: the first attempt is theirs."""
+    """Make the first attempt itself, as a caller does."""
     deadline = clock() + policy.total
     try:
         return await attempt(policy.total)

@@ -84,7 +84,7 @@ def test_a_hanging_tenant_ends_in_a_timeout_after_all_attempts() -> None:
             assert asyncio.get_running_loop().time() - began >= 12
             assert (caught.value.attempts, len(server.requests)) == (4, 4)
             assert caught.value.sent
-            await asyncio.sleep(0.3)  # aiohttp would round the end of it up to a whole second
+            await asyncio.sleep(0.3)  # aiohttp would round the deadline up to a whole second
             began = asyncio.get_running_loop().time()
             with pytest.raises(m.RequestTimeoutError, match="within 7 s"):
                 await session.enable_user("u", timeout=7.0, retry=NEVER)
@@ -121,7 +121,7 @@ def test_no_request_of_a_run_outlives_the_time_of_its_user() -> None:
 
 
 def test_a_pause_that_ends_when_the_time_does_hangs_nobody() -> None:
-    """Aiohttp takes a timeout that is over already for none at all."""
+    """Aiohttp treats an expired timeout as no timeout."""
 
     async def main() -> None:
         clock = asyncio.get_running_loop().time
@@ -400,7 +400,7 @@ async def test_many_calls_at_once_do_not_queue_for_connections() -> None:
         arrived += 1
         if arrived == 150:
             everyone.set()
-        await everyone.wait()  # nobody is answered before all are here
+        await everyone.wait()  # no response before all requests have arrived
         return web.Response(body=samples.user(request.match_info["id"]))
 
     app = web.Application()
@@ -422,7 +422,7 @@ def _steps() -> Iterator[int]:
 
 
 async def test_cancellation_at_any_await_leaves_nothing_behind(sandbox: Sandbox) -> None:
-    """Each round lets the call take one more turn of the event loop, then cancels it."""
+    """Each round lets the call run one more iteration of the event loop, then cancels it."""
     sandbox.latency = 0.01
     finished = 0
     before = asyncio.all_tasks()

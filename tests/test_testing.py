@@ -1,4 +1,4 @@
-"""The pytest plugin does its work in other people's suites, and nothing where it is not wanted."""
+"""The pytest plugin works in users' test suites, and does nothing unless a fixture is used."""
 
 import os
 from pathlib import Path

@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-GRACE = 0.02  # real seconds in which a server on this machine surely answers
+GRACE = 0.02  # real seconds within which a local server certainly responds
 # So often the clock waits once more for what is on its way: a busy Linux may deliver even
 # loopback's packets later. What nobody reads is on its way for good.
 PATIENCE = 15
@@ -60,7 +60,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 def run(main: Coroutine[Any, Any, T], *, sockets: bool = True, grace: float = GRACE) -> T:
-    """What the coroutine returns; without sockets, no real time is spent at all."""
+    """Run the coroutine and return its result; without sockets, this takes no real time."""
 
     def new_loop() -> VirtualLoop:
         loop = VirtualLoop()

@@ -1,4 +1,4 @@
-"""The ways that a call can go: over the session's own connections, or through `ClientSession`."""
+"""The paths of a call: over the session's own connections, or through `ClientSession`."""
 
 import asyncio
 import ssl
@@ -22,7 +22,7 @@ WAYS: tuple[Way, ...] = get_args(Way)
 
 @contextmanager
 def hooked() -> Iterator[None]:
-    """`ClientSession` is wrapped, as tracers do it: calls go the standard way."""
+    """Wrap `ClientSession`, as tracers do, so that calls take the standard path."""
     make = aiohttp.ClientSession._request
 
     @wraps(make)
@@ -36,22 +36,22 @@ def hooked() -> Iterator[None]:
 
 @cache
 def trusting(authority: trustme.CA) -> ssl.SSLContext:
-    """What a client has that trusts this authority."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # it checks certificates and host names
+    """Return the context of a client that trusts this authority."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # checks certificates and host names
     authority.configure_trust(context)
     return context
 
 
 @contextmanager
 def trusted(trust: ssl.SSLContext) -> Iterator[None]:
-    """Connections without a context of their own use this one."""
+    """Make connections without their own context use this one."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(aiohttp.connector, "_SSL_CONTEXT_VERIFIED", trust)
         yield
 
 
 async def tunnel(peer: Peer) -> None:
-    """A proxy that does what it is asked."""
+    """A working proxy."""
     host, _, port = (await peer.request()).split(b" ")[1].decode().rpartition(":")
     there, writer = await asyncio.open_connection(host, int(port))
     try:
@@ -63,7 +63,7 @@ async def tunnel(peer: Peer) -> None:
 
 @asynccontextmanager
 async def session_by(way: Way, *arguments: str, **options: Any) -> AsyncIterator[MonoCloudSession]:
-    """A session whose calls go this way."""
+    """Open a session whose calls take this path."""
     match way:
         case "fast":
             async with MonoCloudSession(*arguments, **options) as session:

@@ -1,8 +1,8 @@
-"""Users of a CSV get their access back; those who could not be are in another CSV.
+"""Enable the users of a CSV, and write those who could not be enabled to another CSV.
 
 Start it:  python from_csv.py users.csv failed.csv
-It says nothing when all are enabled. The same command goes on where it was killed or stopped;
-for that it keeps users.csv.journal.
+It prints nothing if all are enabled. After a kill or a stop, the same command resumes the run, with
+the journal users.csv.journal.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ async def enable(
 
 
 def main(users: Path, failed: Path) -> str | None:
-    # Excel begins a file with a byte order mark, which utf-8-sig takes away.
+    # Excel writes a byte order mark at the start, which utf-8-sig removes.
     with (
         users.open(encoding="utf-8-sig", newline="") as source,
         failed.open("w", encoding="utf-8", newline="") as target,

@@ -1,4 +1,4 @@
-"""Users get their access back as their ids come in, without end, until SIGTERM.
+"""Enable users as their ids arrive, without end, until SIGTERM.
 
 Start it:  tail -f ids.txt | python from_queue.py > again.txt
 """
@@ -17,14 +17,14 @@ from monocloud_async import (
     UnprocessableError,
 )
 
-Queue = asyncio.Queue[str | None]  # None: no more will come
-REFUSED = (InvalidUserIdError, NotFoundError, UnprocessableError)  # and would be again
+Queue = asyncio.Queue[str | None]  # None: no more ids
+REFUSED = (InvalidUserIdError, NotFoundError, UnprocessableError)  # would be refused again
 
 log = logging.getLogger("from_queue")
 
 
 async def feed(queue: Queue) -> None:
-    """Stands for your broker's client, or for whatever else has ids."""
+    """Replace this with your broker's client, or any other source of ids."""
     lines = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(lines), sys.stdin
@@ -41,19 +41,19 @@ async def stream(queue: Queue) -> AsyncIterator[str]:
 
 async def enable(session: MonoCloudSession, queue: Queue) -> None:
     async with session.bulk_enable(stream(queue)) as run:
-        # The calls in flight finish, and nothing more is taken from the queue.
+        # The calls in flight finish, and no more ids are taken from the queue.
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, run.drain)
         async for outcome in run:
             log.info("%s: %s", outcome.user_id, outcome.error or outcome.status)
             if outcome.status == "enabled" or isinstance(outcome.error, REFUSED):
                 continue  # acknowledge it here, not before
-            print(outcome.user_id, flush=True)  # not acknowledged: it must come again
+            print(outcome.user_id, flush=True)  # not acknowledged: send it again
     log.info("Done: %d of %d enabled", run.report.enabled, run.report.total)
 
 
 async def main() -> str | None:
     queue = Queue(maxsize=1000)
-    # A group: when `feed` fails, the run does not wait for ever.
+    # A group, so that the run does not wait forever if `feed` fails.
     async with asyncio.TaskGroup() as tasks, MonoCloudSession() as session:
         feeding = tasks.create_task(feed(queue))
         try:

@@ -1,4 +1,4 @@
-"""Users of a table get their access back, and the table has what became of each of them.
+"""Enable the users of a table, and record the outcome of each user in the table.
 
 Start it:  python from_sql.py users.db
 The table: CREATE TABLE access (
@@ -22,7 +22,7 @@ WRITE = "UPDATE access SET status = ?, why = ? WHERE user_id = ?"
 
 
 class Access:
-    """The table: the users of a run, and its journal, which is told of them in groups."""
+    """The table: the users of a run, and its journal, which is written in groups."""
 
     def __init__(self, db: aiosqlite.Connection) -> None:
         self._db = db
@@ -35,7 +35,7 @@ class Access:
             query, last = PAGE, page[-1][0]
 
     async def enabled(self, _position: int, _user_id: str) -> bool:
-        """Nobody: `users` leaves them out."""
+        """Return False: `users` already leaves out enabled users."""
         return False
 
     async def write(self, outcomes: Sequence[Outcome]) -> None:

@@ -1,7 +1,7 @@
-"""A bulk run that is seen: spans and figures through OpenTelemetry, logs as JSON through structlog.
+"""A bulk run with spans and metrics through OpenTelemetry, and logs as JSON through structlog.
 
-Spans and figures go to stdout here. With the package opentelemetry-exporter-otlp, put its
-OTLPSpanExporter and OTLPMetricExporter in the place of the two for the console.
+Here, spans and metrics go to stdout. With the package opentelemetry-exporter-otlp, use its
+OTLPSpanExporter and OTLPMetricExporter instead of the two for the console.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from monocloud_async import MonoCloudSession
 
 
 def observe() -> None:
-    """Called once, before the first session is opened."""
+    """Set up telemetry; call this once, before the first session is opened."""
     tracing = TracerProvider()
     tracing.add_span_processor(BatchSpanProcessor(ConsoleSpanExporter()))
     trace.set_tracer_provider(tracing)
@@ -43,7 +43,7 @@ def observe() -> None:
 
 
 async def main() -> None:
-    """Domain and key come from the environment, the ids from the command line."""
+    """Enable the ids of the command line; domain and key come from the environment."""
     async with MonoCloudSession() as session:
         report = await session.bulk_enable(sys.argv[1:])
         print(report.enabled, "enabled")

@@ -1,4 +1,4 @@
-"""A progress bar of your own: what the tenant is doing beside it, and failures above it.
+"""Your own progress bar, with the state of the rate limiter beside it, and failures above it.
 
 Start it:  python own_progress.py users.txt
 """
@@ -14,7 +14,7 @@ from monocloud_async import MonoCloudSession, RunStoppedError
 
 
 class Tenant(ProgressColumn):
-    """How the tenant is; drawn during its pauses too, when there is no outcome for long."""
+    """The state of the rate limiter; also updated during pauses, when there are no outcomes."""
 
     def __init__(self, session: MonoCloudSession) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ async def main(user_ids: list[str]) -> None:
                 async for outcome in run:
                     progress.advance(bar)
                     if outcome.error is not None:
-                        # What a server said is no markup: it may well have brackets in it.
+                        # No markup: the text of a server may contain brackets.
                         progress.console.print(str(outcome.error), markup=False)
 
 

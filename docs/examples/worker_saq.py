@@ -1,4 +1,4 @@
-"""A SAQ worker on Redis or Valkey that gives users their access back.
+"""A SAQ worker on Redis or Valkey that enables users.
 
 Start it:  saq worker_saq.settings
 """
@@ -12,15 +12,15 @@ from saq.queue.redis import RedisQueue
 
 import monocloud_async as mono
 
-AGAIN = int(os.environ.get("AGAIN_AFTER", "20"))  # seconds until a job comes again
+AGAIN = int(os.environ.get("AGAIN_AFTER", "20"))  # seconds until a job is delivered again
 log = logging.getLogger("worker_saq")
-logging.getLogger("saq").addFilter(  # a job that fails says why in one line; SAQ would add fifty
+logging.getLogger("saq").addFilter(  # a failed job logs one line; SAQ would add a traceback
     lambda record: not (record.exc_info and isinstance(record.exc_info[1], mono.MonoCloudError))
 )
 
 
 class Queue(RedisQueue):  # SAQ's own sweep may hang, and may lose a job
-    held: dict[bytes, float] | None = None  # jobs in the hands of workers, and since when
+    held: dict[bytes, float] | None = None  # jobs that workers have taken, and since when
 
     async def sweep(self, *_: object, **__: object) -> list[str]:
         active: Any = self.redis.lrange(self.namespace("active"), 0, -1)
@@ -47,9 +47,9 @@ async def enable(context: dict[str, Any], *, user_id: str) -> None:
     try:
         await context["session"].enable_user(user_id)
     except (mono.InvalidUserIdError, mono.NotFoundError, mono.UnprocessableError) as error:
-        log.warning("refused: %s", error)  # the same answer would come again
+        log.warning("refused: %s", error)  # a retry would be refused, too
     except mono.MonoCloudError as error:
-        log.warning("comes again: %s", error)
+        log.warning("will be retried: %s", error)
         raise
 
 
@@ -64,6 +64,6 @@ settings = {
     "startup": open_session,
     "shutdown": close_session,
     "timers": {"sweep": max(1, AGAIN // 4)},
-    "dequeue_timeout": 2,  # so that nothing is begun late in the grace period
+    "dequeue_timeout": 2,  # so that no job starts late in the grace period
     "shutdown_grace_period_s": AGAIN,
 }

@@ -1,4 +1,4 @@
-"""A taskiq worker on NATS that gives users their access back.
+"""A taskiq worker on NATS that enables users.
 
 Start it:  taskiq worker worker_taskiq:broker --workers 1
 """
@@ -13,14 +13,14 @@ from taskiq_nats import PullBasedJetStreamBroker
 
 import monocloud_async as mono
 
-# Seconds after which JetStream brings a job again that nobody has acknowledged.
+# Seconds after which JetStream delivers an unacknowledged job again.
 AGAIN = int(os.environ.get("AGAIN_AFTER", "20"))
 
 broker = PullBasedJetStreamBroker(
     os.environ.get("NATS_URL", "nats://127.0.0.1:4222"),
     durable="enable_user",
     consumer_config=ConsumerConfig(durable_name="enable_user", ack_wait=AGAIN),
-    # What is acknowledged leaves the stream.
+    # Acknowledged jobs leave the stream.
     stream_config=StreamConfig(retention=RetentionPolicy.WORK_QUEUE),
 )
 log = logging.getLogger("worker_taskiq")
@@ -28,8 +28,8 @@ log = logging.getLogger("worker_taskiq")
 
 @broker.on_event(TaskiqEvents.WORKER_STARTUP)
 async def open_session(state: TaskiqState) -> None:
-    # One for all tasks of the process: they share its connections, and its tenant's pace.
-    # A call ends with all its attempts before its job comes again.
+    # One session for all tasks of the process, which share its connections and rate limiter.
+    # A call ends with all its attempts before its job is delivered again.
     state.session = mono.MonoCloudSession(retry=mono.RetryPolicy(total=AGAIN * 2 / 3))
 
 
@@ -44,8 +44,8 @@ async def enable_user(user_id: str, context: Annotated[Context, TaskiqDepends()]
     try:
         await session.enable_user(user_id)
     except (mono.InvalidUserIdError, mono.NotFoundError, mono.UnprocessableError) as error:
-        log.warning("refused: %s", error)  # the same answer would come again
+        log.warning("refused: %s", error)  # a retry would be refused, too
     except mono.MonoCloudError as error:
-        log.warning("comes again: %s", error)
+        log.warning("will be retried: %s", error)
         return  # not acknowledged
     await context.ack()

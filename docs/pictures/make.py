@@ -1,4 +1,4 @@
-"""Draws the pictures of bulk.md from a real run: in a terminal by tmux, in a page by Chromium.
+"""Makes the pictures of bulk.md from a real run: a terminal with tmux, a page with Chromium.
 
 python docs/pictures/make.py
 """
@@ -29,7 +29,7 @@ def tmux(*argv: str) -> str:
 
 
 def terminal(name: str, command: str, shown: str, wait: float) -> None:
-    """What a terminal shows so many seconds after the command was given, as SVG."""
+    """Save the terminal as SVG, some seconds after the command was started."""
     tmux("send-keys", f"clear; {command}", "Enter")
     time.sleep(wait)
     lines = tmux("capture-pane", "-p", "-e").rstrip().split("\n")
@@ -39,7 +39,7 @@ def terminal(name: str, command: str, shown: str, wait: float) -> None:
         console.print(Text(f"$ {shown}", style="bold"))
         console.print(Text.from_ansi("\n".join(line for line in lines if PROMPT not in line)))
         svg = console.export_svg(title="")
-    # The fonts would come from the network.
+    # Remove the fonts, which would be loaded from the network.
     (HERE / name).write_text(re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL))
 
 

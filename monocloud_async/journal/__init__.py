@@ -1,4 +1,4 @@
-"""The durable record of a run: a user who is recorded as enabled is not enabled again.
+"""The durable record of a run: a user who is recorded as done is not sent again.
 
 A run asks its journal about every id that it reads, and gives it every outcome. To write your own
 store, implement `Journal`. `journal=path` makes a `JournalFile`, which is a SQLite file.
@@ -17,7 +17,9 @@ class Journal(Protocol):
     """A store for the outcomes of a run: any object with these two methods."""
 
     async def enabled(self, position: int, user_id: str, /) -> bool:
-        """Return whether an earlier run enabled this user, so that this run skips them.
+        """Return whether the operation is already done for this user, who is then skipped.
+
+        The method has this name for every operation: for a run that disables, True means disabled.
 
         The run calls this for every id, in the order of the input, so answer from memory or read
         ahead. An exception ends the run.
@@ -28,7 +30,7 @@ class Journal(Protocol):
         """Store these outcomes durably.
 
         The run writes one group at a time, 40 ms after the first outcome of the group, and leaves
-        out users who are "already_enabled". An exception ends the run with a `RunStoppedError`,
+        out the skipped users. An exception ends the run with a `RunStoppedError`,
         after the calls in flight have finished.
         """
         ...

@@ -17,7 +17,7 @@ _LATE: Final = 0.05
 
 
 class JournalWriter:
-    """Gives the journal every outcome of a run, and answers from it which users are enabled.
+    """Gives the journal every outcome of a run, and answers from it which users are done.
 
     Args:
         journal: a `JournalFile`, which this class opens and closes, or any other journal.

@@ -53,7 +53,7 @@ async def test_refused_ids_give_others_a_turn() -> None:
 
 
 def test_a_run_that_was_held_up_is_soon_back_at_its_concurrency() -> None:
-    """Also when time is measured in turns of the event loop: nobody takes ids one a turn."""
+    """Workers do not take ids one per iteration of the event loop."""
     in_flight, seen = 0, []
 
     class LateJournal:
@@ -67,7 +67,7 @@ def test_a_run_that_was_held_up_is_soon_back_at_its_concurrency() -> None:
         nonlocal in_flight
         in_flight += 1
         seen.append(in_flight)
-        if len(seen) < 500:  # while the journal is late again and again
+        if len(seen) < 500:  # while the journal is late repeatedly
             await enable(user_id, seconds)
         else:
             for _ in range(5):

@@ -156,7 +156,7 @@ def test_a_cancelled_run_counts_everybody_and_leaves_no_task(turns: int) -> None
         assert adds_up(running.report)
         assert running.report.enabled == 0
 
-    run(main(), sockets=False)  # where turns of the event loop take no time
+    run(main(), sockets=False)  # where iterations of the event loop take no time
 
 
 async def agen(ids: list[str]) -> AsyncIterator[str]:
@@ -380,5 +380,5 @@ def test_nobody_is_lost_or_answered_twice(
 def test_a_forgotten_await_is_told_as_for_a_coroutine() -> None:
     with pytest.warns(RuntimeWarning, match="never awaited"):
         bulk(["ada"], enable)
-    with pytest.raises(m.ConfigurationError):  # what was never whole is nobody's to await
+    with pytest.raises(m.ConfigurationError):  # an incomplete run cannot be awaited
         bulk(["ada"], enable, concurrency=0)

@@ -63,7 +63,7 @@ async def test_an_input_that_raised_is_not_asked_again() -> None:
             return f"u{asked}"
 
     async def send(user_id: str, _seconds: float) -> User:
-        await asyncio.sleep(0)  # so that several calls end in one turn of the event loop
+        await asyncio.sleep(0)  # so that several calls end in one iteration of the event loop
         return User(user_id=user_id)
 
     running = bulk(Ids(), send)
@@ -101,7 +101,7 @@ def test_what_is_not_many_ids_is_refused(ids: list[str]) -> None:
 
 
 async def test_an_async_input_is_read_and_closed_by_one_task() -> None:
-    """It may hold what belongs to a task: a timeout, a task group, a cursor."""
+    """An iterator may hold what belongs to a task: a timeout, a task group, a cursor."""
     tasks = set()
 
     async def ids() -> AsyncIterator[str]:
@@ -181,7 +181,7 @@ async def test_an_input_that_cannot_be_closed_ends_the_run_and_its_journal(tmp_p
         await bulk(["x"], enable, journal=JournalFile(journal, "https://a.com"))
 
 
-async def test_a_verdict_is_told_also_where_the_input_cannot_be_closed() -> None:
+async def test_the_error_that_stopped_a_run_survives_an_input_that_cannot_be_closed() -> None:
     async def refused(user_id: str, _seconds: float) -> User:
         raise m.UnauthorizedError(status=401, user_id=user_id)
 

@@ -86,7 +86,7 @@ async def test_a_certificate_or_host_that_does_not_fit_stops_the_first_call_only
     assert (report.enabled, report.total) == (1, 10)
 
 
-VERDICTS = [
+STOPPING = [
     m.UnauthorizedError(status=401),
     m.PaymentRequiredError(status=402),
     m.ForbiddenError(status=403),
@@ -95,16 +95,16 @@ VERDICTS = [
 ]
 
 
-@pytest.mark.parametrize("verdict", VERDICTS, ids=lambda e: type(e).__name__)
-async def test_a_refused_key_costs_one_request(verdict: m.MonoCloudError) -> None:
+@pytest.mark.parametrize("refusal", STOPPING, ids=lambda e: type(e).__name__)
+async def test_a_refused_key_costs_one_request(refusal: m.MonoCloudError) -> None:
     async def send(_user_id: str, _seconds: float) -> User:
-        raise verdict
+        raise refusal
 
     source = iter([f"u{i}" for i in range(100)])
     with pytest.raises(m.RunStoppedError, match=r"stopped \(ids read: 1\): ") as caught:
         await bulk(source, send)
     report = caught.value.report
-    assert caught.value.__cause__ is verdict
+    assert caught.value.__cause__ is refusal
     assert (report.total, report.requests, report.failed) == (1, 1, 1)
     assert not report.exhausted
     assert next(source) == "u1"

@@ -1,4 +1,4 @@
-"""What others see of a run: log lines, and with OpenTelemetry spans and figures."""
+"""The telemetry of a run: log lines, and spans and metrics for OpenTelemetry."""
 
 import asyncio
 import json
@@ -27,7 +27,7 @@ Figures = dict[tuple[str, ...], float]
 
 
 class Seen:
-    """What OpenTelemetry was told: it takes one provider a process, so there is one of these."""
+    """What OpenTelemetry recorded; it allows only one provider per process, so this is shared."""
 
     def __init__(self) -> None:
         self._spans, self._figures = InMemorySpanExporter(), InMemoryMetricReader()
@@ -37,7 +37,7 @@ class Seen:
         metrics.set_meter_provider(MeterProvider([self._figures]))
 
     def spans(self) -> dict[str, list[ReadableSpan]]:
-        """Those that ended since the last call, by name."""
+        """Return the spans that ended since the last call, by name."""
         spans: dict[str, list[ReadableSpan]] = {}
         for span in self._spans.get_finished_spans():
             spans.setdefault(span.name, []).append(span)
@@ -45,7 +45,7 @@ class Seen:
         return spans
 
     def figures(self) -> Figures:
-        """All figures of ours, by name and what comes with it."""
+        """Return all metrics of this package, by name and attribute."""
         data = self._figures.get_metrics_data()
         return {
             (metric.name, *sorted(map(str, (point.attributes or {}).values()))): point.value
@@ -176,7 +176,7 @@ async def test_log_lines_carry_what_they_say_as_fields(
 
 
 async def python(sandbox: Sandbox, *argv: object) -> tuple[str, str]:
-    """What a program prints that finds the tenant in its environment."""
+    """Return the output of a program that reads the tenant from its environment."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, *map(str, argv), env=environment(sandbox),
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""The commands of a fleet, as people run them."""
+"""The `fleet` commands, in real processes."""
 
 import asyncio
 import json
@@ -32,7 +32,7 @@ async def parts(tmp_path: Path, server: Temporal) -> AsyncIterator[Fleet]:
 
 
 async def say(parts: Fleet, *argv: object, code: int = 0) -> str:
-    """What the command prints, on both outputs."""
+    """Return the output of the command, stdout and stderr."""
     named = environment(parts.sandbox) | parts.server.environment
     process = await asyncio.create_subprocess_exec(
         *PROGRAM, "fleet", *map(str, argv), env=named, cwd=parts.folder,

@@ -1,4 +1,4 @@
-"""What `bulk` says and does about its journal: where it is, and when it is refused."""
+"""The journal of `bulk`: its path, its messages, and when it is refused."""
 
 import signal
 import subprocess
@@ -88,7 +88,7 @@ def test_an_input_that_changed_is_an_error_of_usage(
     bulk: Bulk, sandbox: Sandbox, users: Path, *, piped: bool
 ) -> None:
     lines = users.read_text().splitlines(keepends=True)
-    ids = lines[1:] if piped else lines  # nobody is asked for again before the change is seen
+    ids = lines[1:] if piped else lines  # no user is sent before the change is detected
     users.write_text("".join(ids))
     bulk(users)
     journal = users.with_name("users.txt.journal")
@@ -129,7 +129,7 @@ def test_a_place_that_cannot_be_written_names_the_ways_out(bulk: Bulk, users: Pa
 def test_a_run_that_is_interrupted_before_it_read_anything_does_not_call_the_input_empty(
     sandbox: Sandbox, users: Path
 ) -> None:
-    with started(sandbox, "bulk", "-") as process:  # nobody writes to it
+    with started(sandbox, "bulk", "-") as process:  # an empty pipe that stays open
         assert process.stderr
         process.stderr.readline()
         process.send_signal(signal.SIGINT)

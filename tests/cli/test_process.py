@@ -1,4 +1,4 @@
-"""What only a real process shows: signals, pipes, a terminal, and what `ps` sees."""
+"""Tests that need a real process: signals, pipes, a terminal, and `ps`."""
 
 import json
 import os
@@ -81,7 +81,7 @@ def test_the_second_signal_cancels_and_counts_what_nobody_knows(
 
 def stands_still(sandbox: Sandbox) -> bool:
     requests = sandbox.stats().requests
-    time.sleep(0.2)  # a real process that may still be at work
+    time.sleep(0.2)  # time for the process to do more
     return sandbox.stats().in_flight == 0 and sandbox.stats().requests == requests
 
 
@@ -89,7 +89,7 @@ def test_the_third_signal_ends_even_a_process_whose_output_is_stuck(tmp_path: Pa
     users = tmp_path / "users.txt"
     with Sandbox(users=3000) as sandbox:
         users.write_text("".join(f"{user_id}\n" for user_id in sandbox.user_ids()))
-        with started(sandbox, "bulk", users, "--json") as process:  # and nobody reads its stdout
+        with started(sandbox, "bulk", users, "--json") as process:  # without a reader of its stdout
             wait_for(lambda: sandbox.stats().users["enabled"] > 300)
             wait_for(lambda: stands_still(sandbox))
             assert process.stderr
@@ -169,7 +169,7 @@ def test_no_process_shows_the_key(sandbox: Sandbox, users: Path, tmp_path: Path)
 
 
 def in_terminal(columns: int, environ: dict[str, str], *argv: str) -> tuple[int, str]:
-    """What a person sees: the exit code and everything written to a terminal of this width."""
+    """Return the exit code, and everything written to a terminal of this width."""
     master, slave = pty.openpty()
     environ = environ | {"COLUMNS": str(columns), "LINES": "30", "TERM": "xterm-256color"}
     with subprocess.Popen(
@@ -180,7 +180,7 @@ def in_terminal(columns: int, environ: dict[str, str], *argv: str) -> tuple[int,
         while select.select([master], [], [], 60)[0]:
             try:
                 seen += os.read(master, 65536)
-            except OSError:  # Linux ends a terminal so
+            except OSError:  # how Linux reports the end of a terminal
                 break
         os.close(master)
     return process.returncode, seen.decode()

@@ -1,4 +1,4 @@
-"""What a journal tells afterwards: in the terminal, as a file to feed back, and as a page."""
+"""The report of a journal: in the terminal, as a file of failures, and as a page."""
 
 import csv
 import json
@@ -24,7 +24,7 @@ def test_the_night_after_a_kill_is_no_work(
     journal: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with closing(sqlite3.connect(journal)) as sql:
-        # The next run's first users may have a time from just before it was written that it began.
+        # The first users of the next run may have a time just before its start.
         sql.execute(
             "UPDATE users SET at = (SELECT max(began) FROM sittings) - 5 WHERE position = 140"
         )

@@ -1,4 +1,4 @@
-"""The code of README.md and of the pages works as it stands there."""
+"""The code blocks of README.md and of the pages work unchanged."""
 
 import ast
 import inspect
@@ -14,7 +14,7 @@ from monocloud_async import MonoCloudSession
 from monocloud_async.sandbox import Sandbox
 
 ROOT = Path(__file__).parents[2]
-# Those whose blocks ask for nothing around them; the others have tests of their own.
+# Pages whose blocks need no setup; the others have their own tests.
 PAGES = (
     "README.md",
     *(f"docs/{page}.md" for page in ("bulk", "design", "observability", "pace", "security")),

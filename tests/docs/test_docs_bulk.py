@@ -1,4 +1,4 @@
-"""The commands of docs/bulk.md do, in that order, what the page says that they do."""
+"""The commands of docs/bulk.md, in this order, do what the page says."""
 
 import json
 import os
@@ -20,7 +20,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "bulk.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```sh\n(.*?)^```$", PAGE, flags=re.DOTALL | re.MULTILINE)
 
-# Beside the page: a tenant that is there before it is needed, and gone afterwards.
+# Not on the page: wait for the sandbox, and stop it afterwards.
 KNOCK = 'import socket; socket.create_connection(("127.0.0.1", PORT)).close()'
 WAIT = f"""
 trap "kill $!" EXIT

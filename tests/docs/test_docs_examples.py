@@ -1,4 +1,4 @@
-"""The examples of docs/examples.md do their work: each as its own process, against a tenant."""
+"""The examples of docs/examples.md work: each in its own process, against the sandbox."""
 
 import asyncio
 import configparser
@@ -47,7 +47,7 @@ async def tenant() -> AsyncIterator[Sandbox]:
 
 @pytest.fixture
 def ids(tenant: Sandbox) -> list[str]:
-    """Twenty who can be enabled, one of them not at once, and one whom nobody knows."""
+    """Twenty users, one of whom fails at first, and one who does not exist."""
     flaky, *others = tenant.user_ids()
     tenant.script(flaky, 503)
     return [flaky, GONE, *others]
@@ -57,7 +57,7 @@ def ids(tenant: Sandbox) -> list[str]:
 async def started(
     tenant: Sandbox, folder: Path, *argv: object, **variables: object
 ) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A real process in this folder; it is gone afterwards."""
+    """Run a real process in this folder, and end it afterwards."""
     process = await asyncio.create_subprocess_exec(
         *map(str, argv),
         cwd=folder,
@@ -91,7 +91,7 @@ async def run(
 
 
 def all_have_access(tenant: Sandbox) -> None:
-    """All that exist are enabled, and nobody was asked for twice without need."""
+    """Check that all existing users are enabled, and that no request was repeated without need."""
     assert tenant.stats().users == {"enabled": 20, "disabled": 0}
     assert tenant.stats().by_status == {"200": 20, "404": 1, "503": 1}
 
@@ -171,7 +171,7 @@ async def test_from_sql_tells_of_every_row_also_of_an_empty_id(
 
 
 def write_table(path: Path, ids: list[str]) -> None:
-    """The table as the example's first lines have it."""
+    """Create the table as the docstring of the example says."""
     source = (EXAMPLES / "from_sql.py").read_text(encoding="utf-8")
     [table] = re.findall(r"^The table: (CREATE TABLE .*?\))$", source, re.DOTALL | re.MULTILINE)
     with closing(sqlite3.connect(path)) as db, db:
@@ -224,7 +224,7 @@ async def test_from_queue_ends_on_sigterm_with_its_calls_finished(
         process.stdin.writelines(f"{user_id}\n".encode() for user_id in others)
         await process.stdin.drain()
         process.send_signal(signal.SIGTERM)
-        # Its stdin is still open: nothing but the signal can have ended it.
+        # Its stdin is still open, so only the signal can have ended it.
         await asyncio.wait_for(process.wait(), 30)
         code, _, err = await end(process)
     assert code == 0
@@ -256,7 +256,7 @@ async def test_from_queue_gives_back_whom_a_refused_key_stopped(
 
 
 def logged(err: str) -> list[str]:
-    """What the example logged; the library may have something to say as well."""
+    """Return the log lines of the example, without those of the library."""
     ours = "from_queue: "
     return [line.removeprefix(ours) for line in err.splitlines() if line.startswith(ours)]
 
@@ -307,7 +307,7 @@ async def test_the_notebook_ends_with_a_table_of_outcomes(
     count, table, reasons, again = shown(tmp_path / "done.ipynb")
     assert count["text/plain"] == "21"
     lines = table["text/markdown"].splitlines()
-    assert lines[0] == "| status | users | such as |"
+    assert lines[0] == "| status | users | examples |"
     assert any(re.fullmatch(r"\| enabled \| 20 \| \w+, \w+, \w+ \|", line) for line in lines)
     assert f"| failed | 1 | {GONE} |" in lines
     assert REFUSED in reasons["text/plain"]
@@ -321,7 +321,7 @@ def notebook(path: Path) -> list[dict[str, Any]]:
 
 
 def shown(path: Path) -> list[dict[str, str]]:
-    """What the cells gave out, by kind."""
+    """Return the outputs of the cells, by kind."""
     outputs = [output for cell in notebook(path) for output in cell.get("outputs", ())]
     return [{kind: "".join(text) for kind, text in one["data"].items()} for one in outputs]
 

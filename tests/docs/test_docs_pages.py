@@ -1,4 +1,4 @@
-"""What three pages of the documentation show works as it stands there, and prints what they show.
+"""The code of three documentation pages works unchanged, and prints what the pages show.
 
 A ```text block is what the block before it prints. docs/tutorial.md is one walk, in two terminals.
 The blocks of the other pages stand for themselves; each meets a tenant of its own.
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.process
 DOCS = Path(__file__).parents[2] / "docs"
 MOST_LINES = {"tutorial.md": 160, "errors.md": 170, "network.md": 150}
 
-# What is not the same every time: times, traces, and how far a run had come at Ctrl-C.
+# What varies: times, traces, and how far a run had come at Ctrl-C.
 VARIES = (
     (r"00-[0-9a-f]{32}-[0-9a-f]{16}-01", "TRACE"),
     (r"[\d,.]+ (ms|s|users a second|requests|calls in flight)\b", r"N \1"),
@@ -55,7 +55,7 @@ SCRIPTS: dict[str, tuple[int | str, ...]] = {
 
 
 class Block(NamedTuple):
-    """One block of a page that is executed, and what it prints, where the page says so."""
+    """One executed block of a page, with its output if the page shows it."""
 
     place: str
     language: str
@@ -63,7 +63,7 @@ class Block(NamedTuple):
     printed: str | None
 
     def on_port(self, port: str) -> "Block":
-        """The same with a tenant on another port than 8080."""
+        """Return the block with another port than 8080."""
         printed = None if self.printed is None else self.printed.replace("8080", port)
         return self._replace(code=self.code.replace("8080", port), printed=printed)
 
@@ -85,7 +85,7 @@ def blocks(page: str) -> list[Block]:
 
 
 def check(block: Block, printed: str, *, interrupted: bool = False) -> None:
-    """What was printed is what the page has, but for what varies."""
+    """Check that the output matches the page, except for what varies."""
     if block.printed is None:
         return
     expected = shape(block.printed, interrupted=interrupted)
@@ -104,7 +104,7 @@ def shape(text: str, *, interrupted: bool) -> list[str]:
 
 
 class Terminal:
-    """A shell that is told one block after the other."""
+    """A shell that runs one block after the other."""
 
     def __init__(self, folder: Path, **environment: str) -> None:
         self.folder = folder
@@ -116,7 +116,7 @@ class Terminal:
         self._environment = {
             **os.environ,
             "PATH": f"{folder / 'bin'}:{os.environ['PATH']}",
-            "PIP_NO_INDEX": "1",  # what is to be installed is there
+            "PIP_NO_INDEX": "1",  # everything is already installed
             "PIP_DISABLE_PIP_VERSION_CHECK": "1",
             "COLUMNS": "100",
             **environment,
@@ -126,7 +126,7 @@ class Terminal:
         self._tell("trap : INT\n")  # a terminal's own shell outlives Ctrl-C
 
     def start(self, *command: str, stdin: int = subprocess.DEVNULL) -> subprocess.Popen[str]:
-        """A program whose output is one stream, as on a screen."""
+        """Start a program with stdout and stderr in one stream."""
         return subprocess.Popen(
             command,
             cwd=self.folder,
@@ -139,12 +139,12 @@ class Terminal:
         )
 
     def type(self, block: Block) -> None:
-        """Begin a block."""
+        """Start to run a block."""
         self._last = block
         self._tell(f"{{ {block.code}\n}} </dev/null; printf '\\n== %s\\n' $?\n")
 
     def read(self) -> str:
-        """What the block printed, once it is done; a failure is one that the page shows."""
+        """Wait for the block and return its output; the page must show a failure."""
         assert self._shell.stdout
         assert self._last
         printed = ""
@@ -156,7 +156,7 @@ class Terminal:
         raise AssertionError(f"{self._last.place}: the shell is gone: {printed}")
 
     def press_ctrl_c(self) -> None:
-        """End what is in front."""
+        """Interrupt the foreground program."""
         os.killpg(self._shell.pid, signal.SIGINT)
 
     def close(self) -> None:
@@ -181,7 +181,7 @@ def terminal(folder: Path, **environment: str) -> Iterator[Terminal]:
 
 @contextmanager
 def in_a_terminal_of_its_own(shell: Terminal, block: Block) -> Iterator[None]:
-    """A program that runs until the end; first it prints what the page has."""
+    """Start a program that keeps running, and check its first output."""
     with shell.start("sh", "-c", f"exec {block.code}") as program:
         try:
             assert program.stdout
@@ -194,7 +194,7 @@ def in_a_terminal_of_its_own(shell: Terminal, block: Block) -> Iterator[None]:
 
 
 def enabled(journal: Path) -> int:
-    """How many users the run has enabled so far."""
+    """Return how many users the run has enabled so far."""
     return journals.outcomes(journal)["enabled"] if journal.exists() else 0
 
 
@@ -226,7 +226,7 @@ def test_the_tutorial_is_a_walk_to_a_finished_run(tmp_path: Path) -> None:
 
 
 class Network:
-    """A tenant, what ends TLS before it, and a proxy that tunnels to anywhere.
+    """A sandbox, a TLS terminator in front of it, and a proxy that tunnels to any host.
 
     Attributes:
         authority: who signs certificates here; nobody else knows it.
@@ -245,13 +245,13 @@ class Network:
         self.proxy = RawServer(self._tunnel)
 
     def trusting(self) -> ssl.SSLContext:
-        """What a client has whose system knows the authority."""
+        """Return the context of a client that trusts the authority."""
         context = ssl.create_default_context()
         self.authority.configure_trust(context)
         return context
 
     def here(self, code: str) -> str:
-        """The same code with the addresses of this network."""
+        """Return the code with the addresses of this network."""
         proxy = self.proxy.url.removeprefix("http://")
         for there, address in (
             (f'"{DOMAIN}', f'"{self.front.url}'),
@@ -275,7 +275,7 @@ class Network:
 
 
 async def passed_on(peer: Peer, port: int) -> None:
-    """Bytes in both directions, until one of them ends."""
+    """Forward bytes in both directions, until one side ends."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     ways = [
         asyncio.create_task(copied(peer._reader, writer)),
@@ -299,7 +299,7 @@ async def copied(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> No
 
 @asynccontextmanager
 async def network(folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Network]:
-    """A tenant, and the files and settings that network.md takes for given."""
+    """Set up the sandbox, the files and the settings that network.md assumes."""
     async with Sandbox(users=USERS) as sandbox:
         for user_id, steps in SCRIPTS.items():
             sandbox.script(user_id, *steps)
@@ -348,7 +348,7 @@ async def test_a_block_prints_what_its_page_shows(
 
 
 async def in_python(code: str, place: str, api_key: str) -> None:
-    """Run a block with what every page takes for given."""
+    """Run a block with the names that every page assumes."""
     names = {
         "MonoCloudSession": MonoCloudSession,
         "api_key": api_key,
@@ -373,5 +373,5 @@ def test_a_page_is_short_and_its_links_lead_somewhere(page: str) -> None:
 
 
 def slug(heading: str) -> str:
-    """What GitHub and MyST call a heading in a link."""
+    """Return the anchor of a heading, as GitHub and MyST make it."""
     return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")

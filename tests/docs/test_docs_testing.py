@@ -1,4 +1,4 @@
-"""What docs/testing.md tells people to write works as it stands there."""
+"""The code of docs/testing.md works unchanged."""
 
 import argparse
 import re
@@ -30,7 +30,7 @@ def test_a_python_block_is_a_suite_that_passes(block: str, tmp_path: Path) -> No
 
 
 async def curl(command: str) -> int:
-    """The status, of as much of curl as the page uses: not every machine has it."""
+    """A replacement for curl, as far as the page uses it: not every machine has curl."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--fail-with-body", action="store_true")
     parser.add_argument("-X", dest="method", default="GET")

@@ -1,4 +1,4 @@
-"""The recipes for job queues do their work: a real broker, the queue's own worker as a process."""
+"""The recipes for job queues work: a real broker, and the queue's own worker as a process."""
 
 import asyncio
 import importlib
@@ -111,7 +111,7 @@ async def saq(log: Path) -> AsyncIterator[Recipe]:
 
 @pytest.fixture
 def again_after() -> int:
-    """Seconds until a job comes again; tests that wait for it ask for fewer."""
+    """Seconds until a job is delivered again; tests that wait for it use fewer."""
     return 20
 
 
@@ -132,7 +132,7 @@ async def recipe(
 
 @contextmanager
 def worker(sandbox: Sandbox, recipe: Recipe) -> Iterator[subprocess.Popen[Any]]:
-    """Its process, and those that it starts; afterwards all of them are dead."""
+    """Run the worker, and end its process and its children afterwards."""
     here = environment(sandbox) | {"PATH": os.pathsep.join([PROGRAMS, os.environ["PATH"]])}
     command = (sys.executable, "-m", *recipe.worker)
     with (
@@ -210,7 +210,7 @@ async def test_an_outage_is_outlasted_with_a_pause_between_attempts(
         sandbox.error_rate = 0.0
         await until(lambda: all_have_access(sandbox))
     log = recipe.log.read_text(encoding="utf-8")
-    assert log.count("comes again: user ") >= 100
+    assert log.count("will be retried: user ") >= 100
     assert "Traceback" not in log
 
 

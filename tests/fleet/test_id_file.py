@@ -1,4 +1,4 @@
-"""Any split of a file has every line once, whatever is in it and wherever it is."""
+"""Any split of a file has every line once, for any content, on disk or at a URL."""
 
 import asyncio
 import os
@@ -19,7 +19,7 @@ from monocloud_async.inputs.reader import open_ids
 
 
 def at_once(path: Path, form: Format) -> list[tuple[str | None, bytes]]:
-    """What the command line reads in one go."""
+    """Return the lines as the command line reads them."""
     with open_ids(path, form, None) as source:
         return [(line.user_id, line.raw) for line in source]
 

@@ -1,4 +1,4 @@
-"""A fleet of real processes on a real Temporal, hurt in the ways that hosts and people hurt it.
+"""A fleet of real processes with a real Temporal, with faults of machines and of operators.
 
 How well it keeps its pace meanwhile is measured by `benchmarks/fleet.py`, which has the long
 faults too; here it is counted who was enabled, who was asked for twice, and what is recorded.
@@ -41,7 +41,7 @@ async def parts(tmp_path: Path, server: Temporal) -> AsyncIterator[Fleet]:
 
 
 async def finished(parts: Fleet, run: FleetRun) -> int:
-    """Everybody is enabled and recorded, once, without a gap; answers the repeated calls."""
+    """Check that every user is enabled and recorded once; return the number of repeated calls."""
     report = await asyncio.wait_for(run.result(), 90)
     assert (report.how, report.gaps) == ("finished", [])
     assert report.enabled == USERS
@@ -81,7 +81,7 @@ async def test_a_run_is_paused_sped_up_and_resumed(parts: Fleet) -> None:
     progress = await parts.until_paused(run)
     asked = len(parts.sandbox.asked)
     assert progress.paused == "a deployment"
-    assert progress.enabled < asked  # what is handed back is not recorded yet, and not forgotten
+    assert progress.enabled < asked  # results handed back are not recorded yet, but kept
     await asyncio.sleep(1)
     assert len(parts.sandbox.asked) == asked < USERS
     await run.set_rate(700)
@@ -173,7 +173,7 @@ async def test_a_user_who_is_forbidden_is_no_news_of_a_key_that_is_good(parts: F
         if parts.sandbox.is_disabled(user_id):
             parts.sandbox.script(user_id, 403)
             break
-    worker.kill()  # the next one knows nothing of the key
+    worker.kill()  # the next worker does not know the key yet
     parts.part("worker")
     await run.resume()
     report = await asyncio.wait_for(run.result(), 90)
@@ -304,7 +304,7 @@ async def test_a_long_run_goes_on_in_a_new_history(
 
 
 async def test_a_run_that_was_begun_by_an_earlier_version_goes_on() -> None:
-    """The recorded steps are the workflow's own still; `benchmarks/fleet_history.py` records."""
+    """The workflow still takes the recorded steps; `benchmarks/fleet_history.py` records them."""
     text = (Path(__file__).parents[1] / "samples" / "fleet_history.json").read_text(
         encoding="utf-8"
     )

@@ -1,4 +1,4 @@
-"""One call, or many, against an adversary, and what they leave behind."""
+"""Calls against a hostile server, and checks of what they leave behind."""
 
 import asyncio
 import gc
@@ -22,7 +22,7 @@ from monocloud_async import MonoCloudSession, RetryPolicy
 from monocloud_async.connector import Connector
 
 TIMEOUT = 3.0
-# The server is in this very thread, so an answer needs no time on its way.
+# The server runs in this thread, so a response takes no time.
 run = partial(virtual_time.run, grace=0.001)
 POLICY = RetryPolicy(attempts=3, wait_initial=0.01, wait_max=0.01)
 
@@ -31,7 +31,7 @@ POLICY = RetryPolicy(attempts=3, wait_initial=0.01, wait_max=0.01)
 async def against(
     fault: Fault, policy: RetryPolicy = POLICY
 ) -> AsyncIterator[tuple[RawServer, MonoCloudSession]]:
-    """The adversary, and a session with it."""
+    """Start the hostile server, and a session connected to it."""
     tls = certificate(fault.tls) if fault.tls and not fault.raw else None
     async with RawServer(fault.act, tls=tls) as server:
         url = server.url.replace("http://", "https://") if fault.raw else server.url
@@ -39,7 +39,7 @@ async def against(
             async with MonoCloudSession(url, KEY, timeout=TIMEOUT, retry=policy) as session:
                 yield server, session
             return
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # it checks certificates and host names
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # checks certificates and host names
         AUTHORITY.configure_trust(context)
         async with (
             aiohttp.ClientSession(connector=Connector(ssl=context)) as client,
@@ -52,7 +52,7 @@ async def against(
 
 @asynccontextmanager
 async def nothing_left_behind() -> AsyncIterator[None]:
-    """No task and no file descriptor more than there were."""
+    """Check that no task and no file descriptor is left over."""
     tasks, open_before = asyncio.all_tasks(), descriptors()
     yield
     for attempt in range(20):  # the server's side of a connection ends a moment later
@@ -66,18 +66,18 @@ async def nothing_left_behind() -> AsyncIterator[None]:
 
 
 def descriptors() -> set[str]:
-    """What this process has open, as paths; loopback sockets are told apart by their inode."""
+    """Return the open files as paths; the inode distinguishes loopback sockets."""
     links = set()
     for entry in Path("/proc/self/fd" if sys.platform == "linux" else "/dev/fd").iterdir():
         try:
             links.add(str(entry.readlink()) if sys.platform == "linux" else entry.name)
         except OSError:
-            continue  # the folder's own
+            continue  # the descriptor of the folder itself
     return links
 
 
 class Costs:
-    """What a piece of code cost: the most memory beyond what there was, in bytes, and CPU seconds.
+    """Measure a piece of code: the peak of additional memory in bytes, and CPU seconds.
 
     Memory is the process's own, which counts what C libraries take, or what Python's allocators
     gave out, which counts what finds room in a heap that is there already: the greater of the two.

@@ -1,4 +1,4 @@
-"""What a server may say over connections that are used again, at random; and what it means.
+"""Random responses over reused connections, and their meaning.
 
 A conversation is a number of rounds. In each of them some users are asked for at once, and each
 request gets a reply that its seed decides: well formed, or damaged in the ways of proxies, of
@@ -23,7 +23,7 @@ CLOSE, RESET, STALL = "close", "reset", "stall"
 
 @dataclass(frozen=True)
 class Reply:
-    """What is said to a request, in segments, and what becomes of the connection then."""
+    """The reply to a request, in segments, and what happens to the connection after it."""
 
     pieces: tuple[bytes, ...]
     end: str = ""
@@ -35,7 +35,7 @@ class Reply:
 
 @dataclass
 class Draft:
-    """A reply in the making, to this user's request.
+    """A reply under construction, to this user's request.
 
     Its mark tells that it is to this request; what is an answer to nobody's has the one after it.
     """
@@ -48,10 +48,10 @@ class Draft:
 
 
 def reply(chance: Random, user_id: str, mark: int) -> Reply:
-    """A reply to this user's request, with an even mark; the odd one after it is nobody's."""
+    """Return a reply to this user's request, with an even mark; the next odd mark is unused."""
     draft = Draft(chance, user_id, mark)
     draft.answer = answer = _answer(draft)
-    places = [len(answer)]  # where a new segment may well begin
+    places = [len(answer)]  # where a new segment may begin
     if chance.random() < 0.5:
         for _ in range(chance.choice((1, 1, 1, 2, 3))):
             chance.choice(DAMAGES)(draft)
@@ -64,7 +64,7 @@ def reply(chance: Random, user_id: str, mark: int) -> Reply:
     return Reply(tuple(pieces), draft.end or chance.choice(("",) * 12 + (CLOSE, RESET)))
 
 
-# Answers that are well formed, more or less
+# Responses that are more or less well formed
 
 
 def _answer(draft: Draft) -> bytes:
@@ -74,7 +74,7 @@ def _answer(draft: Draft) -> bytes:
         status = 429
     whose = draft.user_id if chance.random() < 0.95 else chance.choice(USERS)
     body = user(whose, mark) if status in {200, 201} else refusal(mark)
-    if chance.random() < 0.1:  # with an answer inside
+    if chance.random() < 0.1:  # with a response inside
         inside = chance.choice((http(user("bob", mark + 1)), "\N{SNOWMAN}".encode() * 20))
         body = json.dumps({**json.loads(body), "x": inside.decode()}).encode()
     headers = chance.choices(HEADERS, k=chance.choice((0, 0, 0, 0, 1, 2)))
@@ -182,7 +182,7 @@ def _bytes(draft: Draft) -> None:
 
 
 def _digit(draft: Draft) -> None:
-    """Another digit in a length or a size, or anywhere."""
+    """Change a digit in a length or a size, or anywhere."""
     answer = draft.answer
     places = [at for at, byte in enumerate(answer) if 48 <= byte < 58]
     if places:
@@ -191,7 +191,7 @@ def _digit(draft: Draft) -> None:
 
 
 def _line(draft: Draft) -> None:
-    """A line twice, missing, or somewhere else."""
+    """Repeat, remove or move a line."""
     chance, lines = draft.chance, draft.answer.split(b"\r\n")
     line = lines.pop(chance.randrange(len(lines)))
     for _ in range(chance.choice((0, 1, 2))):
@@ -214,12 +214,12 @@ DAMAGES: tuple[Damage, ...] = (
 )
 
 
-# What it means
+# The meaning
 
 
 @dataclass(frozen=True)
 class Meaning:
-    """What h11 reads.
+    """The response as h11 reads it.
 
     Attributes:
         status, body: of the answer, as far as it came; 0 where not even its head did.
@@ -238,7 +238,7 @@ class Meaning:
 
 
 def meaning(reply: Reply) -> Meaning:
-    """What this reply says, to who asked for it."""
+    """Return the meaning of this reply for its request."""
     there = h11.Connection(h11.CLIENT, max_incomplete_event_size=1 << 20)
     there.send(
         h11.Request(method="POST", target="/", headers=[("Host", "a"), ("Content-Length", "0")])

@@ -1,4 +1,4 @@
-"""Everything that a network does to a client, and what has to come of it: the fault table."""
+"""The fault table: everything that a network does to a client, with the expected result."""
 
 import ssl
 import sys
@@ -23,7 +23,7 @@ Tls = Literal["", "trusted", "untrusted", "wrong host", "expired"]
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """What the server does, and what has to come of it.
+    """What the server does, and the expected result.
 
     Attributes:
         kind, name: for people, and for `pytest -k`.
@@ -55,13 +55,13 @@ class Fault:
 
 
 def chunked(*chunks: bytes, status: int = 200, headers: tuple[bytes, ...] = ()) -> bytes:
-    """An answer in chunks, the last one included."""
+    """Return a chunked response, including the last chunk."""
     head = http(b"", b"Transfer-Encoding: chunked", *headers, status=status, length=False)
     return head + b"".join(b"%x\r\n%s\r\n" % (len(chunk), chunk) for chunk in (*chunks, b""))
 
 
 def says(*answers: bytes, stay: bool = False) -> Act:
-    """Reads a request, sends the answers, and closes, or stays."""
+    """Read a request, send the responses, and close the connection or keep it open."""
 
     async def act(peer: Peer) -> None:
         await peer.request()
@@ -97,7 +97,7 @@ async def silence(peer: Peer) -> None:
 
 
 async def half_close_at_once(peer: Peer) -> None:
-    """A FIN is the first thing that the client hears; its request is read, and not answered."""
+    """Send a FIN first; read the request, and send no response."""
     peer.finish()
     await peer.silence()
 
@@ -215,7 +215,7 @@ def _chunks() -> Iterator[Fault]:
         seconds=2.5,
     )
     for coding in (b"gzip, quux", b"chunked, gzip"):
-        # RFC 9112, section 6.3: such a body ends with the connection, so it is read as it stands.
+        # RFC 9112, section 6.3: such a body ends with the connection, so it is not decoded.
         yield replace(
             fault(f"coding {coding.decode()!r}", b"11\r\n" + USER + b"\r\n0\r\n\r\n", coding),
             error=m.InvalidResponseError,
@@ -291,7 +291,7 @@ CODINGS = {
 
 
 def packed(coding: str, data: bytes) -> bytes | None:
-    """The data in this content coding, or None where this machine cannot make it."""
+    """Return the data in this content coding, or None if this machine does not support it."""
     try:
         compressor = import_module(CODINGS[coding])
     except ImportError:
@@ -307,7 +307,7 @@ def _bombs() -> Iterator[Fault]:
         says="cut short|not HTTP",
     )
     for name, item in (("objects", b"{}"), ("lists", b"[]")):
-        # JSON is a bomb of its own: a list that is empty takes 24 times the room of its two signs.
+        # JSON can be a bomb, too: an empty list takes 24 times the memory of its two characters.
         many = b",".join([item] * 300_000)
         yield Fault(
             kind="bomb",
@@ -440,7 +440,7 @@ async def plain_http(peer: Peer) -> None:
 
 
 def handshake(upto: int, end: str, context: ssl.SSLContext) -> Act:
-    """A TLS server that says the first so many bytes of its part, and then ends it."""
+    """A TLS server that sends only the first bytes of its handshake, and then closes."""
 
     async def act(peer: Peer) -> None:
         incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -530,7 +530,7 @@ AUTHORITY = trustme.CA()
 
 
 def certificate(tls: Tls) -> ssl.SSLContext:
-    """What a server with this certificate speaks."""
+    """Return the context of a server with this certificate."""
     authority = trustme.CA() if tls == "untrusted" else AUTHORITY
     yesterday = datetime.now(UTC) - timedelta(days=1)
     issued = authority.issue_cert(
@@ -543,7 +543,7 @@ def certificate(tls: Tls) -> ssl.SSLContext:
 
 
 def faults() -> list[Fault]:
-    """All of them."""
+    """Return all faults."""
     return [
         *_connections(),
         *_slow(),

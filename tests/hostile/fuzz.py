@@ -1,4 +1,4 @@
-"""Lets atheris look for bytes that break a promise of `invariants.py`.
+"""Uses atheris to find bytes that break a promise of `invariants.py`.
 
 python tests/hostile/fuzz.py answers -max_total_time=60
 python tests/hostile/fuzz.py inputs -max_total_time=60
@@ -44,12 +44,12 @@ WORDS = {
 
 
 def answers(data: bytes) -> None:
-    """A whole answer, an id and a configuration: first a few bytes that choose, then the body."""
+    """Fuzz a response, an id and a configuration: a few bytes select, the rest is the body."""
     chooser = atheris.FuzzedDataProvider(data)
     status = chooser.PickValueInList(STATUSES)
     headers = {}
     for name in NAMES:
-        # aiohttp's way from bytes to text.
+        # aiohttp decodes bytes like this.
         value = chooser.ConsumeBytes(chooser.ConsumeIntInRange(0, 40))
         headers[name] = value.decode(errors="surrogateescape")
     words = chooser.ConsumeUnicode(chooser.ConsumeIntInRange(0, 40))
@@ -62,7 +62,7 @@ def answers(data: bytes) -> None:
 
 
 def inputs(data: bytes) -> None:
-    """A file of ids: the first two bytes choose how it is read."""
+    """Fuzz a file of ids: the first two bytes select the format."""
     if len(data) < 2:
         return
     form, column = list(Format)[data[0] % len(Format)], COLUMNS[data[1] % len(COLUMNS)]
@@ -75,14 +75,14 @@ TARGETS = {"answers": answers, "inputs": inputs}
 
 
 def main(name: str, *options: str) -> None:
-    """Fuzz until libFuzzer's options say that it is enough."""
+    """Fuzz until libFuzzer's options end it."""
     with tempfile.TemporaryDirectory() as folder:
         words, seeds = Path(folder, "words"), Path(folder, "seeds")
         escaped = ("".join(f"\\x{byte:02x}" for byte in word) for word in WORDS[name])
         words.write_text("".join(f'"{word}"\n' for word in escaped))
         seeds.mkdir()
         for sample in SAMPLES.glob("*.json"):
-            # The provider takes its choices from the end: zeros are a 200 without headers.
+            # The provider reads from the end: zeros are a 200 without headers.
             (seeds / sample.name).write_bytes(sample.read_bytes() + bytes(8))
         (seeds / "csv").write_bytes(b'\1\0user_id,name\nada,"x\ny"\n')
         given = [option for option in options if not option.startswith("-")]

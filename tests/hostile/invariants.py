@@ -1,4 +1,4 @@
-"""What must hold whatever comes: one function per promise, for hypothesis and for atheris alike.
+"""What must hold for any input: one function per promise, for hypothesis and for atheris.
 
 Each is given anything at all and raises AssertionError, or whatever escapes, where a promise fails.
 """
@@ -31,20 +31,20 @@ _CALLERS_ID = "u" * 8
 
 
 def is_harmless(text: str) -> None:
-    """It can be printed, logged and stored: one line, no control characters, valid Unicode."""
+    """Check that the text is printable: one line, no control characters, valid Unicode."""
     assert not UNSAFE.search(text), text
     text.encode()
     assert len(text) < LONGEST_MESSAGE
 
 
 def is_ours(error: m.MonoCloudError) -> None:
-    """It says what happened in one harmless line, and survives a pickle."""
+    """Check that the error has one harmless line of text, and can be pickled."""
     is_harmless(str(error))
     assert str(pickle.loads(pickle.dumps(error))) == str(error)  # noqa: S301  our own bytes
 
 
 def is_alone(error: m.MonoCloudError) -> None:
-    """It is ours, and no other error hangs on it: those may hold headers or bodies."""
+    """Check that the error is ours and chained to no other, which could hold headers or bodies."""
     is_ours(error)
     assert (error.__cause__, error.__context__) == (None, None)
 
@@ -52,7 +52,7 @@ def is_alone(error: m.MonoCloudError) -> None:
 def an_answer_is_the_user_or_an_error_of_ours(
     status: int, headers: dict[str, str], body: bytes, user_id: str = _CALLERS_ID
 ) -> None:
-    received = CIMultiDictProxy(CIMultiDict(headers))  # what aiohttp hands over
+    received = CIMultiDictProxy(CIMultiDict(headers))  # as aiohttp passes them
     try:
         user = read_response(user_id, status, received, body)
     except m.StatusError as error:
@@ -87,7 +87,7 @@ def an_id_is_itself_or_refused(user_id: str) -> None:
     assert unquote(parts[3], errors="strict") == user_id
     assert path.isascii()
     behind, slashes = parts[3], re.findall(r"[/\\]", user_id)
-    while (decoded := unquote(behind)) != behind:  # as gateways do, some of them twice
+    while (decoded := unquote(behind)) != behind:  # some gateways decode even twice
         behind = decoded
         segments = re.split(r"[/\\]", behind)
         assert not {".", ".."} & set(segments)
@@ -120,12 +120,12 @@ def a_key_is_sent_or_refused_without_being_shown(key: str) -> None:
         config.credentials(config.mask_key(" "))
     refused = caught.value
     if not key:
-        return  # that is no key at all, which is told apart
+        return  # no key at all has its own message
     try:
         headers = config.credentials(config.mask_key(key)).headers
     except m.ConfigurationError as error:
         is_ours(error)
-        # One text for all of them: none can have anything of the key in it.
+        # One message for all of them, so none can contain a part of the key.
         assert (error.args, error.__dict__) == (refused.args, refused.__dict__)
         return
     assert headers["X-API-KEY"] == key
@@ -145,7 +145,7 @@ def a_timeout_is_seconds_or_refused(text: str) -> None:
 
 
 def read_input(data: bytes, form: Format, column: str | None = None) -> tuple[bytes, list[Line]]:
-    """The header and the lines of a file with these bytes."""
+    """Return the header and the lines of a file with these bytes."""
     with tempfile.TemporaryFile() as file:
         file.write(data)
         file.seek(0)
@@ -156,7 +156,7 @@ def read_input(data: bytes, form: Format, column: str | None = None) -> tuple[by
 
 
 def usable(user_id: str) -> str | None:
-    """The id as it is read from a cell, or None where it cannot be one."""
+    """Return the id in a cell, or None if it is not valid."""
     try:
         check_user_id(user_id.strip())
     except m.InvalidUserIdError:
@@ -165,7 +165,7 @@ def usable(user_id: str) -> str | None:
 
 
 def an_input_is_read_or_its_lines_are_told(data: bytes, form: Format, column: str | None) -> None:
-    """Every line is an id or a problem with its number, and none is lost."""
+    """Check that every line becomes an id or a numbered problem, and none is lost."""
     try:
         header, lines = read_input(data, form, column)
     except m.ConfigurationError as error:
@@ -179,7 +179,7 @@ def an_input_is_read_or_its_lines_are_told(data: bytes, form: Format, column: st
             check_user_id(line.user_id)
             assert line.problem is None
             _is_in(line.user_id, line.raw, form)
-    # Nothing is dropped but blank lines, the mark at the very start, and the rest of a megabyte.
+    # Only blank lines, a byte order mark at the start, and the rest of overlong lines are dropped.
     if max(map(len, data.split(b"\n"))) < 1 << 20:
         read = data
         if data.startswith(codecs.BOM_UTF8):
@@ -194,7 +194,7 @@ def _solid(data: bytes) -> bytes:
 
 
 def _is_in(user_id: str, raw: bytes, form: Format) -> None:
-    """The id is one that another reader finds in this line too."""
+    """Check that another reader finds the same id in this line."""
     text = raw.decode()
     match form:
         case Format.TXT:

@@ -1,4 +1,4 @@
-"""Looks for a planted key wherever people and programs look when something went wrong."""
+"""Searches everything that people and programs look at after a failure for a known key."""
 
 import io
 import pickle
@@ -9,22 +9,22 @@ from rich.console import Console
 from rich.traceback import Traceback
 
 PLANTED = "sentinel-key-4711"
-KEY = PLANTED + "-x" * 100  # tools that shorten long texts take them apart first
+KEY = PLANTED + "-x" * 100  # tools that shorten long text split it first
 
 
 def is_not_in(*texts: object) -> None:
-    """None of these shows the key, whatever they are: as text, as `repr`, in what they hold."""
+    """Check that none of these values shows the key: as text, as `repr`, in their contents."""
     for text in texts:
         for shown in (text, repr(text)):
             assert PLANTED not in str(shown), shown
         try:
             assert PLANTED.encode() not in pickle.dumps(text)
         except (TypeError, AttributeError, pickle.PicklingError):
-            continue  # what cannot be pickled cannot leak so
+            continue  # what cannot be pickled cannot leak in a pickle
 
 
 def is_not_told_by(error: BaseException) -> None:
-    """Neither the error nor any error behind it shows the key, however it is printed."""
+    """Check that the error and its chain do not show the key in any form of output."""
     for each in chain(error):
         is_not_in(each, each.args, vars(each), getattr(each, "__notes__", ()))
         is_not_in("".join(traceback.format_exception(each)))
@@ -43,7 +43,7 @@ def is_not_told_by(error: BaseException) -> None:
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:
-    """The error, and all that hang on it as cause or context."""
+    """Return the error and all its causes and contexts."""
     seen: set[int] = set()
     left = [error]
     while left:

@@ -1,4 +1,4 @@
-"""Answers in two or three segments: where they can be cut, and what can come there."""
+"""Responses in two or three segments: where they are cut, and what is sent there."""
 
 import gzip
 import json
@@ -12,12 +12,12 @@ import monocloud_async as m
 
 
 def user(user_id: str, mark: int) -> bytes:
-    """The body of a user; the mark tells which request it answers."""
+    """Return the body of a user; the mark identifies the request."""
     return json.dumps({"user_id": user_id, "creation_time": mark}).encode()
 
 
 def refusal(mark: int) -> bytes:
-    """The body of a refusal, with its mark."""
+    """Return the body of a refusal, with its mark."""
     return json.dumps({"title": f"mark {mark}"}).encode()
 
 
@@ -35,13 +35,13 @@ Make = Callable[[str, int], bytes]
 
 @dataclass(frozen=True)
 class Shape:
-    """A form of answer: its bytes for a user and a mark, and its status."""
+    """A form of response: its bytes for a user and a mark, and its status."""
 
     make: Make
     status: int = 200
 
     def is_of(self, error: m.MonoCloudError, mark: int) -> bool:
-        """Whether this is the error of such an answer, whole."""
+        """Return whether this is the error for such a response, complete."""
         of_status = isinstance(error, m.StatusError) and error.status == self.status
         return of_status and f"mark {mark}" in str(error)
 
@@ -68,11 +68,11 @@ SHAPES = {
     "503 in chunks": _refusing(503, in_chunks=True),
     "without a length": Shape(lambda *who: http(user(*who), length=False)),
 }
-ENDLESS = "without a length"  # the connection's end is this answer's end
+ENDLESS = "without a length"  # the end of the connection ends this response
 
 
 def borders(answer: bytes) -> Iterator[tuple[str, int]]:
-    """Where an answer can be cut in two: a name, and how many bytes come before it."""
+    """Return where a response can be cut in two: a name, and how many bytes come before."""
     head = answer.index(LINES) + 4
     yield "inside the status line", 11
     yield "inside the end of the status line", answer.index(b"\n")
@@ -105,7 +105,7 @@ def borders(answer: bytes) -> Iterator[tuple[str, int]]:
     yield "inside the last empty line", line + 3
 
 
-# What comes in the place of the rest; what ends the connection is no bytes but a word.
+# What replaces the rest: bytes, or a word for how the connection ends.
 CLOSE, RESET, STALL = "close", "reset", "stall"
 BREAKS: dict[str, bytes] = {
     CLOSE: b"",
@@ -118,9 +118,9 @@ BREAKS: dict[str, bytes] = {
     "another answer": http(b"bad gateway", status=502) * 3,
 }
 
-HARMLESS = b"\r\n"  # a parser may take it for nothing, and keep the connection
-SMUGGLED = 4711  # the mark of an answer to nobody's request
-# What comes behind the last bytes of a complete answer.
+HARMLESS = b"\r\n"  # a parser may ignore it, and keep the connection
+SMUGGLED = 4711  # the mark of a response without a request
+# What follows the last bytes of a complete response.
 EXTRAS: dict[str, bytes] = {
     "a refusal": http(refusal(SMUGGLED), status=404),
     "a refusal in chunks": chunked(refusal(SMUGGLED), status=404),

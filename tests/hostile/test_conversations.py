@@ -1,4 +1,4 @@
-"""Random conversations over connections that are used again: nobody is told another's answer.
+"""Random conversations over reused connections: no call gets the response to another.
 
 The same conversation goes over two ways, and h11 says what it meant. By hand, 200,000 answers:
 
@@ -36,24 +36,24 @@ Told = m.User | BaseException
 
 @dataclass
 class Call:
-    """One user's call: what was said to its requests, and what it came to."""
+    """One user's call: the replies to its requests, and the result."""
 
     user_id: str
     number: int
     replies: list[Reply] = field(default_factory=list)
-    marks: set[int] = field(default_factory=set)  # that may be in the last one of them
+    marks: set[int] = field(default_factory=set)  # that may be in the last reply
     told: Told | None = None
     spoken: asyncio.Event = field(default_factory=asyncio.Event)
 
     def kind(self) -> str:
-        """What it came to, in a word that is the same on all ways."""
+        """The result as a word, the same on all paths."""
         if isinstance(self.told, m.StatusError):
             return str(self.told.status)
         return type(self.told).__name__
 
 
 class Tenant:
-    """Replies as the seed has it, and sees over which connections it is asked."""
+    """Replies according to the seed, and records the connections of the requests."""
 
     def __init__(self, seed: str) -> None:
         self.seed = seed
@@ -70,7 +70,7 @@ class Tenant:
                 self.wrong.append(f"call {call.number} went over the connection of {before}")
             number = len(call.replies)
             chance = Random(f"{self.seed}/{call.number}/{number}")
-            mark = 2 * chance.getrandbits(47)  # one digit off, it is not another one's mark
+            mark = 2 * chance.getrandbits(47)  # so that one wrong digit is not another mark
             self.marks |= {mark, mark + 1}
             said = reply(chance, call.user_id, mark)
             call.replies.append(said)
@@ -92,14 +92,14 @@ class Tenant:
 
 
 def _may_stay(call: Call, meant: Meaning) -> bool:
-    """Whether the next request may go over this connection."""
+    """Return whether the next request may use this connection."""
     if meant.strange:
-        return True  # this is what the parsers differ about; answers tell if it does harm
+        return True  # parsers differ here; the responses show whether it does harm
     return meant.stays and (meant.status != 200 or _says(meant, call.user_id))
 
 
 def _says(meant: Meaning, *words: object) -> bool:
-    """Whether each of these is in the body, as it came or decompressed."""
+    """Return whether each of these is in the body, raw or decompressed."""
     bodies = [meant.body]
     with suppress(zlib.error):
         bodies.append(zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(meant.body))
@@ -107,7 +107,7 @@ def _says(meant: Meaning, *words: object) -> bool:
 
 
 def is_told_his_own(call: Call, others: set[int]) -> None:
-    """It ended with a user or an error of ours, which have no other request's mark."""
+    """Check that the call ended with a user or our error, without another request's mark."""
     told = call.told
     assert isinstance(told, m.User | m.MonoCloudError), repr(told)
     if isinstance(told, m.User):
@@ -119,7 +119,7 @@ def is_told_his_own(call: Call, others: set[int]) -> None:
 
 
 def is_told_what_was_said(call: Call) -> None:
-    """It ended with what h11 reads, wherever h11 reads anything."""
+    """Check that the result is what h11 reads, if h11 can read the response."""
     told = call.told
     if not call.replies:
         assert isinstance(told, m.TransportError | m.RateLimitedError)
@@ -135,7 +135,7 @@ def is_told_what_was_said(call: Call) -> None:
 
 
 async def ask(session: MonoCloudSession, call: Call) -> None:
-    """Make the call, which ends in its time."""
+    """Make the call, which must end in time."""
     loop = asyncio.get_running_loop()
     due = loop.time() + session.pace.pause_left + TIMEOUT + SOON
     task = asyncio.create_task(session.enable_user(call.user_id))
@@ -151,7 +151,7 @@ async def ask(session: MonoCloudSession, call: Call) -> None:
 
 
 async def converse(way: Way, seed: str, *, tls: bool) -> list[Call]:
-    """The calls of this conversation, with what they came to; each of them is looked at."""
+    """Make the calls of this conversation, check each, and return them with their results."""
     chance, tenant, calls = Random(seed), Tenant(seed), list[Call]()
     server = RawServer(tenant.act, tls=certificate("trusted") if tls else None)
     async with (
@@ -175,7 +175,7 @@ async def converse(way: Way, seed: str, *, tls: bool) -> list[Call]:
 
 
 def script(calls: list[Call]) -> str:
-    """What was said, for people."""
+    """Describe the conversation for a failure message."""
     return "\n".join(
         f"{call.number} {call.user_id}: {call.kind()} {str(call.told)[:100]}\n"
         + "\n".join(f"    {reply.pieces!r} {reply.end}" for reply in call.replies)

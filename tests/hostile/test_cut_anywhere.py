@@ -1,4 +1,4 @@
-"""An answer that ends, breaks or stalls at any of its bytes is the user or an error of ours."""
+"""A response that ends, breaks or stalls at any byte gives the user or one of our errors."""
 
 import asyncio
 
@@ -21,19 +21,19 @@ ANSWERS = {
 
 
 def expected_error(framing: str, end: str, upto: int) -> type[m.MonoCloudError] | None:
-    """What has to come of an answer of which so many bytes arrive."""
+    """Return the expected result if only this many bytes of the response arrive."""
     answer = ANSWERS[framing]
     body_at, whole = answer.index(b"\r\n\r\n") + 4, upto == len(answer)
     late = m.RequestTimeoutError if end == "stall" else m.TransportError
     match framing:
         case _ if upto < body_at:
             return late
-        case "a refusal":  # its status stands, whatever became of its explanation
+        case "a refusal":  # its status is valid even without its body
             return late if end == "stall" and not whole else m.NotFoundError
         case "without a length" if end == "stall":
-            return late  # only the end of the connection would be the end of the answer
+            return late  # only the end of the connection ends this response
         case "without a length" if upto == body_at:
-            return m.InvalidResponseError  # an empty page of somebody else, for all we know
+            return m.InvalidResponseError  # it looks like an empty foreign page
     return None if whole else late
 
 
@@ -47,7 +47,7 @@ def test_an_answer_that_ends_at_any_byte(framing: str, end: str) -> None:
         await peer.request()
         await peer.send(answer[:upto])
         if end == "reset":
-            # What was sent must arrive first: an RST overtakes what is on its way.
+            # The data must arrive first, because an RST discards data on its way.
             await asyncio.sleep(0.01)
             peer.reset()
         if end == "stall":

@@ -1,4 +1,4 @@
-"""Whoever waits for an answer that does not come ends when its time is over, or when told to."""
+"""A call without a response ends at its deadline, or when it is cancelled."""
 
 import asyncio
 import gzip
@@ -18,14 +18,14 @@ from monocloud_async import MonoCloudSession, RetryPolicy
 
 LONG = 1000.0  # seconds
 ONCE_IN_LONG = RetryPolicy(attempts=1, total=LONG)
-TOLD_AT = 0.5  # seconds after its start at which somebody ends it
+TOLD_AT = 0.5  # seconds after the start at which the call is cancelled
 CHUNKS = chunked(USER)[: -len(b"\r\n0\r\n\r\n")]
 PACKED = http(gzip.compress(USER), b"Content-Encoding: gzip")
 
 
 @dataclass(frozen=True)
 class Stuck:
-    """What a server says, in segments, before it says nothing more.
+    """What a server sends, in segments, before it falls silent.
 
     Attributes:
         before: to the call before, in its last segment; "" is that there is none.

@@ -1,4 +1,4 @@
-"""The fault table: every fault, and what has to come of it."""
+"""Runs the fault table: every fault must give its expected result."""
 
 import asyncio
 import re
@@ -15,13 +15,13 @@ import monocloud_async as m
 
 FAULTS = faults()
 ONCE = m.RetryPolicy(attempts=1)
-# Turns of the event loop, then seconds: while it connects, sends, waits, reads, or waits to retry.
+# Loop iterations, then seconds: while it connects, sends, waits, reads, or waits to retry.
 POINTS = [*((turns, 0.0) for turns in (0, 1, 2, 3, 4, 5, 7, 10, 15, 30)), (0, 0.3), (0, 2.9)]
 every = pytest.mark.parametrize("fault", FAULTS, ids=map(str, FAULTS))
 
 
 @every
-def test_the_verdict(fault: Fault) -> None:
+def test_the_expected_result(fault: Fault) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
         async with nothing_left_behind(), against(fault) as (server, session):
@@ -48,7 +48,7 @@ def test_the_verdict(fault: Fault) -> None:
                 assert error.transient is fault.retried
         assert len(server.requests) == (attempts if fault.reaches else 0)
         assert took <= attempts * (fault.seconds + 0.01)
-        assert costs.cpu < attempts  # the clock above stands still while something computes
+        assert costs.cpu < attempts  # the clock above does not advance during computations
         assert costs.bytes < 16 << 20
 
     run(main())
@@ -79,9 +79,9 @@ STATUSES = ("enabled", "failed", "unknown", "not_attempted")
 
 
 def ends(fault: Fault) -> set[str]:
-    """What may become of the users of a run."""
+    """Return the possible outcomes of the users of a run."""
     if fault.error is None:
-        return {"enabled", "failed"}  # the others are told of the same user
+        return {"enabled", "failed"}  # the response is for one user only
     if not issubclass(fault.error, m.TransportError):
         return {"failed"}
     if fault.sent or (fault.sent is None and fault.reaches):

@@ -1,4 +1,4 @@
-"""Anything at all: as an answer, an id, a configuration, an input. atheris goes on in `fuzz.py`."""
+"""Random responses, ids, configurations and inputs; `fuzz.py` continues with atheris."""
 
 import asyncio
 import csv
@@ -24,7 +24,7 @@ from monocloud_async.transport.fast import plain_body
 
 
 class Line:
-    """A session and its server, which answers with whatever is said, then closes."""
+    """A session and its server, which sends the given bytes, then closes."""
 
     def __init__(self, runner: asyncio.Runner) -> None:
         self.answer = b""
@@ -63,7 +63,7 @@ def line() -> Iterator[Line]:
 
 NUMBER = r"\A[-+]?[0-9_\u0660-\u0669]{0,20}(\.[0-9]*)?(e[-+]?[0-9]{1,3})?\Z"
 
-# Answers, through the parser that is used
+# Responses, through the parser in use
 
 STATUSES = st.sampled_from([100, 101, 103, 200, 204, 206, 302, 304, 401, 404, 422, 429, 503, 999])
 NAMES = st.sampled_from(
@@ -87,7 +87,7 @@ WHOLE = st.sampled_from([http(USER), chunked(USER), http(b"{}", status=422), htt
 
 @st.composite
 def written(draw: st.DrawFn) -> bytes:
-    """An answer whose parts are all possible, and do not go together."""
+    """A response whose parts are valid, but do not fit together."""
     headers = draw(st.lists(st.tuples(NAMES, VALUES).map(b": ".join), max_size=5))
     body = draw(BODIES | st.binary(max_size=100))
     return http(body, *headers, status=draw(STATUSES), length=draw(st.booleans()))
@@ -95,7 +95,7 @@ def written(draw: st.DrawFn) -> bytes:
 
 @st.composite
 def damaged(draw: st.DrawFn) -> bytes:
-    """An answer in which some bytes are missing, added or others."""
+    """A response in which some bytes are missing, added or changed."""
     answer = bytearray(draw(WHOLE | written()))
     for _ in range(draw(st.integers(1, 4))):
         at = draw(st.integers(0, len(answer)))
@@ -105,7 +105,7 @@ def damaged(draw: st.DrawFn) -> bytes:
 
 
 def plain_but_for(names: list[bytes]) -> bytes:
-    """A plain answer that has these headers as well, which may have a say in its end."""
+    """A plain response with additional headers, which may affect where it ends."""
     return http(USER, *(name + b": close" for name in names))
 
 
@@ -117,7 +117,7 @@ def test_every_answer_is_the_user_or_an_error_of_ours(line: Line, answer: bytes)
         assert ended.user_id == "ada"
     else:
         invariants.is_alone(ended)
-    # ... and the session is none the worse for it.
+    # ... and the session still works.
     assert isinstance(line.enable("ada", http(USER)), User)
 
 
@@ -125,7 +125,7 @@ def test_every_answer_is_the_user_or_an_error_of_ours(line: Line, answer: bytes)
 @example(http(USER, b"Connection: keep-alive"))
 @example(http(USER, b"Upgrade:"))
 def test_what_is_taken_as_plain_is_what_aiohttp_reads(answer: bytes) -> None:
-    """The fast path's look at an answer, against the parser that it spares."""
+    """Compare the fast path's reading of a response with that of aiohttp's parser."""
     start = plain_body(answer)
     if not start:
         return
@@ -155,7 +155,7 @@ def test_an_id_arrives_as_itself_or_is_not_sent(line: Line, user_id: str) -> Non
     assert unquote(parts[3], errors="strict") == user_id
 
 
-# Answers and headers without a network; the examples are what fuzzing has found
+# Responses and headers without a network; the examples were found by fuzzing
 
 
 @given(

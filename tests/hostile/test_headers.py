@@ -1,4 +1,4 @@
-"""Headers of up to 64 KiB are read, on each way; beyond that, the error says what it was."""
+"""Headers of up to 64 KiB are read, on every path; longer ones give an error that says so."""
 
 import pytest
 from clients import run
@@ -14,12 +14,12 @@ KIB = 1 << 10
 
 
 def lines(size: int, number: int) -> list[bytes]:
-    """So many header lines, that have so many bytes together."""
+    """Return this many header lines, with this many bytes in total."""
     return [(b"X-%d: " % line).ljust(size // number - 2, b"y") for line in range(number)]
 
 
 def policy(size: int) -> list[bytes]:
-    """One, as gateways add it."""
+    """Return a header line as gateways add it."""
     return [b"Content-Security-Policy: ".ljust(size, b"y")]
 
 
@@ -37,7 +37,7 @@ TOO_LONG = {
     "1,000 of 80 bytes": lines(80_000, 1_000),
     "20,000 short ones": lines(200_000, 20_000),
 }
-# aiohttp's own connectors have no bound in bytes, so the number of lines has to have one.
+# aiohttp's own connectors have no limit in bytes, so the number of lines is limited.
 UNCOUNTED = lines(48_000, 4_000)
 every_way = pytest.mark.parametrize("way", ["fast", "hooked", "lent", "theirs"])
 # What the server sends at once.
@@ -92,7 +92,7 @@ def test_many_short_headers_are_read(way: Way) -> None:
 def test_headers_beyond_64_kib_are_an_error_that_says_so(
     way: Way, headers: str, piece: int
 ) -> None:
-    """It is not tried again, and no news of an outage: the tenant did what it was asked."""
+    """The error is not retried, and no sign of an outage: the tenant did the operation."""
     answer = http(USER, *TOO_LONG[headers])
 
     async def act(peer: Peer) -> None:

@@ -1,4 +1,4 @@
-"""A proxy that somebody asked for, by lending a session, and that is in trouble."""
+"""A failing proxy, configured by a lent session."""
 
 from collections.abc import Callable
 
@@ -46,7 +46,7 @@ async def test_a_proxy_in_trouble_is_an_error_of_ours(trouble: str) -> None:
     async with RawServer(act) as proxy:
         error = await through(proxy.url, says)
     assert proxy.requests[0].startswith(b"CONNECT acme.invalid:443 ")
-    assert KEY.encode() not in proxy.requests[0]  # it is for the tenant alone
+    assert KEY.encode() not in proxy.requests[0]  # the key is only for the tenant
     is_not_told_by(error)
 
 

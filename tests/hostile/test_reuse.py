@@ -1,4 +1,4 @@
-"""What a connection that is kept open does to the call that uses it next."""
+"""How a kept-alive connection affects the call that reuses it."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -42,7 +42,7 @@ def test_a_connection_that_dies_as_it_is_reused_costs_no_time(
             for _ in range(5):
                 assert (await session.enable_user("ada")).user_id == "ada"
             assert (server.connections, len(server.requests)) == (5, 9)
-            assert asyncio.get_running_loop().time() < 0.1  # nobody waited
+            assert asyncio.get_running_loop().time() < 0.1  # no wait
 
     run(main())
 
@@ -54,7 +54,7 @@ def test_a_server_that_ends_every_connection_as_it_is_reused_is_not_noticed(
     way: Way,
     by_hand: bool,  # noqa: FBT001  a fixture
 ) -> None:
-    """No attempt, no token of the session's budget for retries, and no wait is spent on it."""
+    """It uses no attempt, no token of the session's retry budget, and no wait."""
     calls = 4_000 if by_hand else 400
 
     async def main() -> None:
@@ -72,7 +72,7 @@ def test_a_server_that_ends_every_connection_as_it_is_reused_is_not_noticed(
 
 @every_way
 def test_the_free_retry_is_one(way: Way) -> None:
-    """A server that answers nobody any more is no business of the connections."""
+    """A server that no longer responds is not a problem of the connections."""
 
     async def act(peer: Peer) -> None:
         if server.connections == 1:
@@ -101,7 +101,7 @@ MANY = 100
 @every_way
 @pytest.mark.parametrize("death", ["reset", "end", "reset as it is used", "end as it is used"])
 def test_a_hundred_connections_that_die_at_once_are_nobodys_fault(way: Way, death: str) -> None:
-    """As when a gateway between is started anew: the next call does not go over their graves."""
+    """After a gateway has restarted, the next call does not use the closed connections."""
     everybody, killed = asyncio.Barrier(MANY), asyncio.Event()
 
     async def act(peer: Peer) -> None:
@@ -153,7 +153,7 @@ SWITCHES = {
 def test_a_connection_that_speaks_another_protocol_is_given_up(
     way: Way, switch: str, behind: bytes
 ) -> None:
-    """Nobody asked for one, so whatever comes over it is nobody's answer."""
+    """No request was sent, so the data on the connection is not a response."""
 
     async def act(peer: Peer) -> None:
         old = server.connections == 1
@@ -180,7 +180,7 @@ def test_a_connection_that_speaks_another_protocol_is_given_up(
 
 @pytest.mark.parametrize("tls", ["", "trusted"])
 def test_a_connection_on_which_nobody_spoke_is_used_again(tls: Tls) -> None:
-    """TLS has words of its own, its tickets, that are nobody's answer and no reason to leave."""
+    """TLS session tickets are neither a response nor a reason to close the connection."""
     fault = Fault(kind="none", name="none", act=answering(http(USER)), error=None, tls=tls)
 
     async def main() -> None:
@@ -198,7 +198,7 @@ def test_a_connection_on_which_nobody_spoke_is_used_again(tls: Tls) -> None:
     "smuggled", [BOB, http(b"", status=404), BOB[:-1], b"x"], ids=["user", "refusal", "half", "x"]
 )
 def test_words_that_nobody_asked_for_are_nobodys_answer(smuggled: bytes, when: float) -> None:
-    """A second answer after the first: to the next call, it is not there."""
+    """A second response after the first is not used for the next call."""
 
     async def act(peer: Peer) -> None:
         request = await peer.request()
@@ -217,7 +217,7 @@ def test_words_that_nobody_asked_for_are_nobodys_answer(smuggled: bytes, when: f
             async with MonoCloudSession(server.url, KEY, retry=ONCE) as session:
                 if when or smuggled.startswith(b"HTTP"):
                     await session.enable_user("ada")
-                else:  # it came along with the answer, which is no HTTP any more
+                else:  # it arrived with the response, which is then not valid HTTP
                     with pytest.raises(m.TransportError, match="not HTTP"):
                         await session.enable_user("ada")
                 await asyncio.sleep(2 * when)
@@ -229,7 +229,7 @@ def test_words_that_nobody_asked_for_are_nobodys_answer(smuggled: bytes, when: f
 
 @pytest.mark.parametrize("ends", [False, True])
 def test_what_the_event_loop_has_not_read_yet_counts_too(ends: bool) -> None:  # noqa: FBT001  a table
-    """The words, or the end, are on this machine when the next call looks for a connection."""
+    """Wait until the data, or the end, has arrived when the next call looks for a connection."""
     spoken = asyncio.Event()
 
     async def act(peer: Peer) -> None:

@@ -1,4 +1,4 @@
-"""A key is planted, everything goes wrong, and then the key is looked for."""
+"""Everything fails with a known key, and then all output is searched for it."""
 
 import asyncio
 import contextlib
@@ -32,7 +32,7 @@ FAULTS = faults()
 
 @pytest.fixture
 def logs(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
-    """All logs of everybody, at DEBUG."""
+    """Capture all logs at DEBUG."""
     with caplog.at_level(logging.DEBUG):
         for name in ("aiohttp", "asyncio", "monocloud_async", "concurrent"):
             logging.getLogger(name).setLevel(logging.DEBUG)
@@ -67,7 +67,7 @@ def test_no_fault_tells_the_key(fault: Fault, logs: pytest.LogCaptureFixture) ->
 
 
 def test_a_call_that_is_cancelled_tells_nothing(logs: pytest.LogCaptureFixture) -> None:
-    """Whoever gives up on a call gets an error that has gone through the HTTP library's frames."""
+    """A cancelled call raises an error that has passed through the HTTP library's frames."""
 
     async def silence(peer: Peer) -> None:
         await peer.silence()
@@ -117,13 +117,13 @@ def test_a_key_of_the_environment_that_is_refused_is_not_told(
 
 
 class Slip:
-    """The error of a session that could not be made, from a frame that does not hold the key."""
+    """Return the error of a failed constructor, from a frame that does not hold the key."""
 
     def __init__(self, *arguments: object) -> None:
         try:
             MonoCloudSession(*arguments)  # type: ignore[arg-type]
         except m.ConfigurationError as error:
-            # The caller's own frames are the caller's.
+            # The caller's own frames are not our concern.
             theirs = error.__traceback__
             assert theirs is not None
             self.error = error.with_traceback(theirs.tb_next)
@@ -144,7 +144,7 @@ def test_a_session_is_not_copied_and_not_pickled() -> None:
 
 @contextlib.contextmanager
 def spans() -> Iterator[InMemorySpanExporter]:
-    """What OpenTelemetry's own instrumentation of aiohttp records."""
+    """Return what OpenTelemetry's instrumentation of aiohttp records."""
     exporter, provider, instrumentor = (
         InMemorySpanExporter(),
         TracerProvider(),
@@ -172,14 +172,14 @@ async def test_tracing_has_no_key(logs: pytest.LogCaptureFixture) -> None:
             ):
                 await session.enable_user("ada")
     recorded = exporter.get_finished_spans()
-    assert len(recorded) == 6  # after the reset of a reused connection, once more over a new one
+    assert len(recorded) == 6  # after the reset of a reused connection, repeated over a new one
     is_not_in(*(span.to_json() for span in recorded))
 
 
 async def test_tracing_that_takes_every_header_can_be_kept_from_the_key(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As docs/security.md says."""
+    """Configure the instrumentation as docs/security.md says."""
     monkeypatch.setenv("OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_CLIENT_REQUEST", ".*")
     monkeypatch.setenv("OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SANITIZE_FIELDS", "x-api-key")
     async with Sandbox(users=["ada"], api_key=KEY) as sandbox:
@@ -191,7 +191,7 @@ async def test_tracing_that_takes_every_header_can_be_kept_from_the_key(
 
 
 async def test_what_traces_requests_sees_a_masked_key() -> None:
-    """Aiohttp hands the headers to every tracer that is asked for; most print them."""
+    """Aiohttp passes the headers to every tracer; most tracers print them."""
     shown: list[str] = []
 
     async def on_start(
@@ -257,7 +257,7 @@ def test_the_command_line_tells_nothing(
             sandbox.script(user_id, step)
         sandbox.latency = 0.1
         monkeypatch.setenv("PYTHONASYNCIODEBUG", "1")
-        sandbox.api_key = KEY  # what the environment of the process is to have
+        sandbox.api_key = KEY  # which the environment of the process will have
         with started(sandbox, *COMMANDS[command]) as process:
             sandbox.api_key = right
             if command != "a look":
@@ -277,7 +277,7 @@ def test_the_command_line_tells_nothing(
 
 
 def test_a_key_file_is_not_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a crash of the command line would print, locals and all."""
+    """Return what a crash of the command line would print, with local variables."""
     file = tmp_path / "key"
     file.write_text(f"{KEY}\n", encoding="ascii")
     warnings: list[str] = []

@@ -1,4 +1,4 @@
-"""Each fault at each segment border of an answer: who asked is told in time, and told his own.
+"""Each fault at each segment border of a response: every call ends in time, with its own result.
 
 What the ways have in common is tried on each of them with a part of the table. By hand, all of it:
 
@@ -23,7 +23,7 @@ import monocloud_async as m
 from monocloud_async import MonoCloudSession, RetryPolicy
 
 TIMEOUT = 1.0
-SOON = 0.1  # seconds after its time in which a call ends
+SOON = 0.1  # seconds after its deadline within which a call ends
 ONCE = RetryPolicy(attempts=1)
 # Of so many scenes one is tried, beginning at another one for each way: together they try all of
 # them. Coprime to the numbers of breaks and extras, so that each of them comes at some border.
@@ -42,7 +42,7 @@ PARTS: dict[tuple[Way, bool], int] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """What the server says to ada's first request.
+    """What the server sends for ada's first request.
 
     Attributes:
         name: for people.
@@ -61,7 +61,7 @@ class Scene:
     end: str = ""
 
     def segments(self, mark: int) -> list[bytes]:
-        """What is sent, for ada and this mark."""
+        """Return the bytes to send, for ada and this mark."""
         answer = self.shape.make("ada", mark)
         said = (answer if self.whole else answer[: self.cuts[-1]]) + self.more
         places = [0, *self.cuts, len(said)]
@@ -69,7 +69,7 @@ class Scene:
 
 
 def breaking(shape: Shape) -> Iterator[Scene]:
-    """It breaks at a border."""
+    """The response breaks at a border."""
     for where, at in borders(shape.make("ada", 10)):
         for end, more in BREAKS.items():
             yield Scene(
@@ -78,7 +78,7 @@ def breaking(shape: Shape) -> Iterator[Scene]:
 
 
 def followed(shape: Shape) -> Iterator[Scene]:
-    """It is whole, and more comes in the segment of its last bytes, or right after it."""
+    """The response is complete, with more data in its last segment or right after it."""
     whole = shape.make("ada", 10)
     for where, at in [*borders(whole), ("nowhere", 0), ("behind all of it", len(whole))]:
         for what, more in EXTRAS.items():
@@ -88,7 +88,7 @@ def followed(shape: Shape) -> Iterator[Scene]:
 
 
 def in_three(shape: Shape) -> Iterator[Scene]:
-    """Either of it, in the last of three segments; the faults take turns."""
+    """One of both, in the last of three segments; the faults take turns."""
     places = [*borders(shape.make("ada", 10))]
     for number, ((_, first), (where, at)) in enumerate(pairwise(places)):
         for whole, table in ((False, BREAKS), (True, EXTRAS)):
@@ -104,7 +104,7 @@ def in_three(shape: Shape) -> Iterator[Scene]:
 
 
 class Tenant:
-    """Answers everybody well, but for one request of ada's."""
+    """Answers all requests correctly, except one of ada's."""
 
     def __init__(self) -> None:
         self.scene: Scene | None = None
@@ -112,7 +112,7 @@ class Tenant:
         self.asked: list[tuple[str, int]] = []
 
     def marks_of(self, user_id: str) -> list[int]:
-        """What this user can have been told, if nothing was smuggled."""
+        """Return the possible results of this user, if nothing was smuggled."""
         return [mark for asked, mark in self.asked if asked == user_id]
 
     async def act(self, peer: Peer) -> None:
@@ -140,13 +140,13 @@ class Tenant:
 
 
 async def arrived() -> None:
-    """The client, which is in this very thread, has read what was sent."""
+    """Wait until the client, which runs in this thread, has read what was sent."""
     for _ in range(4):
         await asyncio.sleep(0)
 
 
 async def told(session: MonoCloudSession, user_id: str, limit: float) -> m.User | m.MonoCloudError:
-    """What this user is told, in time."""
+    """Make this user's call, which must end in time, and return its result."""
     call = asyncio.create_task(session.enable_user(user_id))
     await asyncio.wait([call], timeout=limit)
     in_time = call.done()
@@ -162,7 +162,7 @@ async def told(session: MonoCloudSession, user_id: str, limit: float) -> m.User 
 
 
 async def plays(scene: Scene, tenant: Tenant, server: RawServer, way: Way, *, reused: bool) -> None:
-    """Ada's call, which the scene is for, and bob's after it, over one session."""
+    """Make ada's call, for which the scene is, and then bob's, over one session."""
     tenant.asked, tenant.marks, before = [], count(10), server.connections
     async with session_by(way, server.url, KEY, timeout=TIMEOUT, retry=ONCE) as session:
         if reused:
@@ -179,7 +179,7 @@ async def plays(scene: Scene, tenant: Tenant, server: RawServer, way: Way, *, re
                 own = scene.shape.is_of(ada, first)
             case _:
                 own = False
-        # Behind her answer came what is no HTTP at all: that she is told so is fine.
+        # Invalid HTTP followed her response, so this error is fine.
         assert own or not scene.whole or not scene.more.startswith(b"HTTP"), f"ada was told {ada!r}"
         await arrived()
         bob = await told(session, "bob", session.pace.pause_left + TIMEOUT + SOON)

@@ -1,4 +1,4 @@
-"""A run with a journal, through the public face and over real SQLite files."""
+"""A run with a journal, through the public API and with real SQLite files."""
 
 import asyncio
 import re

@@ -1,4 +1,4 @@
-"""A real process, real signals, a disk that is really full: then the same command again."""
+"""Real processes, real signals and a full disk, and then the same command again."""
 
 import json
 import random
@@ -49,7 +49,7 @@ def test_kill_9_at_random_moments_loses_nobody(tmp_path: Path) -> None:
             enabled = journals.outcomes(journal)["enabled"] if journal.exists() else 0
             with started(sandbox, "bulk", users, "--concurrency", CONCURRENCY) as process:
                 wait_for(partial(lambda seen: sandbox.stats().requests > seen, requests))
-                time.sleep(rng.uniform(0.0, 0.25))  # a real process at work
+                time.sleep(rng.uniform(0.0, 0.25))  # time for the process to work
                 process.send_signal(signal.SIGKILL)
             wait_for(lambda: sandbox.stats().in_flight == 0)
             assert journals.is_intact(journal)
@@ -87,7 +87,7 @@ def test_a_signal_leaves_nothing_to_repeat(tmp_path: Path, number: signal.Signal
 
 @pytest.fixture(params=["a full disk", "a file size limit"])
 def cramped(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Path, list[str]]]:
-    """A folder, and a prefix for commands, in which files do not grow beyond about 150 KiB."""
+    """A folder, and a prefix for commands that limits files to about 150 KiB."""
     if request.param == "a file size limit":
         yield tmp_path, ["sh", "-c", 'ulimit -f 256; exec "$@"', "sh"]
         return

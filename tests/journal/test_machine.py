@@ -1,4 +1,4 @@
-"""Any order of {send, answer, commit, kill, resume}: nobody is lost, nobody is sent in vain."""
+"""Any order of {send, answer, commit, kill, resume}: no user is lost or sent without need."""
 
 import asyncio
 import tempfile
@@ -22,7 +22,7 @@ MISSING = {IDS[3], IDS[7]}
 
 
 class Held:
-    """A journal over a real file, whose commits wait for permission; a kill denies it for ever."""
+    """A journal with a real file, whose commits wait for permission; a kill denies it forever."""
 
     def __init__(self, path: Path) -> None:
         self.records = JournalStore(path, "https://tenant.example", ENABLE, InputInfo())
@@ -118,7 +118,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.run is not None)
     @rule()
     def kill(self) -> None:
-        """Everything stops where it is; what was not committed is forgotten."""
+        """Kill the run: everything that was not committed is lost."""
         self.task.cancel()
         self.go_on()
         while not self.task.done():

@@ -37,7 +37,7 @@ async def test_a_store_that_fails_stops_the_run_with_what_it_did(
 
 
 def run_of(store: Store, users: int, *, concurrency: int = 10) -> list[float]:
-    """When each call began, in a run of calls that take 10 ms."""
+    """Return when each call began, in a run of calls that take 10 ms."""
     began: list[float] = []
 
     async def send(user_id: str, _seconds: float) -> User:

@@ -28,7 +28,7 @@ def test_a_page_of_a_million_users_is_under_a_megabyte(tmp_path: Path) -> None:
     records.write(Rows.of([outcome(0, "ada")], 1_790_000_000_000), 1_790_000_000_000)
     records.add_sample(Sample(1, 0, 0, 0, down=False), 1_790_000_600_000, "finished")
     records.close()
-    with closing(sqlite3.connect(path, isolation_level=None)) as sql:  # quicker than outcomes
+    with closing(sqlite3.connect(path, isolation_level=None)) as sql:  # faster than outcomes
         sql.execute(
             "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 999999)"
             " INSERT INTO users SELECT i, 'user' || i || hex(zeroblob(i % 500)),"
@@ -44,7 +44,7 @@ def test_a_page_of_a_million_users_is_under_a_megabyte(tmp_path: Path) -> None:
 
 @asynccontextmanager
 async def opened(html: Path, *, width: int, scheme: str) -> AsyncIterator[Page]:
-    """The page in a real browser, which may complain of nothing and ask nobody for anything."""
+    """Open the page in a real browser, which must not log errors or request anything."""
     if CHROMIUM is None:
         pytest.skip("there is no Chromium here; .ci/run brings one")
     told: list[str] = []

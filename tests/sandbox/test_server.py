@@ -1,4 +1,4 @@
-"""The tenant on this machine keeps its word: every endpoint, every fault, over real HTTP."""
+"""The sandbox: every endpoint and every fault, over real HTTP."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""The fast path: nobody notices it, and whoever hooks `ClientSession` does not get it."""
+"""The fast path behaves like the standard path, and hooks of `ClientSession` disable it."""
 
 import ast
 import asyncio
@@ -41,7 +41,7 @@ def _unhooked(request: pytest.FixtureRequest) -> None:
 
 
 def hook(patch: pytest.MonkeyPatch, kind: type, name: str) -> list[str]:
-    """Hook it as tracers do; the list grows with every use."""
+    """Hook `ClientSession` as tracers do; the list grows with every use."""
     used: list[str] = []
     hooked: Callable[..., Any] = getattr(kind, name)
 
@@ -54,7 +54,7 @@ def hook(patch: pytest.MonkeyPatch, kind: type, name: str) -> list[str]:
     return used
 
 
-# What nobody notices
+# Same behaviour as the standard path
 
 
 @pytest.mark.parametrize("user_id", ["ada", "a b/c?d#%41", "Zoë", "x" * 1024])
@@ -144,7 +144,7 @@ def test_an_answer_is_not_plain(answer: bytes) -> None:
 
 
 def test_each_call_ends_at_its_own_time() -> None:
-    """One timer serves them all."""
+    """One timer serves all calls."""
 
     async def main() -> None:
         clock = asyncio.get_running_loop().time
@@ -205,7 +205,7 @@ def test_a_connection_that_is_used_is_kept() -> None:
 async def test_what_a_server_says_before_it_is_asked_is_nobodys_answer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Behind a TLS handshake it can be there before anybody can ask."""
+    """After a TLS handshake, the data can arrive before the first request."""
     connect = aiohttp.TCPConnector.connect
 
     async def spoken_to(*args: Any) -> Any:
@@ -230,7 +230,7 @@ async def test_what_a_server_says_before_it_is_asked_is_nobodys_answer(
 async def test_what_comes_right_behind_a_plain_answer_is_nobodys_answer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Before whoever asked has even woken up."""
+    """The data arrives before the caller has resumed."""
     receive = FastProtocol.data_received
 
     def more(line: FastProtocol, data: bytes) -> None:
@@ -271,7 +271,7 @@ async def test_a_session_that_is_closed_as_an_answer_comes_keeps_no_connection(
 
 @pytest.mark.parametrize("coding", ["plain", "chunked"])
 async def test_a_connection_that_answered_with_somebody_else_is_not_used_again(coding: str) -> None:
-    """Its answers may have slipped by one."""
+    """The responses of such a connection may belong to the request before."""
     bob = b'{"user_id":"bob"}'
     answer = http(bob)
     if coding == "chunked":
@@ -292,7 +292,7 @@ async def test_a_connection_that_answered_with_somebody_else_is_not_used_again(c
         assert (server.connections, len(server.requests)) == (3, 4)
 
 
-# Who gets the standard path
+# What selects the standard path
 
 
 @pytest.mark.parametrize(("kind", "name"), HOOKS)
@@ -337,7 +337,7 @@ async def test_who_replaces_a_method_gets_the_standard_path(
 async def test_trace_configs_that_a_tracer_puts_into_every_session_see_the_calls(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As the instrumentation of OpenTelemetry does it, which ends before the session does."""
+    """OpenTelemetry's instrumentation does this, and ends before the session does."""
     seen: list[str] = []
     tracing = aiohttp.TraceConfig()
 
@@ -391,7 +391,7 @@ async def test_an_aiohttp_without_what_it_leans_on_means_the_standard_path_and_o
     )
 
 
-# What it leans on
+# The internals of aiohttp that it needs
 
 
 def calls_of(name: str) -> list[ast.Call]:
