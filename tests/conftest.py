@@ -1,3 +1,4 @@
+import gc
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -43,6 +44,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     each_way = [item for item in items if "way" in getattr(item, "fixturenames", ())]
     config.hook.pytest_deselected(items=each_way)
     items[:] = [item for item in items if item not in each_way]
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # many tests collect garbage, and none of it is in what is here by now
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -35,20 +35,26 @@ def test_waiting_in_the_queue_is_no_retry_time() -> None:
     run(main(), sockets=False)
 
 
+RESET, REFUSED = m.TransportError("reset"), m.TransportError("refused", sent=False)
+
+
 @pytest.mark.parametrize(
-    ("then", "status"),
+    ("first", "then", "status"),
     [
-        (m.ServerError(status=503), "unknown"),
-        (m.InvalidResponseError("a page of HTML", status=200, foreign=True), "unknown"),
-        (m.TransportError("refused", sent=False), "unknown"),
-        (m.NotFoundError(status=404), "failed"),
-        (m.UnprocessableError(status=422), "failed"),
+        (RESET, m.ServerError(status=503), "unknown"),
+        (RESET, m.InvalidResponseError("HTML", status=200, foreign=True), "unknown"),
+        (RESET, m.TransportError("refused", sent=False), "unknown"),
+        (RESET, m.NotFoundError(status=404), "failed"),
+        (RESET, m.UnprocessableError(status=422), "failed"),
+        (REFUSED, m.ServerError(status=503), "failed"),
+        (REFUSED, m.TransportError("refused", sent=False), "failed"),
+        (m.ServerError(status=503), m.TransportError("refused", sent=False), "failed"),
     ],
 )
 async def test_who_was_not_answered_is_unknown_until_the_tenant_says_no(
-    then: m.MonoCloudError, status: str
+    first: m.MonoCloudError, then: m.MonoCloudError, status: str
 ) -> None:
-    errors = [m.TransportError("reset"), then]
+    errors = [first, then]
 
     async def send(user_id: str, seconds: float) -> User:
         if user_id == "x" and errors:
@@ -144,3 +150,43 @@ async def test_a_call_that_is_cancelled_by_itself_does_not_end_the_run(concurren
     report = await bulk([f"u{number}" for number in range(100)], send, concurrency=concurrency)
     assert (report.total, report.enabled, report.unknown) == (100, 99, 1)
     assert report.exhausted
+
+
+def test_a_429_is_neither_an_attempt_nor_a_retry_nor_retry_time() -> None:
+    answers = [
+        *[m.RateLimitedError(status=429, retry_after=0.0)] * 3,
+        m.ServerError(status=503),
+        m.RateLimitedError(status=429, retry_after=0.0),
+    ]
+
+    async def main() -> None:
+        async def send(user_id: str, _seconds: float) -> User:
+            await asyncio.sleep(6)
+            if answers:
+                raise answers.pop(0)
+            return User(user_id=user_id)
+
+        seen: list[Outcome] = []
+        report = await bulk(["a"], send, policy=RetryPolicy(total=10), on_outcome=seen.append)
+        assert [(outcome.status, outcome.attempts) for outcome in seen] == [("enabled", 2)]
+        assert (report.requests, report.retries, report.throttled) == (6, 1, 4)
+
+    run(main(), sockets=False)
+
+
+def test_who_fails_in_a_run_that_drains_is_not_tried_again() -> None:
+    async def main() -> None:
+        async def send(user_id: str, _seconds: float) -> User:
+            await asyncio.sleep(5)
+            raise m.ServerError(status=503, user_id=user_id)
+
+        running = bulk(["a"], send)
+        task = asyncio.ensure_future(running)
+        await asyncio.sleep(1)
+        running.drain()
+        report = await task
+        assert now() < 5.1
+        assert (report.failed, report.requests) == (1, 1)
+        assert report.failures[0].attempts == 1
+
+    run(main(), sockets=False)

@@ -132,3 +132,31 @@ def test_an_error_of_on_outcome_comes_out_also_for_who_was_cut_off() -> None:
         assert adds_up(running.report)
 
     run(main(), sockets=False)
+
+
+async def test_the_first_error_of_on_outcome_comes_out() -> None:
+    raised: list[Exception] = []
+
+    def told(outcome: Outcome) -> None:
+        raised.append(LookupError(outcome.user_id))
+        raise raised[-1]
+
+    with pytest.raises(LookupError) as caught:
+        await bulk([f"u{number}" for number in range(20)], enable, on_outcome=told)
+    assert caught.value is raised[0]
+
+
+async def test_a_user_whose_data_is_nested_deeply_is_an_outcome_as_any_other() -> None:
+    deep: list[object] = []
+    for _ in range(100_000):
+        deep = [deep]
+
+    async def send(user_id: str, _seconds: float) -> User:
+        await asyncio.sleep(0)
+        return User(user_id=user_id, private_data={"x": deep} if user_id == "u3" else {})
+
+    async with bulk([f"u{number}" for number in range(10)], send) as running:
+        assert len([outcome.user_id async for outcome in running]) == 10
+    assert running.report.enabled == 10
+    while deep:  # or its end would need as many frames
+        deep = deep.pop()  # type: ignore[assignment]  a list in each

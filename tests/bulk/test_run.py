@@ -221,7 +221,7 @@ async def test_cancelling_makes_calls_in_flight_unknown_and_ends_the_run() -> No
         await asyncio.sleep(0.01)
         running.cancel()
         outcomes = [outcome async for outcome in running]
-    assert [o.status for o in outcomes] == ["unknown"] * 4
+    assert [(o.status, o.attempts, o.error) for o in outcomes] == [("unknown", 1, None)] * 4
     assert (running.report.enabled, running.report.unknown) == (1, 4)
 
 

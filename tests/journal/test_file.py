@@ -77,7 +77,7 @@ async def test_a_stalled_consumer_stalls_the_users_of_earlier_runs_too(
         (lambda _: [], "it ends after 0 ids"),
     ],
 )
-@pytest.mark.parametrize("form", [list, once])
+@pytest.mark.parametrize("form", [list, iter, once])
 async def test_an_input_that_changed_is_refused(
     sandbox: Sandbox,
     session: MonoCloudSession,
