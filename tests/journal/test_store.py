@@ -12,8 +12,9 @@ import pytest
 import virtual_time
 
 from monocloud_async import ConfigurationError, MonoCloudSession, NotFoundError, RetryPolicy
+from monocloud_async.endpoint import ENABLE
 from monocloud_async.journal.file import JournalFile
-from monocloud_async.journal.store import InputInfo
+from monocloud_async.journal.store import InputInfo, JournalStore, Rows
 from monocloud_async.sandbox import Sandbox
 
 
@@ -129,3 +130,46 @@ async def test_an_input_whose_name_is_not_text_has_a_journal(
     journal = JournalFile(path, sandbox.url, input_info=InputInfo("us\udce9rs.txt"))
     report = await session.bulk_enable(sandbox.user_ids(), journal=journal)
     assert report.enabled == 20
+
+
+def rows_of(*user_ids: object) -> Rows:
+    return Rows([value for place, user_id in enumerate(user_ids) for value in
+                 (place, user_id, 1, 20, 1_790_000_000_000)], [])  # fmt: skip
+
+
+def test_a_group_is_written_whole_or_not_at_all_and_the_next_one_can_be(path: Path) -> None:
+    store = JournalStore(path, "https://acme.com", ENABLE, InputInfo())
+    store.open()
+    with pytest.raises(sqlite3.Error):
+        store.write(rows_of("ada", "bob", object()), 1)
+    assert journals.rows(path) == []
+    store.write(rows_of("ada", "bob"), 2)
+    store.close()
+    assert journals.outcomes(path) == {"enabled": 2}
+
+
+def test_a_group_is_on_the_disk_before_its_write_returns(path: Path) -> None:
+    store = JournalStore(path, "https://acme.com", ENABLE, InputInfo())
+    store.open()
+    store.write(rows_of("ada"), 1)
+    sql = store.connection(1)
+    assert sql.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert sql.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
+    store.close()
+
+
+def test_a_run_counts_its_own_pauses_and_not_those_before_it(path: Path) -> None:
+    async def main() -> None:
+        clock = asyncio.get_running_loop().time
+        async with (
+            Sandbox(users=["ada"]) as sandbox,
+            MonoCloudSession(sandbox.url, sandbox.api_key) as session,
+        ):
+            session.pace.refused(session.pace.send(clock()), 30, clock())
+            await session.enable_user("ada")
+            assert session.pace.paused_seconds(clock()) >= 30
+            await session.bulk_enable(["ada"], journal=path)
+
+    virtual_time.run(main())
+    with closing(sqlite3.connect(path)) as sql:
+        assert sql.execute("SELECT max(paused) FROM samples").fetchone() == (0,)
