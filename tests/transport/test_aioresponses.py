@@ -41,8 +41,8 @@ def requests(mocked: aioresponses, user_id: str = "ada") -> list[dict[str, Any]]
 
 
 def session_of(**options: Any) -> MonoCloudSession:
-    options.setdefault("retry", QUICK)
-    return MonoCloudSession("acme.eu.monocloud.com", KEY, **options)
+    settings: dict[str, Any] = {"retry": QUICK, **options}
+    return MonoCloudSession("acme.eu.monocloud.com", KEY, **settings)
 
 
 @pytest.mark.parametrize("lent", [False, True], ids=["its own", "lent"])
