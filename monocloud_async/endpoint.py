@@ -169,6 +169,7 @@ DISABLE: Final = BulkOperation(
     done_before="already_disabled",
 )
 DISABLE_AND_REVOKE_SESSIONS: Final = replace(DISABLE, body='{"revoke_sessions":true}')
+BULK_OPERATIONS: Final = (ENABLE, DISABLE)  # a journal is of one of these
 
 
 def check_user_id(user_id: str) -> None:

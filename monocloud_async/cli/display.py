@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Self
+from typing import Self, get_args
 
 from rich.console import Console, RenderableType
 from rich.progress import (
@@ -29,7 +29,7 @@ from monocloud_async.errors import (
     StatusError,
     TransportError,
 )
-from monocloud_async.outcome import BulkReport, Outcome
+from monocloud_async.outcome import BulkReport, Outcome, Status
 from monocloud_async.ratelimit.limiter import RateLimiter
 from monocloud_async.sanitize import clean
 
@@ -239,8 +239,7 @@ def _amount(done: int, total: int | None) -> str:
 
 def finished(report: BulkReport) -> int:
     """Return how many users have an outcome."""
-    done = report.enabled + report.disabled + report.skipped
-    return done + report.failed + report.unknown + report.not_attempted
+    return sum(getattr(report, status) for status in get_args(Status))
 
 
 def say(console: Console, text: str) -> None:

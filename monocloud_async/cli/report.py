@@ -25,8 +25,6 @@ _NOT_SENT = "InvalidUserIdError"
 # Spreadsheets treat these as formulas (OWASP, "CSV Injection"), also in full width.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 _NAMES = {
-    "enabled": "enabled",
-    "disabled": "disabled",
     "failed": "failed",
     "unknown": "unknown: a request was sent, but no response arrived",
     "not_attempted": "not attempted",
@@ -90,7 +88,7 @@ def _outcomes(figures: Figures) -> Table:
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(justify="right")
     table.add_column()
-    for outcome, name in _NAMES.items():
+    for outcome, name in {figures.done: figures.done, **_NAMES}.items():
         count = figures.outcomes.get(outcome, 0)
         if count or outcome == figures.done:
             table.add_row(f"{count:,}", name)

@@ -10,7 +10,7 @@ from typing import Final
 
 from msgspec import Struct, field
 
-from monocloud_async.endpoint import DISABLE, ENABLE, BulkOperation
+from monocloud_async.endpoint import BULK_OPERATIONS
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.journal.schema import connect
 from monocloud_async.sanitize import UNSAFE
@@ -135,7 +135,7 @@ def read(path: Path) -> Figures:
         tenant, endpoint, created, source, form, column = sql.execute(
             "SELECT tenant, endpoint, created / 1000.0, input, form, input_column FROM header"
         ).fetchone()
-        told = visible(tenant), _operation(endpoint).done, visible(source)
+        told = visible(tenant), _done(endpoint), visible(source)
         figures = Figures(visible(str(path)), *told, form, column, created)
         figures.outcomes = dict(
             sql.execute("SELECT outcome, count(*) FROM users GROUP BY 1 ORDER BY 2 DESC")
@@ -164,18 +164,21 @@ def read(path: Path) -> Figures:
 def users_done(path: Path) -> int:
     """Return for how many users the operation is done; raises as `read` does."""
     with _opened(path) as sql:
-        return int(
-            sql.execute("SELECT sum(outcome IN ('enabled', 'disabled')) FROM users").fetchone()[0]
-            or 0
-        )
+        (endpoint,) = sql.execute("SELECT endpoint FROM header").fetchone()
+        (done,) = sql.execute(
+            "SELECT count(*) FROM users WHERE outcome = ?", (_done(endpoint),)
+        ).fetchone()
+        return int(done)
 
 
 def failures(path: Path) -> Iterator[FailureRow]:
     """Yield every user who is not done, in the order of the input; raises as `read` does."""
     with _opened(path) as sql:
+        (endpoint,) = sql.execute("SELECT endpoint FROM header").fetchone()
         for position, user_id, outcome, error, status, title, attempts, trace in sql.execute(
             "SELECT position, user_id, outcome, error, status, title, attempts, trace_id"
-            " FROM users WHERE outcome NOT IN ('enabled', 'disabled') ORDER BY position"
+            " FROM users WHERE outcome <> ? ORDER BY position",
+            (_done(endpoint),),
         ):
             told = _told(error, status, title)
             yield FailureRow(position, user_id, outcome, *told, attempts, visible(trace or ""))
@@ -227,11 +230,12 @@ def _opened(path: Path) -> Iterator[sqlite3.Connection]:
         raise ConfigurationError(f"cannot read the journal {path}: {error}") from None
 
 
-def _operation(endpoint: str) -> BulkOperation:
-    found = [operation for operation in (ENABLE, DISABLE) if operation.endpoint == endpoint]
-    if not found:
-        raise ConfigurationError(f"the journal is of {visible(endpoint)}, which is not known here")
-    return found[0]
+def _done(endpoint: str) -> str:
+    """Return the outcome of the users for whom the operation of the journal is done."""
+    for operation in BULK_OPERATIONS:
+        if operation.endpoint == endpoint:
+            return operation.done
+    raise ConfigurationError(f"the journal is of {visible(endpoint)}, which is not known here")
 
 
 def _told(error: str | None, status: int | None, title: str | None) -> tuple[str, str]:

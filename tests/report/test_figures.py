@@ -2,14 +2,15 @@
 
 import asyncio
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import journals
 import pytest
 
-from monocloud_async import MonoCloudSession
-from monocloud_async.report.figures import Halt, read
+from monocloud_async import ConfigurationError, MonoCloudSession
+from monocloud_async.report.figures import Halt, failures, read, users_done
 from monocloud_async.sandbox import Sandbox
 
 
@@ -32,6 +33,16 @@ def test_the_figures_put_the_runs_one_after_the_other(journal: Path) -> None:
         sql.execute("DELETE FROM users WHERE position < 3")
     assert read(journal).unrecorded == 3
     assert isinstance(figures.halts[0], Halt)
+
+
+@pytest.mark.parametrize("look", [read, users_done, lambda path: list(failures(path))])
+def test_a_journal_of_an_unknown_operation_is_refused(
+    look: Callable[[Path], object], journal: Path
+) -> None:
+    with closing(sqlite3.connect(journal, isolation_level=None)) as sql:
+        sql.execute("UPDATE header SET endpoint = 'POST /api/users/{user_id}/promote'")
+    with pytest.raises(ConfigurationError, match=r"is of POST .*/promote, which is not known here"):
+        look(journal)
 
 
 async def test_a_run_can_be_looked_at_while_it_is_at_work(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from raw_server import Peer, RawServer, answering, http
 from virtual_time import run
 
 import monocloud_async as m
-from monocloud_async import MonoCloudSession, RetryPolicy, connector
+from monocloud_async import MonoCloudSession, RetryPolicy, connector, endpoint
+from monocloud_async.endpoint import Operation
 from monocloud_async.sandbox import Sandbox
 from monocloud_async.transport import fast
 from monocloud_async.transport.fast import (
@@ -320,6 +321,13 @@ async def test_who_hooks_aiohttp_gets_the_standard_path(
         await session.enable_user(sandbox.user_ids()[0])
         # And the fast path when they are gone, unless they made the client itself.
         assert asked == ([] if name == "__init__" and first else ["send_request"])
+
+
+def test_the_method_of_each_operation_is_among_the_hooks() -> None:
+    methods = {
+        each.method.lower() for each in vars(endpoint).values() if isinstance(each, Operation)
+    }
+    assert {(aiohttp.ClientSession, method) for method in methods} <= set(HOOKS)
 
 
 async def test_who_replaces_a_method_gets_the_standard_path(

@@ -3,12 +3,13 @@
 import asyncio
 
 import pytest
-from raw_server import Peer, RawServer, http
+from raw_server import Peer, RawServer, answering, http
 from virtual_time import run
 from ways import Way, session_by
 
 import monocloud_async as m
 from monocloud_async import RetryPolicy
+from monocloud_async.endpoint import Operation
 
 KEY = "sentinel-key-4711"
 ONCE = RetryPolicy(attempts=1)
@@ -48,3 +49,19 @@ def test_an_answer_may_take_all_of_the_time(way: Way) -> None:
             assert (await session.enable_user("ada")).user_id == "ada"
 
     run(main())
+
+
+@every_way
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE"])
+def test_an_operation_is_sent_with_its_own_method(way: Way, method: str) -> None:
+    operation = Operation(name="any", method=method)
+
+    async def main() -> bytes:
+        async with (
+            RawServer(answering(ADA)) as server,
+            session_by(way, server.url, KEY, retry=ONCE) as session,
+        ):
+            await session._send(operation, "ada", 10.0)
+            return server.requests[0]
+
+    assert run(main()).startswith(f"{method} /api/users/ada HTTP/1.1\r\n".encode())
