@@ -61,9 +61,11 @@ class MeasurementInterval:
 
     __slots__ = (
         "_end",
+        "answered_at",
         "began",
         "first_refused_at",
         "last_refused_at",
+        "latency",
         "marks",
         "number",
         "refused",
@@ -73,6 +75,8 @@ class MeasurementInterval:
     def __init__(self, number: int) -> None:
         self.number = number
         self.began = 0.0
+        self.answered_at = math.inf  # the first one
+        self.latency = math.inf  # seconds of the quickest answer
         self.sent = 0
         self.refused = 0
         self.first_refused_at = 0.0
@@ -89,6 +93,11 @@ class MeasurementInterval:
             self.marks.append((now, self.sent))
         self.sent += 1
         return ticket
+
+    def grant(self, ticket: Ticket, now: float) -> None:
+        """The request of this ticket was granted, as an answer says that comes now."""
+        self.answered_at = min(self.answered_at, now)
+        self.latency = min(self.latency, now - ticket.sent_at)
 
     def refuse(self, ticket: Ticket) -> None:
         """The request of this ticket was answered 429."""
@@ -127,7 +136,11 @@ class MeasurementInterval:
     def burst(self, rate: float) -> float:
         """Requests at once of who grants `rate` a second: the most that any part of it says."""
         granted, end = self.granted, self.last_refused_at
-        return max(granted - before - rate * (end - at) for at, before in self.marks)
+        # The first requests have to connect: they were there when a quick answer says so.
+        first = self.answered_at - self.latency if self.latency < math.inf else self.began
+        return max(
+            granted - before - rate * max(0.0, end - max(at, first)) for at, before in self.marks
+        )
 
 
 class RateEstimator:

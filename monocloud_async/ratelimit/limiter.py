@@ -104,6 +104,7 @@ class RateLimiter:
         self._backoff = _FIRST_PAUSE
         # The interval that ended in a 429, the rate at its end, and when the pause began.
         self._to_learn: tuple[MeasurementInterval, float, float] | None = None
+        self._preview = math.inf  # the rate that the next grant will confirm, after two refusals
         self._starved_since: float | None = None  # the first 429 after the last grant
         self._breaker = CircuitBreaker(tenant)
         self._in_flight = 0
@@ -192,9 +193,25 @@ class RateLimiter:
             return when - now
         if self._estimator.known:
             when = max(when, self._pacer.when(begin, place))
-        elif self._to_learn is not None:  # two refusals say what the next grant will confirm
-            when = max(when, begin + place / self._estimator.preview(self._to_learn[0]))
+        else:
+            when = max(when, begin + place / self._preview)
         return when - now
+
+    @property
+    def latency(self) -> float:
+        """Seconds from a request to its answer, where that is quick; 0.0 where nobody knows."""
+        return self._interval.latency if self._interval.latency < math.inf else 0.0
+
+    @property
+    def keeps_to_max_rate(self) -> bool:
+        """Whether `max_rate` holds requests back, and not the tenant."""
+        if self._limit is None or self._state in {State.PAUSED, State.PROBING}:
+            return False
+        return self.rate is None or self._limit.rate < self.rate
+
+    def probe_delay(self, now: float) -> float:
+        """Seconds until a tenant that is down is asked again, as far as that is known."""
+        return self.pause_from(now) or self._breaker.wait
 
     def _window_delay(self, now: float) -> float:
         if self._in_flight < self._window:
@@ -212,8 +229,7 @@ class RateLimiter:
         ticket = self._interval.send(now, math.inf if estimator is None else estimator.rate)
         self._sent_at = now
         self._in_flight += 1
-        if self._in_flight > self._most_in_flight:
-            self._most_in_flight = self._in_flight
+        self._most_in_flight = max(self._most_in_flight, self._in_flight)
         if is_probe:
             self._state, self._probe = State.PROBING, ticket
         elif estimator is not None:
@@ -226,6 +242,8 @@ class RateLimiter:
     def granted(self, ticket: Ticket, now: float) -> None:
         """The tenant considered the request, whatever it said of the user."""
         self._starved_since = None
+        if ticket.interval == self._interval.number:
+            self._interval.grant(ticket, now)
         if self._window < 2 * self._most_in_flight:
             self._window += 1
         self._answered()
@@ -261,6 +279,8 @@ class RateLimiter:
         else:
             self._backoff = _FIRST_PAUSE
             self._to_learn = self._interval, ticket.rate, now
+            if self._estimator is not None:
+                self._preview = self._estimator.preview(self._interval)
         wait = max(retry_after or 0.0, self._backoff)
         self._pause(now, wait + self._random.uniform(0.0, _JITTER))
         fields = {"tenant": self.tenant, "seconds": wait}
