@@ -5,23 +5,20 @@ safe to retry, also one after which nobody knows whether the tenant saw the requ
 """
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
 import tenacity
 
-from monocloud_async.errors import (
-    ConfigurationError,
-    MonoCloudError,
-    RateLimitedError,
-    StatusError,
-)
+from monocloud_async.errors import ConfigurationError, MonoCloudError, StatusError
 
 T = TypeVar("T")
 Attempt = Callable[[float], Awaitable[T]]
 
-_TOKENS, _TRANSIENT, _THROTTLED = 500, 14, 5
+_RECENT = 10.0  # seconds; requests so long ago weigh a third of new ones
+_FEW_RETRIES = 10  # in that time, where there are few calls
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,6 +35,10 @@ class RetryPolicy:
         total: seconds for a call with all its attempts and waits.
         max_retry_after: seconds; the longest `Retry-After` to obey. A longer one fails at once,
             with `retry_after` set on the error.
+        budget: the share of a session's recent requests that may be retries of single calls. A
+            failure over it is not tried again; ten in ten seconds always are. A run has no budget.
+        wait_if_down: whether a single call waits for a tenant that is down, as long as `total`
+            allows. Else it fails at once, with `retry_after` set. A run waits.
 
     Raises:
         ConfigurationError: a value that makes no sense.
@@ -48,13 +49,15 @@ class RetryPolicy:
     wait_max: float = 8.0
     total: float = 60.0
     max_retry_after: float = 60.0
+    budget: float = 0.2
+    wait_if_down: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.attempts, int) or self.attempts < 1:
             raise ConfigurationError(f"attempts must be 1 or more, not {self.attempts!r}")
-        for name in ("wait_initial", "wait_max", "max_retry_after"):
+        for name in ("wait_initial", "wait_max", "max_retry_after", "budget"):
             if not 0 <= getattr(self, name) < float("inf"):
-                raise ConfigurationError(f"{name} must be seconds, 0 or more")
+                raise ConfigurationError(f"{name} must be a number, 0 or more")
         if not 0 < self.total < float("inf"):
             raise ConfigurationError("total must be seconds above 0")
 
@@ -83,26 +86,35 @@ def retry_after(error: BaseException | None) -> float | None:
 
 
 class RetryBudget:
-    """Retries that a session may spend on single calls, so that a broken tenant is not hit harder.
+    """How many retries a session may spend on single calls, so that a tenant is not hit harder.
 
-    500 tokens, as in AWS's standard mode of retries: a retry costs 14, after a 429 it costs 5, and
-    every call that succeeds gives one back.
+    They are a share of recent requests, as in Finagle and gRPC. Recent is what was in the last ten
+    seconds, more or less: each second, a tenth of what was counted is forgotten.
     """
 
     def __init__(self) -> None:
-        self.tokens = _TOKENS
+        self._calls = 0.0
+        self._retries = 0.0
+        self._counted_at = -math.inf
 
-    def spend(self, error: BaseException | None) -> bool:
-        """Whether there is a retry left for this failure; it is spent."""
-        cost = _THROTTLED if isinstance(error, RateLimitedError) else _TRANSIENT
-        if self.tokens < cost:
+    def count_call(self, now: float) -> None:
+        """A call begins."""
+        self._forget(now)
+        self._calls += 1
+
+    def spend(self, share: float, now: float) -> bool:
+        """Whether there is a retry left, for a policy with this share; it is spent."""
+        self._forget(now)
+        if self._retries + 1 > max(share * self._calls, _FEW_RETRIES):
             return False
-        self.tokens -= cost
+        self._retries += 1
         return True
 
-    def succeeded(self) -> None:
-        """A call went well."""
-        self.tokens = min(_TOKENS, self.tokens + 1)
+    def _forget(self, now: float) -> None:
+        rest = math.exp((self._counted_at - now) / _RECENT)
+        self._calls *= rest
+        self._retries *= rest
+        self._counted_at = now
 
 
 async def retry_call(
@@ -111,7 +123,7 @@ async def retry_call(
     attempt: Attempt[T],
     *,
     deadline: float,
-    budget: RetryBudget | None = None,
+    may_retry: Callable[[MonoCloudError], bool] = lambda _error: True,
     clock: Callable[[], float],
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> T:
@@ -120,7 +132,7 @@ async def retry_call(
     The first attempt is the caller's own, and ended with the error `first`: nearly every call
     succeeds at once, and this machinery costs more than all the rest of the client.
     The error of the last attempt comes out as it is, with `attempts` set.
-    `clock` is monotonic seconds; without a `budget`, retries are not counted.
+    `clock` is monotonic seconds. `may_retry` is asked once for each retry, and has the last word.
     """
     first.attempts = 1
     if policy.attempts == 1 or not policy.allows(first):
@@ -149,7 +161,7 @@ async def retry_call(
         if state.attempt_number >= policy.attempts or clock() + state.upcoming_sleep >= deadline:
             return True
         error = state.outcome.exception() if state.outcome else None
-        return budget is not None and not budget.spend(error)
+        return isinstance(error, MonoCloudError) and not may_retry(error)
 
     backoff = tenacity.wait_random_exponential(multiplier=policy.wait_initial, max=policy.wait_max)
     # Fresh for every call that retries: concurrent calls that share one mix up their counts.

@@ -22,10 +22,15 @@ from monocloud_async.endpoint import (
     Operation,
     check_user_id,
 )
-from monocloud_async.errors import ConfigurationError, InvalidResponseError, MonoCloudError
+from monocloud_async.errors import (
+    ConfigurationError,
+    InvalidResponseError,
+    MonoCloudError,
+    RateLimitedError,
+)
 from monocloud_async.journal import Journal
 from monocloud_async.models import User
-from monocloud_async.ratelimit.admission_queue import admit_single_call, record_failure
+from monocloud_async.ratelimit.admission_queue import AdmissionQueue, record_failure
 from monocloud_async.ratelimit.limiter import RateLimiter
 from monocloud_async.retry import RetryBudget, RetryPolicy, checked_policy, retry_call
 from monocloud_async.transport.error_translation import (
@@ -58,6 +63,7 @@ class MonoCloudSession:
         retry: how hard to try; see `RetryPolicy`.
         max_rate: requests a second that everything together keeps to. Default: what the tenant
             grants, which the session finds out.
+        burst: requests at once that `max_rate` allows after a rest.
         client_session: an `aiohttp.ClientSession` to borrow, with its proxy, TLS, tracing and
             middlewares; best over a `monocloud_async.connector.Connector`, which never takes what
             a server said unasked for an answer. It is never closed here. Without one, the session
@@ -81,6 +87,7 @@ class MonoCloudSession:
         timeout: float | None = None,
         retry: RetryPolicy = DEFAULT_RETRY,
         max_rate: float | None = None,
+        burst: float = 1,
         client_session: aiohttp.ClientSession | None = None,
     ) -> None:
         api_key = config.mask_key(api_key)  # from here on, no traceback can show it
@@ -100,7 +107,10 @@ class MonoCloudSession:
         self._loop: asyncio.AbstractEventLoop | None = None
         if max_rate is not None:
             config.positive("max_rate", max_rate)
-        self._limiter = RateLimiter(max_rate, tenant=self._base_url)
+        if not config.positive("burst", burst) >= 1:
+            raise ConfigurationError(f"burst must be 1 or more, not {burst!r}")
+        self._limiter = RateLimiter(max_rate, burst=burst, tenant=self._base_url)
+        self._queue = AdmissionQueue(self._limiter)
         self._budget = RetryBudget()
 
     @property
@@ -110,7 +120,7 @@ class MonoCloudSession:
 
     @property
     def pace(self) -> RateLimiter:
-        """The tenant's pace: `state`, `rate`, `pause_left`, `throttled`, `down`."""
+        """The tenant's pace: `state`, `rate`, `pause_left`, `down`, `waiting`, `throttled`."""
         return self._limiter
 
     def __repr__(self) -> str:
@@ -146,10 +156,11 @@ class MonoCloudSession:
     ) -> User:
         """The user as the tenant has it after the call. Enabling an enabled user is fine.
 
-        A single call obeys a pause that the tenant asked for, and does not queue behind a bulk
-        run. The session has a budget for the retries of single calls, so that a web backend does
-        not multiply its load when the tenant is broken. To end it in time, give a `retry` with a
-        `total`: a call that is cancelled from outside tells the pace nothing of the tenant.
+        All requests of the session wait in one queue, in which a single call goes before bulk
+        runs. A 429 spends no attempt: the call waits for its turn. Retries share a budget, so that
+        a web backend does not multiply its load when the tenant is broken. To end a call in time,
+        give a `retry` with a `total`: one that is cancelled from outside tells nobody that the
+        tenant did not answer.
 
         Args:
             user_id: sent as exactly itself, or refused before any request.
@@ -159,7 +170,8 @@ class MonoCloudSession:
         Raises:
             InvalidUserIdError: the id cannot be one user; nothing was sent.
             StatusError: the tenant refused; see its subclasses. `RateLimitedError` at once, with
-                `retry_after`, when a pause lasts longer than `max_retry_after` of the policy.
+                `retry_after`, when the call's turn would come after its `total`, or a pause lasts
+                longer than `max_retry_after`; `ServerError` at once while the tenant is down.
             TransportError: no complete answer came (`RequestTimeoutError`: in time). The user
                 may or may not be enabled; calling again is safe.
             InvalidResponseError: the answer was not this user.
@@ -216,40 +228,65 @@ class MonoCloudSession:
 
         clock = asyncio.get_running_loop().time
         deadline = clock() + policy.total
-        attempt = partial(self._attempt, operation, user_id, limit, policy.max_retry_after)
+        attempt = partial(self._attempt, operation, user_id, limit, policy)
+        self._budget.count_call(clock())
         try:
-            user = await attempt(policy.total)
+            return await attempt(policy.total)
         except MonoCloudError as error:
+            if self._is_final(error, policy):
+                raise
             first = error
-        else:
-            self._budget.succeeded()
-            return user
         # Outside the `except`, or later errors would carry this one as `__context__`.
-        user = await retry_call(
-            policy, first, attempt, deadline=deadline, budget=self._budget, clock=clock
+        return await retry_call(
+            policy,
+            first,
+            attempt,
+            deadline=deadline,
+            may_retry=partial(self._may_retry, policy),
+            clock=clock,
         )
-        self._budget.succeeded()
-        return user
 
     async def _attempt(
         self,
         operation: Operation,
         user_id: str,
         limit: float,
-        max_pause: float,
+        policy: RetryPolicy,
         time_left: float,
     ) -> User:
-        """One request of a single call, within what is `time_left` of the call's time."""
+        """One request of a single call, and again after what is news of the tenant alone."""
         limiter, clock = self._limiter, asyncio.get_running_loop().time
         deadline = clock() + time_left
-        ticket = await admit_single_call(limiter, user_id, max_pause=max_pause, time_left=time_left)
-        try:
-            user = await self._send(operation, user_id, min(limit, deadline - clock()))
-        except BaseException as error:
-            record_failure(limiter, ticket, user_id, error, clock())
-            raise
-        limiter.granted(ticket, clock())
-        return user
+        refused = None
+        while True:
+            ticket = await self._queue.admit_call(user_id, policy, deadline, refused)
+            try:
+                user = await self._send(operation, user_id, min(limit, deadline - clock()))
+            except BaseException as error:
+                record_failure(limiter, ticket, user_id, error, clock())
+                if isinstance(error, RateLimitedError) and policy.allows(error):
+                    refused = ticket
+                elif policy.wait_if_down and limiter.down and policy.allows(error):
+                    refused = None
+                else:
+                    raise
+            else:
+                limiter.granted(ticket, clock())
+                return user
+
+    def _is_final(self, error: MonoCloudError, policy: RetryPolicy) -> bool:
+        """Whether the queue would not let the call go again in its time."""
+        is_down = self._limiter.down and not policy.wait_if_down
+        return is_down or isinstance(error, RateLimitedError)
+
+    def _may_retry(self, policy: RetryPolicy, error: MonoCloudError) -> bool:
+        """Whether a single call may be tried again; the error says so where it is over budget."""
+        if self._is_final(error, policy):
+            return False
+        if self._budget.spend(policy.budget, asyncio.get_running_loop().time()):
+            return True
+        error.args = (f"{error.args[0]}; not tried again: the session's retry budget is spent",)
+        return False
 
     def bulk_enable(
         self,
@@ -374,7 +411,7 @@ class MonoCloudSession:
             user_ids,
             lambda user_id, left: self._send(operation, user_id, min(limit, left)),
             policy=self._retry if retry is None else checked_policy(retry),
-            limiter=self._limiter,
+            queue=self._queue,
             concurrency=self._connections(concurrency),
             max_rate=None if max_rate is None else config.positive("max_rate", max_rate),
             max_outage=config.positive("max_outage", max_outage),

@@ -8,6 +8,7 @@ from monocloud_async.bulk.attempts import Send
 from monocloud_async.bulk.source import UserIds
 from monocloud_async.endpoint import ENABLE
 from monocloud_async.journal import Journal
+from monocloud_async.ratelimit.admission_queue import AdmissionQueue
 from monocloud_async.ratelimit.limiter import RateLimiter
 
 __all__ = ["Send", "adds_up", "bulk", "enable", "throttling"]
@@ -36,7 +37,7 @@ def bulk(
         user_ids,
         send,
         policy=policy or RetryPolicy(),
-        limiter=limiter or RateLimiter(seed=1),
+        queue=AdmissionQueue(limiter or RateLimiter(seed=1)),
         concurrency=concurrency,
         max_rate=max_rate,
         max_outage=max_outage,

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import TypeVar
 
 from monocloud_async import retry
 from monocloud_async.bulk.stop_rules import StopReason, StopRules
@@ -10,9 +11,11 @@ from monocloud_async.endpoint import BulkOperation
 from monocloud_async.errors import MonoCloudError, RateLimitedError, StatusError, TransportError
 from monocloud_async.models import User
 from monocloud_async.outcome import BulkReport, Outcome, Status
-from monocloud_async.ratelimit.admission_queue import AdmissionQueue, record_failure
+from monocloud_async.ratelimit.admission_queue import RunAdmission, record_failure
+from monocloud_async.ratelimit.estimator import Ticket
 from monocloud_async.retry import RetryPolicy
 
+T = TypeVar("T")
 Send = Callable[[str, float], Awaitable[User]]
 
 
@@ -102,7 +105,7 @@ class CallRunner:
     def __init__(
         self,
         send: Send,
-        queue: AdmissionQueue,
+        queue: RunAdmission,
         *,
         policy: RetryPolicy,
         stop_rules: StopRules,
@@ -157,11 +160,15 @@ class CallRunner:
     async def _attempt(self, call: Call, left: float) -> User:
         """One request, and again after what is news of the tenant and no failure of this user."""
         queue, report, clock = self.queue, self._report, call.clock
+        refused = None
         while True:
             sent_at = clock()
             if queue.must_wait(sent_at):
-                sent_at = await self._wait_turn(call, sent_at)
-            ticket = queue.admit(sent_at)
+                ticket = await self._wait_turn(call, refused)
+                call.paused += clock() - sent_at  # the wait is no retry time
+                sent_at = clock()
+            else:
+                ticket = queue.admit(sent_at)
             report.requests += 1
             report.retries += call.error is not None and not call.was_throttled
             call.in_flight = True
@@ -184,6 +191,7 @@ class CallRunner:
                 return user
             finally:
                 self.proved.set()
+            refused = ticket if call.was_throttled else None
             call.paused += clock() - sent_at
 
     def _is_own_failure(self, call: Call, error: MonoCloudError, now: float) -> bool:
@@ -199,19 +207,17 @@ class CallRunner:
         call.own_failure = True
         return True
 
-    async def _wait_turn(self, call: Call, now: float) -> float:
-        """When its request may go out, which is now; the wait for it is no retry time."""
+    async def _wait_turn(self, call: Call, refused: Ticket | None) -> Ticket:
+        """The ticket of its request, when its turn has come."""
         failed = call.error is not None and not call.was_throttled
-        await self._wait(call, partial(self.queue.wait, is_retry=failed))
-        call.paused += call.clock() - now
-        return call.clock()
+        return await self._wait(call, partial(self.queue.wait, refused=refused, is_retry=failed))
 
-    async def _wait(self, call: Call, wait: Callable[[], Awaitable[None]]) -> None:
+    async def _wait(self, call: Call, wait: Callable[[], Awaitable[T]]) -> T:
         """Wait in a way that draining ends."""
         if self.draining:
             raise asyncio.CancelledError
         call.waiting = True
         try:
-            await wait()
+            return await wait()
         finally:
             call.waiting = False

@@ -88,7 +88,7 @@ class Dispatcher:
             if not runner.proved.is_set() and not self._is_idle():
                 await runner.proved.wait()  # the first request goes alone: a wrong key costs one
             if queue.must_wait(self.clock()):
-                await queue.wait()
+                await queue.ready()
             user_id = await self._source.next()
             if user_id is End.END:
                 break

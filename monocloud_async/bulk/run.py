@@ -58,7 +58,7 @@ class BulkRun:
         send: Send,
         *,
         policy: RetryPolicy,
-        limiter: RateLimiter,
+        queue: AdmissionQueue,
         concurrency: int,
         max_rate: float | None = None,
         max_outage: float = MAX_OUTAGE,
@@ -79,7 +79,8 @@ class BulkRun:
 
         self.report = BulkReport()
         self._operation = operation
-        self._queue = AdmissionQueue(limiter, max_rate)
+        limiter = queue.limiter
+        self._queue = queue.for_run(max_rate)
         self._runner = CallRunner(
             send,
             self._queue,

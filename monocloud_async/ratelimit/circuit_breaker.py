@@ -1,9 +1,13 @@
 """Is it this user, or is the tenant down? And when to look again."""
 
 import logging
+import math
 from typing import Final
 
-_FAILED_USERS: Final = 5  # whose requests failed in a row, each for the first time
+_FAILED_USERS: Final = 5  # whose requests failed in a row, each for the first time, at least
+_MOST_FAILED_USERS: Final = 20  # so many in a row are an outage, whatever was before
+_CHANCE: Final = 1e-4  # a row that is likelier than this, by what failed before, is no outage
+_RECENT: Final = 50  # requests that say how often one fails
 _FIRST_PROBE, _LAST_PROBE = 0.5, 5.0  # seconds between two probes
 
 logger = logging.getLogger("monocloud_async")
@@ -14,37 +18,61 @@ class CircuitBreaker:
 
     One user can fail for reasons of its own, however often, and a run may meet several of that kind
     again as it retries them; five new ones in a row, without one answer in between, do not occur in
-    a tenant that is well.
+    a tenant that is well. In one that fails often and is not down they do: there it takes more.
+
+    Attributes:
+        down_since: when the tenant went down, or None.
+        wait: seconds from one probe to the next.
     """
 
     def __init__(self, tenant: str) -> None:
         self._log_fields = {"tenant": tenant}
         self.down_since: float | None = None
+        self.wait = _FIRST_PROBE
         self._failing: set[str] = set()
-        self._wait = _FIRST_PROBE
+        self._answers = 0
+        self._failure_share = 0.0  # of recent requests, those in `_failing` and outages left out
 
     def failed(self, user_id: str, now: float, *, probe: bool, repeated: bool) -> float | None:
         """Seconds that nobody is to be sent after this failure, or None where nothing changes."""
-        if not repeated and len(self._failing) < _FAILED_USERS:
-            self._failing.add(user_id)
         if self.down_since is not None:
             if not probe:
                 return None  # it was on its way when the tenant went down
-            self._wait = min(self._wait * 2, _LAST_PROBE)
-        elif len(self._failing) < _FAILED_USERS:
+            self.wait = min(self.wait * 2, _LAST_PROBE)
+            return self.wait
+        if not repeated:
+            self._failing.add(user_id)
+        if len(self._failing) < self._needed():
             return None
-        else:
-            self.down_since, self._wait = now, _FIRST_PROBE
-            what = "the tenant is down: %d users failed in a row; probing"
-            logger.warning(what, _FAILED_USERS, extra=self._log_fields)
-        return self._wait
+        self.down_since, self.wait = now, _FIRST_PROBE
+        what = "the tenant is down: %d users failed in a row; probing"
+        logger.warning(what, len(self._failing), extra=self._log_fields)
+        self._failing.clear()
+        return self.wait
 
     def answered(self) -> bool:
         """The tenant answered; says whether an outage is over by that."""
         if self._failing:
+            for _ in self._failing:
+                self._count(1.0)
             self._failing.clear()
+        self._count(0.0)
         if self.down_since is None:
             return False
         self.down_since = None
         logger.warning("the tenant is back", extra=self._log_fields)
         return True
+
+    def _count(self, failure: float) -> None:
+        self._answers = min(self._answers + 1, _RECENT)
+        self._failure_share += (failure - self._failure_share) / self._answers
+
+    def _needed(self) -> int:
+        """Users that have to fail in a row: so many do by chance once in ten thousand times."""
+        share = self._failure_share
+        if share <= _CHANCE:
+            return _FAILED_USERS
+        if share >= 1:
+            return _MOST_FAILED_USERS
+        by_chance = math.ceil(math.log(_CHANCE) / math.log(share))
+        return min(max(_FAILED_USERS, by_chance), _MOST_FAILED_USERS)

@@ -61,9 +61,11 @@ class MeasurementInterval:
 
     __slots__ = (
         "_end",
+        "answered_at",
         "began",
         "first_refused_at",
         "last_refused_at",
+        "latency",
         "marks",
         "number",
         "refused",
@@ -73,6 +75,8 @@ class MeasurementInterval:
     def __init__(self, number: int) -> None:
         self.number = number
         self.began = 0.0
+        self.answered_at = math.inf  # the first one
+        self.latency = math.inf  # seconds of the quickest answer
         self.sent = 0
         self.refused = 0
         self.first_refused_at = 0.0
@@ -89,6 +93,11 @@ class MeasurementInterval:
             self.marks.append((now, self.sent))
         self.sent += 1
         return ticket
+
+    def grant(self, ticket: Ticket, now: float) -> None:
+        """The request of this ticket was granted, as an answer says that comes now."""
+        self.answered_at = min(self.answered_at, now)
+        self.latency = min(self.latency, now - ticket.sent_at)
 
     def refuse(self, ticket: Ticket) -> None:
         """The request of this ticket was answered 429."""
@@ -124,21 +133,32 @@ class MeasurementInterval:
                 most = max(most, (granted - before + 1 - burst) / (end - at))
         return most
 
+    def burst(self, rate: float) -> float:
+        """Requests at once of who grants `rate` a second: the most that any part of it says."""
+        granted, end = self.granted, self.last_refused_at
+        # The first requests have to connect: they were there when a quick answer says so.
+        first = self.answered_at - self.latency if self.latency < math.inf else self.began
+        return max(
+            granted - before - rate * max(0.0, end - max(at, first)) for at, before in self.marks
+        )
+
 
 class RateEstimator:
     """The learnt rate: it searches once, then holds, probes a little, and learns again.
 
     Attributes:
         rate: requests a second to send now.
+        burst: requests that the tenant grants at once after a rest; 0.0 while that is not sure.
     """
 
     def __init__(self) -> None:
         self.rate = math.inf
+        self.burst = 0.0
         self._learnt = 0.0  # what was learnt
         self._age = 0.0  # seconds of sending at the rate, idle time left out
         self._hold = _HOLD_UNSURE
         self._search_time = 0.0  # seconds; while it searches, how fast the rate grows
-        self._first = (0, 0.0)  # granted in the first interval, and in what time
+        self._first: MeasurementInterval | None = None  # in which nothing held requests back
         self._began = 0.0
         self._cycles = (0.0, 0.0)  # granted, and in what time, in cycles with a long pause
 
@@ -149,6 +169,10 @@ class RateEstimator:
     def known(self) -> bool:
         """Whether the rate is measured, and not still searched for."""
         return self._learnt > 0 and not self._search_time
+
+    def preview(self, interval: MeasurementInterval) -> float:
+        """The rate that an interval says, before it is known when the tenant grants again."""
+        return max(_LEAST, self._rate_and_burst(interval, 0.0)[0])
 
     def advance(self, gap: float) -> None:
         """One request went out `gap` seconds after the one before, because the rate said so."""
@@ -184,7 +208,7 @@ class RateEstimator:
         self._age = 0.0
 
     def _search(self, interval: MeasurementInterval, pause: float, now: float) -> None:
-        self._first = interval.granted, interval.last_refused_at - interval.began
+        self._first = interval
         self._search_time = _SEARCH * max(1.0, pause)
         start = max(1.0, _SEARCH_START / max(1.0, pause))
         self._learnt = self.rate = max(_LEAST, start * interval.granted / (now - interval.began))
@@ -194,6 +218,8 @@ class RateEstimator:
     ) -> None:
         cycle_rate = self._cycle_rate(interval, pause, now)
         measured, burst = self._rate_and_burst(interval, cycle_rate)
+        # Where the whole cycle says as much, it is a window, and a rest saves up nothing.
+        self.burst = burst if measured > 1.005 * cycle_rate else 0.0
         top = min(measured, refused_rate)
         if not self._search_time:
             cover = burst / (measured * pause)
@@ -227,11 +253,11 @@ class RateEstimator:
         self, interval: MeasurementInterval, cycle_rate: float
     ) -> tuple[float, float]:
         """The rate and the burst, which depend on each other."""
-        at_once, seconds = self._first
-        rate, burst = cycle_rate, float(at_once)
+        assert self._first is not None  # noqa: S101  for the type checkers
+        rate, burst = cycle_rate, float(self._first.granted)
         for _ in range(5):  # two or three are enough
             rate = max(cycle_rate, interval.rate(burst))
-            burst = max(1.0, at_once - rate * seconds)
+            burst = max(1.0, self._first.burst(rate))
         return rate, burst
 
     @staticmethod

@@ -2,24 +2,27 @@
 
 One pace per session, shared by everything that goes through it. These are its states:
 
-    OPEN ──────── 429, outage ──────▶ PAUSED ◀──────┐
-      ▲                                 │           │ 429, or a failure in an outage:
-      │ 3 s without a 429               │ the pause │ a longer pause; lost, or one user's
-    SLOW_START ── 429, outage ──▶ …     │ is over   │ own failure: another probe at once
-      ▲                                 ▼           │
-      └── granted after an outage ── PROBING ───────┘
-                                        │ granted after a 429
-                                        ▼
-                                      PACED ─── 429, outage ──▶ PAUSED
+             429, outage                granted after a 429
+      OPEN ───────────────▶ PAUSED     ┌─────────────────▶ PACED ──── 429, outage ───▶ PAUSED
+       ▲                      │        │
+       │         the pause is │        │
+       │         over, one is │        │
+       │         sent: the    ▼        │
+       │         probe      PROBING ───┤
+       │                               ├── 429, or a failure in an outage ──▶ PAUSED, for longer
+       │                               └── lost, or one user's own failure ─▶ PAUSED, for 0 s
+       └─ granted after an outage, where no limit was seen; else it is PACED
 
-- `OPEN`: no limit was seen. It costs nothing and holds nobody back.
+- `OPEN`: no limit was seen. It costs nothing.
 - `PAUSED`: nobody is sent until a moment. Then one request goes ahead, the probe.
 - `PROBING`: the probe is on its way, and everybody waits for its answer.
 - `PACED`: a limit was seen. Requests go out evenly, at the rate that `estimator` learns.
-- `SLOW_START`: the tenant is back from an outage, and no limit was seen. The rate grows.
 
 A pause comes from a 429, which pauses everyone once, or from an outage: several users in a row
 whose requests failed. The moment then is that of the next probe.
+
+In `OPEN` and `PACED`, a window bounds the requests in flight, as TCP's slow start does. It begins
+small, also after an outage, and each request that the tenant grants makes it larger by one.
 
 Here are the rules, and nothing that waits: they take `now`, monotonic seconds. Only what happens
 (`send`, `granted`, `refused`, `failed`, `abandoned`) changes the state; a question never does.
@@ -46,8 +49,9 @@ _BACKOFF_FACTOR: Final = (
 _MAX_BACKOFF: Final = 30.0  # seconds
 _MAX_PAUSE: Final = 3600.0  # seconds; a tenant that asks for a year may well be asked again
 _JITTER: Final = 0.02  # seconds at most; several clients of one tenant do not come back as one
-_SLOW_START: Final = 3.0  # seconds from one request at a time to as many as there are
-_SLOW_START_RATE: Final = 20.0  # requests a second that it begins with
+_FIRST_WINDOW: Final = 20  # requests in flight, before the tenant has granted one
+_WINDOW_GRACE: Final = 0.02  # seconds; so often one goes out all the same: some answers never come
+_BURST_SHARE: Final = 0.5  # of what the tenant can grant at once after a rest; others share it
 
 logger = logging.getLogger("monocloud_async")
 
@@ -58,7 +62,6 @@ class State(Enum):
     """What the limiter does; the module's docstring has the transitions."""
 
     OPEN = auto()
-    SLOW_START = auto()
     PACED = auto()
     PAUSED = auto()
     PROBING = auto()
@@ -70,16 +73,25 @@ class RateLimiter:
     Attributes:
         tenant: whose it is.
         throttled: requests that were answered 429.
+        waiting: requests that wait in the session's queue.
         listeners: called when somebody who waits should look again.
+        changes: how often something changed that says how long a request has to wait.
     """
 
     def __init__(
-        self, max_rate: float | None = None, *, tenant: str = "", seed: int | None = None
+        self,
+        max_rate: float | None = None,
+        *,
+        burst: float = 1.0,
+        tenant: str = "",
+        seed: int | None = None,
     ) -> None:
         self.tenant = tenant
         self.throttled = 0
+        self.waiting = 0
+        self.changes = 0
         self.listeners: set[Listener] = set()
-        self._limit = None if max_rate is None else Pacer(max_rate)
+        self._limit = None if max_rate is None else Pacer(max_rate, burst)
         self._random = random.Random(seed)  # noqa: S311  jitter, no secret
         self._estimator: RateEstimator | None = None
         self._pacer = Pacer()
@@ -92,9 +104,13 @@ class RateLimiter:
         self._backoff = _FIRST_PAUSE
         # The interval that ended in a 429, the rate at its end, and when the pause began.
         self._to_learn: tuple[MeasurementInterval, float, float] | None = None
+        self._preview = math.inf  # the rate that the next grant will confirm, after two refusals
         self._starved_since: float | None = None  # the first 429 after the last grant
         self._breaker = CircuitBreaker(tenant)
-        self._slow_start = 0.0  # seconds of SLOW_START that are over
+        self._in_flight = 0
+        self._most_in_flight = 0  # since the window was made small
+        self._window: float = _FIRST_WINDOW
+        self._sent_at = -math.inf
 
     def __repr__(self) -> str:
         rate = "" if self.rate is None else f" {self.rate:.1f}/s"
@@ -118,15 +134,15 @@ class RateLimiter:
 
     @property
     def pause_left(self) -> float:
-        """Seconds that are left of the pause that the tenant asked for; 0.0 in an outage."""
-        return self.single_call_pause(_now())
+        """Seconds until a request may go out again, after a 429 or in an outage; else 0.0."""
+        return self.pause_from(_now())
 
     @property
     def down(self) -> bool:
         """Whether the tenant is out of order, and only probes go out."""
         return self._breaker.down_since is not None
 
-    # What a run asks
+    # What the queue and runs ask
 
     @property
     def is_open(self) -> bool:
@@ -154,24 +170,53 @@ class RateLimiter:
         wait = 0.0 if self._limit is None else self._limit.delay(now)
         match self._state:
             case State.OPEN:
-                return wait
+                return max(wait, self._window_delay(now))
             case State.PAUSED:
                 return max(wait, self._until - now)
             case State.PROBING:
                 return math.inf
-            case State.PACED | State.SLOW_START:
-                return max(wait, self._pacer.delay(now))
+            case State.PACED:
+                return max(wait, self._pacer.delay(now), self._window_delay(now))
 
-    def single_call_delay(self, now: float) -> float:
-        """Seconds until a single call may go out: it obeys a pause and `max_rate`, no queue."""
-        wait = 0.0 if self._limit is None else self._limit.delay(now)
-        return max(wait, self.single_call_pause(now))
+    def pause_from(self, now: float) -> float:
+        """Seconds that are left of a pause; 0.0 where there is none."""
+        return max(0.0, self._until - now) if self._state is State.PAUSED else 0.0
 
-    def single_call_pause(self, now: float) -> float:
-        """Seconds that a single call has to wait because the tenant asked for it."""
-        if self._state is not State.PAUSED or self.down:
+    def expected_delay(self, now: float, place: int) -> float:
+        """Seconds until a request may go out that has to let `place` others go first.
+
+        It may be longer, because of what is not known: a limit that nobody met yet.
+        """
+        begin = now + self.pause_from(now)
+        when = begin if self._limit is None else self._limit.when(begin, place)
+        if self._estimator is None:
+            return when - now
+        if self._estimator.known:
+            when = max(when, self._pacer.when(begin, place))
+        else:
+            when = max(when, begin + place / self._preview)
+        return when - now
+
+    @property
+    def latency(self) -> float:
+        """Seconds from a request to its answer, where that is quick; 0.0 where nobody knows."""
+        return self._interval.latency if self._interval.latency < math.inf else 0.0
+
+    @property
+    def keeps_to_max_rate(self) -> bool:
+        """Whether `max_rate` holds requests back, and not the tenant."""
+        if self._limit is None or self._state in {State.PAUSED, State.PROBING}:
+            return False
+        return self.rate is None or self._limit.rate < self.rate
+
+    def probe_delay(self, now: float) -> float:
+        """Seconds until a tenant that is down is asked again, as far as that is known."""
+        return self.pause_from(now) or self._breaker.wait
+
+    def _window_delay(self, now: float) -> float:
+        if self._in_flight < self._window:
             return 0.0
-        return max(0.0, self._until - now)
+        return max(0.0, self._sent_at + _WINDOW_GRACE - now)
 
     def send(self, now: float) -> Ticket:
         """A request goes out now; its ticket is wanted when its answer comes."""
@@ -182,6 +227,9 @@ class RateLimiter:
             self._end_pause(now)
         estimator = self._estimator
         ticket = self._interval.send(now, math.inf if estimator is None else estimator.rate)
+        self._sent_at = now
+        self._in_flight += 1
+        self._most_in_flight = max(self._most_in_flight, self._in_flight)
         if is_probe:
             self._state, self._probe = State.PROBING, ticket
         elif estimator is not None:
@@ -189,13 +237,16 @@ class RateLimiter:
             gap = self._pacer.take(now)
             if gap:
                 estimator.advance(gap)
-        elif self._state is State.SLOW_START:
-            self._advance_slow_start(now)
         return ticket
 
     def granted(self, ticket: Ticket, now: float) -> None:
         """The tenant considered the request, whatever it said of the user."""
         self._starved_since = None
+        if ticket.interval == self._interval.number:
+            self._interval.grant(ticket, now)
+        if self._window < 2 * self._most_in_flight:
+            self._window += 1
+        self._answered()
         if self._breaker.answered():
             if self._state is State.PAUSED:  # the answer is to an older request, not to a probe
                 self._end_pause(now)
@@ -209,6 +260,7 @@ class RateLimiter:
     def refused(self, ticket: Ticket, retry_after: float | None, now: float) -> None:
         """The request was answered 429: everyone pauses, once."""
         self.throttled += 1
+        self._answered()
         if retry_after is not None:
             retry_after = min(retry_after, _MAX_PAUSE)
         self._breaker.answered()
@@ -227,6 +279,8 @@ class RateLimiter:
         else:
             self._backoff = _FIRST_PAUSE
             self._to_learn = self._interval, ticket.rate, now
+            if self._estimator is not None:
+                self._preview = self._estimator.preview(self._interval)
         wait = max(retry_after or 0.0, self._backoff)
         self._pause(now, wait + self._random.uniform(0.0, _JITTER))
         fields = {"tenant": self.tenant, "seconds": wait}
@@ -237,18 +291,27 @@ class RateLimiter:
 
         `down` tells which. With `repeated` the user failed before, and was to blame for it.
         """
+        self._answered()
         is_probe = ticket is self._probe
         wait = self._breaker.failed(user_id, now, probe=is_probe, repeated=repeated)
         if wait is not None:
             self._to_learn = None  # the outage would be in that measurement
+            self._window, self._most_in_flight = _FIRST_WINDOW, 0
             self._pause(now, wait)
         elif is_probe:
             self._pause(now, 0.0)
 
     def abandoned(self, ticket: Ticket, now: float) -> None:
         """Nobody waits for this request's answer any more, so it says nothing."""
+        self._answered()
         if ticket is self._probe:
             self._pause(now, 0.0)
+
+    def _answered(self) -> None:
+        was_full = self._in_flight >= self._window
+        self._in_flight -= 1
+        if was_full:
+            self._notify()
 
     def _pause(self, now: float, seconds: float) -> None:
         """Nobody is sent for so long; with 0 seconds, the next probe is due."""
@@ -264,11 +327,7 @@ class RateLimiter:
     def _resume(self) -> None:
         """The tenant grants again."""
         self._probe = None
-        if self._estimator is not None:
-            self._state = State.PACED
-        else:
-            self._state, self._slow_start = State.SLOW_START, 0.0
-            self._pacer = Pacer(_SLOW_START_RATE)
+        self._state = State.OPEN if self._estimator is None else State.PACED
         self._changed()
 
     def _learn(
@@ -277,21 +336,23 @@ class RateLimiter:
         self._to_learn = None
         if self._estimator is None:
             self._estimator = RateEstimator()
-            self._pacer = Pacer()
-        self._estimator.learn(interval, rate, paused_at, resumed_at)
-        self._pacer.hold(resumed_at + 1 / self._estimator.rate)
-        if self._estimator.known:
-            fields = {"tenant": self.tenant, "rate": self._estimator.rate}
-            logger.info("paced: at %.1f requests/s at most, for now", fields["rate"], extra=fields)
-
-    def _advance_slow_start(self, now: float) -> None:
-        self._slow_start += 1 / self._pacer.rate
-        self._pacer.take(now)
-        self._pacer.rate = _SLOW_START_RATE * 10**self._slow_start
-        if self._slow_start > _SLOW_START:
-            self._state = State.OPEN
+            self._window = math.inf  # from now on, the rate is the bound
+        estimator, pacer = self._estimator, self._pacer
+        estimator.learn(interval, rate, paused_at, resumed_at)
+        pacer.rate = estimator.rate
+        # A bucket has filled up while nobody was sent; a part of that is used.
+        pacer.burst = max(1.0, _BURST_SHARE * estimator.burst)
+        saved = min(pacer.burst - 1, _BURST_SHARE * pacer.rate * (resumed_at - paused_at))
+        pacer.hold(resumed_at + (1 - saved) / pacer.rate)
+        if estimator.known:
+            fields = {"tenant": self.tenant, "rate": estimator.rate}
+            logger.info("paced: at %.1f requests/s at most, for now", estimator.rate, extra=fields)
 
     def _changed(self) -> None:
+        self.changes += 1
+        self._notify()
+
+    def _notify(self) -> None:
         for listener in self.listeners:
             listener()
 

@@ -8,23 +8,38 @@ _IDLE: Final = 0.1  # seconds; whoever comes so late was not waiting
 
 
 class Pacer:
-    """Moments at `rate` a second, one after the other, and no burst after a rest."""
+    """Moments at `rate` a second, one after the other.
 
-    def __init__(self, rate: float = math.inf) -> None:
+    Args:
+        rate: moments a second.
+        burst: moments at once, at most, after a rest.
+    """
+
+    def __init__(self, rate: float = math.inf, burst: float = 1.0) -> None:
         self.rate = rate
+        self.burst = burst
         self._next = -math.inf
 
     def delay(self, now: float) -> float:
         """Seconds until the next moment."""
         return max(0.0, self._next - now)
 
+    def when(self, now: float, place: int) -> float:
+        """The moment after `place` others, not before `now`."""
+        return max(now, max(self._next, now - self._saved()) + place / self.rate)
+
     def take(self, now: float) -> float:
         """The next moment is used; answers the gap to the one after it, or 0.0 after a rest."""
         gap = 1 / self.rate
         late = now - self._next
-        self._next = (now if late > _IDLE else max(self._next, now - SLACK)) + gap
+        saved = self._saved()
+        self._next = max(self._next, now - (saved if late > _IDLE else max(saved, SLACK))) + gap
         return gap if late <= SLACK else 0.0
 
     def hold(self, until: float) -> None:
         """No moment before this one."""
         self._next = until
+
+    def _saved(self) -> float:
+        """Seconds of rest that a burst makes good."""
+        return (self.burst - 1) / self.rate
