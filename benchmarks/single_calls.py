@@ -13,7 +13,6 @@ import asyncio
 import bisect
 import json
 import math
-import os
 import statistics
 import subprocess
 import sys
@@ -127,7 +126,7 @@ async def with_tenacity(url: str, patience: float, **_options: Any) -> AsyncIter
 async def with_aiolimiter(
     url: str, patience: float, *, rate: float, **_options: Any
 ) -> AsyncIterator[Call]:
-    from aiolimiter import AsyncLimiter  # noqa: PLC0415  only who compares needs it
+    from aiolimiter import AsyncLimiter
 
     limiter = AsyncLimiter(1, 1 / rate)
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as client:

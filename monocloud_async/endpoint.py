@@ -55,7 +55,9 @@ _SEPARATOR = re.compile(rb"[/\\]")
 _PARAMETERS = re.compile(rb"[;?#].*", re.DOTALL)  # what some servers cut off a segment
 _ESCAPED = re.compile(rb"%(?:[uU]00)?([0-9a-fA-F]{2})")  # %uXXXX is what IIS also decodes
 # More bytes than the character needs (RFC 3629, section 3), which some decoders take for it.
-_OVERLONG = re.compile(rb"[\xc0\xc1\xf8-\xff]|\xe0[\x80-\x9f]|\xf0[\x80-\x8f]")
+_OVERLONG = re.compile(
+    rb"[\xc0\xc1]|\xe0[\x80-\x9f]|\xf0[\x80-\x8f]|\xf8[\x80-\x87]|\xfc[\x80-\x83]"
+)
 _DELAY_SECONDS = re.compile(r"[0-9]{1,9}")
 _CALLERS_MAPS = frozenset({"claims", "public_data", "private_data"})
 _OK, _MULTIPLE_CHOICES, _BAD_REQUEST, _UNPROCESSABLE, _LAST = 200, 300, 400, 422, 600

@@ -30,7 +30,7 @@ from monocloud_async.errors import (
 )
 from monocloud_async.journal import Journal
 from monocloud_async.models import User
-from monocloud_async.ratelimit.admission_queue import AdmissionQueue, record_failure
+from monocloud_async.ratelimit.admission_queue import CLOSED, AdmissionQueue, record_failure
 from monocloud_async.ratelimit.limiter import RateLimiter
 from monocloud_async.retry import RetryBudget, RetryPolicy, checked_policy, retry_call
 from monocloud_async.transport.error_translation import (
@@ -141,10 +141,12 @@ class MonoCloudSession:
     async def close(self) -> None:
         """Close the session's own connections; a borrowed `ClientSession` stays open.
 
-        Calls in flight end at once, with a `TransportError`.
+        Calls in flight end at once, with a `TransportError`; so do those that wait for their turn
+        or to be tried again, with a `ConfigurationError`.
         """
         self._closed = True
         owned, self._owned = self._owned, None
+        self._queue.close()
         for transport in (self._standard, self._fast):
             if transport is not None:
                 transport.close()
@@ -244,6 +246,7 @@ class MonoCloudSession:
             deadline=deadline,
             may_retry=partial(self._may_retry, policy),
             clock=clock,
+            sleep=self._queue.sleep,
         )
 
     async def _attempt(
@@ -447,7 +450,7 @@ class MonoCloudSession:
     def _transport(self) -> StandardTransport | FastTransport:
         """The way that a request goes now."""
         if self._closed:
-            raise ConfigurationError("this session is closed; open a new one")
+            raise ConfigurationError(CLOSED)
         if self._borrowed is not None:
             if self._borrowed.closed:
                 raise ConfigurationError("the borrowed client_session is closed")

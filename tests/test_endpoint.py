@@ -425,6 +425,8 @@ BAD_IDS = [
     " a",
     "a ",
     "a" * 1025,
+    *(";", ";x", "?", "?x", "#", "#x", "%3Bx", "/;x"),  # nothing is left of it without parameters
+    *("%f8%80%80%80%ae", "%fc%80%80%80%80%af"),
 ]
 GOOD_IDS = [
     *("a/b", "a\\b", "a?b", "a#b", "a;b", "a b", "é", "e\u0301", "…", "{x}", "a+b", "a@b"),

@@ -514,3 +514,34 @@ def test_single_calls_do_not_multiply_the_load_of_a_broken_tenant() -> None:
             assert len(tenant.sent) - before == 12  # 10 left over and 28 earned buy two
 
     run(main(), sockets=False)
+
+
+def test_closing_ends_every_wait_at_once() -> None:
+    """In a pause of the tenant, and before another attempt; of a call, and of a run."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        for answer in (
+            http(b"", b"Retry-After: 20", status=429),
+            http(b"", b"Retry-After: 20", status=503),
+        ):
+            for start in (
+                lambda s: s.enable_user("ada"),
+                lambda s: s.bulk_enable(["ada", "bob"], concurrency=1),
+            ):
+                async with RawServer(answering(answer)) as server:
+                    session = session_for(server.url, RetryPolicy())
+                    task = asyncio.ensure_future(start(session))
+                    while not server.requests:
+                        await asyncio.sleep(0.01)
+                    await asyncio.sleep(0.5)
+                    assert not task.done()
+                    began = loop.time()
+                    await session.close()
+                    await session.close()
+                    await asyncio.wait([task])
+                    assert loop.time() - began < 0.1
+                    error = task.exception()
+                    assert error is None or isinstance(error, m.MonoCloudError)
+
+    run(main())

@@ -142,7 +142,7 @@ class CallRunner:
         policy, clock = self._policy, call.clock
 
         async def sleep(seconds: float) -> None:
-            await self._wait(call, partial(asyncio.sleep, seconds))
+            await self._wait(call, partial(self.queue.sleep, seconds))
 
         try:
             user = await retry.retry_call(

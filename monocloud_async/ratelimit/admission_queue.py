@@ -13,13 +13,21 @@ import math
 from itertools import count
 from typing import Final, Generic, TypeVar
 
-from monocloud_async.errors import MonoCloudError, RateLimitedError, ServerError, StatusError
+from monocloud_async.errors import (
+    ConfigurationError,
+    MonoCloudError,
+    RateLimitedError,
+    ServerError,
+    StatusError,
+)
 from monocloud_async.ratelimit.estimator import Ticket
 from monocloud_async.ratelimit.limiter import RateLimiter
 from monocloud_async.ratelimit.pacer import Pacer
 from monocloud_async.retry import RetryPolicy
 
 _CALLS_FOR_A_RUN: Final = 9  # single calls that pass a run that waits; the next place is its own
+
+CLOSED: Final = "this session is closed; open a new one"
 
 Order = tuple[float, float]
 Admission = asyncio.Future[Ticket | None]
@@ -92,6 +100,7 @@ class AdmissionQueue:
         self._calls = _Line[_WaitingCall]()
         self._runs: list[RunAdmission] = []  # those that wait
         self._passed = 0  # single calls that went before a run that waited, since its last place
+        self._sleeping = set[Admission]()
         self._arrivals = count()
         self._changes = 0  # of the limiter, that those who wait were judged by
         self._timer: asyncio.Handle | None = None  # one, for all who wait
@@ -171,6 +180,26 @@ class AdmissionQueue:
         finally:
             line.waiting -= 1
             self.limiter.waiting -= 1
+
+    async def sleep(self, seconds: float) -> None:
+        """Return after this time; raise `ConfigurationError` when the queue is closed meanwhile."""
+        loop = asyncio.get_running_loop()
+        waking: Admission = loop.create_future()
+        timer = loop.call_later(seconds, _wake_up, waking)
+        self._sleeping.add(waking)
+        try:
+            await waking
+        finally:
+            self._sleeping.discard(waking)
+            timer.cancel()
+
+    def close(self) -> None:
+        """End all waiting now, with a `ConfigurationError`."""
+        calls = [call.admission for call in self._calls.everybody()]
+        runs = [each.admission for run in self._runs for each in run.line.everybody()]
+        for admission in (*calls, *runs, *self._sleeping):
+            if not admission.done():
+                admission.set_exception(ConfigurationError(CLOSED))
 
     def _wake(self) -> None:
         """Look again soon: when what changes now has changed."""
@@ -280,6 +309,11 @@ class AdmissionQueue:
         return error
 
 
+def _wake_up(sleeping: Admission) -> None:
+    if not sleeping.done():
+        sleeping.set_result(None)
+
+
 class RunAdmission:
     """The way of one run through the session's queue.
 
@@ -301,6 +335,10 @@ class RunAdmission:
     def limiter(self) -> RateLimiter:
         """The session's."""
         return self._queue.limiter
+
+    async def sleep(self, seconds: float) -> None:
+        """Return after this time; see `AdmissionQueue.sleep`."""
+        await self._queue.sleep(seconds)
 
     @property
     def is_open(self) -> bool:

@@ -2,13 +2,15 @@
 
 import asyncio
 
+import aiohttp
 import pytest
 from raw_server import Peer, RawServer, answering, http
 from virtual_time import run
 from ways import Way, session_by
 
 import monocloud_async as m
-from monocloud_async import RetryPolicy
+from monocloud_async import MonoCloudSession, RetryPolicy
+from monocloud_async.connector import Connector
 from monocloud_async.endpoint import Operation
 
 KEY = "sentinel-key-4711"
@@ -65,3 +67,53 @@ def test_an_operation_is_sent_with_its_own_method(way: Way, method: str) -> None
             return server.requests[0]
 
     assert run(main()).startswith(f"{method} /api/users/ada HTTP/1.1\r\n".encode())
+
+
+CONNECTORS = pytest.mark.parametrize("kind", [Connector, aiohttp.TCPConnector])
+
+
+@CONNECTORS
+def test_behind_a_limit_a_connection_that_dies_as_it_is_reused_costs_nothing(
+    kind: type[aiohttp.TCPConnector],
+) -> None:
+    async def act(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(ADA)
+        await peer.request()
+        peer.reset()
+
+    async def main() -> None:
+        async with (
+            RawServer(act) as server,
+            aiohttp.ClientSession(connector=kind(limit=2)) as client,
+            MonoCloudSession(server.url, KEY, retry=ONCE, client_session=client) as session,
+        ):
+            users = await asyncio.gather(*(session.enable_user("ada") for _ in range(20)))
+            assert [user.user_id for user in users] == ["ada"] * 20
+
+    run(main())
+
+
+@CONNECTORS
+def test_behind_a_limit_an_answer_too_many_is_told_to_nobody(
+    kind: type[aiohttp.TCPConnector],
+) -> None:
+    async def act(peer: Peer) -> None:
+        while True:
+            user_id = (await peer.request()).split(b"/")[3]
+            answer = http(b'{"user_id":"%s"}' % user_id)
+            await peer.send(answer[:-5])
+            await asyncio.sleep(0.05)
+            await peer.send(answer[-5:] + http(b"", status=404))
+
+    async def main() -> None:
+        async with (
+            RawServer(act) as server,
+            aiohttp.ClientSession(connector=kind(limit=1)) as client,
+            MonoCloudSession(server.url, KEY, retry=ONCE, client_session=client) as session,
+        ):
+            ids = [f"u{number}" for number in range(6)]
+            users = await asyncio.gather(*map(session.enable_user, ids))
+            assert [user.user_id for user in users] == ids
+
+    run(main())
