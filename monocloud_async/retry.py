@@ -1,7 +1,7 @@
-"""What may be retried, how long to wait, and when to give up.
+"""Retries of a call: what is retried, how long to wait, and when to give up.
 
-An enable sets a state: doing it twice leaves the user enabled. So every failure that may pass is
-safe to retry, also one after which nobody knows whether the tenant saw the request.
+All operations are idempotent: enabling an enabled user changes nothing. So every transient failure
+is safe to retry, even if nobody knows whether the tenant received the request.
 """
 
 import asyncio
@@ -62,17 +62,17 @@ class RetryPolicy:
             raise ConfigurationError("total must be seconds above 0")
 
     def allows(self, error: BaseException) -> bool:
-        """Whether this failure may be retried at all, under this policy."""
+        """Return whether this policy allows a retry after this error."""
         if not isinstance(error, MonoCloudError):
             return False
         asked = retry_after(error)
         if asked is not None and asked > self.max_retry_after:
-            return False  # retrying before the time that the tenant named is never right
+            return False  # never retry before the time that the tenant asked for
         return error.transient
 
 
 def checked_policy(policy: RetryPolicy) -> RetryPolicy:
-    """The policy, if it is one; else raises `ConfigurationError`."""
+    """Return the policy; raises `ConfigurationError` if it is of another type."""
     if not isinstance(policy, RetryPolicy):
         raise ConfigurationError(
             f"retry must be a RetryPolicy, such as RetryPolicy(attempts=3), not {policy!r}"
@@ -81,7 +81,7 @@ def checked_policy(policy: RetryPolicy) -> RetryPolicy:
 
 
 def retry_after(error: BaseException | None) -> float | None:
-    """Seconds that the tenant asked to wait, where this error says so."""
+    """Return the seconds that the tenant asked to wait, if the error has them."""
     return error.retry_after if isinstance(error, StatusError) else None
 
 
@@ -143,7 +143,7 @@ async def retry_call(
     async def attempt_again() -> T:
         nonlocal shown, tries
         tries += 1
-        if shown is not None:  # tenacity counts the first attempt too, so it is shown to it
+        if shown is not None:  # tenacity must count the first attempt, so raise its error here
             error, shown = shown, None
             raise error
         try:
@@ -157,14 +157,14 @@ async def retry_call(
         return max(retry_after(error) or 0.0, backoff(state))
 
     def stop(state: tenacity.RetryCallState) -> bool:
-        # tenacity's own limits of time read its own clock; and a wait past the deadline is in vain.
+        # Not tenacity's time limits, which use another clock; and never wait past the deadline.
         if state.attempt_number >= policy.attempts or clock() + state.upcoming_sleep >= deadline:
             return True
         error = state.outcome.exception() if state.outcome else None
         return isinstance(error, MonoCloudError) and not may_retry(error)
 
     backoff = tenacity.wait_random_exponential(multiplier=policy.wait_initial, max=policy.wait_max)
-    # Fresh for every call that retries: concurrent calls that share one mix up their counts.
+    # A new one for each call: concurrent calls that share one would mix up their counts.
     retrying = tenacity.AsyncRetrying(
         sleep=sleep,
         stop=stop,

@@ -295,7 +295,7 @@ class RunAdmission:
         self.line = _Line[_Waiter]()
         self._queue = queue
         self._limit = None if max_rate is None else Pacer(max_rate)
-        self._retry_queue = asyncio.Lock()  # a line behind the line
+        self._retry_queue = asyncio.Lock()  # in front of `_queue`, for users who failed
 
     @property
     def limiter(self) -> RateLimiter:
@@ -304,7 +304,7 @@ class RunAdmission:
 
     @property
     def is_open(self) -> bool:
-        """Whether nobody is held back."""
+        """Whether no request has to wait."""
         return self._limit is None and self.limiter.is_open
 
     def delay(self, now: float) -> float:

@@ -1,6 +1,6 @@
-"""The tenant's pace: when a request may go out.
+"""The rate limiter: decides when a request may be sent.
 
-One pace per session, shared by everything that goes through it. These are its states:
+Each session has one limiter, which all its calls share. These are its states:
 
              429, outage                granted after a 429
       OPEN ───────────────▶ PAUSED     ┌─────────────────▶ PACED ──── 429, outage ───▶ PAUSED
@@ -42,13 +42,13 @@ from monocloud_async.ratelimit.circuit_breaker import CircuitBreaker
 from monocloud_async.ratelimit.estimator import MeasurementInterval, RateEstimator, Ticket
 from monocloud_async.ratelimit.pacer import Pacer
 
-_FIRST_PAUSE: Final = 0.5  # seconds, where a 429 does not say how long
+_FIRST_PAUSE: Final = 0.5  # seconds, if a 429 has no Retry-After
 _BACKOFF_FACTOR: Final = (
-    1.3  # how that grows while the probes are refused: what is waited too long is lost
+    1.3  # growth with each refused probe; small, as waiting too long is lost time
 )
 _MAX_BACKOFF: Final = 30.0  # seconds
-_MAX_PAUSE: Final = 3600.0  # seconds; a tenant that asks for a year may well be asked again
-_JITTER: Final = 0.02  # seconds at most; several clients of one tenant do not come back as one
+_MAX_PAUSE: Final = 3600.0  # seconds; even if the tenant asks for a year
+_JITTER: Final = 0.02  # seconds at most, so that several clients do not resume at the same time
 _FIRST_WINDOW: Final = 20  # requests in flight, before the tenant has granted one
 _WINDOW_GRACE: Final = 0.02  # seconds; so often one goes out all the same: some answers never come
 _BURST_SHARE: Final = 0.5  # of what the tenant can grant at once after a rest; others share it
@@ -59,7 +59,7 @@ Listener = Callable[[], None]
 
 
 class State(Enum):
-    """What the limiter does; the module's docstring has the transitions."""
+    """The states; the docstring of the module has the transitions."""
 
     OPEN = auto()
     PACED = auto()
@@ -99,8 +99,8 @@ class RateLimiter:
         self._state = State.OPEN
         self._until = -math.inf  # the end of the last pause
         self._paused_at = 0.0
-        self._paused_seconds = 0.0  # without the pause that is going on
-        self._probe: Ticket | None = None  # the one that is on its way in PROBING
+        self._paused_seconds = 0.0  # without the current pause
+        self._probe: Ticket | None = None  # the probe in flight, in PROBING
         self._backoff = _FIRST_PAUSE
         # The interval that ended in a 429, the rate at its end, and when the pause began.
         self._to_learn: tuple[MeasurementInterval, float, float] | None = None
@@ -116,7 +116,7 @@ class RateLimiter:
         rate = "" if self.rate is None else f" {self.rate:.1f}/s"
         return f"<Pace {self.state}{rate}{' down' if self.down else ''}>"
 
-    # What people see
+    # Public properties
 
     @property
     def state(self) -> Literal["open", "paced", "paused"]:
@@ -127,7 +127,7 @@ class RateLimiter:
 
     @property
     def rate(self) -> float | None:
-        """Requests a second that the tenant is thought to grant; None while nothing is known."""
+        """Requests per second that the tenant allows, as far as known; None if unknown."""
         return (
             self._estimator.rate if self._estimator is not None and self._estimator.known else None
         )
@@ -139,34 +139,34 @@ class RateLimiter:
 
     @property
     def down(self) -> bool:
-        """Whether the tenant is out of order, and only probes go out."""
+        """Whether the tenant is down, so that only probes are sent."""
         return self._breaker.down_since is not None
 
     # What the queue and runs ask
 
     @property
     def is_open(self) -> bool:
-        """Whether nobody is held back."""
+        """Whether no request has to wait."""
         return self._state is State.OPEN
 
     def down_for(self, now: float) -> float:
-        """Seconds since the outage began; 0.0 when there is none."""
+        """Return the seconds since the outage began; 0.0 without an outage."""
         return 0.0 if self._breaker.down_since is None else now - self._breaker.down_since
 
     def paused_seconds(self, now: float) -> float:
-        """Seconds of all pauses so far, those of outages included."""
+        """Return the seconds of all pauses so far, including outages."""
         if self._state is not State.PAUSED:
             return self._paused_seconds
         return self._paused_seconds + max(0.0, min(now, self._until) - self._paused_at)
 
     def starved_for(self, now: float) -> float:
-        """Seconds, from the first 429 since the tenant granted something to the pause's end."""
+        """Return the seconds from the first 429 after an allowed request to the pause's end."""
         return 0.0 if self._starved_since is None else max(now, self._until) - self._starved_since
 
     # The rules
 
     def delay(self, now: float) -> float:
-        """Seconds until a request may go out; infinity while the probe is on its way."""
+        """Return the seconds until a request may be sent; infinity while a probe is in flight."""
         wait = 0.0 if self._limit is None else self._limit.delay(now)
         match self._state:
             case State.OPEN:
@@ -219,7 +219,7 @@ class RateLimiter:
         return max(0.0, self._sent_at + _WINDOW_GRACE - now)
 
     def send(self, now: float) -> Ticket:
-        """A request goes out now; its ticket is wanted when its answer comes."""
+        """Record a request that is sent now; return the ticket for its result."""
         if self._limit is not None:
             self._limit.take(now)
         is_probe = self._state is State.PAUSED and now >= self._until
@@ -240,7 +240,7 @@ class RateLimiter:
         return ticket
 
     def granted(self, ticket: Ticket, now: float) -> None:
-        """The tenant considered the request, whatever it said of the user."""
+        """Record that the tenant processed the request, with any result for the user."""
         self._starved_since = None
         if ticket.interval == self._interval.number:
             self._interval.grant(ticket, now)
@@ -248,7 +248,7 @@ class RateLimiter:
             self._window += 1
         self._answered()
         if self._breaker.answered():
-            if self._state is State.PAUSED:  # the answer is to an older request, not to a probe
+            if self._state is State.PAUSED:  # the response to an older request, not to a probe
                 self._end_pause(now)
             self._resume()
         elif ticket is self._probe:
@@ -258,7 +258,7 @@ class RateLimiter:
             self._resume()
 
     def refused(self, ticket: Ticket, retry_after: float | None, now: float) -> None:
-        """The request was answered 429: everyone pauses, once."""
+        """Record a 429: all calls pause, once."""
         self.throttled += 1
         self._answered()
         if retry_after is not None:
@@ -268,7 +268,7 @@ class RateLimiter:
             self._starved_since = now
         paused = self._state is State.PAUSED
         if ticket.interval != self._interval.number or (paused and now >= self._until):
-            return  # sent before the last pause ended: that is no news
+            return  # sent before the last pause ended, so already known
         self._interval.refuse(ticket)
         if paused:
             if retry_after is not None:
@@ -287,22 +287,22 @@ class RateLimiter:
         logger.info("paused for %.1f s: the tenant answered 429", wait, extra=fields)
 
     def failed(self, ticket: Ticket, user_id: str, now: float, *, repeated: bool = False) -> None:
-        """The request met a passing fault: the user's, or with several users in a row, an outage.
+        """Record a transient failure: of the user, or an outage after several users in a row.
 
-        `down` tells which. With `repeated` the user failed before, and was to blame for it.
+        `down` tells which. `repeated` means that an earlier failure was the user's own.
         """
         self._answered()
         is_probe = ticket is self._probe
         wait = self._breaker.failed(user_id, now, probe=is_probe, repeated=repeated)
         if wait is not None:
-            self._to_learn = None  # the outage would be in that measurement
+            self._to_learn = None  # the outage would distort the measurement
             self._window, self._most_in_flight = _FIRST_WINDOW, 0
             self._pause(now, wait)
         elif is_probe:
             self._pause(now, 0.0)
 
     def abandoned(self, ticket: Ticket, now: float) -> None:
-        """Nobody waits for this request's answer any more, so it says nothing."""
+        """Record that the call was cancelled, so its result is unknown."""
         self._answered()
         if ticket is self._probe:
             self._pause(now, 0.0)
@@ -314,7 +314,7 @@ class RateLimiter:
             self._notify()
 
     def _pause(self, now: float, seconds: float) -> None:
-        """Nobody is sent for so long; with 0 seconds, the next probe is due."""
+        """Pause for this long; with 0 seconds, the next request is a probe at once."""
         self._paused_seconds, self._paused_at = self.paused_seconds(now), now
         self._state, self._probe = State.PAUSED, None
         self._until = max(self._until, now + seconds)
@@ -325,7 +325,7 @@ class RateLimiter:
         self._interval = MeasurementInterval(self._interval.number + 1)
 
     def _resume(self) -> None:
-        """The tenant grants again."""
+        """Resume after a successful probe or the end of an outage."""
         self._probe = None
         self._state = State.OPEN if self._estimator is None else State.PACED
         self._changed()
@@ -358,7 +358,7 @@ class RateLimiter:
 
 
 def _now() -> float:
-    """Seconds by the running event loop's clock, or by the one that event loops use."""
+    """Return the time of the running event loop, or of the clock that event loops use."""
     try:
         return asyncio.get_running_loop().time()
     except RuntimeError:

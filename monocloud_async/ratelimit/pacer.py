@@ -1,10 +1,10 @@
-"""Evenly spaced moments."""
+"""Evenly spaced send times."""
 
 import math
 from typing import Final
 
-SLACK: Final = 0.01  # seconds; timers wake up late, and what they miss is caught up with
-_IDLE: Final = 0.1  # seconds; whoever comes so late was not waiting
+SLACK: Final = 0.01  # seconds; timers fire late, and up to this much is caught up
+_IDLE: Final = 0.1  # seconds; a request that is later than this was not waiting
 
 
 class Pacer:
@@ -21,7 +21,7 @@ class Pacer:
         self._next = -math.inf
 
     def delay(self, now: float) -> float:
-        """Seconds until the next moment."""
+        """Return the seconds until the next send time."""
         return max(0.0, self._next - now)
 
     def when(self, now: float, place: int) -> float:
@@ -29,7 +29,7 @@ class Pacer:
         return max(now, max(self._next, now - self._saved()) + place / self.rate)
 
     def take(self, now: float) -> float:
-        """The next moment is used; answers the gap to the one after it, or 0.0 after a rest."""
+        """Use the next send time; return the gap to the one after it, or 0.0 after an idle time."""
         gap = 1 / self.rate
         late = now - self._next
         saved = self._saved()
@@ -37,7 +37,7 @@ class Pacer:
         return gap if late <= SLACK else 0.0
 
     def hold(self, until: float) -> None:
-        """No moment before this one."""
+        """Allow no send time before this one."""
         self._next = until
 
     def _saved(self) -> float:
