@@ -55,24 +55,23 @@ class MonoCloudSession:
 
     Args:
         domain: the tenant's domain, with or without `https://`. Default: the environment's
-            `MONOCLOUD_MANAGEMENT_DOMAIN`. Plain `http://` is for loopback addresses only.
-        api_key: default: the environment's `MONOCLOUD_MANAGEMENT_API_KEY`.
-        timeout: seconds for one request with the reading of its answer; connecting may take nine
-            tenths of them. Default: the environment's `MONOCLOUD_MANAGEMENT_TIMEOUT`
-            (milliseconds), or 10.
-        retry: how hard to try; see `RetryPolicy`.
-        max_rate: requests a second that everything together keeps to. Default: what the tenant
-            grants, which the session finds out.
-        burst: requests at once that `max_rate` allows after a rest.
+            `MONOCLOUD_MANAGEMENT_DOMAIN`. Plain `http://` is only for loopback addresses.
+        api_key: the API key. Default: the environment's `MONOCLOUD_MANAGEMENT_API_KEY`.
+        timeout: seconds for one request including its response; connecting may take nine tenths of
+            this time. Default: the environment's `MONOCLOUD_MANAGEMENT_TIMEOUT` (milliseconds), or
+            10.
+        retry: the limits for retries; see `RetryPolicy`.
+        max_rate: maximum requests per second of the whole session. Default: the rate that the
+            tenant allows, which the session learns.
+        burst: requests that `max_rate` allows at once after an idle time.
         client_session: an `aiohttp.ClientSession` to borrow, with its proxy, TLS, tracing and
-            middlewares; best over a `monocloud_async.connector.Connector`, which never takes what
-            a server said unasked for an answer. It is never closed here. Without one, the session
-            opens connections of its own at the first call, as many as there are calls at once, so
-            that a timeout never counts time spent waiting for a connection; it ignores cookies,
-            `.netrc` and proxies of the environment.
+            middlewares. It is never closed here. Use a `monocloud_async.connector.Connector` for
+            it, which never uses unsolicited data as a response. By default, the session opens its
+            own connections, as many as there are concurrent calls, so that a timeout never includes
+            a wait for a connection; it ignores cookies, `.netrc` and proxies of the environment.
 
     Raises:
-        ConfigurationError: no domain or key, or one that cannot be used. Nothing is sent.
+        ConfigurationError: the domain or the key is missing, or cannot be used. Nothing is sent.
     """
 
     # A traceback with locals also prints sessions whose constructor has failed.
@@ -120,7 +119,7 @@ class MonoCloudSession:
 
     @property
     def pace(self) -> RateLimiter:
-        """The tenant's pace: `state`, `rate`, `pause_left`, `down`, `waiting`, `throttled`."""
+        """The rate limiter: `state`, `rate`, `pause_left`, `down`, `waiting`, `throttled`."""
         return self._limiter
 
     def __repr__(self) -> str:
@@ -154,27 +153,26 @@ class MonoCloudSession:
     async def enable_user(
         self, user_id: str, *, timeout: float | None = None, retry: RetryPolicy | None = None
     ) -> User:
-        """The user as the tenant has it after the call. Enabling an enabled user is fine.
+        """Enable a user, and return the user. Enabling an enabled user changes nothing.
 
-        All requests of the session wait in one queue, in which a single call goes before bulk
-        runs. A 429 spends no attempt: the call waits for its turn. Retries share a budget, so that
-        a web backend does not multiply its load when the tenant is broken. To end a call in time,
-        give a `retry` with a `total`: one that is cancelled from outside tells nobody that the
-        tenant did not answer.
+        All requests of the session wait in one queue, where single calls overtake bulk runs. A 429
+        uses no attempt: the call queues again. Retries share a budget, so that a web backend does
+        not multiply its load on a broken tenant. For a deadline, pass a `retry` with a `total`: if
+        you cancel the call instead, the rate limiter learns nothing about the tenant.
 
         Args:
-            user_id: sent as exactly itself, or refused before any request.
-            timeout: seconds for one request, in place of the session's.
-            retry: in place of the session's.
+            user_id: sent unchanged, or refused before any request.
+            timeout: seconds for one request, instead of the session's.
+            retry: the limits for retries, instead of the session's.
 
         Raises:
-            InvalidUserIdError: the id cannot be one user; nothing was sent.
+            InvalidUserIdError: the id is not valid; nothing was sent.
             StatusError: the tenant refused; see its subclasses. `RateLimitedError` at once, with
-                `retry_after`, when the call's turn would come after its `total`, or a pause lasts
-                longer than `max_retry_after`; `ServerError` at once while the tenant is down.
-            TransportError: no complete answer came (`RequestTimeoutError`: in time). The user
+                `retry_after`, if the call would have to queue for longer than its `total`, or pause
+                for longer than `max_retry_after`; `ServerError` at once while the tenant is down.
+            TransportError: no complete response arrived (`RequestTimeoutError`: in time). The user
                 may or may not be enabled; calling again is safe.
-            InvalidResponseError: the answer was not this user.
+            InvalidResponseError: the response was not this user.
         """
         return await self._call(ENABLE, user_id, timeout, retry)
 

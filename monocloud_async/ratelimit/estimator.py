@@ -75,8 +75,8 @@ class MeasurementInterval:
     def __init__(self, number: int) -> None:
         self.number = number
         self.began = 0.0
-        self.answered_at = math.inf  # the first one
-        self.latency = math.inf  # seconds of the quickest answer
+        self.answered_at = math.inf  # time of the first response
+        self.latency = math.inf  # seconds; the shortest response time
         self.sent = 0
         self.refused = 0
         self.first_refused_at = 0.0
@@ -95,7 +95,7 @@ class MeasurementInterval:
         return ticket
 
     def grant(self, ticket: Ticket, now: float) -> None:
-        """The request of this ticket was granted, as an answer says that comes now."""
+        """Record that the request of this ticket was granted; its response arrives now."""
         self.answered_at = min(self.answered_at, now)
         self.latency = min(self.latency, now - ticket.sent_at)
 
@@ -134,9 +134,9 @@ class MeasurementInterval:
         return most
 
     def burst(self, rate: float) -> float:
-        """Requests at once of who grants `rate` a second: the most that any part of it says."""
+        """Return the highest lower bound for the burst of a limit that allows `rate` per second."""
         granted, end = self.granted, self.last_refused_at
-        # The first requests have to connect: they were there when a quick answer says so.
+        # The first requests have to connect: the shortest latency tells when they arrived.
         first = self.answered_at - self.latency if self.latency < math.inf else self.began
         return max(
             granted - before - rate * max(0.0, end - max(at, first)) for at, before in self.marks
@@ -158,7 +158,7 @@ class RateEstimator:
         self._age = 0.0  # seconds of sending at this rate, without idle time
         self._hold = _HOLD_UNSURE
         self._search_time = 0.0  # seconds; during the search, how fast the rate grows
-        self._first: MeasurementInterval | None = None  # in which nothing held requests back
+        self._first: MeasurementInterval | None = None  # the first interval, without any limit
         self._began = 0.0
         self._cycles = (0.0, 0.0)  # requests allowed, and the time, in cycles with a long pause
 
@@ -171,7 +171,7 @@ class RateEstimator:
         return self._learnt > 0 and not self._search_time
 
     def preview(self, interval: MeasurementInterval) -> float:
-        """The rate that an interval says, before it is known when the tenant grants again."""
+        """Return the rate of an interval, before it is known when the tenant grants again."""
         return max(_LEAST, self._rate_and_burst(interval, 0.0)[0])
 
     def advance(self, gap: float) -> None:
@@ -218,7 +218,7 @@ class RateEstimator:
     ) -> None:
         cycle_rate = self._cycle_rate(interval, pause, now)
         measured, burst = self._rate_and_burst(interval, cycle_rate)
-        # Where the whole cycle says as much, it is a window, and a rest saves up nothing.
+        # If the whole cycle gives the same rate, it is a window, and idle time saves nothing.
         self.burst = burst if measured > 1.005 * cycle_rate else 0.0
         top = min(measured, refused_rate)
         if not self._search_time:

@@ -13,20 +13,20 @@ Each session has one limiter, which all its calls share. These are its states:
        │                               └── lost, or one user's own failure ─▶ PAUSED, for 0 s
        └─ granted after an outage, where no limit was seen; else it is PACED
 
-- `OPEN`: no limit was seen. It costs nothing.
-- `PAUSED`: nobody is sent until a moment. Then one request goes ahead, the probe.
-- `PROBING`: the probe is on its way, and everybody waits for its answer.
-- `PACED`: a limit was seen. Requests go out evenly, at the rate that `estimator` learns.
+- `OPEN`: no limit is known. This state costs nothing.
+- `PAUSED`: no request is sent until the end of the pause. Then one request is sent, the probe.
+- `PROBING`: the probe is in flight, and all other requests wait for its response.
+- `PACED`: a limit is known. Requests are evenly spaced, at the rate that `estimator` learns.
 
-A pause comes from a 429, which pauses everyone once, or from an outage: several users in a row
-whose requests failed. The moment then is that of the next probe.
+A 429 causes a pause, once for all calls. So does an outage: requests of several users in a row
+failed. Such a pause ends with the next probe.
 
-In `OPEN` and `PACED`, a window bounds the requests in flight, as TCP's slow start does. It begins
+In `OPEN` and `PACED`, a window limits the requests in flight, as in TCP's slow start. It begins
 small, also after an outage, and each request that the tenant grants makes it larger by one.
 
-Here are the rules, and nothing that waits: they take `now`, monotonic seconds. Only what happens
-(`send`, `granted`, `refused`, `failed`, `abandoned`) changes the state; a question never does.
-`admission_queue` is the queue in front of them, and docs/pace.md says why they are what they are.
+This module has only rules and never waits: methods take `now`, in monotonic seconds. Only events
+(`send`, `granted`, `refused`, `failed`, `abandoned`) change the state; queries never do.
+`admission_queue` is the queue in front of the limiter, and docs/pace.md explains the rules.
 """
 
 import asyncio
@@ -68,14 +68,14 @@ class State(Enum):
 
 
 class RateLimiter:
-    """When a request may go out; people may look at it as `session.pace`.
+    """Decides when a request may be sent; public as `session.pace`.
 
     Attributes:
-        tenant: whose it is.
+        tenant: the address of the tenant.
         throttled: requests that were answered 429.
         waiting: requests that wait in the session's queue.
-        listeners: called when somebody who waits should look again.
-        changes: how often something changed that says how long a request has to wait.
+        listeners: called after a change that waiting requests should know.
+        changes: counts the changes that affect how long requests have to wait.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class RateLimiter:
 
     @property
     def pause_left(self) -> float:
-        """Seconds until a request may go out again, after a 429 or in an outage; else 0.0."""
+        """Seconds until a request may be sent again, after a 429 or in an outage; else 0.0."""
         return self.pause_from(_now())
 
     @property
@@ -179,13 +179,13 @@ class RateLimiter:
                 return max(wait, self._pacer.delay(now), self._window_delay(now))
 
     def pause_from(self, now: float) -> float:
-        """Seconds that are left of a pause; 0.0 where there is none."""
+        """Return the seconds left of a pause; 0.0 without one."""
         return max(0.0, self._until - now) if self._state is State.PAUSED else 0.0
 
     def expected_delay(self, now: float, place: int) -> float:
-        """Seconds until a request may go out that has to let `place` others go first.
+        """Return the seconds until a request may be sent that has `place` others before it.
 
-        It may be longer, because of what is not known: a limit that nobody met yet.
+        The wait may be longer because of a limit that is not known yet.
         """
         begin = now + self.pause_from(now)
         when = begin if self._limit is None else self._limit.when(begin, place)
@@ -199,7 +199,7 @@ class RateLimiter:
 
     @property
     def latency(self) -> float:
-        """Seconds from a request to its answer, where that is quick; 0.0 where nobody knows."""
+        """The shortest seconds from a request to its response; 0.0 if unknown."""
         return self._interval.latency if self._interval.latency < math.inf else 0.0
 
     @property
@@ -210,7 +210,7 @@ class RateLimiter:
         return self.rate is None or self._limit.rate < self.rate
 
     def probe_delay(self, now: float) -> float:
-        """Seconds until a tenant that is down is asked again, as far as that is known."""
+        """Return the seconds until the next probe of a tenant that is down, as far as known."""
         return self.pause_from(now) or self._breaker.wait
 
     def _window_delay(self, now: float) -> float:
@@ -340,7 +340,7 @@ class RateLimiter:
         estimator, pacer = self._estimator, self._pacer
         estimator.learn(interval, rate, paused_at, resumed_at)
         pacer.rate = estimator.rate
-        # A bucket has filled up while nobody was sent; a part of that is used.
+        # A token bucket has filled up while no request was sent; use a part of that.
         pacer.burst = max(1.0, _BURST_SHARE * estimator.burst)
         saved = min(pacer.burst - 1, _BURST_SHARE * pacer.rate * (resumed_at - paused_at))
         pacer.hold(resumed_at + (1 - saved) / pacer.rate)

@@ -8,11 +8,11 @@ _IDLE: Final = 0.1  # seconds; a request that is later than this was not waiting
 
 
 class Pacer:
-    """Moments at `rate` a second, one after the other.
+    """Gives evenly spaced send times at a rate.
 
     Args:
-        rate: moments a second.
-        burst: moments at once, at most, after a rest.
+        rate: send times per second.
+        burst: maximum send times at once after an idle time.
     """
 
     def __init__(self, rate: float = math.inf, burst: float = 1.0) -> None:
@@ -25,7 +25,7 @@ class Pacer:
         return max(0.0, self._next - now)
 
     def when(self, now: float, place: int) -> float:
-        """The moment after `place` others, not before `now`."""
+        """Return the send time after `place` others, not before `now`."""
         return max(now, max(self._next, now - self._saved()) + place / self.rate)
 
     def take(self, now: float) -> float:
@@ -41,5 +41,5 @@ class Pacer:
         self._next = until
 
     def _saved(self) -> float:
-        """Seconds of rest that a burst makes good."""
+        """Return the idle seconds that a burst makes up for."""
         return (self.burst - 1) / self.rate
