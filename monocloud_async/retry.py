@@ -17,8 +17,8 @@ from monocloud_async.errors import ConfigurationError, MonoCloudError, StatusErr
 T = TypeVar("T")
 Attempt = Callable[[float], Awaitable[T]]
 
-_RECENT = 10.0  # seconds; requests so long ago weigh a third of new ones
-_FEW_RETRIES = 10  # in that time, where there are few calls
+_RECENT = 10.0  # seconds after which a request counts for about a third
+_FEW_RETRIES = 10  # retries that are always allowed in that time
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,10 +38,10 @@ class RetryPolicy:
         budget: the maximum share of retries in the recent calls of a session, for single calls. Ten
             retries in ten seconds are always allowed. A run has no budget.
         wait_if_down: whether a single call waits for a tenant that is down, as long as `total`
-            allows. Else it fails at once, with `retry_after` set. A run waits.
+            allows. Otherwise it fails at once, with `retry_after` set. A run always waits.
 
     Raises:
-        ConfigurationError: a value that makes no sense.
+        ConfigurationError: a value is not valid.
     """
 
     attempts: int = 4
