@@ -50,12 +50,12 @@ _MAX_FAULTS, _MAX_CHARACTERS = 20, 3000
 _OBJECT_SIZE = 20  # of a string, in characters: even an empty one takes memory
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _CONTROL_BYTE = re.compile(rb"[\x00-\x1f\x7f]")
-_PATH_CHARACTER = re.compile(r"[./\\%]")
+_PATH_CHARACTER = re.compile(r"[./\\%;?#]")
 _SEPARATOR = re.compile(rb"[/\\]")
 _PARAMETERS = re.compile(rb"[;?#].*", re.DOTALL)  # some servers remove these from a segment
 _ESCAPED = re.compile(rb"%(?:[uU]00)?([0-9a-fA-F]{2})")  # IIS also decodes %uXXXX
 # Overlong encodings (RFC 3629, section 3), which some decoders accept.
-_OVERLONG = re.compile(rb"[\xc0\xc1]|\xe0[\x80-\x9f]|\xf0[\x80-\x8f]")
+_OVERLONG = re.compile(rb"[\xc0\xc1\xf8-\xff]|\xe0[\x80-\x9f]|\xf0[\x80-\x8f]")
 _DELAY_SECONDS = re.compile(r"[0-9]{1,9}")
 _CALLERS_MAPS = frozenset({"claims", "public_data", "private_data"})
 _OK, _MULTIPLE_CHOICES, _BAD_REQUEST, _UNPROCESSABLE, _LAST = 200, 300, 400, 422, 600
@@ -222,7 +222,7 @@ def _path_problem(user_id: str) -> str | None:
     if b"." in parts or b".." in parts:
         what = "is" if len(parts) == 1 else "has"
         return f"{what} a dot segment, which would address another path"
-    if len(parts) > 1 and b"" in parts:
+    if b"" in parts:
         return "has nothing before, after or between slashes, which would address another path"
     return "has encoded control characters" if _CONTROL_BYTE.search(decoded) else None
 

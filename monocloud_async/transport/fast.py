@@ -14,6 +14,7 @@ tests/transport/test_fast.py.
 
 import asyncio
 import logging
+import math
 import re
 from functools import cache, partial
 from operator import attrgetter
@@ -220,6 +221,7 @@ class FastTransport:
         self._deadlines = Deadlines()  # of everything but the wait for the first bytes
         self._due_at: dict[FastProtocol, float] = {}
         self._deadline_timer: asyncio.TimerHandle | None = None  # one timer, for the first deadline
+        self._timer_at = math.inf  # uvloop's handles do not always tell
         self._hooks: object = None
         self._unhooked = True
 
@@ -326,11 +328,15 @@ class FastTransport:
 
     def _set_deadline(self, protocol: FastProtocol, due: float) -> None:
         self._due_at[protocol] = due
-        if self._deadline_timer is not None and due < self._deadline_timer.when():
+        if self._deadline_timer is not None and due < self._timer_at:
             self._deadline_timer.cancel()
             self._deadline_timer = None
         if self._deadline_timer is None:
-            self._deadline_timer = self._loop.call_at(due, self._time_out, due)
+            self._set_timer(due)
+
+    def _set_timer(self, due: float) -> None:
+        self._timer_at = due
+        self._deadline_timer = self._loop.call_at(due, self._time_out, due)
 
     def _time_out(self, now: float) -> None:
         """Raise `TimeoutError` where the deadline has passed."""
@@ -339,7 +345,7 @@ class FastTransport:
             if due <= now:
                 protocol.fail(TimeoutError())
         if left := [due for due in self._due_at.values() if due > now]:
-            self._deadline_timer = self._loop.call_at(min(left), self._time_out, min(left))
+            self._set_timer(min(left))
 
     def _release(self, connection: Connection, protocol: FastProtocol, *, keep: bool) -> None:
         del self._due_at[protocol]

@@ -2,10 +2,10 @@
 
 import asyncio
 import math
+import sys
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
-from time import monotonic
 from typing import Any, Final
 
 import aiohttp
@@ -28,6 +28,8 @@ CONNECT_SHARE: Final = 0.9  # of a request's timeout
 # and the number of lines, so with them the limit in bytes is the product of the two.
 _LINES, _LINES_UNCOUNTED = MAX_HEADERS, 1024
 _BETWEEN: Final = len(": \r\n")
+# Others may put idle connections back meanwhile, which may be closed as well.
+_REUSED_AT_MOST: Final = 8
 
 
 class ClosedError(aiohttp.ClientConnectionError):
@@ -63,7 +65,8 @@ class Deadlines:
         """Raise `ClosedError` in all open blocks now."""
         self._closed = True
         for deadline in self._open:
-            deadline.reschedule(-math.inf)
+            if not deadline.expired():  # an expiring one cannot be changed any more
+                deadline.reschedule(-math.inf)
 
 
 class StandardTransport:
@@ -82,26 +85,44 @@ class StandardTransport:
         self._base_url = base_url
         self._credentials = credentials
         self._address = (url := URL(base_url)).raw_host, url.port
+        # Where the connector has a limit, requests wait here and not there: aiohttp hands a
+        # connection to who waits for one without a chance to check it.
+        self._places = _places(client.connector)
         self._deadlines = Deadlines()
 
     async def send(self, operation: Operation, user_id: str, timeout: float) -> Response:
         """The response to this operation on this user; errors are aiohttp's."""
-        async with self._deadlines.at(asyncio.get_running_loop().time() + timeout):
-            connector = self._client.connector
-            reused = self._close_stale(connector)
+        due = asyncio.get_running_loop().time() + timeout
+        try:
+            async with self._deadlines.at(due):
+                await self._places.acquire()
+        except TimeoutError:
+            raise aiohttp.ConnectionTimeoutError from None
+        try:
+            async with self._deadlines.at(due):
+                return await self._send_again_if_stale(operation, user_id, timeout)
+        finally:
+            self._places.release()
+
+    async def _send_again_if_stale(
+        self, operation: Operation, user_id: str, timeout: float
+    ) -> Response:
+        connector = self._client.connector
+        for _ in range(_REUSED_AT_MOST):
+            self._close_stale(connector)
+            if not self._has_idle(connector):
+                break
             try:
                 return await self._send(operation, user_id, timeout)
             except (TimeoutError, aiohttp.ClientConnectorError):
                 raise
             except (aiohttp.ServerDisconnectedError, OSError):
-                if not reused:
-                    raise
-            # Servers close idle connections, sometimes just as one is reused. That says nothing
-            # about the tenant, and the other idle connections may be closed as well.
-            for kept in self._idle_pools(connector):
-                for protocol, _since in kept:
-                    protocol.close()
-            return await self._send(operation, user_id, timeout)
+                # Servers close idle connections, sometimes just as one is reused. That says
+                # nothing about the tenant, and the other idle connections may be closed as well.
+                for idle in self._idle_pools(connector):
+                    for protocol, _since in idle:
+                        protocol.close()
+        return await self._send(operation, user_id, timeout)
 
     def close(self) -> None:
         """End the requests in flight."""
@@ -138,22 +159,29 @@ class StandardTransport:
         pools: dict[Any, deque[tuple[ResponseHandler, float]]] = getattr(connector, "_conns", {})
         return (kept for key, kept in pools.items() if (key.host, key.port) == self._address)
 
-    def _close_stale(self, connector: aiohttp.BaseConnector | None) -> bool:
-        """Close idle connections over which the server sent something; whether one is left.
+    def _has_idle(self, connector: aiohttp.BaseConnector | None) -> bool:
+        return any(
+            protocol.is_connected()
+            for idle in self._idle_pools(connector)
+            for protocol, _since in idle
+        )
 
-        `Connector` checks as well, when it takes a connection. aiohttp's own connectors never do.
+    def _close_stale(self, connector: aiohttp.BaseConnector | None) -> None:
+        """Close idle connections over which the server sent something.
+
+        `Connector` checks a connection when it takes it. aiohttp's own connectors never do.
         """
-        left = False
-        oldest = monotonic() - getattr(connector, "_keepalive_timeout", 0.0)
-        for kept in self._idle_pools(connector):
-            while kept:
-                protocol, since = kept[0]
-                if since >= oldest and is_silent(protocol) and not has_unread_bytes(protocol):
-                    left = True
-                    break
-                kept.popleft()
-                protocol.close()
-        return left
+        if isinstance(connector, Connector):
+            return
+        for idle in self._idle_pools(connector):
+            for protocol, _since in idle:
+                if not is_silent(protocol) or has_unread_bytes(protocol):
+                    protocol.close()
+
+
+def _places(connector: aiohttp.BaseConnector | None) -> asyncio.Semaphore:
+    limits = [] if connector is None else [connector.limit, connector.limit_per_host]
+    return asyncio.Semaphore(min(filter(None, limits), default=sys.maxsize))
 
 
 def request_options(operation: Operation, credentials: Credentials) -> dict[str, Any]:
