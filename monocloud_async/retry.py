@@ -1,7 +1,7 @@
-"""What may be retried, how long to wait, and when to give up.
+"""Retries of a call: what is retried, how long to wait, and when to give up.
 
-An enable sets a state: doing it twice leaves the user enabled. So every failure that may pass is
-safe to retry, also one after which nobody knows whether the tenant saw the request.
+All operations are idempotent: enabling an enabled user changes nothing. So every transient failure
+is safe to retry, even if nobody knows whether the tenant received the request.
 """
 
 import asyncio
@@ -17,31 +17,31 @@ from monocloud_async.errors import ConfigurationError, MonoCloudError, StatusErr
 T = TypeVar("T")
 Attempt = Callable[[float], Awaitable[T]]
 
-_RECENT = 10.0  # seconds; requests so long ago weigh a third of new ones
-_FEW_RETRIES = 10  # in that time, where there are few calls
+_RECENT = 10.0  # seconds after which a request counts for about a third
+_FEW_RETRIES = 10  # retries that are always allowed in that time
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RetryPolicy:
-    """How hard to try, as one value: `RetryPolicy(attempts=1)` never retries.
+    """The limits for retries; `RetryPolicy(attempts=1)` never retries.
 
-    Waits are full jitter: a random time up to a bound that starts at `wait_initial` and doubles
-    to `wait_max`. A `Retry-After` is a floor for the wait.
+    Waits have full jitter: a random time up to a bound that starts at `wait_initial` and doubles up
+    to `wait_max`. No wait is shorter than a `Retry-After`.
 
     Attributes:
-        attempts: requests at most, the first one included.
+        attempts: maximum number of requests, including the first one.
         wait_initial: seconds; the bound of the first wait.
-        wait_max: seconds; no wait is longer, unless the tenant asked for more.
+        wait_max: seconds; the maximum of a wait, unless the tenant asked for more.
         total: seconds for a call with all its attempts and waits.
-        max_retry_after: seconds; the longest `Retry-After` to obey. A longer one fails at once,
-            with `retry_after` set on the error.
-        budget: the share of a session's recent requests that may be retries of single calls. A
-            failure over it is not tried again; ten in ten seconds always are. A run has no budget.
+        max_retry_after: seconds; the longest `Retry-After` to obey. A longer one is an error at
+            once, which has the `retry_after`.
+        budget: the maximum share of retries in the recent calls of a session, for single calls. Ten
+            retries in ten seconds are always allowed. A run has no budget.
         wait_if_down: whether a single call waits for a tenant that is down, as long as `total`
-            allows. Else it fails at once, with `retry_after` set. A run waits.
+            allows. Otherwise it fails at once, with `retry_after` set. A run always waits.
 
     Raises:
-        ConfigurationError: a value that makes no sense.
+        ConfigurationError: a value is not valid.
     """
 
     attempts: int = 4
@@ -62,17 +62,17 @@ class RetryPolicy:
             raise ConfigurationError("total must be seconds above 0")
 
     def allows(self, error: BaseException) -> bool:
-        """Whether this failure may be retried at all, under this policy."""
+        """Return whether this policy allows a retry after this error."""
         if not isinstance(error, MonoCloudError):
             return False
         asked = retry_after(error)
         if asked is not None and asked > self.max_retry_after:
-            return False  # retrying before the time that the tenant named is never right
+            return False  # never retry before the time that the tenant asked for
         return error.transient
 
 
 def checked_policy(policy: RetryPolicy) -> RetryPolicy:
-    """The policy, if it is one; else raises `ConfigurationError`."""
+    """Return the policy; raises `ConfigurationError` if it is of another type."""
     if not isinstance(policy, RetryPolicy):
         raise ConfigurationError(
             f"retry must be a RetryPolicy, such as RetryPolicy(attempts=3), not {policy!r}"
@@ -81,15 +81,15 @@ def checked_policy(policy: RetryPolicy) -> RetryPolicy:
 
 
 def retry_after(error: BaseException | None) -> float | None:
-    """Seconds that the tenant asked to wait, where this error says so."""
+    """Return the seconds that the tenant asked to wait, if the error has them."""
     return error.retry_after if isinstance(error, StatusError) else None
 
 
 class RetryBudget:
-    """How many retries a session may spend on single calls, so that a tenant is not hit harder.
+    """Limits the retries of a session's single calls, so that they do not overload a broken tenant.
 
-    They are a share of recent requests, as in Finagle and gRPC. Recent is what was in the last ten
-    seconds, more or less: each second, a tenth of what was counted is forgotten.
+    Retries are limited to a share of recent calls, as in Finagle and gRPC. Recent means about the
+    last ten seconds: the counts decay by a tenth each second.
     """
 
     def __init__(self) -> None:
@@ -98,12 +98,12 @@ class RetryBudget:
         self._counted_at = -math.inf
 
     def count_call(self, now: float) -> None:
-        """A call begins."""
+        """Count a call that begins."""
         self._forget(now)
         self._calls += 1
 
     def spend(self, share: float, now: float) -> bool:
-        """Whether there is a retry left, for a policy with this share; it is spent."""
+        """Spend a retry, and return True; return False if this share is used up."""
         self._forget(now)
         if self._retries + 1 > max(share * self._calls, _FEW_RETRIES):
             return False
@@ -127,12 +127,12 @@ async def retry_call(
     clock: Callable[[], float],
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> T:
-    """What `attempt(seconds left)` returns when it is tried again, as often as the policy allows.
+    """Retry a call as the policy allows, and return the result of `attempt(seconds left)`.
 
-    The first attempt is the caller's own, and ended with the error `first`: nearly every call
-    succeeds at once, and this machinery costs more than all the rest of the client.
-    The error of the last attempt comes out as it is, with `attempts` set.
-    `clock` is monotonic seconds. `may_retry` is asked once for each retry, and has the last word.
+    The caller made the first attempt itself, which raised `first`: nearly every call succeeds at
+    once, and tenacity costs more than the rest of the client.
+    The error of the last attempt is raised unchanged, with `attempts` set.
+    `clock` is in monotonic seconds. `may_retry` is called once for each retry, and can refuse it.
     """
     first.attempts = 1
     if policy.attempts == 1 or not policy.allows(first):
@@ -143,7 +143,7 @@ async def retry_call(
     async def attempt_again() -> T:
         nonlocal shown, tries
         tries += 1
-        if shown is not None:  # tenacity counts the first attempt too, so it is shown to it
+        if shown is not None:  # tenacity must count the first attempt, so raise its error here
             error, shown = shown, None
             raise error
         try:
@@ -157,14 +157,14 @@ async def retry_call(
         return max(retry_after(error) or 0.0, backoff(state))
 
     def stop(state: tenacity.RetryCallState) -> bool:
-        # tenacity's own limits of time read its own clock; and a wait past the deadline is in vain.
+        # Not tenacity's time limits, which use another clock; and never wait past the deadline.
         if state.attempt_number >= policy.attempts or clock() + state.upcoming_sleep >= deadline:
             return True
         error = state.outcome.exception() if state.outcome else None
         return isinstance(error, MonoCloudError) and not may_retry(error)
 
     backoff = tenacity.wait_random_exponential(multiplier=policy.wait_initial, max=policy.wait_max)
-    # Fresh for every call that retries: concurrent calls that share one mix up their counts.
+    # A new one for each call: concurrent calls that share one would mix up their counts.
     retrying = tenacity.AsyncRetrying(
         sleep=sleep,
         stop=stop,

@@ -1,4 +1,4 @@
-"""The way in: connections to one tenant, one call, and the start of a bulk run."""
+"""The session: connections to one tenant, single calls, and bulk runs."""
 
 import asyncio
 import os
@@ -46,7 +46,7 @@ DEFAULT_RETRY = RetryPolicy()
 
 
 class MonoCloudSession:
-    """A connection to one tenant, for as long as the application lives; from any number of tasks.
+    """A client for one tenant, for the life of the application and any number of tasks.
 
     ```python
     async with MonoCloudSession("acme.eu.monocloud.com", api_key) as session:
@@ -55,27 +55,26 @@ class MonoCloudSession:
 
     Args:
         domain: the tenant's domain, with or without `https://`. Default: the environment's
-            `MONOCLOUD_MANAGEMENT_DOMAIN`. Plain `http://` is for loopback addresses only.
-        api_key: default: the environment's `MONOCLOUD_MANAGEMENT_API_KEY`.
-        timeout: seconds for one request with the reading of its answer; connecting may take nine
-            tenths of them. Default: the environment's `MONOCLOUD_MANAGEMENT_TIMEOUT`
-            (milliseconds), or 10.
-        retry: how hard to try; see `RetryPolicy`.
-        max_rate: requests a second that everything together keeps to. Default: what the tenant
-            grants, which the session finds out.
-        burst: requests at once that `max_rate` allows after a rest.
+            `MONOCLOUD_MANAGEMENT_DOMAIN`. Plain `http://` is only for loopback addresses.
+        api_key: the API key. Default: the environment's `MONOCLOUD_MANAGEMENT_API_KEY`.
+        timeout: seconds for one request including its response; connecting may take nine tenths of
+            this time. Default: the environment's `MONOCLOUD_MANAGEMENT_TIMEOUT` (milliseconds), or
+            10.
+        retry: the limits for retries; see `RetryPolicy`.
+        max_rate: maximum requests per second of the whole session. Default: the rate that the
+            tenant allows, which the session learns.
+        burst: requests that `max_rate` allows at once after an idle time.
         client_session: an `aiohttp.ClientSession` to borrow, with its proxy, TLS, tracing and
-            middlewares; best over a `monocloud_async.connector.Connector`, which never takes what
-            a server said unasked for an answer. It is never closed here. Without one, the session
-            opens connections of its own at the first call, as many as there are calls at once, so
-            that a timeout never counts time spent waiting for a connection; it ignores cookies,
-            `.netrc` and proxies of the environment.
+            middlewares. It is never closed here. Use a `monocloud_async.connector.Connector` for
+            it, which never uses unsolicited data as a response. By default, the session opens its
+            own connections, as many as there are concurrent calls, so that a timeout never includes
+            a wait for a connection; it ignores cookies, `.netrc` and proxies of the environment.
 
     Raises:
-        ConfigurationError: no domain or key, or one that cannot be used. Nothing is sent.
+        ConfigurationError: the domain or the key is missing, or cannot be used. Nothing is sent.
     """
 
-    # A traceback with locals prints sessions that are not whole yet, too.
+    # A traceback with locals also prints sessions whose constructor has failed.
     _base_url = "of no tenant yet"
     _closed = False
 
@@ -90,7 +89,7 @@ class MonoCloudSession:
         burst: float = 1,
         client_session: aiohttp.ClientSession | None = None,
     ) -> None:
-        api_key = config.mask_key(api_key)  # from here on, no traceback can show it
+        api_key = config.mask_key(api_key)  # so that no traceback can show it
         self._base_url = config.base_url(domain)
         self._credentials = config.credentials(api_key)
         self._timeout = config.timeout(timeout)
@@ -115,12 +114,12 @@ class MonoCloudSession:
 
     @property
     def tenant(self) -> str:
-        """The tenant's address."""
+        """The address of the tenant."""
         return self._base_url
 
     @property
     def pace(self) -> RateLimiter:
-        """The tenant's pace: `state`, `rate`, `pause_left`, `down`, `waiting`, `throttled`."""
+        """The rate limiter: `state`, `rate`, `pause_left`, `down`, `waiting`, `throttled`."""
         return self._limiter
 
     def __repr__(self) -> str:
@@ -156,27 +155,26 @@ class MonoCloudSession:
     async def enable_user(
         self, user_id: str, *, timeout: float | None = None, retry: RetryPolicy | None = None
     ) -> User:
-        """The user as the tenant has it after the call. Enabling an enabled user is fine.
+        """Enable a user, and return the user. Enabling an enabled user changes nothing.
 
-        All requests of the session wait in one queue, in which a single call goes before bulk
-        runs. A 429 spends no attempt: the call waits for its turn. Retries share a budget, so that
-        a web backend does not multiply its load when the tenant is broken. To end a call in time,
-        give a `retry` with a `total`: one that is cancelled from outside tells nobody that the
-        tenant did not answer.
+        All requests of the session wait in one queue, where single calls overtake bulk runs. A 429
+        uses no attempt: the call queues again. Retries share a budget, so that a web backend does
+        not multiply its load on a broken tenant. For a deadline, pass a `retry` with a `total`: if
+        you cancel the call instead, the rate limiter learns nothing about the tenant.
 
         Args:
-            user_id: sent as exactly itself, or refused before any request.
-            timeout: seconds for one request, in place of the session's.
-            retry: in place of the session's.
+            user_id: sent unchanged, or refused before any request.
+            timeout: seconds for one request, instead of the session's.
+            retry: the limits for retries, instead of the session's.
 
         Raises:
-            InvalidUserIdError: the id cannot be one user; nothing was sent.
+            InvalidUserIdError: the id is not valid; nothing was sent.
             StatusError: the tenant refused; see its subclasses. `RateLimitedError` at once, with
-                `retry_after`, when the call's turn would come after its `total`, or a pause lasts
-                longer than `max_retry_after`; `ServerError` at once while the tenant is down.
-            TransportError: no complete answer came (`RequestTimeoutError`: in time). The user
+                `retry_after`, if the call would have to queue for longer than its `total`, or pause
+                for longer than `max_retry_after`; `ServerError` at once while the tenant is down.
+            TransportError: no complete response arrived (`RequestTimeoutError`: in time). The user
                 may or may not be enabled; calling again is safe.
-            InvalidResponseError: the answer was not this user.
+            InvalidResponseError: the response was not this user.
         """
         return await self._call(ENABLE, user_id, timeout, retry)
 
@@ -188,11 +186,11 @@ class MonoCloudSession:
         timeout: float | None = None,
         retry: RetryPolicy | None = None,
     ) -> User:
-        """The user as the tenant has it after it was disabled. Disabling twice is fine.
+        """Disable a user, and return the user. Disabling a disabled user changes nothing.
 
         Args:
             user_id: as for `enable_user`.
-            revoke_sessions: also end the sessions that the user has now.
+            revoke_sessions: also end the current sessions of the user.
             timeout: as for `enable_user`.
             retry: as for `enable_user`.
 
@@ -204,7 +202,7 @@ class MonoCloudSession:
     async def get_user(
         self, user_id: str, *, timeout: float | None = None, retry: RetryPolicy | None = None
     ) -> User:
-        """The user as the tenant has it now; nothing is changed.
+        """Return the user; changes nothing.
 
         Args:
             user_id: as for `enable_user`.
@@ -212,7 +210,7 @@ class MonoCloudSession:
             retry: as for `enable_user`.
 
         Raises:
-            MonoCloudError: as from `enable_user`; `NotFoundError` where there is no such user.
+            MonoCloudError: as from `enable_user`; `NotFoundError` if the user does not exist.
         """
         return await self._call(GET_USER, user_id, timeout, retry)
 
@@ -223,7 +221,7 @@ class MonoCloudSession:
         timeout: float | None,
         retry: RetryPolicy | None,
     ) -> User:
-        """One operation on one user, with its retries."""
+        """Do one operation for one user, with retries, and return the user."""
         limit = self._timeout if timeout is None else config.positive("timeout", timeout)
         policy = self._retry if retry is None else checked_policy(retry)
         check_user_id(user_id)
@@ -303,37 +301,36 @@ class MonoCloudSession:
         on_outcome: OnOutcome | None = None,
         journal: str | os.PathLike[str] | Journal | None = None,
     ) -> BulkRun:
-        """A run over many users: `await` it for its `BulkReport`, or iterate over its outcomes.
+        """Return a run over many users: `await` it for the report, or iterate over its outcomes.
 
-        One user's failure is a value in the report, never the end of the run. A 429 pauses
-        everyone for as long as the tenant asks and spends no attempt. The first request goes
-        alone: a wrong key costs one. An id that comes twice is sent twice, which is harmless.
+        One user's failure is a value in the report, never the end of the run. A 429 pauses all
+        calls for as long as the tenant asks, and uses no attempt. The first request is sent alone,
+        so a wrong key costs one. A duplicate id is sent twice, which is harmless.
 
         Args:
-            user_ids: any iterable or async iterable; it is read as places become free, so memory
-                does not grow with it. What it raises comes out after the calls in flight ended.
-            concurrency: requests in flight at most. On a borrowed `ClientSession` no more than
-                its connector has connections.
-            timeout: seconds for one request, in place of the session's.
-            retry: in place of the session's.
-            max_rate: requests a second that this run keeps to, from the first one.
+            user_ids: any iterable or async iterable; it is read as workers become free, so memory
+                does not grow with it. An exception in it is raised after the calls in flight end.
+            concurrency: maximum requests in flight. With a borrowed `ClientSession`, no more than
+                the limit of its connector.
+            timeout: seconds for one request, instead of the session's.
+            retry: the limits for retries, instead of the session's.
+            max_rate: maximum requests per second of this run.
             max_outage: seconds that the run waits for a tenant that is down.
             on_outcome: called with every `Outcome`, in the order in which they finish.
-            journal: a file that makes the run survive: the same call with the same ids after a
-                crash goes on where it was, and users that are enabled there are
-                "already_enabled" and not asked for again. An outcome is on disk within 50 ms of
-                its answer, or no more calls are started until it is. Ids may be added at the end;
-                any other change is refused. Or an object with the two methods of
-                `monocloud_async.journal.Journal`. Default: none.
+            journal: a file from which the same call with the same ids can resume the run after a
+                crash: users who are enabled there are "already_enabled" and not sent again. An
+                outcome is on disk within 50 ms of its response, or no more calls start until it is.
+                Ids may be added at the end; any other change is refused. Or an object with the two
+                methods of `monocloud_async.journal.Journal`. Default: none.
 
         Raises:
-            RunStoppedError: (from the run) a refused key, something that answers in MonoCloud's
-                place, a tenant that is down for longer than `max_outage` or that grants nothing
-                for 15 minutes, or a journal that cannot be written; its `report` has what was
-                done, and the rest stays unread.
+            RunStoppedError: (from the run) the key was refused, something other than MonoCloud
+                answered, the tenant was down for longer than `max_outage` or answered only 429 for
+                15 minutes, or the journal cannot be written. Its `report` has the results, and the
+                rest of the ids stays unread.
             ConfigurationError: (from the run) the journal is in use, or of another tenant,
-                another input or a newer version; or `user_ids` is a set or something else whose
-                order does not last, so that no journal can say where to go on.
+                another input or a newer version; or `user_ids` is a set or has no stable order for
+                another reason, so that no journal can resume it.
         """
         return self._bulk(
             ENABLE,
@@ -360,14 +357,14 @@ class MonoCloudSession:
         on_outcome: OnOutcome | None = None,
         journal: str | os.PathLike[str] | Journal | None = None,
     ) -> BulkRun:
-        """A run that disables many users: as `bulk_enable`, with the statuses of a disable.
+        """Return a run that disables many users; it works like `bulk_enable`.
 
-        Users come to "disabled", or "already_disabled" where the journal has them as disabled. A
-        journal belongs to one operation: that of a `bulk_enable` is refused.
+        Outcomes are "disabled", or "already_disabled" according to the journal. A journal belongs
+        to one operation: that of a `bulk_enable` is refused.
 
         Args:
-            user_ids: as for `bulk_enable`; so are all the options but the first.
-            revoke_sessions: also end the sessions that each user has now.
+            user_ids: as for `bulk_enable`.
+            revoke_sessions: also end the current sessions of each user.
             concurrency: as for `bulk_enable`.
             timeout: as for `bulk_enable`.
             retry: as for `bulk_enable`.
@@ -423,9 +420,9 @@ class MonoCloudSession:
         )
 
     async def _send(self, operation: Operation, user_id: str, timeout: float) -> User:
-        """One request and its answer. All that goes wrong on the way is translated here, once."""
+        """Send one request, and return the user; the only place where errors are translated."""
         transport = self._transport()
-        if timeout <= 0:  # aiohttp would take that for no timeout at all
+        if timeout <= 0:  # aiohttp would treat this as no timeout
             raise expired_error(user_id)
         try:
             response = await transport.send(operation, user_id, timeout)
@@ -442,19 +439,19 @@ class MonoCloudSession:
             try:
                 return operation.read(user_id, response)
             except InvalidResponseError:
-                response.end()  # it may be another request's answer, and so would be the next one
+                response.end()  # it may be another request's response, and so may the next one
                 raise
         # Outside the `except`, and not chained: aiohttp's errors hold the request's headers.
         raise fault
 
     def _transport(self) -> StandardTransport | FastTransport:
-        """The way that a request goes now."""
+        """Return the transport to use now."""
         if self._closed:
             raise ConfigurationError(CLOSED)
         if self._borrowed is not None:
             if self._borrowed.closed:
                 raise ConfigurationError("the borrowed client_session is closed")
-            # The environment may change, and plain HTTP would hide nothing.
+            # The environment may change, and plain HTTP would expose the key to a new proxy.
             if not self._proxy_checked or self._base_url.startswith("http://"):
                 config.check_proxy(self._borrowed, self._base_url)
                 self._proxy_checked = True

@@ -1,1 +1,1 @@
-"""A run over many users: where the ids come from, their attempts, and where outcomes go."""
+"""Runs one operation for many users: the source of ids, the attempts, and the results."""

@@ -1,4 +1,4 @@
-"""One user on the way through a run: turns, attempts, and the outcome that they come to."""
+"""The attempts for one user of a run, and the outcome."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -20,13 +20,13 @@ Send = Callable[[str, float], Awaitable[User]]
 
 
 class Call:
-    """What is known of one user so far, and what it makes in the end."""
+    """The state of one user's call, and its outcome at the end."""
 
     attempts = 0  # requests that were not answered 429
     paused = 0.0  # seconds that do not count as retry time
     error: MonoCloudError | None = None
-    own_failure = False  # a failure was counted as this user's own
-    may_have_succeeded = False  # a request went out that nobody answered
+    own_failure = False  # a failure counted as this user's own
+    may_have_succeeded = False  # a request got no response
     in_flight = False
     waiting = False
 
@@ -45,7 +45,7 @@ class Call:
 
     @property
     def was_throttled(self) -> bool:
-        """Whether the last answer was a 429."""
+        """Whether the last response was a 429."""
         return isinstance(self.error, RateLimitedError)
 
     def add_failure(self, error: MonoCloudError) -> None:
@@ -56,19 +56,19 @@ class Call:
         self.may_have_succeeded |= isinstance(error, TransportError) and error.sent
 
     def done(self, user: User) -> Outcome:
-        """The outcome when the tenant answered with the user."""
+        """Return the outcome after a success."""
         return self._outcome(self.operation.done, user=user)
 
     def failed(self, error: MonoCloudError) -> Outcome:
-        """The outcome when the last attempt ended so."""
-        # A tenant that says no to this user has the last word; one in trouble, or nobody, has not.
+        """Return the outcome when the last attempt ended with this error."""
+        # Only a final refusal settles an earlier attempt that got no response.
         final = isinstance(error, StatusError) and not error.transient
         unsure = self.may_have_succeeded and not final
-        # An outcome may live long; the frames of its error's traceback should not.
+        # Outcomes may live long, so do not keep the frames of the traceback alive.
         return self._outcome("unknown" if unsure else "failed", error=error.with_traceback(None))
 
     def interrupted(self) -> Outcome:
-        """The outcome where the run ended before the call did."""
+        """Return the outcome when the run ends before the call."""
         if self.in_flight:
             return self._outcome("unknown")
         never_seen = isinstance(self.error, TransportError) and not self.may_have_succeeded
@@ -91,15 +91,15 @@ class Call:
 
 
 class CallRunner:
-    """Makes the calls of a run, and notices what ends it.
+    """Makes the calls of a run, and stops the run if a response requires it.
 
     Args:
-        send: makes one request for a user id, within so many seconds.
-        queue: when a request may go out.
+        send: makes one request for a user id, within a number of seconds.
+        queue: decides when a request may be sent.
         policy: the retries of one user.
-        stop_rules: knows which answers stop the run.
-        report: where requests are counted.
-        on_stop: called once, when the run is not to go on.
+        stop_rules: decides which responses stop the run.
+        report: counts the requests.
+        on_stop: called once, when the run has to stop.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class CallRunner:
         on_stop: Callable[[], None],
     ) -> None:
         self.queue = queue
-        self.proved = asyncio.Event()  # the first request has been answered, one way or another
+        self.proved = asyncio.Event()  # the first request has ended, in any way
         self.stop_reason: StopReason | None = None
         self.draining = False
         self._send = send
@@ -123,10 +123,10 @@ class CallRunner:
         self._on_stop = on_stop
 
     async def run(self, call: Call) -> Outcome:
-        """What became of the user.
+        """Make the call, and return its outcome.
 
         Raises:
-            CancelledError: the run is over for this user; `call.interrupted()` says how.
+            CancelledError: the run ended first; `call.interrupted()` is the outcome.
         """
         try:
             user = await self._attempt(call, self._policy.total)
@@ -138,7 +138,7 @@ class CallRunner:
         return await self._retry(call, first)
 
     async def _retry(self, call: Call, error: MonoCloudError) -> Outcome:
-        """The outcome after a first attempt that failed."""
+        """Retry after the first attempt failed, and return the outcome."""
         policy, clock = self._policy, call.clock
 
         async def sleep(seconds: float) -> None:
@@ -158,7 +158,7 @@ class CallRunner:
         return call.done(user)
 
     async def _attempt(self, call: Call, left: float) -> User:
-        """One request, and again after what is news of the tenant and no failure of this user."""
+        """Send a request, and repeat it after failures that are not this user's own."""
         queue, report, clock = self.queue, self._report, call.clock
         refused = None
         while True:
@@ -195,7 +195,7 @@ class CallRunner:
             call.paused += clock() - sent_at
 
     def _is_own_failure(self, call: Call, error: MonoCloudError, now: float) -> bool:
-        """Whether the request's failure is this user's own, and no news of the tenant."""
+        """Return whether the failure is the user's own, and not a 429 or an outage."""
         call.add_failure(error)
         self._report.throttled += call.was_throttled
         stop_reason = self._stop_rules.check(error, now, first=not self.proved.is_set())
@@ -213,7 +213,7 @@ class CallRunner:
         return await self._wait(call, partial(self.queue.wait, refused=refused, is_retry=failed))
 
     async def _wait(self, call: Call, wait: Callable[[], Awaitable[T]]) -> T:
-        """Wait in a way that draining ends."""
+        """Wait; draining the run ends the wait."""
         if self.draining:
             raise asyncio.CancelledError
         call.waiting = True

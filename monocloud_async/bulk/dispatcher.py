@@ -1,4 +1,4 @@
-"""Which user a run calls for next, and when: as soon as a request may go out, and not before."""
+"""Selects the next user of a run, as soon as a request may be sent, and not earlier."""
 
 import asyncio
 import time
@@ -20,16 +20,16 @@ class Dispatcher:
     """Hands out the users of the input, one at a time.
 
     Args:
-        operation: what is done for each.
+        operation: the operation of the run.
         source: the input.
-        runner: makes the calls; while its first one is out, nobody else is admitted.
-        results: where outcomes go; has a place for each user who is on the way.
-        writer: the journal's, if there is one; where its disk is slow, nobody is admitted.
-        report: the run's.
-        is_idle: whether nobody is on the way.
+        runner: makes the calls; during its first call, no other user is handed out.
+        results: receives the outcomes; has room for each user who is handed out.
+        writer: writes the journal, if there is one; while it is behind, no user is handed out.
+        report: the report of the run.
+        is_idle: returns whether no call is in progress.
 
     Attributes:
-        clock: the event loop's, once there is one.
+        clock: the clock of the event loop, once there is one.
     """
 
     def __init__(
@@ -51,13 +51,13 @@ class Dispatcher:
         self._writer = writer
         self._report = report
         self._is_idle = is_idle
-        self._reading = False  # somebody waits for the next one
+        self._reading = False  # a worker waits for the next user
 
     async def next(self) -> Call | None:
-        """The next user to call for, as soon as a request may go out.
+        """Return the call for the next user, as soon as a request may be sent.
 
-        None when that was all, or when another worker is waiting for the next one. Whoever gets it
-        brings in one more worker, so that a run that was held up is soon back at its concurrency.
+        Returns None at the end, or if another worker already waits here. A worker that gets a call
+        starts one more worker, so that a run is soon back at its concurrency after a pause.
         """
         if self._reading:
             return None
@@ -68,13 +68,13 @@ class Dispatcher:
                 await self._source.open(results.record_skipped if results.has_listener else None)
             return await self._read()
         except BaseException:
-            self._runner.draining = True  # nobody reads on
+            self._runner.draining = True  # no more ids are read
             raise
         finally:
             self._reading = False
 
     def cut_off(self) -> None:
-        """The run is over; who was read and not handed out is told of."""
+        """Record the outcome of an id that was read but not handed out when the run ended."""
         if self._source.held is not None:
             self._results.record(self._call(self._source.held).interrupted())
 
@@ -86,7 +86,7 @@ class Dispatcher:
             if self._writer is not None and self._writer.is_behind:
                 await self._writer.caught_up()
             if not runner.proved.is_set() and not self._is_idle():
-                await runner.proved.wait()  # the first request goes alone: a wrong key costs one
+                await runner.proved.wait()  # a lone first request, as the key may be wrong
             if queue.must_wait(self.clock()):
                 await queue.ready()
             user_id = await self._source.next()

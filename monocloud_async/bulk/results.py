@@ -1,4 +1,4 @@
-"""Where a run's outcomes go: its report, its journal, whoever iterates, and `on_outcome`."""
+"""Passes the outcomes of a run to its report, its journal, its iterator, and `on_outcome`."""
 
 import asyncio
 import gc
@@ -16,37 +16,37 @@ if TYPE_CHECKING:  # SQLite and threads, only where a journal is kept
 
 OnOutcome = Callable[[Outcome], None]
 
-_ROOM: Final = 16 << 20  # bytes of users that may wait for whoever iterates
-_LARGE: Final = 8192  # bytes of JSON; what a smaller user holds is not worth a closer look
-_FORGET: Final = 7 / 8  # of the size that the next user is thought of, with each smaller one
+_ROOM: Final = 16 << 20  # bytes of users that may wait for the iterating caller
+_LARGE: Final = 8192  # bytes of JSON; smaller users are not measured exactly
+_FORGET: Final = 7 / 8  # factor for the expected size, with each smaller user
 
 
 class Waiting:
-    """Outcomes that wait for whoever iterates, and the memory that their users hold.
+    """The outcomes that wait for the iterating caller, and the memory of their users.
 
-    There are few, but a user may be of 256 KiB, and hold up to 24 times as much once it is read.
+    There are few, but the JSON of a user may have 256 KiB, and take 24 times as much in memory.
 
     Attributes:
-        on_the_way: users whose outcome is still to come.
+        on_the_way: users whose outcome is still expected.
     """
 
     def __init__(self) -> None:
         self.on_the_way = 0
         self._outcomes: asyncio.Queue[tuple[Outcome | None, int]] = asyncio.Queue()
         self._held = 0
-        self._expected = 0.0  # of a user on the way
+        self._expected = 0.0  # bytes of a user on the way
         self._changed = asyncio.Event()
         self._encoder = msgspec.json.Encoder()
         self._buffer = bytearray()
 
     async def room(self) -> None:
-        """Returns when there is memory for one more user."""
+        """Wait until there is memory for one more user."""
         while self._held + self.on_the_way * self._expected > _ROOM:
             self._changed.clear()
             await self._changed.wait()
 
     def put(self, outcome: Outcome) -> None:
-        """One more waits."""
+        """Add an outcome."""
         size = 0
         if outcome.user is not None:
             size = self._size(outcome.user)
@@ -56,7 +56,7 @@ class Waiting:
         self._changed.set()
 
     async def get(self) -> Outcome | None:
-        """The first one; None after the last one, again and again."""
+        """Return the next outcome; None after the last one, and always from then on."""
         outcome, size = await self._outcomes.get()
         if outcome is None:
             self.end()
@@ -65,11 +65,11 @@ class Waiting:
         return outcome
 
     def end(self) -> None:
-        """There are no more."""
+        """Mark the end of the outcomes."""
         self._outcomes.put_nowait((None, 0))
 
     def _size(self, user: User) -> int:
-        """About how many bytes it holds."""
+        """Return about how many bytes the user takes."""
         try:
             self._encoder.encode_into(user, self._buffer)
         except RecursionError:
@@ -78,7 +78,7 @@ class Waiting:
 
 
 def _held_by(thing: object) -> int:
-    """Bytes of this and all that it leads to; nothing in it leads back."""
+    """Return the bytes of this object and of all that it refers to; there are no cycles."""
     size, objects = 0, [thing]
     while objects:
         size += sum(map(sys.getsizeof, objects))
@@ -87,18 +87,18 @@ def _held_by(thing: object) -> int:
 
 
 class Results:
-    """Hands on every outcome, and holds the run up where nobody takes them.
+    """Passes on every outcome, and slows the run down if the caller does not take them.
 
     Args:
-        report: where they are counted.
-        writer: the journal's, if there is one.
-        on_outcome: the caller's own, if there is one.
-        slots: how many may be on their way where somebody iterates, from the reading of an id to
-            the taking of its outcome.
+        report: counts the outcomes.
+        writer: writes the journal, if there is one.
+        on_outcome: the callback of the caller, if there is one.
+        slots: if the caller iterates, how many users may be between the reading of their id and
+            the taking of their outcome.
 
     Attributes:
-        error: what `on_outcome` raised, or a mistake in here; it ends the run.
-        streamed: whether somebody iterates, so that a user needs room; see `room`.
+        error: what `on_outcome` raised, or an internal error; it ends the run.
+        streamed: whether the caller iterates, so that each user needs room; see `room`.
     """
 
     def __init__(
@@ -115,35 +115,35 @@ class Results:
         self._on_outcome = on_outcome
         self._slots = asyncio.BoundedSemaphore(slots)
         self.streamed = False
-        self._waiting: Waiting | None = None  # only where somebody iterates
+        self._waiting: Waiting | None = None  # only if the caller iterates
 
     @property
     def has_listener(self) -> bool:
-        """Whether anybody hears of an outcome before the run's end."""
+        """Whether the caller gets outcomes during the run."""
         return self._waiting is not None or self._on_outcome is not None
 
     def stream(self) -> None:
-        """From now on, somebody iterates."""
+        """Keep outcomes for a caller that iterates."""
         self._waiting = Waiting()
         self.streamed = True
 
     async def next(self) -> Outcome | None:
-        """The next outcome for whoever iterates; None after the last one, again and again."""
-        assert self._waiting is not None  # noqa: S101  somebody iterates
+        """Return the next outcome for the iterating caller; None after the last one."""
+        assert self._waiting is not None  # noqa: S101  only called after `stream`
         outcome = await self._waiting.get()
         if outcome is not None:
             self._slots.release()
         return outcome
 
     async def room(self) -> None:
-        """Returns when one more user may be on the way; at once where nobody iterates."""
+        """Wait until there is room for one more user, if the caller iterates."""
         if self._waiting is not None:
             await self._waiting.room()
             self._waiting.on_the_way += 1
             await self._slots.acquire()
 
     def record(self, outcome: Outcome) -> None:
-        """Hand on what became of a user; raises what `on_outcome` does."""
+        """Pass on an outcome; raises what `on_outcome` raises."""
         add_outcome(self._report, outcome)
         if self._writer is not None:
             self._writer.add(outcome)
@@ -154,14 +154,14 @@ class Results:
             self._call_back(outcome)
 
     async def record_skipped(self, outcome: Outcome) -> None:
-        """Hand on the outcome of a user that the journal has as enabled."""
+        """Pass on the outcome of a user whom the journal records as done."""
         self._call_back(outcome)
         if self._waiting is not None:
             self._waiting.put(outcome)
-            await self._slots.acquire()  # this one's comes back when somebody takes it
+            await self._slots.acquire()  # released when the caller takes the outcome
 
     def end(self) -> None:
-        """There are no more."""
+        """Mark the end of the outcomes."""
         if self._waiting is not None:
             self._waiting.end()
 

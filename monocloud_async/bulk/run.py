@@ -1,12 +1,12 @@
-"""One operation for many users: outcomes as they finish, and a report.
+"""Runs one operation for many users: gives outcomes as they finish, and a report.
 
-Each worker takes an id, makes that user's call to its end, and takes the next id. It holds a place
-of a `BoundedSemaphore(concurrency)` for as long as it works, so requests in flight and memory are
-bounded, and no user costs a task or a semaphore of its own. Workers take ids one after the other;
-one of them waits until a request may go out, no more.
-Async inputs are read by one task, which gets a place for each user and gives the user a task: an
+Each worker takes an id, makes the whole call for that user, and takes the next id. It holds a place
+of a `BoundedSemaphore(concurrency)` while it works. This limits the requests in flight and the
+memory, and no user needs its own task or semaphore. Only one idle worker at a time waits until a
+request may be sent.
+An async input is read by one task, which takes a place for each user and starts a task for it: an
 async generator may hold what belongs to a task, such as a timeout, a task group or a cursor.
-Where somebody iterates over the run, an id is taken only when there is room for its outcome.
+If the caller iterates over the run, an id is taken only when there is room for its outcome.
 """
 
 import asyncio
@@ -44,12 +44,12 @@ class BulkRun:
             ...
     ```
 
-    Leaving the `async with` early cancels the calls in flight. A consumer that stalls stalls the
-    run: at most `concurrency` outcomes wait for it. `report` is live, and holds what was done
-    also after an error or a cancellation.
+    Leaving the `async with` early cancels the calls in flight. A slow consumer slows the run down:
+    at most `concurrency` outcomes wait for it. `report` is up to date during the run, and also
+    after an error or a cancellation.
     """
 
-    _started = True  # until it is whole
+    _started = True  # until the constructor has succeeded
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class BulkRun:
             raise ConfigurationError(f"journal must be a path or a Journal, not {journal!r}")
         me = weakref.ref(self)
 
-        def drain() -> None:  # not a method, or a forgotten run would wait for the next collection
+        def drain() -> None:  # not a method, because a reference cycle would delay `__del__`
             if (run := me()) is not None:
                 run.drain()
 
@@ -96,8 +96,8 @@ class BulkRun:
             self._writer = JournalWriter(journal, self.report, limiter, drain)
         self._source = Source(operation, user_ids, self.report, self._writer)
         self._places = asyncio.BoundedSemaphore(concurrency)
-        self._workers = workers = dict[asyncio.Task[None], Call | None]()  # and what each is at
-        self._reader: asyncio.Task[None] | None = None  # of an async input
+        self._workers = workers = dict[asyncio.Task[None], Call | None]()  # and their calls
+        self._reader: asyncio.Task[None] | None = None  # the reader of an async input
         self._results = Results(self.report, self._writer, on_outcome, slots=concurrency)
         self._dispatcher = Dispatcher(
             operation,
@@ -114,29 +114,29 @@ class BulkRun:
 
     @property
     def in_flight(self) -> int:
-        """Users whose calls have begun and not ended."""
+        """How many calls are in progress."""
         return sum(call is not None for call in self._workers.values())
 
     @property
     def pace(self) -> RateLimiter:
-        """The session's pace: what the tenant grants, and whether it is there."""
+        """The rate limiter of the session; tells the tenant's rate, and whether it is down."""
         return self._queue.limiter
 
     def __del__(self) -> None:
         if not self._started:
-            # As Python has it for coroutines: a forgotten `await` enables nobody.
+            # As for coroutines in Python: without `await`, nothing happens.
             operation = self._operation
             what = f"bulk_{operation.name} was never awaited, and nobody was {operation.done}"
             warnings.warn(what, RuntimeWarning, stacklevel=1, source=self)
 
     def prove(self) -> None:
-        """Assume the key is valid: no request goes alone first, and a 403 is its user's own."""
+        """Assume the key is valid: skip the lone first request; a first 403 stops nothing."""
         self._runner.proved.set()
 
     def drain(self) -> None:
-        """Start no more calls; those in flight finish, those that only wait end as they are.
+        """Start no more calls: those in flight finish, and those that wait for a retry end at once.
 
-        The run then ends as usual, its report's `exhausted` False.
+        The run then ends normally, with `exhausted` False in its report.
         """
         self._runner.draining = True
         if self._reader is not None:
@@ -146,7 +146,7 @@ class BulkRun:
                 task.cancel()
 
     def cancel(self) -> None:
-        """Start no more calls, and cancel those in flight: they are "unknown"."""
+        """Start no more calls, and cancel those in flight, whose outcome is "unknown"."""
         self.drain()
         for task in self._workers:
             task.cancel()
@@ -177,7 +177,7 @@ class BulkRun:
             raise ConfigurationError("iterate over a run inside `async with ... as run`")
         outcome = await self._results.next()
         if outcome is None:
-            await self._run_task  # raises what ended the run, if that was not the input's end
+            await self._run_task  # raises the error that ended the run, if any
             raise StopAsyncIteration
         return outcome
 
@@ -217,7 +217,7 @@ class BulkRun:
         return self.report
 
     async def _close(self) -> None:
-        """Whatever happened: no task is left, the counts are true, and the journal has them."""
+        """End all tasks, complete the counts and write the journal, in any case."""
         try:
             await self._end()
         finally:
@@ -237,7 +237,7 @@ class BulkRun:
         self._dispatcher.cut_off()
 
     def _how(self) -> str:
-        """How the run ended, for people who read its journal."""
+        """Return how the run ended, for the journal."""
         if (reason := self._runner.stop_reason) is not None:
             return f"stopped{reason.why}: {reason.error.args[0]}"
         return "finished" if self.report.exhausted else "interrupted"
@@ -247,23 +247,23 @@ class BulkRun:
         return [*self._workers, *([] if reader is None or reader.done() else [reader])]
 
     async def _add_worker(self) -> None:
-        """One more, in a place that is free."""
+        """Start another worker, in a free place."""
         await self._places.acquire()
         self._start(self._work(), None)
 
     def _start(self, work: Coroutine[object, object, None], call: Call | None) -> None:
-        """Begin this work, whose place is taken already."""
+        """Start a task for this work, whose place is already taken."""
         self._workers[self._task(work)] = call
 
     def _task(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
-        # Not by `create_task`: where the application lets tasks begin there, at once
-        # (`asyncio.eager_task_factory`), each worker would begin inside the one that adds it.
+        # Not with `create_task`: with an eager task factory (`asyncio.eager_task_factory`), each
+        # worker would start inside the one that adds it.
         task = asyncio.Task(work, loop=asyncio.get_running_loop())
         task.add_done_callback(self._ended)
         return task
 
     async def _work(self) -> None:
-        """Call for one user after the other, until there is none left."""
+        """Make the calls of one user after the other, until there are no more."""
         me = asyncio.current_task()
         assert me is not None  # noqa: S101  for the type checkers
         while (call := await self._dispatcher.next()) is not None:
@@ -273,10 +273,10 @@ class BulkRun:
             await self._make(call)
             self._workers[me] = None
         del self._workers[me]
-        self._places.release()  # it is free at once, not when this task has ended
+        self._places.release()  # at once, not only when this task has ended
 
     async def _read(self) -> None:
-        """Give each user of an async input a task, in a place that was free for it."""
+        """Read an async input, and start a task for each user as soon as a place is free."""
         try:
             while True:
                 await self._places.acquire()
@@ -290,7 +290,7 @@ class BulkRun:
                     return
                 self._start(self._make(call), call)
                 if not self._queue.is_open:
-                    await asyncio.sleep(0)  # the call takes its turn before the next id is read
+                    await asyncio.sleep(0)  # let the call queue before the next id is read
         finally:
             await self._source.close()
 
@@ -305,7 +305,7 @@ class BulkRun:
     def _ended(self, task: asyncio.Task[None]) -> None:
         has_place, call = task in self._workers, self._workers.pop(task, None)
         if task.cancelled() and has_place and not self._runner.draining and self._reader is None:
-            self._start(self._work(), None)  # a call was cancelled, and not the run
+            self._start(self._work(), None)  # only this call was cancelled, not the run
             return
         if has_place:
             self._places.release()
@@ -320,7 +320,7 @@ class BulkRun:
 
 
 async def _finish(work: Coroutine[object, object, None]) -> None:
-    """Do this work whole; whoever cancels it meanwhile waits for its end."""
+    """Complete this work even if cancelled meanwhile; then raise the cancellation."""
     task = asyncio.ensure_future(work)
     cancelled = False
     while not task.done():

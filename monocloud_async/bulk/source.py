@@ -1,4 +1,4 @@
-"""The ids of a run, one at a time; those that its journal has as done are passed over."""
+"""Reads the ids of a run one at a time, and skips those that its journal records as done."""
 
 import asyncio
 from collections.abc import (
@@ -32,44 +32,44 @@ if TYPE_CHECKING:  # SQLite and threads, only where a journal is kept
 UserIds = Iterable[str] | AsyncIterable[str]
 OnSkipped = Callable[[Outcome], Awaitable[None]]
 
-YIELD_EVERY: Final = 256  # ids that may never suspend before others get a turn on the event loop
+YIELD_EVERY: Final = 256  # ids after which other tasks get a chance to run
 
 
 _SetIterator: Final = type(iter(set[str]()))
 
 
 class End(Enum):
-    """What comes after the last id; None could be an id that somebody put in by mistake."""
+    """Marks the end of the input; None could be an id by mistake."""
 
     END = 0
 
 
 def _has_no_lasting_order(user_ids: object) -> bool:
-    """Whether another process may have the same ids in another order, as it has a set's.
+    """Return whether another process may have the same ids in another order, as in a set.
 
-    A dict and its views count as well: their order is that in which somebody filled them.
+    This includes a dict and its views, whose order depends on how the dict was filled.
     """
     unordered = AbstractSet | Mapping | MappingView | _SetIterator
     return isinstance(user_ids, unordered) and not isinstance(user_ids, Sequence)
 
 
 class Source:
-    """The input of a run. It is read as places become free, and no further.
+    """The input of a run, read only as far as workers are free.
 
     Args:
         user_ids: any iterable or async iterable.
-        operation: what is done for each user.
-        report: where those that are passed over are counted.
-        writer: knows the journal, if there is one.
+        operation: the operation of the run.
+        report: counts the skipped users.
+        writer: gives access to the journal, if there is one.
 
     Attributes:
-        needs_own_task: whether one task has to read and close it: an async generator may hold what
-            belongs to a task, such as a timeout, a task group or a cursor.
+        needs_own_task: whether a single task has to read and close the input: an async generator
+            may hold what belongs to a task, such as a timeout, a task group or a cursor.
         opened: whether `open` was called.
-        held: an id that was read and not handed on, because the run was cut off just then.
+        held: an id that was read but not handed out, because the run was cancelled meanwhile.
 
     Raises:
-        ConfigurationError: these are not many ids.
+        ConfigurationError: `user_ids` is not an iterable of ids.
     """
 
     def __init__(
@@ -99,11 +99,10 @@ class Source:
         """Begin to read.
 
         Args:
-            on_skipped: called with the outcome of each that is passed over, where anybody wants to
-                know.
+            on_skipped: called with the outcome of each skipped user, if given.
 
         Raises:
-            ConfigurationError: the journal is not for these ids, or they have no lasting order.
+            ConfigurationError: the journal is not for these ids, or they have no stable order.
         """
         self.opened = True
         self._on_skipped = on_skipped
@@ -118,16 +117,16 @@ class Source:
             self._async_iterator = aiter(self._user_ids)
         else:
             self._iterator = iter(self._user_ids)
-            # In one context, whichever task asks.
+            # Always in the same context, for all tasks.
             self._next_in_context = partial(copy_context().run, self._next_now)
 
     async def close(self) -> None:
-        """Read no more."""
+        """Stop reading, and close an async generator."""
         if isinstance(self._async_iterator, AsyncGenerator):
             await self._async_iterator.aclose()
 
     async def next(self) -> str | End:
-        """The next id for which the journal does not have it as done."""
+        """Return the next id that the journal does not record as done."""
         report, writer, on_skipped, async_iterator = (
             self._report,
             self._writer,
@@ -177,9 +176,9 @@ class Source:
         return next(self._iterator, End.END)
 
     async def _skip(self, known: Sequence[str | None]) -> None:
-        """Pass over all of these at once, where they are what comes next.
+        """Skip all of these at once, if they are the next ids.
 
-        Only for speed: ten million users of an earlier run take seconds, not a minute.
+        This is only for speed: ten million users of an earlier run take seconds, not a minute.
         """
         if not known:
             return
@@ -187,5 +186,5 @@ class Source:
         if here == known:
             self._count_skipped(len(here))
             await asyncio.sleep(0)
-        else:  # one by one, to the place where they differ, which ends the run
+        else:  # one by one, up to the id that differs, which ends the run
             self._iterator = iter(here)

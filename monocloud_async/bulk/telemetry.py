@@ -1,7 +1,7 @@
-"""What others see of a run: a log line at its end, and through OpenTelemetry a span and figures.
+"""The telemetry of a run: a log line at its end, and a span and metrics for OpenTelemetry.
 
-The figures are read when they are collected, so no call costs more for them. Without
-OpenTelemetry's API installed there is the log line alone; docs/observability.md shows all of it.
+Metrics are computed when they are collected, so they add no cost to a call. Without OpenTelemetry's
+API, there is only the log line. docs/observability.md shows everything.
 """
 
 import logging
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 _STATUSES: Final = get_args(Status)
 _COUNTERS: Final = {
     "requests": ("{request}", "Requests that bulk runs sent."),
-    "retries": ("{request}", "Requests that were sent again after a passing failure."),
+    "retries": ("{request}", "Requests that were sent again after a transient failure."),
     "throttled": ("{request}", "Requests that the tenant answered with 429."),
-    "paused_seconds": ("s", "How long bulk runs stood still, for a 429 or an outage."),
+    "paused_seconds": ("s", "How long bulk runs were paused by a 429 or an outage."),
 }
 
 logger = logging.getLogger("monocloud_async")
@@ -34,7 +34,7 @@ logger = logging.getLogger("monocloud_async")
 
 @contextmanager
 def observe(operation: BulkOperation, report: BulkReport, limiter: RateLimiter) -> Iterator[None]:
-    """While this is open, the run is seen."""
+    """Observe the run while the context is open."""
     instruments = _instruments()
     try:
         with (
@@ -65,20 +65,20 @@ def _instruments() -> "_Instruments | None":
 
 
 class _Instruments:
-    """The runs of this process; OpenTelemetry's counters only grow, so those that are over count.
+    """The runs of this process, including ended ones, because OpenTelemetry's counters only grow.
 
-    Names are MonoCloud's, and OpenTelemetry's where it has one
+    Names are MonoCloud's, or OpenTelemetry's if it has one
     (https://opentelemetry.io/docs/specs/semconv/registry/attributes/server/).
     """
 
     def __init__(self) -> None:
-        from opentelemetry import metrics, trace  # noqa: PLC0415  they may not be installed
+        from opentelemetry import metrics, trace  # noqa: PLC0415  optional dependencies
 
         self._observation = metrics.Observation
         self._span = trace.get_tracer("monocloud_async", __version__).start_as_current_span
         self._runs: list[tuple[BulkReport, RateLimiter]] = []
         self._over: Counter[tuple[str, str]] = Counter()  # by tenant and name
-        self._lock = threading.Lock()  # figures are collected in a thread of its own
+        self._lock = threading.Lock()  # metrics are collected in another thread
         meter = metrics.get_meter("monocloud_async", __version__)
         meter.create_observable_counter(
             "monocloud.users", [self._users], "{user}", "Users of bulk runs, by outcome."
@@ -88,17 +88,17 @@ class _Instruments:
                 f"monocloud.{name}", [partial(self._counted, name)], unit, what
             )
         meter.create_observable_gauge(
-            "monocloud.rate", [self._rates], "{request}/s", "What the tenant grants, if known."
+            "monocloud.rate", [self._rates], "{request}/s", "Rate that the tenant allows, if known."
         )
         meter.create_observable_gauge(
-            "monocloud.paused", [self._pauses], "1", "1 while nobody is sent, else 0."
+            "monocloud.paused", [self._pauses], "1", "1 while no requests are sent, else 0."
         )
 
     @contextmanager
     def observe(
         self, operation: BulkOperation, report: BulkReport, limiter: RateLimiter
     ) -> Iterator[None]:
-        """A span of its own for the run, and its figures among all others."""
+        """Open a span for the run, and add its metrics to those of all runs."""
         run = report, limiter
         span_name = f"monocloud.bulk_{operation.name}"
         with self._span(span_name, attributes=_where(limiter.tenant)) as span:
@@ -113,7 +113,7 @@ class _Instruments:
                 span.set_attributes({f"monocloud.{name}": n for name, n in counts.items()})
 
     def _sums(self, name: str) -> dict[str, float]:
-        """This count by tenant."""
+        """Return the sums of this count by tenant."""
         with self._lock:
             sums = Counter(
                 {tenant: n for (tenant, known), n in self._over.items() if known == name}

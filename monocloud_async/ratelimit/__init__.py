@@ -1,1 +1,1 @@
-"""When a request may go out: the rules, the learnt rate, and the queue in front of them."""
+"""Decides when requests may be sent: the rules, the learnt rate, and the admission queue."""

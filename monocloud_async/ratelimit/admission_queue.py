@@ -1,10 +1,10 @@
-"""The queue of a session, in which every request waits for its turn.
+"""The queue of a session, in which every request waits until it may be sent.
 
-Single calls go before runs, and within each of the two, first come, first served. Beside any number
-of single calls, every tenth place is a run's. A request that was answered 429 goes to the head.
+Single calls overtake runs; within each kind, it is first come, first served. If both wait, every
+tenth place is for a run. A request that was answered 429 goes to the head of the queue.
 
-Nobody waits in vain: a single call whose turn would come too late is told so at once, and again
-whenever the limiter learns something that changes when that turn is.
+No single call waits in vain: if it would be sent too late, it fails at once. This is checked again
+whenever the limiter learns something that changes the wait.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from monocloud_async.ratelimit.limiter import RateLimiter
 from monocloud_async.ratelimit.pacer import Pacer
 from monocloud_async.retry import RetryPolicy
 
-_CALLS_FOR_A_RUN: Final = 9  # single calls that pass a run that waits; the next place is its own
+_CALLS_FOR_A_RUN: Final = 9  # single calls that may overtake a waiting run in a row
 
 CLOSED: Final = "this session is closed; open a new one"
 
@@ -34,9 +34,9 @@ Admission = asyncio.Future[Ticket | None]
 
 
 class _Waiter:
-    """A request that waits. Its admission becomes its ticket, or the reason why it has none.
+    """A request that waits. The result of its `admission` is a ticket, or an error.
 
-    Where it does not `send`, it becomes None: somebody only asks when a request may go out.
+    Without `sends`, the result is None: the caller only waits until a request may be sent.
     """
 
     def __init__(self, *, sends: bool = True) -> None:
@@ -45,7 +45,7 @@ class _Waiter:
 
 
 class _WaitingCall(_Waiter):
-    """A single call that waits, until its deadline at most."""
+    """A single call that waits, at most until its deadline."""
 
     def __init__(self, user_id: str, policy: RetryPolicy, deadline: float) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ W = TypeVar("W", bound=_Waiter)
 
 
 class _Line(Generic[W]):
-    """Those who wait, in their order.
+    """The waiting requests of one kind, in order.
 
     Attributes:
         waiting: how many there are.
@@ -69,65 +69,65 @@ class _Line(Generic[W]):
         self._heap: list[tuple[Order, W]] = []
 
     def add(self, order: Order, waiter: W) -> None:
-        """Who waits from now on."""
+        """Add a waiting request."""
         heapq.heappush(self._heap, (order, waiter))
 
     def first(self) -> tuple[Order, W] | None:
-        """Who is next; those who gave up are dropped."""
+        """Return the next request; drop those that no longer wait."""
         while self._heap and self._heap[0][1].admission.done():
             heapq.heappop(self._heap)
         return self._heap[0] if self._heap else None
 
     def pop(self) -> W:
-        """Who is next, and waits no more."""
+        """Remove and return the next request."""
         return heapq.heappop(self._heap)[1]
 
     def everybody(self) -> list[W]:
-        """Those who wait, the next one first."""
+        """Return all waiting requests, the next one first."""
         self._heap.sort()  # a sorted list is a heap, too
         return [waiter for _, waiter in self._heap if not waiter.admission.done()]
 
 
 class AdmissionQueue:
-    """Who sends the next request, and when; each session has one.
+    """Decides which request is sent next, and when; each session has one queue.
 
     Args:
-        limiter: the session's; it says when the next request may go out.
+        limiter: the limiter of the session, which decides when a request may be sent.
     """
 
     def __init__(self, limiter: RateLimiter) -> None:
         self.limiter = limiter
         self._calls = _Line[_WaitingCall]()
-        self._runs: list[RunAdmission] = []  # those that wait
-        self._passed = 0  # single calls that went before a run that waited, since its last place
+        self._runs: list[RunAdmission] = []  # runs that wait
+        self._passed = 0  # single calls that overtook a waiting run, in a row
         self._sleeping = set[Admission]()
         self._arrivals = count()
-        self._changes = 0  # of the limiter, that those who wait were judged by
-        self._timer: asyncio.Handle | None = None  # one, for all who wait
+        self._changes = 0  # the `limiter.changes` at the last check
+        self._timer: asyncio.Handle | None = None  # one timer for all waiting requests
         limiter.listeners.add(self._wake)
 
     def for_run(self, max_rate: float | None = None) -> "RunAdmission":
-        """The way of a run through the queue; it keeps to `max_rate` requests a second."""
+        """Return the admission of a run, which sends at most `max_rate` requests per second."""
         return RunAdmission(self, max_rate)
 
     def must_wait(self, now: float) -> bool:
-        """Whether a request has to wait, for the limiter or behind others."""
+        """Return whether a request has to wait, for the limiter or for others."""
         return self.limiter.waiting > 0 or self.limiter.delay(now) > 0
 
     async def admit_call(
         self, user_id: str, policy: RetryPolicy, deadline: float, refused: Ticket | None = None
     ) -> Ticket:
-        """The ticket of a single call, when its turn has come.
+        """Wait until a single call may be sent, and return its ticket.
 
         Args:
             user_id: for the error.
-            policy: how long it waits for a pause, and whether for a tenant that is down.
-            deadline: when the call has to be over.
-            refused: its last ticket, where that request was answered 429.
+            policy: how long to wait for a pause, and whether to wait in an outage.
+            deadline: when the call has to end.
+            refused: the last ticket of the call, if it was answered 429.
 
         Raises:
-            RateLimitedError: its turn would come too late, or the pause is too long for it.
-            ServerError: the tenant is down. Nothing was sent, in both cases.
+            RateLimitedError: the call would be sent too late, or the pause is too long.
+            ServerError: the tenant is down. In both cases, nothing was sent.
         """
         loop = asyncio.get_running_loop()
         now = loop.time()
@@ -148,7 +148,7 @@ class AdmissionQueue:
     async def admit_run(
         self, run: "RunAdmission", refused: Ticket | None, *, sends: bool
     ) -> Ticket | None:
-        """What a request of a run gets when its turn has come."""
+        """Wait until a request of a run may be sent, and return its ticket."""
         if not run.line.waiting:
             self._runs.append(run)
         try:
@@ -158,7 +158,7 @@ class AdmissionQueue:
                 self._runs.remove(run)
 
     async def wait(self, line: _Line[W], waiter: W, refused: Ticket | None) -> Ticket | None:
-        """What the waiter's admission becomes."""
+        """Wait in this line, and return the result of the admission."""
         if refused is None:
             line.add((math.inf, next(self._arrivals)), waiter)
         else:
@@ -171,7 +171,7 @@ class AdmissionQueue:
         try:
             return await admission
         except asyncio.CancelledError:
-            # Its turn may have come in the moment in which it was cancelled.
+            # It may have been admitted just when it was cancelled.
             if not admission.cancelled() and admission.exception() is None:
                 ticket = admission.result()
                 if ticket is not None:
@@ -202,7 +202,7 @@ class AdmissionQueue:
                 admission.set_exception(ConfigurationError(CLOSED))
 
     def _wake(self) -> None:
-        """Look again soon: when what changes now has changed."""
+        """Check the queue again in the next iteration, after the current change."""
         if self.limiter.waiting:
             self._set_timer(0.0)
 
@@ -213,7 +213,7 @@ class AdmissionQueue:
         self._timer = loop.call_later(seconds, self._admit) if seconds < math.inf else None
 
     def _admit(self) -> None:
-        """Let everybody go whose turn has come, and look again when the next one's comes."""
+        """Admit all requests that may be sent now, and set a timer for the next one."""
         limiter, now = self.limiter, asyncio.get_running_loop().time()
         if self._changes != limiter.changes:
             self._changes = limiter.changes
@@ -221,13 +221,13 @@ class AdmissionQueue:
         while limiter.delay(now) <= 0 and (waiter := self._next(now)) is not None:
             if not waiter.sends:
                 waiter.admission.set_result(None)
-                self._set_timer(0.0)  # it sends its request before that, or does without
+                self._set_timer(0.0)  # it sends its request before this timer, or not at all
                 return
             waiter.admission.set_result(limiter.send(now))
         self._set_timer(self._delay(now))
 
     def _next(self, now: float) -> _Waiter | None:
-        """Take out of its line whose turn it is."""
+        """Remove and return the request that is next."""
         call, run = self._calls.first(), self._first_run(now)
         if run is not None and (call is None or self._passed >= _CALLS_FOR_A_RUN):
             waiter = run.line.pop()
@@ -241,7 +241,7 @@ class AdmissionQueue:
         return self._calls.pop()
 
     def _first_run(self, now: float) -> "RunAdmission | None":
-        """The run that has waited longest, of those that may send now."""
+        """Return the run that has waited longest, of those that may send now."""
         found, earliest = None, (math.inf, math.inf)
         for run in self._runs:
             first = run.line.first()
@@ -250,20 +250,20 @@ class AdmissionQueue:
         return found
 
     def _delay(self, now: float) -> float:
-        """Seconds until it is somebody's turn, if nothing changes before."""
+        """Return the seconds until the next admission, if nothing changes before."""
         delays = [run.delay(now) for run in self._runs if run.line.first()]
         if self._calls.first():
             delays.append(0.0)
         return max(self.limiter.delay(now), min(delays)) if delays else math.inf
 
     def _give_up(self, call: _WaitingCall) -> None:
-        """Its time is over."""
+        """Refuse a call whose deadline has passed."""
         if not call.admission.done():
             now = asyncio.get_running_loop().time()
             call.admission.set_exception(self._too_late(call, 0, now))
 
     def _refuse_those_in_vain(self, now: float) -> None:
-        """Tell all who wait in vain, by what the limiter knows now."""
+        """Refuse all calls that would be sent too late, as far as the limiter knows now."""
         place = 0
         for call in self._calls.everybody():
             if (error := self._refusal(call, place, now)) is not None:
@@ -272,7 +272,7 @@ class AdmissionQueue:
                 place += 1
 
     def _refusal(self, call: _WaitingCall, place: int, now: float) -> MonoCloudError | None:
-        """Why this call waits in vain, if it does; `place` others go first."""
+        """Return the error of a call that would wait in vain behind `place` others, or None."""
         limiter, pause = self.limiter, self.limiter.pause_from(now)
         if limiter.down:
             if call.policy.wait_if_down:
@@ -289,7 +289,7 @@ class AdmissionQueue:
         return self._too_late(call, place, now) if self._expected(place, now) > left else None
 
     def _expected(self, place: int, now: float) -> float:
-        """Seconds until a call's turn, as far as anybody knows."""
+        """Return the expected seconds until a call is admitted."""
         if any(run.line.waiting for run in self._runs):
             place += place // _CALLS_FOR_A_RUN
         return self.limiter.expected_delay(now, place)
@@ -315,25 +315,25 @@ def _wake_up(sleeping: Admission) -> None:
 
 
 class RunAdmission:
-    """The way of one run through the session's queue.
+    """The admission of one run's requests, through the session's queue.
 
     Args:
-        queue: the session's.
-        max_rate: requests a second that this run keeps to, whatever the session does.
+        queue: the queue of the session.
+        max_rate: maximum requests per second of this run alone.
 
     Attributes:
-        line: those of the run who wait.
+        line: the waiting requests of the run.
     """
 
     def __init__(self, queue: AdmissionQueue, max_rate: float | None) -> None:
         self.line = _Line[_Waiter]()
         self._queue = queue
         self._limit = None if max_rate is None else Pacer(max_rate)
-        self._retry_queue = asyncio.Lock()  # a line behind the line
+        self._retry_queue = asyncio.Lock()  # in front of the line, for users who failed
 
     @property
     def limiter(self) -> RateLimiter:
-        """The session's."""
+        """The limiter of the session."""
         return self._queue.limiter
 
     async def sleep(self, seconds: float) -> None:
@@ -342,40 +342,40 @@ class RunAdmission:
 
     @property
     def is_open(self) -> bool:
-        """Whether nobody is held back."""
+        """Whether no request has to wait."""
         return self._limit is None and self.limiter.is_open
 
     def delay(self, now: float) -> float:
-        """Seconds that `max_rate` of the run asks for."""
+        """Return the seconds to wait for the `max_rate` of the run."""
         return 0.0 if self._limit is None else self._limit.delay(now)
 
     def take(self, now: float) -> None:
-        """A request goes out now."""
+        """Record a request that is sent now."""
         if self._limit is not None:
             self._limit.take(now)
 
     def must_wait(self, now: float) -> bool:
-        """Whether a request has to wait."""
+        """Return whether a request has to wait."""
         return self._queue.must_wait(now) or self.delay(now) > 0
 
     async def ready(self) -> None:
-        """Returns when a request may go out; its place is not taken by that."""
+        """Wait until a request may be sent, without sending one."""
         await self._queue.admit_run(self, None, sends=False)
 
     def admit(self, now: float) -> Ticket:
-        """The ticket of a request that does not have to wait."""
+        """Return the ticket of a request that does not have to wait."""
         self.take(now)
         return self.limiter.send(now)
 
     async def wait(self, *, refused: Ticket | None = None, is_retry: bool = False) -> Ticket:
-        """The ticket of a request, when its turn has come.
+        """Wait until a request may be sent, and return its ticket.
 
-        Those who failed and come `is_retry` stand in line one at a time. Else, in an outage, a row
-        of users who fail for reasons of their own would keep the probes to themselves for minutes.
+        Only one request with `is_retry` is in the line at a time. Otherwise, in an outage, users
+        who fail for their own reasons could use all probes for minutes.
 
         Args:
-            refused: its last ticket, where that request was answered 429.
-            is_retry: whether its last request failed.
+            refused: the last ticket of the call, if it was answered 429.
+            is_retry: whether the last request failed.
         """
         if is_retry:
             async with self._retry_queue:
@@ -394,7 +394,7 @@ def record_failure(
     *,
     repeated: bool = False,
 ) -> None:
-    """Let the limiter know how a request ended that did not succeed."""
+    """Tell the limiter how a failed request ended."""
     if isinstance(error, RateLimitedError):
         limiter.refused(ticket, error.retry_after, now)
     elif isinstance(error, MonoCloudError) and error.transient:

@@ -1,24 +1,24 @@
-"""Is it this user, or is the tenant down? And when to look again."""
+"""Decides whether a failure is the user's own or the tenant is down, and when to probe."""
 
 import logging
 import math
 from typing import Final
 
-_FAILED_USERS: Final = 5  # whose requests failed in a row, each for the first time, at least
-_MOST_FAILED_USERS: Final = 20  # so many in a row are an outage, whatever was before
-_CHANCE: Final = 1e-4  # a row that is likelier than this, by what failed before, is no outage
-_RECENT: Final = 50  # requests that say how often one fails
+_FAILED_USERS: Final = 5  # different users whose first request failed, in a row, at least
+_MOST_FAILED_USERS: Final = 20  # this many in a row are always an outage
+_CHANCE: Final = 1e-4  # a row that is more probable than this, given recent failures, is no outage
+_RECENT: Final = 50  # requests for the recent share of failures
 _FIRST_PROBE, _LAST_PROBE = 0.5, 5.0  # seconds between two probes
 
 logger = logging.getLogger("monocloud_async")
 
 
 class CircuitBreaker:
-    """The tenant is down when the requests of several users failed in a row.
+    """Considers the tenant down when the requests of several users failed in a row.
 
-    One user can fail for reasons of its own, however often, and a run may meet several of that kind
-    again as it retries them; five new ones in a row, without one answer in between, do not occur in
-    a tenant that is well. In one that fails often and is not down they do: there it takes more.
+    A single user can fail repeatedly for its own reasons, and a run may retry several such users in
+    a row. But five new users in a row without a response in between do not occur in a healthy
+    tenant. If requests often fail although the tenant is not down, more users are required.
 
     Attributes:
         down_since: when the tenant went down, or None.
@@ -34,10 +34,10 @@ class CircuitBreaker:
         self._failure_share = 0.0  # of recent requests, those in `_failing` and outages left out
 
     def failed(self, user_id: str, now: float, *, probe: bool, repeated: bool) -> float | None:
-        """Seconds that nobody is to be sent after this failure, or None where nothing changes."""
+        """Return how many seconds to pause after this failure, or None for no change."""
         if self.down_since is not None:
             if not probe:
-                return None  # it was on its way when the tenant went down
+                return None  # it was sent before the tenant went down
             self.wait = min(self.wait * 2, _LAST_PROBE)
             return self.wait
         if not repeated:
@@ -51,7 +51,7 @@ class CircuitBreaker:
         return self.wait
 
     def answered(self) -> bool:
-        """The tenant answered; says whether an outage is over by that."""
+        """Record a response of the tenant; return whether it ended an outage."""
         if self._failing:
             for _ in self._failing:
                 self._count(1.0)

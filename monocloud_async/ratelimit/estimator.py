@@ -1,9 +1,9 @@
-"""The rate that a tenant grants, learnt from what it granted until it refused.
+"""Learns the rate that a tenant allows, from the requests that it allowed before a 429.
 
-Whatever counts requests, a token bucket or a window, can grant no more than a burst plus its rate
-times the time. So each interval of requests that ended in a refusal says how high the rate must be
-at least, and the part of it that says most is right: at its end, the bucket was empty.
-docs/pace.md has the law in words, and where each constant comes from.
+Any rate limit, a token bucket or a window, allows at most a burst plus its rate times the time. So
+each interval of requests that ended in a 429 gives lower bounds for the rate, and the highest of
+them is right, because the bucket was empty at the end.
+docs/pace.md explains the method and the constants.
 """
 
 import math
@@ -13,42 +13,42 @@ from typing import Final
 from msgspec import Struct
 
 # The search, from the first refusal to the second
-_SEARCH_START: Final = 3.0  # it starts at so many times what the first interval granted a second
-_SEARCH: Final = 0.2  # seconds in which it multiplies its rate by e
-_SEARCH_STEP: Final = 1.25  # the most by which one request raises its rate
+_SEARCH_START: Final = 3.0  # start, as a multiple of the rate that the first interval allowed
+_SEARCH: Final = 0.2  # seconds in which the rate grows by a factor of e
+_SEARCH_STEP: Final = 1.25  # maximum factor per request
 
 # Holding the rate
-_LEAST: Final = 1.0  # requests a second; who grants less may say so each time
-_MARGIN: Final = 0.002  # below the learnt rate while it is quiet
+_LEAST: Final = 1.0  # requests per second; a lower limit answers with a 429 each time
+_MARGIN: Final = 0.002  # below the learnt rate, in a quiet time without probing
 _HOLD_UNSURE: Final = 4.0  # seconds of quiet after a guess
 _HOLD_SURE: Final = 15.0  # seconds of quiet after a measurement
-_MAX_HOLD: Final = 90.0  # seconds; longer, and a limit that rises is found too late
-_HOLD_FACTOR: Final = 1.4  # how the quiet time grows from one probe that was refused to the next
-_COST: Final = 150.0  # the quiet time is worth so many requests for each one refused
+_MAX_HOLD: Final = 90.0  # seconds; more would notice a raised limit too late
+_HOLD_FACTOR: Final = 1.4  # growth of the quiet time with each refused probe
+_COST: Final = 150.0  # minimum requests of a quiet time for each refused one
 
 # Probing, when the quiet time is over
-_GROWTH: Final = 0.002  # a second, at first
-_DOUBLINGS: Final = 16  # of that growth, in a time as long as the quiet time was
-_BRISK: Final = 40.0  # seconds; after a longer quiet time probing is no slower than after this one
-_MAX_GROWTH: Final = 0.15  # a second; the most that it grows by
-_STEP: Final = 0.01  # the most that one request raises the rate by: at 5/s each one is news
-_FAR: Final = 2.0  # times the learnt rate; beyond, a window could lose its whole quota in a moment
-_FAR_GROWTH: Final = 0.03  # a second; the growth there
+_GROWTH: Final = 0.002  # per second, at first
+_DOUBLINGS: Final = 16  # of this growth, in a time as long as the quiet time
+_BRISK: Final = 40.0  # seconds; a longer quiet time does not slow probing down further
+_MAX_GROWTH: Final = 0.15  # per second; maximum growth
+_STEP: Final = 0.01  # maximum growth per request: at 5/s each one gives information
+_FAR: Final = 2.0  # times the learnt rate; above, the quota of a window could be used up at once
+_FAR_GROWTH: Final = 0.03  # per second; maximum growth above `_FAR`
 
 # Measuring
-_ENOUGH: Final = 20  # requests that make a part of a interval worth measuring
-_PLENTY: Final = 50  # requests that make a measurement sure
+_ENOUGH: Final = 20  # requests; a shorter part of an interval is not measured
+_PLENTY: Final = 50  # requests for a reliable measurement
 _RESOLUTION: Final = 0.005  # seconds
 _MARKS: Final = 1024
-_MOVED: Final = 0.15  # a change of the learnt rate by more than this is a new limit
-_LONG_PAUSE: Final = 0.1  # of a cycle; so long a pause ends when a window does, or after that
-_MEMORY: Final = 0.7  # what the cycles before such a one weigh
-_CHEAP: Final = 0.01  # share of refused requests up to which it pays to reach higher
-_HIGH, _LOW = 1.25, 1.03  # how far to reach, as shares of what was granted
+_MOVED: Final = 0.15  # a larger change of the learnt rate means a new limit
+_LONG_PAUSE: Final = 0.1  # share of a cycle; a longer pause ends with a window or later
+_MEMORY: Final = 0.7  # weight of the cycles before such a pause
+_CHEAP: Final = 0.01  # share of refused requests up to which reaching higher pays off
+_HIGH, _LOW = 1.25, 1.03  # how far to reach, relative to the measured rate
 
 
 class Ticket(Struct, frozen=True, gc=False):
-    """A request on its way: what has to be known of it when the answer comes."""
+    """A request in flight, as the limiter needs to know it when the response arrives."""
 
     interval: int
     index: int
@@ -57,7 +57,7 @@ class Ticket(Struct, frozen=True, gc=False):
 
 
 class MeasurementInterval:
-    """The requests between two pauses, and which of them were refused."""
+    """The requests between two pauses, with those that were refused."""
 
     __slots__ = (
         "_end",
@@ -75,17 +75,17 @@ class MeasurementInterval:
     def __init__(self, number: int) -> None:
         self.number = number
         self.began = 0.0
-        self.answered_at = math.inf  # the first one
-        self.latency = math.inf  # seconds of the quickest answer
+        self.answered_at = math.inf  # time of the first response
+        self.latency = math.inf  # seconds; the shortest response time
         self.sent = 0
         self.refused = 0
         self.first_refused_at = 0.0
         self.last_refused_at = 0.0
-        self.marks: deque[tuple[float, int]] = deque(maxlen=_MARKS)  # when, and how many before
+        self.marks: deque[tuple[float, int]] = deque(maxlen=_MARKS)  # time, requests before
         self._end = 0
 
     def send(self, now: float, rate: float) -> Ticket:
-        """A ticket for one more request."""
+        """Add a request, and return its ticket."""
         ticket = Ticket(self.number, self.sent, now, rate)
         if not self.sent:
             self.began = now
@@ -95,12 +95,12 @@ class MeasurementInterval:
         return ticket
 
     def grant(self, ticket: Ticket, now: float) -> None:
-        """The request of this ticket was granted, as an answer says that comes now."""
+        """Record that the request of this ticket was granted; its response arrives now."""
         self.answered_at = min(self.answered_at, now)
         self.latency = min(self.latency, now - ticket.sent_at)
 
     def refuse(self, ticket: Ticket) -> None:
-        """The request of this ticket was answered 429."""
+        """Record that the request of this ticket was answered 429."""
         if not self.refused:
             self.first_refused_at = ticket.sent_at
         self.refused += 1
@@ -108,7 +108,7 @@ class MeasurementInterval:
             self._end, self.last_refused_at = self._sent_with(ticket), ticket.sent_at
 
     def _sent_with(self, ticket: Ticket) -> int:
-        """Requests sent before this one or with it: who sees them first, nobody knows."""
+        """Return how many requests were sent before or with this one: their order is unknown."""
         end = self.sent
         for at, before in reversed(self.marks):
             if at <= ticket.sent_at:
@@ -118,25 +118,25 @@ class MeasurementInterval:
 
     @property
     def granted(self) -> int:
-        """Requests sent no later than the last refused one that were not refused themselves."""
+        """Requests that were allowed, sent no later than the last refused one."""
         return self._end - self.refused
 
     def rate(self, burst: float) -> float:
-        """Requests a second of who grants `burst` at once: the most that any part of it says."""
+        """Return the highest lower bound for the rate of a limit that allows `burst` at once."""
         granted, end = self.granted, self.last_refused_at
         most = 0.0
         for index, (at, before) in enumerate(self.marks):
             if at > self.first_refused_at or (index and granted - before < _ENOUGH):
                 break
             if end > at:
-                # One more would have been refused, so that much was not quite there.
+                # One more would have been refused, so round up by one.
                 most = max(most, (granted - before + 1 - burst) / (end - at))
         return most
 
     def burst(self, rate: float) -> float:
-        """Requests at once of who grants `rate` a second: the most that any part of it says."""
+        """Return the highest lower bound for the burst of a limit that allows `rate` per second."""
         granted, end = self.granted, self.last_refused_at
-        # The first requests have to connect: they were there when a quick answer says so.
+        # The first requests have to connect: the shortest latency tells when they arrived.
         first = self.answered_at - self.latency if self.latency < math.inf else self.began
         return max(
             granted - before - rate * max(0.0, end - max(at, first)) for at, before in self.marks
@@ -144,38 +144,38 @@ class MeasurementInterval:
 
 
 class RateEstimator:
-    """The learnt rate: it searches once, then holds, probes a little, and learns again.
+    """The learnt rate: searches once, then repeatedly holds the rate, probes above, and learns.
 
     Attributes:
-        rate: requests a second to send now.
+        rate: requests per second to send now.
         burst: requests that the tenant grants at once after a rest; 0.0 while that is not sure.
     """
 
     def __init__(self) -> None:
         self.rate = math.inf
         self.burst = 0.0
-        self._learnt = 0.0  # what was learnt
-        self._age = 0.0  # seconds of sending at the rate, idle time left out
+        self._learnt = 0.0  # the learnt rate
+        self._age = 0.0  # seconds of sending at this rate, without idle time
         self._hold = _HOLD_UNSURE
-        self._search_time = 0.0  # seconds; while it searches, how fast the rate grows
-        self._first: MeasurementInterval | None = None  # in which nothing held requests back
+        self._search_time = 0.0  # seconds; during the search, how fast the rate grows
+        self._first: MeasurementInterval | None = None  # the first interval, without any limit
         self._began = 0.0
-        self._cycles = (0.0, 0.0)  # granted, and in what time, in cycles with a long pause
+        self._cycles = (0.0, 0.0)  # requests allowed, and the time, in cycles with a long pause
 
     def __repr__(self) -> str:
-        return f"<Ceiling {self.rate:.4g}/s>"
+        return f"<RateEstimator {self.rate:.4g}/s>"
 
     @property
     def known(self) -> bool:
-        """Whether the rate is measured, and not still searched for."""
+        """Whether the rate is measured and the search is over."""
         return self._learnt > 0 and not self._search_time
 
     def preview(self, interval: MeasurementInterval) -> float:
-        """The rate that an interval says, before it is known when the tenant grants again."""
+        """Return the rate of an interval, before it is known when the tenant grants again."""
         return max(_LEAST, self._rate_and_burst(interval, 0.0)[0])
 
     def advance(self, gap: float) -> None:
-        """One request went out `gap` seconds after the one before, because the rate said so."""
+        """Raise the rate after a request that was sent `gap` seconds after the last one."""
         if self._search_time:
             self.rate *= min(_SEARCH_STEP, math.exp(gap / self._search_time))
             return
@@ -192,13 +192,13 @@ class RateEstimator:
     def learn(
         self, interval: MeasurementInterval, refused_rate: float, paused_at: float, now: float
     ) -> None:
-        """Take in a interval that ended in a refusal, once the tenant grants again.
+        """Learn from an interval that ended with a 429, once the tenant allows requests again.
 
         Args:
-            interval: what was sent.
+            interval: the requests of the interval.
             refused_rate: the rate at which the first refused request was sent.
             paused_at: when sending stopped.
-            now: when the request was sent that was the first to be granted again.
+            now: when the first request that was allowed again was sent.
         """
         if self._learnt:
             self._measure(interval, refused_rate, now - paused_at, now)
@@ -218,7 +218,7 @@ class RateEstimator:
     ) -> None:
         cycle_rate = self._cycle_rate(interval, pause, now)
         measured, burst = self._rate_and_burst(interval, cycle_rate)
-        # Where the whole cycle says as much, it is a window, and a rest saves up nothing.
+        # If the whole cycle gives the same rate, it is a window, and idle time saves nothing.
         self.burst = burst if measured > 1.005 * cycle_rate else 0.0
         top = min(measured, refused_rate)
         if not self._search_time:
@@ -227,7 +227,7 @@ class RateEstimator:
         if self._search_time or abs(top / self._learnt - 1) > _MOVED:
             sure = measured > 1.1 * cycle_rate and interval.granted >= _PLENTY
             self._hold = _HOLD_SURE if sure else _HOLD_UNSURE
-        elif self._age >= self._hold:  # refused above the learnt rate: it is where it was thought
+        elif self._age >= self._hold:  # refused above the learnt rate: it is confirmed
             longer = self._hold * (2 if self._hold < _HOLD_SURE else _HOLD_FACTOR)
             worth = min(_COST * interval.refused / top, 2 * self._hold)
             self._hold = min(max(longer, worth), _MAX_HOLD)
@@ -236,9 +236,9 @@ class RateEstimator:
         self.rate = self._learnt * (1 - _MARGIN)
 
     def _cycle_rate(self, interval: MeasurementInterval, pause: float, now: float) -> float:
-        """The rate from one beginning to the next, right where a burst outlasts a pause.
+        """Return the rate over a whole cycle, which is right if a burst is longer than a pause.
 
-        A window's pause ends some time after the window does; over several cycles that evens out.
+        The pause of a window ends some time after the window; over several cycles, it averages out.
         """
         granted, seconds = float(interval.granted), now - self._began
         if pause <= _LONG_PAUSE * seconds:
@@ -252,7 +252,7 @@ class RateEstimator:
     def _rate_and_burst(
         self, interval: MeasurementInterval, cycle_rate: float
     ) -> tuple[float, float]:
-        """The rate and the burst, which depend on each other."""
+        """Return the rate and the burst, which depend on each other."""
         assert self._first is not None  # noqa: S101  for the type checkers
         rate, burst = cycle_rate, float(self._first.granted)
         for _ in range(5):  # two or three are enough
@@ -268,10 +268,10 @@ class RateEstimator:
         refused_rate: float,
         cover: float,
     ) -> float:
-        """Half-way from what was measured to what was refused, where trying costs little.
+        """Return a rate half-way from the measured one to the refused one, if trying costs little.
 
-        It does where a burst makes a pause good (`cover` says how much of it), and below a
-        window's limit, which is higher than what a interval below it shows.
+        It costs little if a burst makes up for a pause (`cover` is the share), and below the limit
+        of a window, which is higher than an interval below it shows.
         """
         share = 1.0 if measured <= 1.005 * cycle_rate else max(0.0, min(1.0, 2 * cover - 1))
         cheap = interval.refused < _CHEAP * interval.granted

@@ -1,18 +1,18 @@
-"""Evenly spaced moments."""
+"""Evenly spaced send times."""
 
 import math
 from typing import Final
 
-SLACK: Final = 0.01  # seconds; timers wake up late, and what they miss is caught up with
-_IDLE: Final = 0.1  # seconds; whoever comes so late was not waiting
+SLACK: Final = 0.01  # seconds; timers fire late, and up to this much is caught up
+_IDLE: Final = 0.1  # seconds; a request that is later than this was not waiting
 
 
 class Pacer:
-    """Moments at `rate` a second, one after the other.
+    """Gives evenly spaced send times at a rate.
 
     Args:
-        rate: moments a second.
-        burst: moments at once, at most, after a rest.
+        rate: send times per second.
+        burst: maximum send times at once after an idle time.
     """
 
     def __init__(self, rate: float = math.inf, burst: float = 1.0) -> None:
@@ -21,15 +21,15 @@ class Pacer:
         self._next = -math.inf
 
     def delay(self, now: float) -> float:
-        """Seconds until the next moment."""
+        """Return the seconds until the next send time."""
         return max(0.0, self._next - now)
 
     def when(self, now: float, place: int) -> float:
-        """The moment after `place` others, not before `now`."""
+        """Return the send time after `place` others, not before `now`."""
         return max(now, max(self._next, now - self._saved()) + place / self.rate)
 
     def take(self, now: float) -> float:
-        """The next moment is used; answers the gap to the one after it, or 0.0 after a rest."""
+        """Use the next send time; return the gap to the one after it, or 0.0 after an idle time."""
         gap = 1 / self.rate
         late = now - self._next
         saved = self._saved()
@@ -37,9 +37,9 @@ class Pacer:
         return gap if late <= SLACK else 0.0
 
     def hold(self, until: float) -> None:
-        """No moment before this one."""
+        """Allow no send time before this one."""
         self._next = until
 
     def _saved(self) -> float:
-        """Seconds of rest that a burst makes good."""
+        """Return the idle seconds that a burst makes up for."""
         return (self.burst - 1) / self.rate
