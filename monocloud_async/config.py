@@ -1,4 +1,4 @@
-"""Which tenant, with which key: what the caller or the environment said, checked before any I/O."""
+"""The tenant, the key and the options, from the caller or the environment, checked before I/O."""
 
 import ipaddress
 import os
@@ -19,20 +19,25 @@ if TYPE_CHECKING:
 
 DOMAIN = "MONOCLOUD_MANAGEMENT_DOMAIN"
 API_KEY = "MONOCLOUD_MANAGEMENT_API_KEY"
-TIMEOUT = "MONOCLOUD_MANAGEMENT_TIMEOUT"  # milliseconds, as the official clients have it
+TIMEOUT = "MONOCLOUD_MANAGEMENT_TIMEOUT"  # milliseconds, as in the official clients
 
-_READ_BY_AIOHTTP: Final = {"http", "https", "ws", "wss"}  # proxies, whichever it needs
+_READ_BY_AIOHTTP: Final = {
+    "http",
+    "https",
+    "ws",
+    "wss",
+}  # it reads the proxy variables of all of these
 _KEY = re.compile(r"[\x21-\x7e]{1,4096}")
 _NOT_PICKLED = "credentials are not pickled: give the key to the new process itself"
-# RFC 1035, section 2.3.4: a label has 63 characters at most, and a name 253.
+# A label has at most 63 characters, and a name 253 (RFC 1035, section 2.3.4).
 _LABEL = r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)"
 _NAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(\.{_LABEL})*")
 
 
 class MaskedKey(str):
-    """A key that does not show itself in the `repr` of what holds it, nor a part of it.
+    """An API key whose `repr` shows `****`, also for a slice of it.
 
-    A traceback with locals prints what the frames hold: ours the key, aiohttp's the headers.
+    Tracebacks with locals print the key from our frames, and the headers from aiohttp's frames.
     """
 
     __slots__ = ()
@@ -44,11 +49,11 @@ class MaskedKey(str):
         raise TypeError(_NOT_PICKLED)
 
     def __getitem__(self, part: SupportsIndex | slice) -> "MaskedKey":
-        return MaskedKey(super().__getitem__(part))  # rich cuts a text first, and prints it then
+        return MaskedKey(super().__getitem__(part))  # rich prints a slice of a long string
 
 
 class Credentials:
-    """The headers of every request, the key among them, in a form that does not print or pickle."""
+    """The headers of every request, with the key; they cannot be printed or pickled."""
 
     __slots__ = ("headers",)
 
@@ -67,18 +72,18 @@ class Credentials:
 
 
 def mask_key(api_key: str | None) -> MaskedKey:
-    """This key, or the one of the environment, or an empty one: nothing about it is checked yet."""
+    """Return this key, or the one in the environment, or an empty one; nothing is checked yet."""
     if api_key is None:
         return MaskedKey(os.environ.get(API_KEY, ""))
-    # What is no text is no key, and its value is not for tracebacks either.
+    # A value that is not a string is not a key, but must not appear in tracebacks either.
     return MaskedKey(api_key) if isinstance(api_key, str) else MaskedKey(" ")
 
 
 def credentials(api_key: MaskedKey) -> Credentials:
-    """The headers for this key.
+    """Return the headers for this key.
 
     Raises:
-        ConfigurationError: no key, or one that no header can hold; it never quotes the key.
+        ConfigurationError: the key is missing or not valid in a header; the message never has it.
     """
     if not api_key:
         raise ConfigurationError(
@@ -93,11 +98,11 @@ def credentials(api_key: MaskedKey) -> Credentials:
 
 
 def base_url(domain: str | None) -> str:
-    """The tenant's `https://host[:port]`, from a domain with or without scheme and final slash.
+    """Return the tenant's `https://host[:port]`; the domain may have a scheme and a final slash.
 
     Raises:
-        ConfigurationError: no domain, or one with a path, a query or credentials in it, or plain
-            `http://` to anything but this machine.
+        ConfigurationError: the domain is missing, has a path, a query or credentials, or is plain
+            `http://` and not on this machine.
     """
     named = (os.environ.get(DOMAIN) or None) if domain is None else domain
     if named is None:
@@ -121,13 +126,14 @@ def base_url(domain: str | None) -> str:
 
 
 def proxy_of_environment(base_url: str) -> str | None:
-    """The proxy that the system has for this tenant, as for curl and pip.
+    """Return the system's proxy for this tenant, as curl and pip find it, or None.
 
-    On Linux that is `HTTPS_PROXY`, and `NO_PROXY` against it. It is asked to CONNECT, so it never
-    sees the key; a tenant on this machine is spoken to in plain HTTP, and directly.
+    On Linux it is `HTTPS_PROXY`, with the exceptions of `NO_PROXY`. Requests go through a tunnel
+    (CONNECT), so the proxy never sees the key. A tenant with plain HTTP, which can only be on this
+    machine, gets no proxy.
 
     Raises:
-        ConfigurationError: it is no address of a proxy.
+        ConfigurationError: the address of the proxy is not valid.
     """
     parts = urlsplit(base_url)
     proxy = getproxies().get("https") if parts.scheme == "https" else None
@@ -137,13 +143,13 @@ def proxy_of_environment(base_url: str) -> str | None:
 
 
 def check_proxy(client: "aiohttp.ClientSession", base_url: str) -> None:
-    """Nothing where this client may send the key to the tenant; it may have a proxy in between.
+    """Check that this client sends the key through no proxy in clear text.
 
     Raises:
-        ConfigurationError: the proxy's address is none, or the proxy would get the key in clear
-            text, because the tenant is at a plain `http://` address.
+        ConfigurationError: the address of the proxy is not valid, or the proxy would get the key in
+            clear text, because the tenant has a plain `http://` address.
     """
-    # aiohttp has no public way to ask for a session's own proxy.
+    # aiohttp has no public attribute for the proxy of a session.
     proxy, named = getattr(client, "_default_proxy", None), "the proxy of the client_session"
     tenant_scheme, _, host = base_url.partition("://")
     if proxy is None and client.trust_env and not proxy_bypass(urlsplit(base_url).hostname or host):
@@ -162,7 +168,7 @@ def check_proxy(client: "aiohttp.ClientSession", base_url: str) -> None:
 
 
 def _checked_proxy(address: str, named: str) -> str:
-    """The address of a proxy, if it is one. No error shows it: it may have a password in it."""
+    """Return the address if it is valid; the error never shows it, as it may have a password."""
     _checked_url(address, named)
     parts = urlsplit(address)
     if (
@@ -180,14 +186,14 @@ def _checked_proxy(address: str, named: str) -> str:
 
 def _checked_url(address: str, named: str) -> None:
     try:
-        URL(address)  # aiohttp reads it with this one
+        URL(address)  # aiohttp parses it with this class
         _ = urlsplit(address).port
         (urlsplit(address).hostname or "").removesuffix(".").encode("idna")
     except ValueError:
-        fault = _no_proxy(named)
+        invalid = _no_proxy(named)
     else:
         return
-    raise fault  # outside the `except`: the parser's error has the address in it
+    raise invalid  # outside the `except`: the parser's error contains the address
 
 
 def _no_proxy(named: str) -> ConfigurationError:
@@ -195,16 +201,16 @@ def _no_proxy(named: str) -> ConfigurationError:
 
 
 def _variable(scheme: str) -> str:
-    """The environment's variable with the proxy for this scheme; the one in lower case wins."""
+    """Return the name of the proxy variable for this scheme; lower case takes precedence."""
     name = f"{scheme}_proxy"
     return name if os.environ.get(name) else name.upper()
 
 
 def timeout(seconds: float | None) -> float:
-    """The timeout in seconds: the one given, or the environment's (milliseconds), or 10.
+    """Return the timeout in seconds: this one, or the environment's (milliseconds), or 10.
 
     Raises:
-        ConfigurationError: not a positive, finite number.
+        ConfigurationError: it is not a positive, finite number.
     """
     if seconds is not None:
         return positive("timeout", seconds)
@@ -219,7 +225,7 @@ def timeout(seconds: float | None) -> float:
 
 
 def positive(name: str, value: float) -> float:
-    """The value, if it is above 0 and finite; else raises `ConfigurationError`."""
+    """Return the value if it is above 0 and finite; raises `ConfigurationError` otherwise."""
     if not isinstance(value, int | float) or not 0 < value < float("inf"):
         raise ConfigurationError(f"{name} must be a number above 0, not {value!r}")
     return value
@@ -234,14 +240,14 @@ def _split(text: str) -> tuple[SplitResult, str, int | None]:
             return parts, host, port
     except ValueError:
         pass
-    # It may be the key, in the domain's place: it is not shown.
+    # The text is not shown: it may be the key, passed as the domain by mistake.
     raise ConfigurationError(
         "the domain is not a tenant's host name, which looks like <slug>.<region>.monocloud.com"
     )
 
 
 def _is_host(host: str) -> bool:
-    """Whether it is a name or an address; what ends in a number is an address, or none."""
+    """Whether this is a host name or an IP address; a name cannot end in a number."""
     if ":" in host or host.rpartition(".")[2].isdigit():
         return _address(host) is not None
     return _NAME.fullmatch(host) is not None

@@ -1,9 +1,9 @@
-"""The API as values and pure functions: an id in, a path out; an answer in, a user or an error out.
+"""MonoCloud's API as values and pure functions: from an id to a path, from a response to a user.
 
-An `Operation` is one request that the API knows: to enable, disable or get a user. A new one is one
-more value here and one more method of the session; everything in between takes it as it is.
-The contract is MonoCloud's page "Enable a user", and the public source of its own clients.
-No I/O happens here: `transport` sends and receives, this module says what is meant.
+An `Operation` is one request of the API: enable, disable or get a user. A new operation is one more
+value here and one more method of the session; all modules in between take it as a value.
+The sources are MonoCloud's page "Enable a user" and the public code of its own clients.
+This module does no I/O: `transport` sends requests and receives responses.
 """
 
 import re
@@ -39,22 +39,22 @@ Headers = Mapping[str, str]
 
 ACCEPT = "application/json, application/problem+json"
 USER_AGENT = f"monocloud-async/{__version__}"
-# Bytes, decompressed: the user of the documented page has 2,000, and a problem 300. Not more,
-# because JSON takes up to 24 times its size in memory once it is read: "[[],[],[], ...".
+# Bytes, decompressed: the documented user has 2,000, and a problem 300. The limits are low because
+# decoded JSON takes up to 24 times its size in memory: "[[],[],[], ...".
 MAX_USER, MAX_PROBLEM = 1 << 18, 1 << 16
 
 _USERS_PATH = "/api/users/"
 _MAX_ID_BYTES = 1024  # servers refuse a request line of about 8 KiB; quoting triples the length
-# Of one refusal. Its error may live as long as its run, and a character may take four bytes.
+# Limits for one error, which may live as long as its run; a character may take four bytes.
 _MAX_FAULTS, _MAX_CHARACTERS = 20, 3000
-_OBJECT_SIZE = 20  # in such characters, of a text: an empty one takes memory, too
+_OBJECT_SIZE = 20  # what each text counts in addition, as an empty one takes memory, too
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _CONTROL_BYTE = re.compile(rb"[\x00-\x1f\x7f]")
 _PATH_CHARACTER = re.compile(r"[./\\%]")
 _SEPARATOR = re.compile(rb"[/\\]")
-_PARAMETERS = re.compile(rb"[;?#].*", re.DOTALL)  # what some servers cut off a segment
-_ESCAPED = re.compile(rb"%(?:[uU]00)?([0-9a-fA-F]{2})")  # %uXXXX is what IIS also decodes
-# More bytes than the character needs (RFC 3629, section 3), which some decoders take for it.
+_PARAMETERS = re.compile(rb"[;?#].*", re.DOTALL)  # which some servers remove from a segment
+_ESCAPED = re.compile(rb"%(?:[uU]00)?([0-9a-fA-F]{2})")  # IIS also decodes %uXXXX
+# A character in more bytes than it needs (RFC 3629, section 3), which some decoders accept.
 _OVERLONG = re.compile(rb"[\xc0\xc1]|\xe0[\x80-\x9f]|\xf0[\x80-\x8f]")
 _DELAY_SECONDS = re.compile(r"[0-9]{1,9}")
 _CALLERS_MAPS = frozenset({"claims", "public_data", "private_data"})
@@ -68,14 +68,14 @@ _NOT_READ = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 class Response(msgspec.Struct, gc=False):
-    """What the tenant, or something in its place, answered.
+    """A response of the tenant, or of something that answered in its place.
 
     Attributes:
         status: the HTTP status.
-        head: the headers, or the bytes of an answer that begins with them.
-        body: as much of the body as is worth reading, decompressed.
-        end: ends the connection that it came over, for an answer that cannot be this user's: the
-            next one may be somebody else's as well.
+        head: the headers, or the bytes of the response that begin with them.
+        body: the decompressed body, up to a little more than its limit.
+        end: closes the connection of this response. It is for a response that is not about this
+            user: the next response on that connection could be another user's, too.
     """
 
     status: int
@@ -85,7 +85,7 @@ class Response(msgspec.Struct, gc=False):
 
     @property
     def headers(self) -> Headers:
-        """The headers; they are read when somebody asks for them, and nearly nobody does."""
+        """The headers, parsed on first use, because few callers need them."""
         if isinstance(self.head, bytes):
             lines, _, _ = self.head.partition(b"\r\n\r\n")
             pairs = (line.partition(":") for line in lines.decode("latin-1").split("\r\n")[1:])
@@ -93,14 +93,14 @@ class Response(msgspec.Struct, gc=False):
         return self.head
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)  # each is one of a kind: compared by identity
+@dataclass(frozen=True, kw_only=True, eq=False)  # each is unique: compared by identity
 class Operation:
-    """One request that the API knows about one user. Doing it twice does no more than once.
+    """One request of the API about one user; sending it twice has the same effect as once.
 
     Attributes:
-        name: the API's word for it.
-        method: the method of HTTP.
-        suffix: what follows the user's own path, `/api/users/{user_id}`.
+        name: the API's name for it.
+        method: the HTTP method.
+        suffix: what follows the user's path, `/api/users/{user_id}`.
         body: the JSON to send, or "" for none.
     """
 
@@ -111,11 +111,11 @@ class Operation:
 
     @property
     def endpoint(self) -> str:
-        """The operation as the vendor's documentation writes it; journals keep it."""
+        """The operation as MonoCloud's documentation writes it; a journal stores this."""
         return f"{self.method} {_USERS_PATH}{{user_id}}{self.suffix}"
 
     def path(self, user_id: str) -> str:
-        """The path for this user, percent-encoded: the id is exactly one segment of it.
+        """Return the percent-encoded path for this user; the id is exactly one segment of it.
 
         Raises:
             InvalidUserIdError: the id cannot be one segment (see `check_user_id`).
@@ -126,9 +126,9 @@ class Operation:
         return f"{_USERS_PATH}{user_id}{self.suffix}"
 
     def read(self, user_id: str, response: Response) -> User:
-        """The user that the tenant answered with; see `read_response` for what it raises."""
+        """Return the user in the response; raises as `read_response` does."""
         body = response.body
-        if response.status == _OK and len(body) <= MAX_USER:  # nearly every answer is this one
+        if response.status == _OK and len(body) <= MAX_USER:  # nearly every response is like this
             try:
                 user = _user.decode(body)
             except _NOT_READ:
@@ -141,11 +141,11 @@ class Operation:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class BulkOperation(Operation):
-    """An operation that a run can do for many users, because it brings them into a state.
+    """An operation that a run can do for many users, because it sets a state.
 
     Attributes:
-        done: the `Outcome.status` of a user for whom it was done.
-        done_before: the `Outcome.status` of a user for whom a journal has it as done.
+        done: the `Outcome.status` of a user for whom it is done.
+        done_before: the `Outcome.status` of a user for whom it is done according to the journal.
     """
 
     done: Status
@@ -173,23 +173,24 @@ BULK_OPERATIONS: Final = (ENABLE, DISABLE)  # a journal is of one of these
 
 
 def check_user_id(user_id: str) -> None:
-    """Nothing when the id can be one path segment; else raises `InvalidUserIdError`.
+    """Raise `InvalidUserIdError` if the id cannot be one path segment.
 
-    Refused: what is no string, the empty one, control characters, lone surrogates, surrounding
-    white space, and more than 1,024 bytes; and what a proxy or a server could take for another
-    path, however often it decodes: an admin key would be aimed at that (docs/security.md).
+    Refused are: a value that is not a string, an empty string, control characters, lone surrogates,
+    surrounding white space, more than 1,024 bytes, and everything that a proxy or a server could
+    decode into another path. Such a request would use the admin key on that path
+    (docs/security.md).
     """
     if not isinstance(user_id, str):
         raise InvalidUserIdError(f"a user id is a str, not {type(user_id).__name__}")
     if _is_plain(user_id):
         return
-    fault = _id_problem(user_id)
-    if fault:
-        raise InvalidUserIdError(f"this id {fault}; nothing was sent", user_id=user_id[:80])
+    problem = _id_problem(user_id)
+    if problem:
+        raise InvalidUserIdError(f"this id {problem}; nothing was sent", user_id=user_id[:80])
 
 
 def _is_plain(user_id: str) -> bool:
-    """Whether it can be a segment as it is; nearly all of them can."""
+    """Whether the id can be a segment without any encoding, as nearly all ids can."""
     return user_id.isalnum() and user_id.isascii() and len(user_id) <= _MAX_ID_BYTES
 
 
@@ -210,7 +211,7 @@ def _id_problem(user_id: str) -> str | None:
 
 
 def _path_problem(user_id: str) -> str | None:
-    """What is wrong with the id once a gateway has decoded it, be it more than once."""
+    """Return what is wrong with the id after a gateway has decoded it, once or more often."""
     decoded, encoded = user_id.encode(), b""
     while decoded != encoded:
         decoded, encoded = _ESCAPED.sub(_unescaped, decoded), decoded
@@ -232,19 +233,19 @@ def _unescaped(found: re.Match[bytes]) -> bytes:
 
 
 def body_limit(status: int) -> int:
-    """How many bytes of an answer with this status are worth reading."""
+    """Return how many bytes to read of the body of a response with this status."""
     return MAX_USER if status == _OK else MAX_PROBLEM
 
 
 def read_response(user_id: str, status: int, headers: Headers, body: bytes) -> User:
-    """The user that the tenant answered with.
+    """Return the user in the response.
 
-    Classified by the HTTP status alone: a problem's own `status` may be absent, or a gateway's.
+    Only the HTTP status decides: the `status` in a problem may be absent, or a gateway's.
 
     Raises:
         StatusError: the status is a 4xx or 5xx.
-        TransportError: the user was cut short.
-        InvalidResponseError: anything else that is not a 200 with this very user.
+        TransportError: the JSON of the user ends early.
+        InvalidResponseError: the response is anything else but a 200 with this user.
     """
     if status == _OK:
         return _read_user(user_id, headers, body)
@@ -259,11 +260,11 @@ def read_response(user_id: str, status: int, headers: Headers, body: bytes) -> U
 
 
 def retry_after(headers: Headers, now: float) -> float | None:
-    """Seconds that the server asked to wait, or None where it asked nothing that makes sense.
+    """Return the seconds that the server asked to wait, or None without a valid `Retry-After`.
 
-    RFC 9110, section 10.2.3: a number of seconds or an HTTP date.
-    A date is measured against the response's own `Date`, where it has one, so that a wrong clock
-    on this machine does no harm; `now` is epoch seconds.
+    It is a number of seconds or an HTTP date (RFC 9110, section 10.2.3). A date is compared with
+    the `Date` of the response, if it has one, so a wrong clock on this machine does not matter;
+    `now` is in seconds since 1970.
     """
     value = headers.get("Retry-After", "").strip()
     if _DELAY_SECONDS.fullmatch(value):
@@ -278,7 +279,7 @@ def retry_after(headers: Headers, now: float) -> float | None:
 def _http_date(value: str) -> float | None:
     try:
         moment = parsedate_to_datetime(value)
-        if moment.tzinfo is None:  # the asctime form of RFC 9110 has no zone, and means UTC
+        if moment.tzinfo is None:  # the asctime form has no zone, and is in UTC (RFC 9110)
             moment = moment.replace(tzinfo=UTC)
         return moment.timestamp()
     except (ValueError, OverflowError, IndexError, TypeError):
@@ -293,7 +294,7 @@ def _read_user(user_id: str, headers: Headers, body: bytes) -> User:
         except _NOT_READ:
             reading = lenient_json.read(body)
             user = _convert_leniently(reading.value)
-            # There it may stand for anything: who that is, nobody can say.
+            # The replacement character may stand for any other: nobody knows whose id this is.
             user = None if user is None or lenient_json.UNKNOWN in user.user_id else user
     if user is not None:
         if user.user_id != user_id:
@@ -301,23 +302,23 @@ def _read_user(user_id: str, headers: Headers, body: bytes) -> User:
         return user
     foreign = False
     if len(body) > MAX_USER:
-        fault, foreign = f"longer than {MAX_USER} bytes", not body.lstrip().startswith(b"{")
+        what, foreign = f"longer than {MAX_USER} bytes", not body.lstrip().startswith(b"{")
     elif reading is None or (reading.is_object and reading.end is lenient_json.TextEnd.WHOLE):
-        fault = "no user: it has no user_id, or none that can be read"
+        what = "no user: it has no user_id, or none that can be read"
     elif not reading.is_object:
-        fault, foreign = f"not JSON{_described(headers, body)}", True
+        what, foreign = f"not JSON{_described(headers, body)}", True
     elif reading.end is lenient_json.TextEnd.EARLY:
-        # Whatever its length header says: a gateway measures what has come to it.
+        # Also if the Content-Length matches: a gateway sets it to the length of what it received.
         raise TransportError("the answer was cut short", user_id=user_id)
     else:
-        fault = f"malformed JSON{_described(headers, body)}"
+        what = f"malformed JSON{_described(headers, body)}"
     raise InvalidResponseError(
-        f"the answer was {fault}", user_id=user_id, status=_OK, foreign=foreign
+        f"the answer was {what}", user_id=user_id, status=_OK, foreign=foreign
     )
 
 
 def _decoded(body: bytes) -> User | None:
-    """The user in this JSON, or None where there is no id in it."""
+    """Return the user in this JSON, or None if it has no id."""
     try:
         return _user.decode(body)
     except msgspec.ValidationError:
@@ -326,10 +327,10 @@ def _decoded(body: bytes) -> User | None:
 
 
 def _convert_leniently(members: object) -> User | None:
-    """The user of these members, without those that are null or of another type than the model's.
+    """Return a user of these members, without those that are null or have an unexpected type.
 
-    The write is done: it does not turn into an error because one of a user's data has changed its
-    form. To allow for null in the models would cost everybody a look at each member of every user.
+    The tenant has done the operation, so an unexpected member must not make it an error. If the
+    models allowed null, decoding would cost more for every user.
     """
     if not isinstance(members, dict):
         return None
@@ -344,7 +345,7 @@ def _convert_leniently(members: object) -> User | None:
 
 
 def _without_nulls(value: Any) -> Any:
-    """The same without the members that are null; what the caller keeps in a map stays whole."""
+    """Return the value without null members, except in the maps that hold the caller's own data."""
     if isinstance(value, dict):
         return {
             name: member if name in _CALLERS_MAPS else _without_nulls(member)
@@ -406,13 +407,13 @@ def _status_error(user_id: str, status: int, headers: Headers, body: bytes) -> S
 
 
 class _BoundedTexts:
-    """Texts of one refusal, made harmless: the first ones, until they are long enough together."""
+    """Cleans the texts of one error, and keeps only the first ones, up to a total length."""
 
     def __init__(self) -> None:
         self._left = _MAX_CHARACTERS
 
     def kept(self, value: object) -> str | None:
-        """The text, or None where it is none or where there were enough before it."""
+        """Return the cleaned text, or None if it is not a text or the total length is reached."""
         if not isinstance(value, str) or self._left <= 0:
             return None
         text = clean(value)[: self._left]
@@ -420,7 +421,7 @@ class _BoundedTexts:
         return text
 
     def identity_fault(self, fault: dict[str, Any]) -> IdentityFault:
-        """A fault out of a list."""
+        """Return one entry of a list of `errors`."""
         return IdentityFault(
             code=self.kept(fault.get("code")),
             description=self.kept(fault.get("description")),
@@ -428,7 +429,7 @@ class _BoundedTexts:
         )
 
     def by_member(self, faults: dict[str, Any]) -> dict[str, tuple[str, ...]]:
-        """The faults of a map."""
+        """Return the messages of a map of `errors`, by member."""
         kept: dict[str, tuple[str, ...]] = {}
         for name, said in islice(faults.items(), _MAX_FAULTS):
             values = said[:_MAX_FAULTS] if isinstance(said, list) else [said]
@@ -445,7 +446,7 @@ def _with_faults(status: int, problem: ProblemDetails, faults: list[str]) -> str
 
 
 def _read_problem(body: bytes) -> dict[str, Any]:
-    """The members of a problem; none where it is a gateway's page, or half of one."""
+    """Return the members of a problem, or none if the body is a page or was cut off."""
     if len(body) > MAX_PROBLEM:
         return {}
     try:

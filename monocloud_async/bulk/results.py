@@ -1,4 +1,4 @@
-"""Where a run's outcomes go: its report, its journal, whoever iterates, and `on_outcome`."""
+"""Passes the outcomes of a run to its report, its journal, its iterator and `on_outcome`."""
 
 import asyncio
 import gc
@@ -11,20 +11,21 @@ import msgspec
 from monocloud_async.models import User
 from monocloud_async.outcome import BulkReport, Outcome, add_outcome
 
-if TYPE_CHECKING:  # SQLite and threads, only where a journal is kept
+if TYPE_CHECKING:  # loads SQLite and threads, which only a journal needs
     from monocloud_async.journal.writer import JournalWriter
 
 OnOutcome = Callable[[Outcome], None]
 
-_ROOM: Final = 16 << 20  # bytes of users that may wait for whoever iterates
-_LARGE: Final = 8192  # bytes of JSON; what a smaller user holds is not worth a closer look
-_FORGET: Final = 7 / 8  # of the size that the next user is thought of, with each smaller one
+_ROOM: Final = 16 << 20  # bytes of users that may wait for the consumer
+_LARGE: Final = 8192  # bytes of JSON; a smaller user is taken to use as much memory
+_FORGET: Final = 7 / 8  # the expected size of a user shrinks to this share with each smaller user
 
 
 class Waiting:
-    """Outcomes that wait for whoever iterates, and the memory that their users hold.
+    """A queue of outcomes for the consumer, limited by the memory that their users hold.
 
-    There are few, but a user may be of 256 KiB, and hold up to 24 times as much once it is read.
+    The outcomes are few, but the JSON of a user may have 256 KiB, and takes up to 24 times as much
+    memory when it is decoded.
 
     Attributes:
         on_the_way: users whose outcome is still to come.
@@ -34,19 +35,19 @@ class Waiting:
         self.on_the_way = 0
         self._outcomes: asyncio.Queue[tuple[Outcome | None, int]] = asyncio.Queue()
         self._held = 0
-        self._expected = 0.0  # of a user on the way
+        self._expected = 0.0  # bytes of a user on the way
         self._changed = asyncio.Event()
         self._encoder = msgspec.json.Encoder()
         self._buffer = bytearray()
 
     async def room(self) -> None:
-        """Returns when there is memory for one more user."""
+        """Wait until there is memory for one more user."""
         while self._held + self.on_the_way * self._expected > _ROOM:
             self._changed.clear()
             await self._changed.wait()
 
     def put(self, outcome: Outcome) -> None:
-        """One more waits."""
+        """Add an outcome."""
         size = 0
         if outcome.user is not None:
             size = self._size(outcome.user)
@@ -56,7 +57,7 @@ class Waiting:
         self._changed.set()
 
     async def get(self) -> Outcome | None:
-        """The first one; None after the last one, again and again."""
+        """Return the next outcome, or None after the last one, as often as it is called."""
         outcome, size = await self._outcomes.get()
         if outcome is None:
             self.end()
@@ -65,11 +66,11 @@ class Waiting:
         return outcome
 
     def end(self) -> None:
-        """There are no more."""
+        """Mark the end of the outcomes."""
         self._outcomes.put_nowait((None, 0))
 
     def _size(self, user: User) -> int:
-        """About how many bytes it holds."""
+        """Return about how many bytes of memory this user holds."""
         try:
             self._encoder.encode_into(user, self._buffer)
         except RecursionError:
@@ -78,7 +79,7 @@ class Waiting:
 
 
 def _held_by(thing: object) -> int:
-    """Bytes of this and all that it leads to; nothing in it leads back."""
+    """Return the bytes of this object and of all objects that it refers to, which has no cycles."""
     size, objects = 0, [thing]
     while objects:
         size += sum(map(sys.getsizeof, objects))
@@ -87,18 +88,18 @@ def _held_by(thing: object) -> int:
 
 
 class Results:
-    """Hands on every outcome, and holds the run up where nobody takes them.
+    """Passes on every outcome, and stops the run while the consumer does not take them.
 
     Args:
-        report: where they are counted.
-        writer: the journal's, if there is one.
-        on_outcome: the caller's own, if there is one.
-        slots: how many may be on their way where somebody iterates, from the reading of an id to
-            the taking of its outcome.
+        report: the report that counts the outcomes.
+        writer: the writer of the journal, or None.
+        on_outcome: the caller's function, or None.
+        slots: if the caller iterates, how many users may be between the reading of their id and
+            the taking of their outcome.
 
     Attributes:
-        error: what `on_outcome` raised, or a mistake in here; it ends the run.
-        streamed: whether somebody iterates, so that a user needs room; see `room`.
+        error: what `on_outcome` raised, or an internal error; it ends the run.
+        streamed: whether the caller iterates, so that a user needs room; see `room`.
     """
 
     def __init__(
@@ -115,35 +116,35 @@ class Results:
         self._on_outcome = on_outcome
         self._slots = asyncio.BoundedSemaphore(slots)
         self.streamed = False
-        self._waiting: Waiting | None = None  # only where somebody iterates
+        self._waiting: Waiting | None = None  # only if the caller iterates
 
     @property
     def has_listener(self) -> bool:
-        """Whether anybody hears of an outcome before the run's end."""
+        """Whether anybody gets outcomes before the end of the run."""
         return self._waiting is not None or self._on_outcome is not None
 
     def stream(self) -> None:
-        """From now on, somebody iterates."""
+        """Keep the outcomes from now on for a caller that iterates."""
         self._waiting = Waiting()
         self.streamed = True
 
     async def next(self) -> Outcome | None:
-        """The next outcome for whoever iterates; None after the last one, again and again."""
-        assert self._waiting is not None  # noqa: S101  somebody iterates
+        """Return the next outcome, or None after the last one, as often as it is called."""
+        assert self._waiting is not None  # noqa: S101  the caller iterates
         outcome = await self._waiting.get()
         if outcome is not None:
             self._slots.release()
         return outcome
 
     async def room(self) -> None:
-        """Returns when one more user may be on the way; at once where nobody iterates."""
+        """Wait until one more user may be on the way; no wait if the caller does not iterate."""
         if self._waiting is not None:
             await self._waiting.room()
             self._waiting.on_the_way += 1
             await self._slots.acquire()
 
     def record(self, outcome: Outcome) -> None:
-        """Hand on what became of a user; raises what `on_outcome` does."""
+        """Pass on the outcome of a user; raises what `on_outcome` raises."""
         add_outcome(self._report, outcome)
         if self._writer is not None:
             self._writer.add(outcome)
@@ -154,14 +155,14 @@ class Results:
             self._call_back(outcome)
 
     async def record_skipped(self, outcome: Outcome) -> None:
-        """Hand on the outcome of a user that the journal has as enabled."""
+        """Pass on the outcome of a user who is done according to the journal."""
         self._call_back(outcome)
         if self._waiting is not None:
             self._waiting.put(outcome)
-            await self._slots.acquire()  # this one's comes back when somebody takes it
+            await self._slots.acquire()  # released when the consumer takes this outcome
 
     def end(self) -> None:
-        """There are no more."""
+        """Tell a caller that iterates that there are no more outcomes."""
         if self._waiting is not None:
             self._waiting.end()
 

@@ -1,4 +1,4 @@
-"""The ids of a run, one at a time; those that its journal has as done are passed over."""
+"""Reads the ids of a run, and skips the users who are done according to its journal."""
 
 import asyncio
 from collections.abc import (
@@ -26,26 +26,26 @@ from monocloud_async.endpoint import BulkOperation
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.outcome import BulkReport, Outcome
 
-if TYPE_CHECKING:  # SQLite and threads, only where a journal is kept
+if TYPE_CHECKING:  # loads SQLite and threads, which only a journal needs
     from monocloud_async.journal.writer import JournalWriter
 
 UserIds = Iterable[str] | AsyncIterable[str]
 OnSkipped = Callable[[Outcome], Awaitable[None]]
 
-YIELD_EVERY: Final = 256  # ids that may never suspend before others get a turn on the event loop
+YIELD_EVERY: Final = 256  # ids after which other tasks get to run, if reading never suspends
 
 
 _SetIterator: Final = type(iter(set[str]()))
 
 
 class End(Enum):
-    """What comes after the last id; None could be an id that somebody put in by mistake."""
+    """The value after the last id; not None, because an input may contain None by mistake."""
 
     END = 0
 
 
 def _has_no_lasting_order(user_ids: object) -> bool:
-    """Whether another process may have the same ids in another order, as it has a set's.
+    """Whether another process may read the same ids in another order, as from a set.
 
     A dict and its views count as well: their order is that in which somebody filled them.
     """
@@ -54,22 +54,22 @@ def _has_no_lasting_order(user_ids: object) -> bool:
 
 
 class Source:
-    """The input of a run. It is read as places become free, and no further.
+    """The input of a run, which is read only when a user's call can start.
 
     Args:
+        operation: the operation of the run.
         user_ids: any iterable or async iterable.
-        operation: what is done for each user.
-        report: where those that are passed over are counted.
-        writer: knows the journal, if there is one.
+        report: the report that counts the skipped users.
+        writer: the writer of the journal, or None.
 
     Attributes:
         needs_own_task: whether one task has to read and close it: an async generator may hold what
             belongs to a task, such as a timeout, a task group or a cursor.
         opened: whether `open` was called.
-        held: an id that was read and not handed on, because the run was cut off just then.
+        held: an id that was read but not returned, because the run ended at that moment.
 
     Raises:
-        ConfigurationError: these are not many ids.
+        ConfigurationError: `user_ids` is not an iterable of ids.
     """
 
     def __init__(
@@ -96,14 +96,13 @@ class Source:
         self._next_in_context: Callable[[], str | End] = lambda: End.END
 
     async def open(self, on_skipped: OnSkipped | None = None) -> None:
-        """Begin to read.
+        """Open the journal, if there is one, and prepare to read.
 
         Args:
-            on_skipped: called with the outcome of each that is passed over, where anybody wants to
-                know.
+            on_skipped: called with the outcome of each skipped user, unless it is None.
 
         Raises:
-            ConfigurationError: the journal is not for these ids, or they have no lasting order.
+            ConfigurationError: the journal is not for these ids, or they have no stable order.
         """
         self.opened = True
         self._on_skipped = on_skipped
@@ -118,16 +117,16 @@ class Source:
             self._async_iterator = aiter(self._user_ids)
         else:
             self._iterator = iter(self._user_ids)
-            # In one context, whichever task asks.
+            # In the same context, whichever task asks for the next id.
             self._next_in_context = partial(copy_context().run, self._next_now)
 
     async def close(self) -> None:
-        """Read no more."""
+        """Close the input."""
         if isinstance(self._async_iterator, AsyncGenerator):
             await self._async_iterator.aclose()
 
     async def next(self) -> str | End:
-        """The next id for which the journal does not have it as done."""
+        """Return the next id of a user who is not done according to the journal, or `End.END`."""
         report, writer, on_skipped, async_iterator = (
             self._report,
             self._writer,
@@ -177,7 +176,7 @@ class Source:
         return next(self._iterator, End.END)
 
     async def _skip(self, known: Sequence[str | None]) -> None:
-        """Pass over all of these at once, where they are what comes next.
+        """Skip all of these users at once, if they are the next ones of the input.
 
         Only for speed: ten million users of an earlier run take seconds, not a minute.
         """
@@ -187,5 +186,5 @@ class Source:
         if here == known:
             self._count_skipped(len(here))
             await asyncio.sleep(0)
-        else:  # one by one, to the place where they differ, which ends the run
+        else:  # compare one by one: the id that differs ends the run
             self._iterator = iter(here)

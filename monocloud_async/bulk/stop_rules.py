@@ -1,4 +1,4 @@
-"""Does this answer condemn the whole run, or only this user?"""
+"""Decides whether an error stops the whole run, or is only about its user."""
 
 from typing import Final, NamedTuple
 
@@ -15,19 +15,21 @@ from monocloud_async.errors import (
 from monocloud_async.outcome import BulkReport, RunStoppedError
 from monocloud_async.ratelimit.limiter import RateLimiter
 
-MAX_PAUSE: Final = 900.0  # seconds; longer than that, nobody waits for a tenant's permission
+MAX_PAUSE: Final = (
+    900.0  # seconds; the longest wait for a tenant that answers every request with 429
+)
 
-_MAX_BLOCKED: Final = 100  # answers in a row that no user can be blamed for
+_MAX_BLOCKED: Final = 100  # responses in a row that are not about their users
 
 
 class StopReason(NamedTuple):
-    """What ends a run: the error that decided it, and why that one does, where it is not plain."""
+    """Why a run was stopped: the error, and an explanation if the error does not say enough."""
 
     error: MonoCloudError
     why: str = ""
 
     def to_error(self, report: BulkReport) -> RunStoppedError:
-        """What the run raises, from the error."""
+        """Return the error that the run raises; its cause is `error`."""
         read = f"{report.total:,}"
         return RunStoppedError(
             f"the run was stopped{self.why} (ids read: {read}): {self.error}", report=report
@@ -35,13 +37,13 @@ class StopReason(NamedTuple):
 
 
 class StopRules:
-    """Looks at every error of a run.
+    """The rules that stop a run.
 
-    - 401, 402, and a session that is closed or cannot be used: at any time.
-    - 403, a redirect, or a page that is not MonoCloud's: as the first answer, or as each of the
-      last hundred.
-    - A certificate or a host name that does not fit: in the first call.
-    - The tenant down for longer than `max_outage`, or granting nothing for 15 minutes.
+    - A 401, a 402, or a session that is closed or cannot be used: at any time.
+    - A 403, a redirect, or a page that is not MonoCloud's: as the first response, or if the last
+      hundred responses were all like that.
+    - An invalid certificate or host name: in the first call.
+    - A tenant that is down for longer than `max_outage`, or answers only 429 for 15 minutes.
     """
 
     def __init__(self, limiter: RateLimiter, max_outage: float) -> None:
@@ -50,18 +52,18 @@ class StopRules:
         self._blocked = 0
 
     def user_done(self) -> None:
-        """The operation was done for a user."""
+        """Record that the operation was done for a user."""
         self._blocked = 0
 
     def check(self, error: MonoCloudError, now: float, *, first: bool) -> StopReason | None:
-        """Why the run has to stop, or None where it may go on."""
+        """Return why the run has to stop after this error, or None if it may go on."""
         blocked = isinstance(error, ForbiddenError) or (
             isinstance(error, InvalidResponseError) and error.foreign
         )
         self._blocked = self._blocked + 1 if blocked else 0
         if isinstance(error, UnauthorizedError | PaymentRequiredError | ConfigurationError):
             return StopReason(error)
-        # Only the session's own end is lasting and comes after a request was sent.
+        # A lasting error after a request was sent is always that the session was closed.
         lasting = isinstance(error, TransportError) and error.lasting and (first or error.sent)
         if lasting or (first and blocked):
             return StopReason(error)

@@ -1,7 +1,7 @@
-"""What others see of a run: a log line at its end, and through OpenTelemetry a span and figures.
+"""Reports a run to monitoring: a log line at its end, and a span and metrics for OpenTelemetry.
 
-The figures are read when they are collected, so no call costs more for them. Without
-OpenTelemetry's API installed there is the log line alone; docs/observability.md shows all of it.
+The metrics are read only when they are collected, so they add no cost to a call. If OpenTelemetry's
+API is not installed, there is only the log line. docs/observability.md describes all of them.
 """
 
 import logging
@@ -34,7 +34,7 @@ logger = logging.getLogger("monocloud_async")
 
 @contextmanager
 def observe(operation: BulkOperation, report: BulkReport, limiter: RateLimiter) -> Iterator[None]:
-    """While this is open, the run is seen."""
+    """Report this run while the context is open, and log a line when it ends."""
     instruments = _instruments()
     try:
         with (
@@ -65,7 +65,7 @@ def _instruments() -> "_Instruments | None":
 
 
 class _Instruments:
-    """The runs of this process; OpenTelemetry's counters only grow, so those that are over count.
+    """The metrics of all runs of this process; ended runs still count, as counters never shrink.
 
     Names are MonoCloud's, and OpenTelemetry's where it has one
     (https://opentelemetry.io/docs/specs/semconv/registry/attributes/server/).
@@ -77,8 +77,10 @@ class _Instruments:
         self._observation = metrics.Observation
         self._span = trace.get_tracer("monocloud_async", __version__).start_as_current_span
         self._runs: list[tuple[BulkReport, RateLimiter]] = []
-        self._over: Counter[tuple[str, str]] = Counter()  # by tenant and name
-        self._lock = threading.Lock()  # figures are collected in a thread of its own
+        self._over: Counter[tuple[str, str]] = (
+            Counter()
+        )  # the counts of ended runs, by tenant and name
+        self._lock = threading.Lock()  # metrics are collected in another thread
         meter = metrics.get_meter("monocloud_async", __version__)
         meter.create_observable_counter(
             "monocloud.users", [self._users], "{user}", "Users of bulk runs, by outcome."
@@ -98,7 +100,7 @@ class _Instruments:
     def observe(
         self, operation: BulkOperation, report: BulkReport, limiter: RateLimiter
     ) -> Iterator[None]:
-        """A span of its own for the run, and its figures among all others."""
+        """Open a span for the run, and include the run in the metrics."""
         run = report, limiter
         span_name = f"monocloud.bulk_{operation.name}"
         with self._span(span_name, attributes=_where(limiter.tenant)) as span:
@@ -113,7 +115,7 @@ class _Instruments:
                 span.set_attributes({f"monocloud.{name}": n for name, n in counts.items()})
 
     def _sums(self, name: str) -> dict[str, float]:
-        """This count by tenant."""
+        """Return this count for each tenant, over all runs."""
         with self._lock:
             sums = Counter(
                 {tenant: n for (tenant, known), n in self._over.items() if known == name}
