@@ -92,7 +92,8 @@ def _cut_off(error: ClientFailure, user_id: str) -> TransportError:
         case ClosedError():
             what = "the session was closed before an answer came"
             return TransportError(what, user_id=user_id, transient=False, lasting=True)
-        case aiohttp.ServerDisconnectedError():
+        # The second one is aiohttp's for a request that it could no longer write.
+        case aiohttp.ServerDisconnectedError() | aiohttp.ClientConnectionResetError():
             what, stale = "the connection was closed before an answer came", True
         case aiohttp.ClientPayloadError():
             what = "the answer was cut short"
