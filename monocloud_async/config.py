@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 DOMAIN = "MONOCLOUD_MANAGEMENT_DOMAIN"
 API_KEY = "MONOCLOUD_MANAGEMENT_API_KEY"
-TIMEOUT = "MONOCLOUD_MANAGEMENT_TIMEOUT"  # milliseconds, as the official clients have it
+TIMEOUT = "MONOCLOUD_MANAGEMENT_TIMEOUT"  # milliseconds, as in the official clients
 
 _READ_BY_AIOHTTP: Final = {"http", "https", "ws", "wss"}  # the schemes whose proxies aiohttp reads
 _KEY = re.compile(r"[\x21-\x7e]{1,4096}")
 _NOT_PICKLED = "credentials are not pickled: give the key to the new process itself"
-# RFC 1035, section 2.3.4: a label has 63 characters at most, and a name 253.
+# A label has at most 63 characters, and a name 253 (RFC 1035, section 2.3.4).
 _LABEL = r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)"
 _NAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(\.{_LABEL})*")
 
@@ -185,7 +185,7 @@ def _checked_url(address: str, named: str) -> None:
         _ = urlsplit(address).port
         (urlsplit(address).hostname or "").removesuffix(".").encode("idna")
     except ValueError:
-        fault = _no_proxy(named)
+        invalid = _no_proxy(named)
     else:
         return
     raise fault  # outside the `except`, because the parser's error contains the address

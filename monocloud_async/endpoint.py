@@ -143,11 +143,11 @@ class Operation:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class BulkOperation(Operation):
-    """An operation that a run can do for many users, because it brings them into a state.
+    """An operation that a run can do for many users, because it sets a state.
 
     Attributes:
-        done: the `Outcome.status` of a user for whom it was done.
-        done_before: the `Outcome.status` of a user for whom a journal has it as done.
+        done: the `Outcome.status` of a user for whom it is done.
+        done_before: the `Outcome.status` of a user for whom it is done according to the journal.
     """
 
     done: Status
@@ -185,9 +185,9 @@ def check_user_id(user_id: str) -> None:
         raise InvalidUserIdError(f"a user id is a str, not {type(user_id).__name__}")
     if _is_plain(user_id):
         return
-    fault = _id_problem(user_id)
-    if fault:
-        raise InvalidUserIdError(f"this id {fault}; nothing was sent", user_id=user_id[:80])
+    problem = _id_problem(user_id)
+    if problem:
+        raise InvalidUserIdError(f"this id {problem}; nothing was sent", user_id=user_id[:80])
 
 
 def _is_plain(user_id: str) -> bool:
@@ -280,7 +280,7 @@ def retry_after(headers: Headers, now: float) -> float | None:
 def _http_date(value: str) -> float | None:
     try:
         moment = parsedate_to_datetime(value)
-        if moment.tzinfo is None:  # the asctime form of RFC 9110 has no zone, and means UTC
+        if moment.tzinfo is None:  # the asctime form has no zone, and is in UTC (RFC 9110)
             moment = moment.replace(tzinfo=UTC)
         return moment.timestamp()
     except (ValueError, OverflowError, IndexError, TypeError):
@@ -303,18 +303,18 @@ def _read_user(user_id: str, headers: Headers, body: bytes) -> User:
         return user
     foreign = False
     if len(body) > MAX_USER:
-        fault, foreign = f"longer than {MAX_USER} bytes", not body.lstrip().startswith(b"{")
+        what, foreign = f"longer than {MAX_USER} bytes", not body.lstrip().startswith(b"{")
     elif reading is None or (reading.is_object and reading.end is lenient_json.TextEnd.WHOLE):
-        fault = "no user: it has no user_id, or none that can be read"
+        what = "no user: it has no user_id, or none that can be read"
     elif not reading.is_object:
-        fault, foreign = f"not JSON{_described(headers, body)}", True
+        what, foreign = f"not JSON{_described(headers, body)}", True
     elif reading.end is lenient_json.TextEnd.EARLY:
         # Even if its Content-Length fits: a gateway sets the length of what it received.
         raise TransportError("the answer was cut short", user_id=user_id)
     else:
-        fault = f"malformed JSON{_described(headers, body)}"
+        what = f"malformed JSON{_described(headers, body)}"
     raise InvalidResponseError(
-        f"the answer was {fault}", user_id=user_id, status=_OK, foreign=foreign
+        f"the answer was {what}", user_id=user_id, status=_OK, foreign=foreign
     )
 
 

@@ -439,9 +439,10 @@ async def test_cancellation_at_any_await_leaves_nothing_behind(sandbox: Sandbox)
             except asyncio.CancelledError:
                 pass
             if session._owned is not None:  # no public way to see it
-                kept = session._fast._idle if session._fast else []
+                fast = getattr(session, "_fast", None)
+                kept = fast._idle if fast is not None else []
                 assert session._owned.connector is not None
-                assert session._owned.connector._acquired == {line for _, line in kept}
+                assert session._owned.connector._acquired == {protocol for _, protocol in kept}
         assert {t for t in asyncio.all_tasks() - before if "session" in repr(t)} == set()
     assert 0 < finished < 60
 

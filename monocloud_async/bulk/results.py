@@ -11,7 +11,7 @@ import msgspec
 from monocloud_async.models import User
 from monocloud_async.outcome import BulkReport, Outcome, add_outcome
 
-if TYPE_CHECKING:  # SQLite and threads, only where a journal is kept
+if TYPE_CHECKING:  # loads SQLite and threads, which only a journal needs
     from monocloud_async.journal.writer import JournalWriter
 
 OnOutcome = Callable[[Outcome], None]

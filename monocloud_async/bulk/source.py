@@ -26,7 +26,7 @@ from monocloud_async.endpoint import BulkOperation
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.outcome import BulkReport, Outcome
 
-if TYPE_CHECKING:  # SQLite and threads, only where a journal is kept
+if TYPE_CHECKING:  # loads SQLite and threads, which only a journal needs
     from monocloud_async.journal.writer import JournalWriter
 
 UserIds = Iterable[str] | AsyncIterable[str]
@@ -57,6 +57,7 @@ class Source:
     """The input of a run, read only as far as workers are free.
 
     Args:
+        operation: the operation of the run.
         user_ids: any iterable or async iterable.
         operation: the operation of the run.
         report: counts the skipped users.
@@ -96,7 +97,7 @@ class Source:
         self._next_in_context: Callable[[], str | End] = lambda: End.END
 
     async def open(self, on_skipped: OnSkipped | None = None) -> None:
-        """Begin to read.
+        """Open the journal, if there is one, and prepare to read.
 
         Args:
             on_skipped: called with the outcome of each skipped user, if given.

@@ -1,1 +1,1 @@
-"""One request and its answer, two ways: through `ClientSession`, or the fast one."""
+"""Sends one request and returns its response: through `ClientSession`, or faster without it."""

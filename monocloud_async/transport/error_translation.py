@@ -1,6 +1,6 @@
-"""What aiohttp raises, as a `TransportError`: in words free of headers, passwords and bodies.
+"""Translates aiohttp's errors into ours, whose messages have no header, password or body.
 
-aiohttp's own errors are never chained to ours: they hold the request's headers, the key among them.
+Our errors are never chained to aiohttp's, which hold the request's headers with the key.
 """
 
 import aiohttp
@@ -19,7 +19,7 @@ _TLS = "Check the domain and its port, and whether a proxy is in between"
 
 
 def timeout_error(error: TimeoutError, user_id: str, seconds: float) -> RequestTimeoutError:
-    """The error for a request that got no complete answer in time."""
+    """Return the error for a request that got no complete response in time."""
     sent = not isinstance(error, aiohttp.ConnectionTimeoutError)
     what = f"no complete answer within {seconds:.3g} s" if sent else "no connection in time"
     return RequestTimeoutError(what, user_id=user_id, sent=sent)
@@ -29,24 +29,24 @@ ClientFailure = aiohttp.ClientError | HttpProcessingError | OSError
 
 
 def transport_error(error: ClientFailure, user_id: str) -> TransportError:
-    """The error for a request that broke, before or after it reached the tenant."""
+    """Return the error for a request that failed, before or after it was sent."""
     return _not_sent(error, user_id) or _cut_off(error, user_id)
 
 
 def expired_error(user_id: str) -> RequestTimeoutError:
-    """The error for a request that would begin after its deadline."""
+    """Return the error for a request that would start after its deadline."""
     return RequestTimeoutError(
         "the time was over before it could be sent", user_id=user_id, sent=False, transient=False
     )
 
 
 def unusable_client_error(error: Exception, user_id: str) -> ConfigurationError:
-    """The error for a borrowed session that is of another event loop, or has no way to go.
+    """Return the error for a borrowed session with which no request can be made.
 
-    A proxy without http:// is one such, and a connector that is for IPv6 alone where the tenant is
-    not: there aiohttp's own assertion fails.
+    Examples are a session of another event loop, a proxy without http://, and a connector for IPv6
+    only if the tenant has no IPv6 address: there, aiohttp fails with an assertion.
     """
-    # Not in its own words, which may have the proxy's password in them.
+    # Without aiohttp's message, which may contain the proxy's password.
     return ConfigurationError(
         f"the borrowed client_session made no request ({type(error).__name__}): look at its event"
         " loop, its proxy and its connector",
@@ -77,9 +77,11 @@ def _not_sent(error: ClientFailure, user_id: str) -> TransportError | None:
             what = f"the proxy refused to connect (status {error.status})"
         case _:
             return None
-    fault = TransportError(what, user_id=user_id, sent=False, transient=transient, lasting=lasting)
-    fault.advice = advice or fault.advice
-    return fault
+    translated = TransportError(
+        what, user_id=user_id, sent=False, transient=transient, lasting=lasting
+    )
+    translated.advice = advice or translated.advice
+    return translated
 
 
 def _cut_off(error: ClientFailure, user_id: str) -> TransportError:
@@ -90,14 +92,15 @@ def _cut_off(error: ClientFailure, user_id: str) -> TransportError:
         case ClosedError():
             what = "the session was closed before an answer came"
             return TransportError(what, user_id=user_id, transient=False, lasting=True)
-        case aiohttp.ServerDisconnectedError():
+        # The second one is aiohttp's for a request that it could no longer write.
+        case aiohttp.ServerDisconnectedError() | aiohttp.ClientConnectionResetError():
             what, stale = "the connection was closed before an answer came", True
         case aiohttp.ClientPayloadError():
             what = "the answer was cut short"
         case aiohttp.ClientResponseError() | HttpProcessingError():
             if _is_of_long_headers(error):
                 return _headers_too_long(user_id)
-            what = "the answer was not HTTP"  # aiohttp calls it a 400, which nobody sent
+            what = "the answer was not HTTP"  # aiohttp reports it as a 400 that no server sent
         case OSError():
             what, stale = f"the connection broke: {_reason(error)}", True
         case _:
@@ -106,19 +109,19 @@ def _cut_off(error: ClientFailure, user_id: str) -> TransportError:
 
 
 def _headers_too_long(user_id: str) -> TransportError:
-    fault = TransportError(
+    translated = TransportError(
         f"the answer's headers are longer than {MAX_HEADERS >> 10} KiB, which is all that is read",
         user_id=user_id,
         transient=False,
     )
-    fault.advice = "It may well be done; see what a gateway adds to the answers"
-    return fault
+    translated.advice = "It may well be done; see what a gateway adds to the answers"
+    return translated
 
 
 def _is_of_long_headers(error: BaseException | None) -> bool:
-    """Whether aiohttp's parser reached a limit, which only the cause of its error tells."""
+    """Whether aiohttp's parser reached a limit on headers, which only the cause shows."""
     while error is not None:
-        # The limit on the number of lines has no exception class.
+        # The limit on the number of headers has no exception class.
         if isinstance(error, LineTooLong) or error.args[:1] == ("Too many headers received",):
             return True
         error = error.__cause__

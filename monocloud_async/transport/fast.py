@@ -8,8 +8,8 @@ plain response, complete and in one segment, is taken without a parser (`plain_b
 The standard transport is used instead while somebody hooks `ClientSession` (`HOOKS`), and with an
 aiohttp that lacks something that this file needs (`REQUIRED`).
 
-To do without: delete this file, the lines of `session` that name it, and
-tests/transport/test_fast.py.
+To do without: delete this file, the lines of `session` that name it, whose connector is then a
+`Connector`, and the tests that import it.
 """
 
 import asyncio

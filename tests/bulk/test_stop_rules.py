@@ -45,7 +45,7 @@ def test_an_outage_that_lasts_too_long_stops_the_run() -> None:
     run(main(), sockets=False)
 
 
-async def barred_after(count: int, error: m.MonoCloudError, total: int) -> BulkReport:
+async def blocked_after(count: int, error: m.MonoCloudError, total: int) -> BulkReport:
     left = count
 
     async def send(user_id: str, _seconds: float) -> User:
@@ -68,10 +68,10 @@ async def barred_after(count: int, error: m.MonoCloudError, total: int) -> BulkR
 async def test_a_hundred_answers_in_a_row_that_no_user_is_to_blame_for_stop_the_run(
     error: m.MonoCloudError,
 ) -> None:
-    report = await barred_after(5, error, 104)
+    report = await blocked_after(5, error, 104)
     assert (report.enabled, report.failed) == (5, 99)
     with pytest.raises(m.RunStoppedError, match="last 100 answers were all like this") as caught:
-        await barred_after(5, error, 10_000)
+        await blocked_after(5, error, 10_000)
     assert caught.value.report.total == 105
 
 
@@ -80,9 +80,9 @@ async def test_a_certificate_or_host_that_does_not_fit_stops_the_first_call_only
         "the certificate is for another host", sent=False, transient=False, lasting=True
     )
     with pytest.raises(m.RunStoppedError, match="certificate") as caught:
-        await barred_after(0, error, 10)
+        await blocked_after(0, error, 10)
     assert caught.value.report.requests == 1
-    report = await barred_after(1, error, 10)
+    report = await blocked_after(1, error, 10)
     assert (report.enabled, report.total) == (1, 10)
 
 
@@ -171,7 +171,7 @@ async def test_what_concerns_all_users_stops_the_run_whenever_it_comes(
     error: m.MonoCloudError,
 ) -> None:
     with pytest.raises(m.RunStoppedError, match=r"stopped \(ids read: 6\): ") as caught:
-        await barred_after(5, error, 10)
+        await blocked_after(5, error, 10)
     assert caught.value.__cause__ is error
     assert caught.value.report.enabled == 5
 

@@ -23,7 +23,7 @@ from monocloud_async.inputs import Format
 from monocloud_async.transport.fast import plain_body
 
 
-class Line:
+class Loopback:
     """A session and its server, which sends the given bytes, then closes."""
 
     def __init__(self, runner: asyncio.Runner) -> None:
@@ -54,11 +54,11 @@ class Line:
 
 
 @pytest.fixture(scope="module")
-def line() -> Iterator[Line]:
+def loopback() -> Iterator[Loopback]:
     with asyncio.Runner() as runner:
-        line = Line(runner)
-        yield line
-        line.close()
+        loopback = Loopback(runner)
+        yield loopback
+        loopback.close()
 
 
 NUMBER = r"\A[-+]?[0-9_\u0660-\u0669]{0,20}(\.[0-9]*)?(e[-+]?[0-9]{1,3})?\Z"
@@ -111,14 +111,14 @@ def plain_but_for(names: list[bytes]) -> bytes:
 
 @settings(deadline=None)
 @given(answer=st.binary(max_size=200) | written() | damaged())
-def test_every_answer_is_the_user_or_an_error_of_ours(line: Line, answer: bytes) -> None:
-    ended = line.enable("ada", answer)
+def test_every_answer_is_the_user_or_an_error_of_ours(loopback: Loopback, answer: bytes) -> None:
+    ended = loopback.enable("ada", answer)
     if isinstance(ended, User):
         assert ended.user_id == "ada"
     else:
         invariants.is_alone(ended)
     # ... and the session still works.
-    assert isinstance(line.enable("ada", http(USER)), User)
+    assert isinstance(loopback.enable("ada", http(USER)), User)
 
 
 @given(answer=written() | damaged() | st.lists(NAMES, max_size=3).map(plain_but_for))
@@ -142,14 +142,14 @@ def test_what_is_taken_as_plain_is_what_aiohttp_reads(answer: bytes) -> None:
 @given(user_id=st.text(max_size=40))
 @example("\ud800")
 @example("a\u0301/%2F?#&=+;:@\\ ")
-def test_an_id_arrives_as_itself_or_is_not_sent(line: Line, user_id: str) -> None:
-    line.targets.clear()
-    ended = line.enable(user_id, http(b"", status=404))
+def test_an_id_arrives_as_itself_or_is_not_sent(loopback: Loopback, user_id: str) -> None:
+    loopback.targets.clear()
+    ended = loopback.enable(user_id, http(b"", status=404))
     if isinstance(ended, m.InvalidUserIdError):
-        assert line.targets == []
+        assert loopback.targets == []
         return
     assert isinstance(ended, m.NotFoundError)
-    (target,) = line.targets
+    (target,) = loopback.targets
     parts = target.decode("ascii").split("/")
     assert parts[:3] + parts[4:] == ["", "api", "users", "enable"]
     assert unquote(parts[3], errors="strict") == user_id

@@ -69,6 +69,7 @@ def of_long_headers() -> aiohttp.ClientResponseError:
         (BadHttpMessage("Too many headers received"), "headers are longer than 64 KiB", "s"),
         (ClosedError(), "the session was closed before an answer came", "sl"),
         (aiohttp.ServerDisconnectedError(), "was closed before an answer came", "stS"),
+        (aiohttp.ClientConnectionResetError("closing"), "was closed before an answer", "stS"),
         (aiohttp.ClientPayloadError("half"), "the answer was cut short", "st"),
         (BadStatusLine("x"), "the answer was not HTTP", "st"),
         (aiohttp.ClientResponseError(REQUEST, (), status=400), "the answer was not HTTP", "st"),

@@ -234,10 +234,10 @@ async def test_what_comes_right_behind_a_plain_answer_is_nobodys_answer(
     """The data arrives before the caller has resumed."""
     receive = FastProtocol.data_received
 
-    def more(line: FastProtocol, data: bytes) -> None:
-        receive(line, data)
-        if line.idle:
-            receive(line, http(b"", status=404))
+    def more(protocol: FastProtocol, data: bytes) -> None:
+        receive(protocol, data)
+        if protocol.idle:
+            receive(protocol, http(b"", status=404))
 
     async with (
         RawServer(answering(http(ADA))) as server,
@@ -258,9 +258,9 @@ async def test_a_session_that_is_closed_as_an_answer_comes_keeps_no_connection(
     async with RawServer(answering(http(ADA))) as server:
         session = MonoCloudSession(server.url, KEY, retry=ONCE)
 
-        def close(line: FastProtocol, data: bytes) -> None:
+        def close(protocol: FastProtocol, data: bytes) -> None:
             closing.append(asyncio.create_task(session.close()))
-            receive(line, data)
+            receive(protocol, data)
 
         monkeypatch.setattr(FastProtocol, "data_received", close)
         assert (await session.enable_user("ada")).user_id == "ada"
