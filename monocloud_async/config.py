@@ -188,7 +188,7 @@ def _checked_url(address: str, named: str) -> None:
         invalid = _no_proxy(named)
     else:
         return
-    raise fault  # outside the `except`, because the parser's error contains the address
+    raise invalid  # outside the `except`, because the parser's error contains the address
 
 
 def _no_proxy(named: str) -> ConfigurationError:
