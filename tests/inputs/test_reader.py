@@ -112,6 +112,15 @@ def test_what_cannot_be_guessed_is_asked_for(
         read(content, name, column)
 
 
+def test_a_header_is_kept_as_it_stands_with_its_mark(tmp_path: Path) -> None:
+    """A file of failures begins with it."""
+    header = codecs.BOM_UTF8 + b'"Name";user_id\r\n'
+    (tmp_path / "users.csv").write_bytes(header + b"x;ada\r\n")
+    with open_ids(tmp_path / "users.csv", None, None) as reader:
+        assert [line.user_id for line in reader] == ["ada"]
+        assert reader.header == header
+
+
 def test_an_empty_file_has_no_ids() -> None:
     assert ids(b"") == ids(b"", "users.csv") == ids(b"\n\n", "users.csv") == []
 
