@@ -42,6 +42,7 @@ def ids(content: bytes, name: str = "users.txt", column: str | None = None) -> l
         ("users.csv", b"name,id\nx,ada\ny,bob\n"),
         ("users.csv", b"\nid;name\nada;x,y\nbob;z\n"),
         ("users.csv", b"name\tuserId\nx\tada\ny\tbob\n"),
+        ("users.csv", b'"user_id";"name"\n"ada";"x"\n"bob";"y"\n'),
         ("users.csv", b'note,id\n"two\nlines, ""quoted""",ada\nx,bob\n'),
         ("users.csv", b"id,name\nada,x,\nbob,y,,\n"),
         ("users.tsv", b"id\tname\nada\tx\nbob\ty\n"),
