@@ -111,9 +111,11 @@ def read_header(name: str, raw: bytes, column: str | None) -> tuple[str, int, in
             f"the header of {name} is not UTF-8; convert it first: iconv -f WINDOWS-1252 -t UTF-8"
         ) from None
     columns: list[str] = []
+    malformed: csv.Error | None = None
     for delimiter in DELIMITERS:
         row = next(csv_rows([text], delimiter), [])
-        if isinstance(row, csv.Error):
+        if isinstance(row, csv.Error):  # quotes that do not fit this delimiter may fit another
+            malformed = malformed or row
             continue
         names = [cell.strip() for cell in row]
         found = [place for place, cell in enumerate(names) if _holds_ids(cell, column)]
@@ -123,6 +125,8 @@ def read_header(name: str, raw: bytes, column: str | None) -> tuple[str, int, in
             columns = names
         if found:
             break
+    if malformed is not None and len(columns) <= 1:
+        raise ConfigurationError(f"the header of {name} is malformed csv: {clean(str(malformed))}")
     listed = clean(", ".join(columns[:20]))
     if column is not None:
         raise ConfigurationError(f"{name} has no single column {clean(column)!r}; it has: {listed}")

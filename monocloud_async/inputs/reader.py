@@ -127,11 +127,7 @@ class IdReader:
                     yield raw, row
 
         lines = decoded()
-        raw, head = next(rows(","), (b"", []))
-        if isinstance(head, csv.Error):
-            raise ConfigurationError(
-                f"the header of {self.name} is malformed csv: {clean(str(head))}"
-            )
+        raw, _ = next(rows(","), (b"", []))
         if not raw:
             return
         self.header = self._mark + raw

@@ -42,6 +42,7 @@ def ids(content: bytes, name: str = "users.txt", column: str | None = None) -> l
         ("users.csv", b"name,id\nx,ada\ny,bob\n"),
         ("users.csv", b"\nid;name\nada;x,y\nbob;z\n"),
         ("users.csv", b"name\tuserId\nx\tada\ny\tbob\n"),
+        ("users.csv", b'"user_id";"name"\n"ada";"x"\n"bob";"y"\n'),
         ("users.csv", b'note,id\n"two\nlines, ""quoted""",ada\nx,bob\n'),
         ("users.csv", b"id,name\nada,x,\nbob,y,,\n"),
         ("users.tsv", b"id\tname\nada\tx\nbob\ty\n"),
@@ -110,6 +111,15 @@ def test_what_cannot_be_guessed_is_asked_for(
 ) -> None:
     with pytest.raises(ConfigurationError, match=message):
         read(content, name, column)
+
+
+def test_a_header_is_kept_as_it_stands_with_its_mark(tmp_path: Path) -> None:
+    """A file of failures begins with it."""
+    header = codecs.BOM_UTF8 + b'"Name";user_id\r\n'
+    (tmp_path / "users.csv").write_bytes(header + b"x;ada\r\n")
+    with open_ids(tmp_path / "users.csv", None, None) as reader:
+        assert [line.user_id for line in reader] == ["ada"]
+        assert reader.header == header
 
 
 def test_an_empty_file_has_no_ids() -> None:

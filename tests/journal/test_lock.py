@@ -2,11 +2,14 @@
 
 import asyncio
 import os
+import socket
 from pathlib import Path
 
 import pytest
 
 from monocloud_async import ConfigurationError, MonoCloudSession
+from monocloud_async.journal import lock
+from monocloud_async.journal.lock import JournalInUseError, Lock
 from monocloud_async.sandbox import Sandbox
 
 
@@ -60,3 +63,37 @@ async def test_the_lock_destroys_no_file_of_its_name(
         await session.bulk_enable(sandbox.user_ids(), journal=path)
     assert victim.read_text() == "precious"
     assert sandbox.stats().requests == 0
+
+
+def test_the_lock_says_who_holds_it_and_is_gone_afterwards(path: Path) -> None:
+    path.write_text("process 1234567890 on a-host-with-a-long-name.example")  # as a kill leaves it
+    held, other = Lock(path, "the journal"), Lock(path, "the journal")
+    held.take()
+    assert held.held
+    assert path.read_text() == f"process {os.getpid()} on {socket.gethostname()}"
+    with pytest.raises(JournalInUseError, match=f"the journal is in use by process {os.getpid()}"):
+        other.take()
+    assert not other.held
+    held.release()
+    assert not path.exists()
+    other.take()
+    other.release()
+
+
+def test_a_lock_whose_file_goes_away_meanwhile_is_taken_on_the_one_that_comes(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who held it before removed it after it was opened here; a third one would make another."""
+    take = lock._take
+
+    def late(descriptor: int) -> None:
+        take(descriptor)
+        monkeypatch.setattr(lock, "_take", take)
+        path.unlink()
+
+    monkeypatch.setattr(lock, "_take", late)
+    held = Lock(path, "the journal")
+    held.take()
+    with pytest.raises(JournalInUseError):
+        Lock(path, "the journal").take()
+    held.release()
