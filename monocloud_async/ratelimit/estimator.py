@@ -254,8 +254,8 @@ class RateEstimator:
     ) -> tuple[float, float]:
         """Return the rate and the burst, which depend on each other."""
         assert self._first is not None  # noqa: S101  for the type checkers
-        rate, burst = cycle_rate, float(self._first.granted)
-        for _ in range(5):  # two or three are enough
+        rate, burst = cycle_rate, 1.0
+        for _ in range(20):
             rate = max(cycle_rate, interval.rate(burst))
             burst = max(1.0, self._first.burst(rate))
         return rate, burst
