@@ -43,6 +43,7 @@ class GuardedProtocol(ResponseHandler):
     """Closes its connection at the first byte that arrives while no request is waiting."""
 
     idle = False
+    reused = False  # it has had a response before
     _in_headers = True
     _left = MAX_HEADERS  # bytes that may still arrive before the headers, or all, are too long
     _body: StreamReader | None = None
@@ -59,7 +60,7 @@ class GuardedProtocol(ResponseHandler):
 
     def mark_idle(self) -> None:
         """Record that the response is complete."""
-        self.idle = True
+        self.idle = self.reused = True
 
     def data_received(self, data: bytes) -> None:
         """Parse the next bytes of a response, or close the connection where none is expected."""

@@ -10,6 +10,7 @@ decoders change between versions.
 
 import json
 import re
+import sys
 from enum import Enum
 from typing import Any, Final, NamedTuple
 
@@ -17,8 +18,8 @@ import msgspec
 
 UNKNOWN: Final = "\ufffd"  # the replacement character
 
+_MOST_DIGITS: Final = 4300  # Python's own default
 _MAX_DEPTH: Final = 100  # decoders and encoders recurse
-_MAX_DIGITS: Final = 4300  # of an integer; Python refuses to print longer ones
 # A string, without its closing quote if the input ends in it; a punctuation mark; or a word. The
 # first character decides which, so the expression never backtracks.
 _TOKEN: Final = re.compile(
@@ -130,7 +131,8 @@ def _word(word: str) -> str:
     if word in {"true", "false"}:
         return word
     if _INTEGER.fullmatch(word):
-        return word if len(word) <= _MAX_DIGITS else "null"
+        # Python neither reads nor prints longer ones; 0 stands for no limit.
+        return word if len(word) <= (sys.get_int_max_str_digits() or _MOST_DIGITS) else "null"
     if _NUMBER.fullmatch(word) and abs(float(word)) != float("inf"):
         return word
     return "null"

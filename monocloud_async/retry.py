@@ -2,6 +2,10 @@
 
 All operations are idempotent: enabling an enabled user changes nothing. So every transient failure
 is safe to retry, even if nobody knows whether the tenant received the request.
+
+tenacity drives every retry but those after a 429. A 429 is news about the tenant and not a failure
+of the call: the call goes back into the admission queue, spends no attempt and no budget, and waits
+for its turn as if it had not been sent.
 """
 
 import asyncio

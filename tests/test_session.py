@@ -1,7 +1,7 @@
 import asyncio
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from socket import AF_INET, AF_INET6, AddressFamily
 from urllib.parse import unquote
 
@@ -133,11 +133,9 @@ def test_a_pause_that_ends_when_the_time_does_hangs_nobody() -> None:
             async with asyncio.timeout(60):
                 calls = [session.enable_user("u") for _ in range(100)]
                 ended = await asyncio.gather(*calls, return_exceptions=True)
-            assert clock() < 11.1
+            assert clock() < 10.1
         assert {type(error) for error in ended} <= {m.RequestTimeoutError, m.RateLimitedError}
-        late = [error for error in ended if "before it could be sent" in str(error)]
-        assert late
-        assert not any(error.sent for error in late if isinstance(error, m.TransportError))
+        assert len(server.requests) < 5  # after the pause, one goes ahead
 
     run(main())
 
@@ -526,15 +524,15 @@ def test_closing_ends_every_wait_at_once() -> None:
             http(b"", b"Retry-After: 20", status=429),
             http(b"", b"Retry-After: 20", status=503),
         ):
-            for start in (
-                lambda s: s.enable_user("ada"),
-                lambda s: s.bulk_enable(["ada", "bob"], concurrency=1),
-            ):
+            for many in (False, True):
                 async with RawServer(answering(answer)) as server:
                     session = session_for(server.url, RetryPolicy())
-                    task = asyncio.ensure_future(start(session))
-                    while not server.requests:
-                        await asyncio.sleep(0.01)
+                    work: Awaitable[object] = (
+                        session.bulk_enable(["ada", "bob"], concurrency=1)
+                        if many
+                        else session.enable_user("ada")
+                    )
+                    task = asyncio.ensure_future(work)
                     await asyncio.sleep(0.5)
                     assert not task.done()
                     began = loop.time()

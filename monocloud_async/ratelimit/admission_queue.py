@@ -57,7 +57,7 @@ class _WaitingCall(_Waiter):
 W = TypeVar("W", bound=_Waiter)
 
 
-class _Line(Generic[W]):
+class _WaitList(Generic[W]):
     """The waiting requests of one kind, in order.
 
     Attributes:
@@ -97,7 +97,7 @@ class AdmissionQueue:
 
     def __init__(self, limiter: RateLimiter) -> None:
         self.limiter = limiter
-        self._calls = _Line[_WaitingCall]()
+        self._calls = _WaitList[_WaitingCall]()
         self._runs: list[RunAdmission] = []  # runs that wait
         self._passed = 0  # single calls that overtook a waiting run, in a row
         self._sleeping = set[Admission]()
@@ -157,7 +157,7 @@ class AdmissionQueue:
             if not run.line.waiting:
                 self._runs.remove(run)
 
-    async def wait(self, line: _Line[W], waiter: W, refused: Ticket | None) -> Ticket | None:
+    async def wait(self, line: _WaitList[W], waiter: W, refused: Ticket | None) -> Ticket | None:
         """Wait in this line, and return the result of the admission."""
         if refused is None:
             line.add((math.inf, next(self._arrivals)), waiter)
@@ -326,7 +326,7 @@ class RunAdmission:
     """
 
     def __init__(self, queue: AdmissionQueue, max_rate: float | None) -> None:
-        self.line = _Line[_Waiter]()
+        self.line = _WaitList[_Waiter]()
         self._queue = queue
         self._limit = None if max_rate is None else Pacer(max_rate)
         self._retry_queue = asyncio.Lock()  # in front of the line, for users who failed

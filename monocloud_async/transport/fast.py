@@ -101,7 +101,7 @@ class FastProtocol(GuardedProtocol):
             return
         start = plain_body(data)
         if start:
-            self.idle = True  # no response is expected any more
+            self.mark_idle()  # no response is expected any more
         else:
             self.leave_to_aiohttp(data)
         if not waiter.done():
@@ -258,7 +258,7 @@ class FastTransport:
                 try:
                     answer, start = await protocol.send_request(operation.method, path, head)
                 except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
-                    if taken is None:
+                    if not protocol.reused:
                         raise
                     # Servers close idle connections, sometimes just as one is reused. That says
                     # nothing about the tenant; a new connection will.
@@ -356,7 +356,7 @@ class FastTransport:
             protocol.abort()  # `close` would wait for the server's TLS close notify
             connection.close()
             return
-        protocol.idle = True
+        protocol.mark_idle()
         self._idle.append((connection, protocol))
         if self._cleanup is None:
             self._cleanup = self._loop.call_later(_KEEP_ALIVE / 2, self._close_unused)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from typing import cast
 
 import msgspec
 import pytest
@@ -159,4 +160,4 @@ async def test_a_user_whose_data_is_nested_deeply_is_an_outcome_as_any_other() -
         assert len([outcome.user_id async for outcome in running]) == 10
     assert running.report.enabled == 10
     while deep:  # or its end would need as many frames
-        deep = deep.pop()  # type: ignore[assignment]  a list in each
+        deep = cast("list[object]", deep.pop())
