@@ -40,6 +40,7 @@ _ENOUGH: Final = 20  # requests that make a part of a interval worth measuring
 _PLENTY: Final = 50  # requests that make a measurement sure
 _RESOLUTION: Final = 0.005  # seconds
 _MARKS: Final = 1024
+_ROUNDS: Final = 5
 _MOVED: Final = 0.15  # a change of the learnt rate by more than this is a new limit
 _LONG_PAUSE: Final = 0.1  # of a cycle; so long a pause ends when a window does, or after that
 _MEMORY: Final = 0.7  # what the cycles before such a one weigh
@@ -158,7 +159,7 @@ class RateEstimator:
         self._age = 0.0  # seconds of sending at the rate, idle time left out
         self._hold = _HOLD_UNSURE
         self._search_time = 0.0  # seconds; while it searches, how fast the rate grows
-        self._first: MeasurementInterval | None = None  # in which nothing held requests back
+        self._first = MeasurementInterval(0)  # in which nothing held requests back
         self._began = 0.0
         self._cycles = (0.0, 0.0)  # granted, and in what time, in cycles with a long pause
 
@@ -171,8 +172,8 @@ class RateEstimator:
         return self._learnt > 0 and not self._search_time
 
     def preview(self, interval: MeasurementInterval) -> float:
-        """The rate that an interval says, before it is known when the tenant grants again."""
-        return max(_LEAST, self._rate_and_burst(interval, 0.0)[0])
+        """The rate at most, by what is known before the tenant grants again."""
+        return max(_LEAST, self._rates(interval, 0.0)[1])
 
     def advance(self, gap: float) -> None:
         """One request went out `gap` seconds after the one before, because the rate said so."""
@@ -217,7 +218,8 @@ class RateEstimator:
         self, interval: MeasurementInterval, refused_rate: float, pause: float, now: float
     ) -> None:
         cycle_rate = self._cycle_rate(interval, pause, now)
-        measured, burst = self._rate_and_burst(interval, cycle_rate)
+        measured = math.sqrt(math.prod(self._rates(interval, cycle_rate)))
+        burst = max(1.0, self._first.burst(measured))
         # Where the whole cycle says as much, it is a window, and a rest saves up nothing.
         self.burst = burst if measured > 1.005 * cycle_rate else 0.0
         top = min(measured, refused_rate)
@@ -249,16 +251,21 @@ class RateEstimator:
         self._cycles = granted, seconds
         return granted / seconds
 
-    def _rate_and_burst(
-        self, interval: MeasurementInterval, cycle_rate: float
-    ) -> tuple[float, float]:
-        """The rate and the burst, which depend on each other."""
-        assert self._first is not None  # noqa: S101  for the type checkers
-        rate, burst = cycle_rate, 1.0
-        for _ in range(20):
+    def _rates(self, interval: MeasurementInterval, cycle_rate: float) -> tuple[float, float]:
+        """The lowest and the highest rate that fit: rate and burst depend on each other.
+
+        Nearly always they are one. Where a calm or another limit came before the first 429, a low
+        rate with a large burst may fit as well as a high one with a small burst.
+        """
+        lowest = self._fit(interval, cycle_rate, float(self._first.granted))
+        return lowest, max(lowest, self._fit(interval, cycle_rate, 1.0))
+
+    def _fit(self, interval: MeasurementInterval, cycle_rate: float, burst: float) -> float:
+        rate = cycle_rate
+        for _ in range(_ROUNDS):
             rate = max(cycle_rate, interval.rate(burst))
             burst = max(1.0, self._first.burst(rate))
-        return rate, burst
+        return rate
 
     @staticmethod
     def _reach(

@@ -296,7 +296,7 @@ class RateLimiter:
         wait = self._breaker.failed(user_id, now, probe=is_probe, repeated=repeated)
         if wait is not None:
             self._to_learn = None  # the outage would be in that measurement
-            self._window, self._most_in_flight = _FIRST_WINDOW, 0
+            self._window, self._most_in_flight = 1, 1
             self._pause(now, wait)
         elif is_probe:
             self._pause(now, 0.0)
