@@ -29,7 +29,6 @@ _COST: Final = 150.0  # the quiet time is worth so many requests for each one re
 # Probing, when the quiet time is over
 _GROWTH: Final = 0.002  # a second, at first
 _DOUBLINGS: Final = 16  # of that growth, in a time as long as the quiet time was
-_BRISK: Final = 40.0  # seconds; after a longer quiet time probing is no slower than after this one
 _MAX_GROWTH: Final = 0.15  # a second; the most that it grows by
 _STEP: Final = 0.01  # the most that one request raises the rate by: at 5/s each one is news
 _FAR: Final = 2.0  # times the learnt rate; beyond, a window could lose its whole quota in a moment
@@ -42,8 +41,6 @@ _RESOLUTION: Final = 0.005  # seconds
 _MARKS: Final = 1024
 _ROUNDS: Final = 5
 _MOVED: Final = 0.15  # a change of the learnt rate by more than this is a new limit
-_LONG_PAUSE: Final = 0.1  # of a cycle; so long a pause ends when a window does, or after that
-_MEMORY: Final = 0.7  # what the cycles before such a one weigh
 _CHEAP: Final = 0.01  # share of refused requests up to which it pays to reach higher
 _HIGH, _LOW = 1.25, 1.03  # how far to reach, as shares of what was granted
 
@@ -161,7 +158,6 @@ class RateEstimator:
         self._search_time = 0.0  # seconds; while it searches, how fast the rate grows
         self._first = MeasurementInterval(0)  # in which nothing held requests back
         self._began = 0.0
-        self._cycles = (0.0, 0.0)  # granted, and in what time, in cycles with a long pause
 
     def __repr__(self) -> str:
         return f"<Ceiling {self.rate:.4g}/s>"
@@ -184,7 +180,7 @@ class RateEstimator:
         probing = self._age - self._hold
         if probing < 0:
             return
-        doublings = min(_DOUBLINGS * probing / min(self._hold, _BRISK), 10.0)
+        doublings = min(_DOUBLINGS * probing / self._hold, 10.0)
         growth = min(
             _GROWTH * 2**doublings, _MAX_GROWTH if self.rate < _FAR * self._learnt else _FAR_GROWTH
         )
@@ -217,12 +213,12 @@ class RateEstimator:
     def _measure(
         self, interval: MeasurementInterval, refused_rate: float, pause: float, now: float
     ) -> None:
-        cycle_rate = self._cycle_rate(interval, pause, now)
+        cycle_rate = interval.granted / (now - self._began)  # right where a burst outlasts a pause
         measured = math.sqrt(math.prod(self._rates(interval, cycle_rate)))
         burst = max(1.0, self._first.burst(measured))
         # Where the whole cycle says as much, it is a window, and a rest saves up nothing.
         self.burst = burst if measured > 1.005 * cycle_rate else 0.0
-        top = min(measured, refused_rate)
+        top = measured
         if not self._search_time:
             cover = burst / (measured * pause)
             top = self._reach(interval, measured, cycle_rate, refused_rate, cover)
@@ -236,20 +232,6 @@ class RateEstimator:
         self._search_time = 0.0
         self._learnt = max(_LEAST, top)
         self.rate = self._learnt * (1 - _MARGIN)
-
-    def _cycle_rate(self, interval: MeasurementInterval, pause: float, now: float) -> float:
-        """The rate from one beginning to the next, right where a burst outlasts a pause.
-
-        A window's pause ends some time after the window does; over several cycles that evens out.
-        """
-        granted, seconds = float(interval.granted), now - self._began
-        if pause <= _LONG_PAUSE * seconds:
-            self._cycles = 0.0, 0.0
-            return granted / seconds
-        granted += _MEMORY * self._cycles[0]
-        seconds += _MEMORY * self._cycles[1]
-        self._cycles = granted, seconds
-        return granted / seconds
 
     def _rates(self, interval: MeasurementInterval, cycle_rate: float) -> tuple[float, float]:
         """The lowest and the highest rate that fit: rate and burst depend on each other.

@@ -244,9 +244,9 @@ class RateLimiter:
         self._starved_since = None
         if ticket.interval == self._interval.number:
             self._interval.grant(ticket, now)
+        self._answered()
         if self._window < 2 * self._most_in_flight:
             self._window += 1
-        self._answered()
         if self._breaker.answered():
             if self._state is State.PAUSED:  # the answer is to an older request, not to a probe
                 self._end_pause(now)
