@@ -20,7 +20,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import aiohttp
 import tenacity
@@ -41,7 +41,7 @@ class Tenant(asyncio.Protocol):
     bucket: Bucket
     retry_after: int | None
     latency: float
-    counts = {"granted": 0, "refused": 0}
+    counts: ClassVar = {"granted": 0, "refused": 0}
     transport: asyncio.Transport
     left = b""
 
@@ -96,7 +96,7 @@ async def ours(url: str, patience: float, **options: Any) -> AsyncIterator[Call]
         yield lambda user_id: session.enable_user(user_id, retry=policy)
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         super().__init__(response.status)
         self.retry_after = float(response.headers.get("Retry-After", 0))
@@ -117,7 +117,7 @@ async def with_tenacity(url: str, patience: float, **_options: Any) -> AsyncIter
             async with client.post(f"{url}/api/users/{user_id}/enable") as response:
                 await response.read()
                 if response.status != 200:
-                    raise Refused(response)
+                    raise RefusedError(response)
 
         yield call
 
@@ -132,11 +132,14 @@ async def with_aiolimiter(
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as client:
 
         async def call(user_id: str) -> None:
-            async with asyncio.timeout(min(patience, 60)), limiter:
-                async with client.post(f"{url}/api/users/{user_id}/enable") as response:
-                    await response.read()
-                    if response.status != 200:
-                        raise Refused(response)
+            async with (
+                asyncio.timeout(min(patience, 60)),
+                limiter,
+                client.post(f"{url}/api/users/{user_id}/enable") as response,
+            ):
+                await response.read()
+                if response.status != 200:
+                    raise RefusedError(response)
 
         yield call
 
@@ -177,7 +180,7 @@ class Run:
         began, error = self.now, None
         try:
             await self.call(f"u{number}")
-        except (MonoCloudError, Refused, TimeoutError, aiohttp.ClientError) as caught:
+        except (MonoCloudError, RefusedError, TimeoutError, aiohttp.ClientError) as caught:
             error = caught
         self.ended.append(Ended(began, self.now, error))
 
@@ -253,7 +256,8 @@ async def burst(run: Run, *, rate: float, extra: int, at: float = 5.0, seconds: 
         f"from 10 s after the burst {len(good) / len(later):.2%} of {len(later)} succeed,"
         f" p50 {statistics.median(e.seconds for e in later):.3f} s, p99"
         f" {statistics.quantiles([e.seconds for e in later], n=100)[98]:.2f} s; in those 10 s"
-        f" {sum(e.error is None for e in before)} of {len(before)}; {counts['refused']} answered 429"
+        f" {sum(e.error is None for e in before)} of {len(before)};"
+        f" {counts['refused']} answered 429"
     )
 
 
@@ -343,8 +347,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.serve:
         rate, at_once_, retry_after, latency = options.serve
-        told = int(retry_after) if retry_after != "None" else None
-        asyncio.run(serve(float(rate), float(at_once_), told, float(latency)))
+        wait = int(retry_after) if retry_after != "None" else None
+        asyncio.run(serve(float(rate), float(at_once_), wait, float(latency)))
         return
     for scenario in SCENARIOS:
         if options.names and not any(name in scenario.name for name in options.names):

@@ -25,16 +25,22 @@ class Tenant:
         self.limit = limit
         self.down = down
         self.sent: list[tuple[float, str]] = []
+        self.retry_after: float | None = None  # what it asks for, whatever it needs
+        self.hangs = False
         self.failing: Callable[[str], bool] = lambda _user_id: False
 
-    async def send(self, user_id: str, _seconds: float) -> User:
+    async def send(self, user_id: str, seconds: float) -> User:
         self.sent.append((now(), user_id))
+        if self.hangs:
+            await asyncio.sleep(seconds)
+            raise m.RequestTimeoutError("no answer", user_id=user_id)
         await asyncio.sleep(0.02)
         if self.down[0] <= now() < self.down[1]:
             raise m.TransportError("refused", user_id=user_id, sent=False)
         if self.failing(user_id):
             raise m.ServerError(status=503, user_id=user_id)
         if self.limit is not None and (wait := self.limit.take(now())) is not None:
+            wait = wait if self.retry_after is None else self.retry_after
             raise m.RateLimitedError(status=429, user_id=user_id, retry_after=wait)
         return User(user_id=user_id)
 

@@ -30,7 +30,6 @@ class CircuitBreaker:
         self.down_since: float | None = None
         self.wait = _FIRST_PROBE
         self._failing: set[str] = set()
-        self._answers = 0
         self._failure_share = 0.0  # of recent requests, those in `_failing` and outages left out
 
     def failed(self, user_id: str, now: float, *, probe: bool, repeated: bool) -> float | None:
@@ -64,8 +63,7 @@ class CircuitBreaker:
         return True
 
     def _count(self, failure: float) -> None:
-        self._answers = min(self._answers + 1, _RECENT)
-        self._failure_share += (failure - self._failure_share) / self._answers
+        self._failure_share += (failure - self._failure_share) / _RECENT
 
     def _needed(self) -> int:
         """Users that have to fail in a row: so many do by chance once in ten thousand times."""

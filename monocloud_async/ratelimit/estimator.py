@@ -1,9 +1,9 @@
-"""Learns the rate that a tenant allows, from the requests that it allowed before a 429.
+"""The rate that a tenant grants, learnt from what it granted until it refused.
 
-Any rate limit, a token bucket or a window, allows at most a burst plus its rate times the time. So
-each interval of requests that ended in a 429 gives lower bounds for the rate, and the highest of
-them is right, because the bucket was empty at the end.
-docs/pace.md explains the method and the constants.
+Whatever counts requests, a token bucket or a window, can grant no more than a burst plus its rate
+times the time. So each interval of requests that ended in a refusal says how high the rate must be
+at least, and the part of it that says most is right: at its end, the bucket was empty.
+docs/pace.md has the law in words, and where each constant comes from.
 """
 
 import math
@@ -13,42 +13,40 @@ from typing import Final
 from msgspec import Struct
 
 # The search, from the first refusal to the second
-_SEARCH_START: Final = 3.0  # start, as a multiple of the rate that the first interval allowed
-_SEARCH: Final = 0.2  # seconds in which the rate grows by a factor of e
-_SEARCH_STEP: Final = 1.25  # maximum factor per request
+_SEARCH_START: Final = 3.0  # it starts at so many times what the first interval granted a second
+_SEARCH: Final = 0.2  # seconds in which it multiplies its rate by e
+_SEARCH_STEP: Final = 1.25  # the most by which one request raises its rate
 
 # Holding the rate
-_LEAST: Final = 1.0  # requests per second; a lower limit answers with a 429 each time
-_MARGIN: Final = 0.002  # below the learnt rate, in a quiet time without probing
+_LEAST: Final = 1.0  # requests a second; who grants less may say so each time
+_MARGIN: Final = 0.002  # below the learnt rate while it is quiet
 _HOLD_UNSURE: Final = 4.0  # seconds of quiet after a guess
 _HOLD_SURE: Final = 15.0  # seconds of quiet after a measurement
-_MAX_HOLD: Final = 90.0  # seconds; more would notice a raised limit too late
-_HOLD_FACTOR: Final = 1.4  # growth of the quiet time with each refused probe
-_COST: Final = 150.0  # minimum requests of a quiet time for each refused one
+_MAX_HOLD: Final = 90.0  # seconds; longer, and a limit that rises is found too late
+_HOLD_FACTOR: Final = 1.4  # how the quiet time grows from one probe that was refused to the next
+_COST: Final = 150.0  # the quiet time is worth so many requests for each one refused
 
 # Probing, when the quiet time is over
-_GROWTH: Final = 0.002  # per second, at first
-_DOUBLINGS: Final = 16  # of this growth, in a time as long as the quiet time
-_BRISK: Final = 40.0  # seconds; a longer quiet time does not slow probing down further
-_MAX_GROWTH: Final = 0.15  # per second; maximum growth
-_STEP: Final = 0.01  # maximum growth per request: at 5/s each one gives information
-_FAR: Final = 2.0  # times the learnt rate; above, the quota of a window could be used up at once
-_FAR_GROWTH: Final = 0.03  # per second; maximum growth above `_FAR`
+_GROWTH: Final = 0.002  # a second, at first
+_DOUBLINGS: Final = 16  # of that growth, in a time as long as the quiet time was
+_MAX_GROWTH: Final = 0.15  # a second; the most that it grows by
+_STEP: Final = 0.01  # the most that one request raises the rate by: at 5/s each one is news
+_FAR: Final = 2.0  # times the learnt rate; beyond, a window could lose its whole quota in a moment
+_FAR_GROWTH: Final = 0.03  # a second; the growth there
 
 # Measuring
-_ENOUGH: Final = 20  # requests; a shorter part of an interval is not measured
-_PLENTY: Final = 50  # requests for a reliable measurement
+_ENOUGH: Final = 20  # requests that make a part of a interval worth measuring
+_PLENTY: Final = 50  # requests that make a measurement sure
 _RESOLUTION: Final = 0.005  # seconds
 _MARKS: Final = 1024
-_MOVED: Final = 0.15  # a larger change of the learnt rate means a new limit
-_LONG_PAUSE: Final = 0.1  # share of a cycle; a longer pause ends with a window or later
-_MEMORY: Final = 0.7  # weight of the cycles before such a pause
-_CHEAP: Final = 0.01  # share of refused requests up to which reaching higher pays off
-_HIGH, _LOW = 1.25, 1.03  # how far to reach, relative to the measured rate
+_ROUNDS: Final = 5
+_MOVED: Final = 0.15  # a change of the learnt rate by more than this is a new limit
+_CHEAP: Final = 0.01  # share of refused requests up to which it pays to reach higher
+_HIGH, _LOW = 1.25, 1.03  # how far to reach, as shares of what was granted
 
 
 class Ticket(Struct, frozen=True, gc=False):
-    """A request in flight, as the limiter needs to know it when the response arrives."""
+    """A request on its way: what has to be known of it when the answer comes."""
 
     interval: int
     index: int
@@ -57,7 +55,7 @@ class Ticket(Struct, frozen=True, gc=False):
 
 
 class MeasurementInterval:
-    """The requests between two pauses, with those that were refused."""
+    """The requests between two pauses, and which of them were refused."""
 
     __slots__ = (
         "_end",
@@ -75,17 +73,17 @@ class MeasurementInterval:
     def __init__(self, number: int) -> None:
         self.number = number
         self.began = 0.0
-        self.answered_at = math.inf  # time of the first response
-        self.latency = math.inf  # seconds; the shortest response time
+        self.answered_at = math.inf  # the first one
+        self.latency = math.inf  # seconds of the quickest answer
         self.sent = 0
         self.refused = 0
         self.first_refused_at = 0.0
         self.last_refused_at = 0.0
-        self.marks: deque[tuple[float, int]] = deque(maxlen=_MARKS)  # time, requests before
+        self.marks: deque[tuple[float, int]] = deque(maxlen=_MARKS)  # when, and how many before
         self._end = 0
 
     def send(self, now: float, rate: float) -> Ticket:
-        """Add a request, and return its ticket."""
+        """A ticket for one more request."""
         ticket = Ticket(self.number, self.sent, now, rate)
         if not self.sent:
             self.began = now
@@ -95,12 +93,12 @@ class MeasurementInterval:
         return ticket
 
     def grant(self, ticket: Ticket, now: float) -> None:
-        """Record that the request of this ticket was granted; its response arrives now."""
+        """The request of this ticket was granted, as an answer says that comes now."""
         self.answered_at = min(self.answered_at, now)
         self.latency = min(self.latency, now - ticket.sent_at)
 
     def refuse(self, ticket: Ticket) -> None:
-        """Record that the request of this ticket was answered 429."""
+        """The request of this ticket was answered 429."""
         if not self.refused:
             self.first_refused_at = ticket.sent_at
         self.refused += 1
@@ -108,7 +106,7 @@ class MeasurementInterval:
             self._end, self.last_refused_at = self._sent_with(ticket), ticket.sent_at
 
     def _sent_with(self, ticket: Ticket) -> int:
-        """Return how many requests were sent before or with this one: their order is unknown."""
+        """Requests sent before this one or with it: who sees them first, nobody knows."""
         end = self.sent
         for at, before in reversed(self.marks):
             if at <= ticket.sent_at:
@@ -118,25 +116,25 @@ class MeasurementInterval:
 
     @property
     def granted(self) -> int:
-        """Requests that were allowed, sent no later than the last refused one."""
+        """Requests sent no later than the last refused one that were not refused themselves."""
         return self._end - self.refused
 
     def rate(self, burst: float) -> float:
-        """Return the highest lower bound for the rate of a limit that allows `burst` at once."""
+        """Requests a second of who grants `burst` at once: the most that any part of it says."""
         granted, end = self.granted, self.last_refused_at
         most = 0.0
         for index, (at, before) in enumerate(self.marks):
             if at > self.first_refused_at or (index and granted - before < _ENOUGH):
                 break
             if end > at:
-                # One more would have been refused, so round up by one.
+                # One more would have been refused, so that much was not quite there.
                 most = max(most, (granted - before + 1 - burst) / (end - at))
         return most
 
     def burst(self, rate: float) -> float:
-        """Return the highest lower bound for the burst of a limit that allows `rate` per second."""
+        """Requests at once of who grants `rate` a second: the most that any part of it says."""
         granted, end = self.granted, self.last_refused_at
-        # The first requests have to connect: the shortest latency tells when they arrived.
+        # The first requests have to connect: they were there when a quick answer says so.
         first = self.answered_at - self.latency if self.latency < math.inf else self.began
         return max(
             granted - before - rate * max(0.0, end - max(at, first)) for at, before in self.marks
@@ -144,38 +142,37 @@ class MeasurementInterval:
 
 
 class RateEstimator:
-    """The learnt rate: searches once, then repeatedly holds the rate, probes above, and learns.
+    """The learnt rate: it searches once, then holds, probes a little, and learns again.
 
     Attributes:
-        rate: requests per second to send now.
+        rate: requests a second to send now.
         burst: requests that the tenant grants at once after a rest; 0.0 while that is not sure.
     """
 
     def __init__(self) -> None:
         self.rate = math.inf
         self.burst = 0.0
-        self._learnt = 0.0  # the learnt rate
-        self._age = 0.0  # seconds of sending at this rate, without idle time
+        self._learnt = 0.0  # what was learnt
+        self._age = 0.0  # seconds of sending at the rate, idle time left out
         self._hold = _HOLD_UNSURE
-        self._search_time = 0.0  # seconds; during the search, how fast the rate grows
-        self._first: MeasurementInterval | None = None  # the first interval, without any limit
+        self._search_time = 0.0  # seconds; while it searches, how fast the rate grows
+        self._first = MeasurementInterval(0)  # in which nothing held requests back
         self._began = 0.0
-        self._cycles = (0.0, 0.0)  # requests allowed, and the time, in cycles with a long pause
 
     def __repr__(self) -> str:
-        return f"<RateEstimator {self.rate:.4g}/s>"
+        return f"<Ceiling {self.rate:.4g}/s>"
 
     @property
     def known(self) -> bool:
-        """Whether the rate is measured and the search is over."""
+        """Whether the rate is measured, and not still searched for."""
         return self._learnt > 0 and not self._search_time
 
     def preview(self, interval: MeasurementInterval) -> float:
-        """Return the rate of an interval, before it is known when the tenant grants again."""
-        return max(_LEAST, self._rate_and_burst(interval, 0.0)[0])
+        """The rate at most, by what is known before the tenant grants again."""
+        return max(_LEAST, self._rates(interval, 0.0)[1])
 
     def advance(self, gap: float) -> None:
-        """Raise the rate after a request that was sent `gap` seconds after the last one."""
+        """One request went out `gap` seconds after the one before, because the rate said so."""
         if self._search_time:
             self.rate *= min(_SEARCH_STEP, math.exp(gap / self._search_time))
             return
@@ -183,7 +180,7 @@ class RateEstimator:
         probing = self._age - self._hold
         if probing < 0:
             return
-        doublings = min(_DOUBLINGS * probing / min(self._hold, _BRISK), 10.0)
+        doublings = min(_DOUBLINGS * probing / self._hold, 10.0)
         growth = min(
             _GROWTH * 2**doublings, _MAX_GROWTH if self.rate < _FAR * self._learnt else _FAR_GROWTH
         )
@@ -192,13 +189,13 @@ class RateEstimator:
     def learn(
         self, interval: MeasurementInterval, refused_rate: float, paused_at: float, now: float
     ) -> None:
-        """Learn from an interval that ended with a 429, once the tenant allows requests again.
+        """Take in a interval that ended in a refusal, once the tenant grants again.
 
         Args:
-            interval: the requests of the interval.
+            interval: what was sent.
             refused_rate: the rate at which the first refused request was sent.
             paused_at: when sending stopped.
-            now: when the first request that was allowed again was sent.
+            now: when the request was sent that was the first to be granted again.
         """
         if self._learnt:
             self._measure(interval, refused_rate, now - paused_at, now)
@@ -216,18 +213,19 @@ class RateEstimator:
     def _measure(
         self, interval: MeasurementInterval, refused_rate: float, pause: float, now: float
     ) -> None:
-        cycle_rate = self._cycle_rate(interval, pause, now)
-        measured, burst = self._rate_and_burst(interval, cycle_rate)
-        # If the whole cycle gives the same rate, it is a window, and idle time saves nothing.
+        cycle_rate = interval.granted / (now - self._began)  # right where a burst outlasts a pause
+        measured = math.sqrt(math.prod(self._rates(interval, cycle_rate)))
+        burst = max(1.0, self._first.burst(measured))
+        # Where the whole cycle says as much, it is a window, and a rest saves up nothing.
         self.burst = burst if measured > 1.005 * cycle_rate else 0.0
-        top = min(measured, refused_rate)
+        top = measured
         if not self._search_time:
             cover = burst / (measured * pause)
             top = self._reach(interval, measured, cycle_rate, refused_rate, cover)
         if self._search_time or abs(top / self._learnt - 1) > _MOVED:
             sure = measured > 1.1 * cycle_rate and interval.granted >= _PLENTY
             self._hold = _HOLD_SURE if sure else _HOLD_UNSURE
-        elif self._age >= self._hold:  # refused above the learnt rate: it is confirmed
+        elif self._age >= self._hold:  # refused above the learnt rate: it is where it was thought
             longer = self._hold * (2 if self._hold < _HOLD_SURE else _HOLD_FACTOR)
             worth = min(_COST * interval.refused / top, 2 * self._hold)
             self._hold = min(max(longer, worth), _MAX_HOLD)
@@ -235,30 +233,21 @@ class RateEstimator:
         self._learnt = max(_LEAST, top)
         self.rate = self._learnt * (1 - _MARGIN)
 
-    def _cycle_rate(self, interval: MeasurementInterval, pause: float, now: float) -> float:
-        """Return the rate over a whole cycle, which is right if a burst is longer than a pause.
+    def _rates(self, interval: MeasurementInterval, cycle_rate: float) -> tuple[float, float]:
+        """The lowest and the highest rate that fit: rate and burst depend on each other.
 
-        The pause of a window ends some time after the window; over several cycles, it averages out.
+        Nearly always they are one. Where a calm or another limit came before the first 429, a low
+        rate with a large burst may fit as well as a high one with a small burst.
         """
-        granted, seconds = float(interval.granted), now - self._began
-        if pause <= _LONG_PAUSE * seconds:
-            self._cycles = 0.0, 0.0
-            return granted / seconds
-        granted += _MEMORY * self._cycles[0]
-        seconds += _MEMORY * self._cycles[1]
-        self._cycles = granted, seconds
-        return granted / seconds
+        lowest = self._fit(interval, cycle_rate, float(self._first.granted))
+        return lowest, max(lowest, self._fit(interval, cycle_rate, 1.0))
 
-    def _rate_and_burst(
-        self, interval: MeasurementInterval, cycle_rate: float
-    ) -> tuple[float, float]:
-        """Return the rate and the burst, which depend on each other."""
-        assert self._first is not None  # noqa: S101  for the type checkers
-        rate, burst = cycle_rate, 1.0
-        for _ in range(20):
+    def _fit(self, interval: MeasurementInterval, cycle_rate: float, burst: float) -> float:
+        rate = cycle_rate
+        for _ in range(_ROUNDS):
             rate = max(cycle_rate, interval.rate(burst))
             burst = max(1.0, self._first.burst(rate))
-        return rate, burst
+        return rate
 
     @staticmethod
     def _reach(
@@ -268,10 +257,10 @@ class RateEstimator:
         refused_rate: float,
         cover: float,
     ) -> float:
-        """Return a rate half-way from the measured one to the refused one, if trying costs little.
+        """Half-way from what was measured to what was refused, where trying costs little.
 
-        It costs little if a burst makes up for a pause (`cover` is the share), and below the limit
-        of a window, which is higher than an interval below it shows.
+        It does where a burst makes a pause good (`cover` says how much of it), and below a
+        window's limit, which is higher than what a interval below it shows.
         """
         share = 1.0 if measured <= 1.005 * cycle_rate else max(0.0, min(1.0, 2 * cover - 1))
         cheap = interval.refused < _CHEAP * interval.granted

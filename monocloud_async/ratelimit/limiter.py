@@ -1,6 +1,6 @@
-"""The rate limiter: decides when a request may be sent.
+"""The tenant's pace: when a request may go out.
 
-Each session has one limiter, which all its calls share. These are its states:
+One pace per session, shared by everything that goes through it. These are its states:
 
              429, outage                granted after a 429
       OPEN ───────────────▶ PAUSED     ┌─────────────────▶ PACED ──── 429, outage ───▶ PAUSED
@@ -13,20 +13,20 @@ Each session has one limiter, which all its calls share. These are its states:
        │                               └── lost, or one user's own failure ─▶ PAUSED, for 0 s
        └─ granted after an outage, where no limit was seen; else it is PACED
 
-- `OPEN`: no limit is known. This state costs nothing.
-- `PAUSED`: no request is sent until the end of the pause. Then one request is sent, the probe.
-- `PROBING`: the probe is in flight, and all other requests wait for its response.
-- `PACED`: a limit is known. Requests are evenly spaced, at the rate that `estimator` learns.
+- `OPEN`: no limit was seen. It costs nothing.
+- `PAUSED`: nobody is sent until a moment. Then one request goes ahead, the probe.
+- `PROBING`: the probe is on its way, and everybody waits for its answer.
+- `PACED`: a limit was seen. Requests go out evenly, at the rate that `estimator` learns.
 
-A 429 causes a pause, once for all calls. So does an outage: requests of several users in a row
-failed. Such a pause ends with the next probe.
+A pause comes from a 429, which pauses everyone once, or from an outage: several users in a row
+whose requests failed. The moment then is that of the next probe.
 
-In `OPEN` and `PACED`, a window limits the requests in flight, as in TCP's slow start. It begins
+In `OPEN` and `PACED`, a window bounds the requests in flight, as TCP's slow start does. It begins
 small, also after an outage, and each request that the tenant grants makes it larger by one.
 
-This module has only rules and never waits: methods take `now`, in monotonic seconds. Only events
-(`send`, `granted`, `refused`, `failed`, `abandoned`) change the state; queries never do.
-`admission_queue` is the queue in front of the limiter, and docs/pace.md explains the rules.
+Here are the rules, and nothing that waits: they take `now`, monotonic seconds. Only what happens
+(`send`, `granted`, `refused`, `failed`, `abandoned`) changes the state; a question never does.
+`admission_queue` is the queue in front of them, and docs/pace.md says why they are what they are.
 """
 
 import asyncio
@@ -42,13 +42,13 @@ from monocloud_async.ratelimit.circuit_breaker import CircuitBreaker
 from monocloud_async.ratelimit.estimator import MeasurementInterval, RateEstimator, Ticket
 from monocloud_async.ratelimit.pacer import Pacer
 
-_FIRST_PAUSE: Final = 0.5  # seconds, if a 429 has no Retry-After
+_FIRST_PAUSE: Final = 0.5  # seconds, where a 429 does not say how long
 _BACKOFF_FACTOR: Final = (
-    1.3  # growth with each refused probe; small, as waiting too long is lost time
+    1.3  # how that grows while the probes are refused: what is waited too long is lost
 )
 _MAX_BACKOFF: Final = 30.0  # seconds
-_MAX_PAUSE: Final = 3600.0  # seconds; even if the tenant asks for a year
-_JITTER: Final = 0.02  # seconds at most, so that several clients do not resume at the same time
+_MAX_PAUSE: Final = 3600.0  # seconds; a tenant that asks for a year may well be asked again
+_JITTER: Final = 0.02  # seconds at most; several clients of one tenant do not come back as one
 _FIRST_WINDOW: Final = 20  # requests in flight, before the tenant has granted one
 _WINDOW_GRACE: Final = 0.02  # seconds; so often one goes out all the same: some answers never come
 _BURST_SHARE: Final = 0.5  # of what the tenant can grant at once after a rest; others share it
@@ -59,7 +59,7 @@ Listener = Callable[[], None]
 
 
 class State(Enum):
-    """The states; the docstring of the module has the transitions."""
+    """What the limiter does; the module's docstring has the transitions."""
 
     OPEN = auto()
     PACED = auto()
@@ -68,14 +68,14 @@ class State(Enum):
 
 
 class RateLimiter:
-    """Decides when a request may be sent; public as `session.pace`.
+    """When a request may go out; people may look at it as `session.pace`.
 
     Attributes:
-        tenant: the address of the tenant.
+        tenant: whose it is.
         throttled: requests that were answered 429.
         waiting: requests that wait in the session's queue.
-        listeners: called after a change that waiting requests should know.
-        changes: counts the changes that affect how long requests have to wait.
+        listeners: called when somebody who waits should look again.
+        changes: how often something changed that says how long a request has to wait.
     """
 
     def __init__(
@@ -99,8 +99,8 @@ class RateLimiter:
         self._state = State.OPEN
         self._until = -math.inf  # the end of the last pause
         self._paused_at = 0.0
-        self._paused_seconds = 0.0  # without the current pause
-        self._probe: Ticket | None = None  # the probe in flight, in PROBING
+        self._paused_seconds = 0.0  # without the pause that is going on
+        self._probe: Ticket | None = None  # the one that is on its way in PROBING
         self._backoff = _FIRST_PAUSE
         # The interval that ended in a 429, the rate at its end, and when the pause began.
         self._to_learn: tuple[MeasurementInterval, float, float] | None = None
@@ -114,9 +114,9 @@ class RateLimiter:
 
     def __repr__(self) -> str:
         rate = "" if self.rate is None else f" {self.rate:.1f}/s"
-        return f"<Pace {self.state}{rate}{' down' if self.down else ''}>"
+        return f"<RateLimiter {self.state}{rate}{' down' if self.down else ''}>"
 
-    # Public properties
+    # What people see
 
     @property
     def state(self) -> Literal["open", "paced", "paused"]:
@@ -127,46 +127,46 @@ class RateLimiter:
 
     @property
     def rate(self) -> float | None:
-        """Requests per second that the tenant allows, as far as known; None if unknown."""
+        """Requests a second that the tenant is thought to grant; None while nothing is known."""
         return (
             self._estimator.rate if self._estimator is not None and self._estimator.known else None
         )
 
     @property
     def pause_left(self) -> float:
-        """Seconds until a request may be sent again, after a 429 or in an outage; else 0.0."""
+        """Seconds until a request may go out again, after a 429 or in an outage; else 0.0."""
         return self.pause_from(_now())
 
     @property
     def down(self) -> bool:
-        """Whether the tenant is down, so that only probes are sent."""
+        """Whether the tenant is out of order, and only probes go out."""
         return self._breaker.down_since is not None
 
     # What the queue and runs ask
 
     @property
     def is_open(self) -> bool:
-        """Whether no request has to wait."""
+        """Whether nobody is held back."""
         return self._state is State.OPEN
 
     def down_for(self, now: float) -> float:
-        """Return the seconds since the outage began; 0.0 without an outage."""
+        """Seconds since the outage began; 0.0 when there is none."""
         return 0.0 if self._breaker.down_since is None else now - self._breaker.down_since
 
     def paused_seconds(self, now: float) -> float:
-        """Return the seconds of all pauses so far, including outages."""
+        """Seconds of all pauses so far, those of outages included."""
         if self._state is not State.PAUSED:
             return self._paused_seconds
         return self._paused_seconds + max(0.0, min(now, self._until) - self._paused_at)
 
     def starved_for(self, now: float) -> float:
-        """Return the seconds from the first 429 after an allowed request to the pause's end."""
+        """Seconds, from the first 429 since the tenant granted something to the pause's end."""
         return 0.0 if self._starved_since is None else max(now, self._until) - self._starved_since
 
     # The rules
 
     def delay(self, now: float) -> float:
-        """Return the seconds until a request may be sent; infinity while a probe is in flight."""
+        """Seconds until a request may go out; infinity while the probe is on its way."""
         wait = 0.0 if self._limit is None else self._limit.delay(now)
         match self._state:
             case State.OPEN:
@@ -179,13 +179,13 @@ class RateLimiter:
                 return max(wait, self._pacer.delay(now), self._window_delay(now))
 
     def pause_from(self, now: float) -> float:
-        """Return the seconds left of a pause; 0.0 without one."""
+        """Seconds that are left of a pause; 0.0 where there is none."""
         return max(0.0, self._until - now) if self._state is State.PAUSED else 0.0
 
     def expected_delay(self, now: float, place: int) -> float:
-        """Return the seconds until a request may be sent that has `place` others before it.
+        """Seconds until a request may go out that has to let `place` others go first.
 
-        The wait may be longer because of a limit that is not known yet.
+        It may be longer, because of what is not known: a limit that nobody met yet.
         """
         begin = now + self.pause_from(now)
         when = begin if self._limit is None else self._limit.when(begin, place)
@@ -199,7 +199,7 @@ class RateLimiter:
 
     @property
     def latency(self) -> float:
-        """The shortest seconds from a request to its response; 0.0 if unknown."""
+        """Seconds from a request to its answer, where that is quick; 0.0 where nobody knows."""
         return self._interval.latency if self._interval.latency < math.inf else 0.0
 
     @property
@@ -210,7 +210,7 @@ class RateLimiter:
         return self.rate is None or self._limit.rate < self.rate
 
     def probe_delay(self, now: float) -> float:
-        """Return the seconds until the next probe of a tenant that is down, as far as known."""
+        """Seconds until a tenant that is down is asked again, as far as that is known."""
         return self.pause_from(now) or self._breaker.wait
 
     def _window_delay(self, now: float) -> float:
@@ -219,7 +219,7 @@ class RateLimiter:
         return max(0.0, self._sent_at + _WINDOW_GRACE - now)
 
     def send(self, now: float) -> Ticket:
-        """Record a request that is sent now; return the ticket for its result."""
+        """A request goes out now; its ticket is wanted when its answer comes."""
         if self._limit is not None:
             self._limit.take(now)
         is_probe = self._state is State.PAUSED and now >= self._until
@@ -240,15 +240,15 @@ class RateLimiter:
         return ticket
 
     def granted(self, ticket: Ticket, now: float) -> None:
-        """Record that the tenant processed the request, with any result for the user."""
+        """The tenant considered the request, whatever it said of the user."""
         self._starved_since = None
         if ticket.interval == self._interval.number:
             self._interval.grant(ticket, now)
+        self._answered()
         if self._window < 2 * self._most_in_flight:
             self._window += 1
-        self._answered()
         if self._breaker.answered():
-            if self._state is State.PAUSED:  # the response to an older request, not to a probe
+            if self._state is State.PAUSED:  # the answer is to an older request, not to a probe
                 self._end_pause(now)
             self._resume()
         elif ticket is self._probe:
@@ -258,7 +258,7 @@ class RateLimiter:
             self._resume()
 
     def refused(self, ticket: Ticket, retry_after: float | None, now: float) -> None:
-        """Record a 429: all calls pause, once."""
+        """The request was answered 429: everyone pauses, once."""
         self.throttled += 1
         self._answered()
         if retry_after is not None:
@@ -268,7 +268,7 @@ class RateLimiter:
             self._starved_since = now
         paused = self._state is State.PAUSED
         if ticket.interval != self._interval.number or (paused and now >= self._until):
-            return  # sent before the last pause ended, so already known
+            return  # sent before the last pause ended: that is no news
         self._interval.refuse(ticket)
         if paused:
             if retry_after is not None:
@@ -287,22 +287,22 @@ class RateLimiter:
         logger.info("paused for %.1f s: the tenant answered 429", wait, extra=fields)
 
     def failed(self, ticket: Ticket, user_id: str, now: float, *, repeated: bool = False) -> None:
-        """Record a transient failure: of the user, or an outage after several users in a row.
+        """The request met a passing fault: the user's, or with several users in a row, an outage.
 
-        `down` tells which. `repeated` means that an earlier failure was the user's own.
+        `down` tells which. With `repeated` the user failed before, and was to blame for it.
         """
         self._answered()
         is_probe = ticket is self._probe
         wait = self._breaker.failed(user_id, now, probe=is_probe, repeated=repeated)
         if wait is not None:
-            self._to_learn = None  # the outage would distort the measurement
-            self._window, self._most_in_flight = _FIRST_WINDOW, 0
+            self._to_learn = None  # the outage would be in that measurement
+            self._window, self._most_in_flight = 1, 1
             self._pause(now, wait)
         elif is_probe:
             self._pause(now, 0.0)
 
     def abandoned(self, ticket: Ticket, now: float) -> None:
-        """Record that the call was cancelled, so its result is unknown."""
+        """Nobody waits for this request's answer any more, so it says nothing."""
         self._answered()
         if ticket is self._probe:
             self._pause(now, 0.0)
@@ -314,7 +314,7 @@ class RateLimiter:
             self._notify()
 
     def _pause(self, now: float, seconds: float) -> None:
-        """Pause for this long; with 0 seconds, the next request is a probe at once."""
+        """Nobody is sent for so long; with 0 seconds, the next probe is due."""
         self._paused_seconds, self._paused_at = self.paused_seconds(now), now
         self._state, self._probe = State.PAUSED, None
         self._until = max(self._until, now + seconds)
@@ -325,7 +325,7 @@ class RateLimiter:
         self._interval = MeasurementInterval(self._interval.number + 1)
 
     def _resume(self) -> None:
-        """Resume after a successful probe or the end of an outage."""
+        """The tenant grants again."""
         self._probe = None
         self._state = State.OPEN if self._estimator is None else State.PACED
         self._changed()
@@ -340,7 +340,7 @@ class RateLimiter:
         estimator, pacer = self._estimator, self._pacer
         estimator.learn(interval, rate, paused_at, resumed_at)
         pacer.rate = estimator.rate
-        # A token bucket has filled up while no request was sent; use a part of that.
+        # A bucket has filled up while nobody was sent; a part of that is used.
         pacer.burst = max(1.0, _BURST_SHARE * estimator.burst)
         saved = min(pacer.burst - 1, _BURST_SHARE * pacer.rate * (resumed_at - paused_at))
         pacer.hold(resumed_at + (1 - saved) / pacer.rate)
@@ -358,7 +358,7 @@ class RateLimiter:
 
 
 def _now() -> float:
-    """Return the time of the running event loop, or of the clock that event loops use."""
+    """Seconds by the running event loop's clock, or by the one that event loops use."""
     try:
         return asyncio.get_running_loop().time()
     except RuntimeError:

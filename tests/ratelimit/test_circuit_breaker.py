@@ -24,7 +24,7 @@ def test_an_outage_is_waited_out_and_costs_a_few_probes() -> None:
         assert max(b - a for a, b in pairwise(during)) <= 5.1
         assert 119 < report.paused_seconds < 127
         after = [at for at in tenant.times if at > 130]
-        assert after[20] - after[0] > 0.3  # gently
+        assert after[8] - after[0] > 0.05  # one, two, four
 
     run(main(), sockets=False)
 
