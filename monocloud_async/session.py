@@ -233,9 +233,10 @@ class MonoCloudSession:
         try:
             return await attempt(policy.total)
         except MonoCloudError as error:
-            if self._is_final(error, policy):
-                raise
             first = error
+            if self._is_final(error, policy):
+                error.attempts = 1
+                raise
         # Outside the `except`, or later errors would carry this one as `__context__`.
         return await retry_call(
             policy,
@@ -265,9 +266,11 @@ class MonoCloudSession:
                 user = await self._send(operation, user_id, min(limit, deadline - clock()))
             except BaseException as error:
                 record_failure(limiter, ticket, user_id, error, clock())
-                if isinstance(error, RateLimitedError) and policy.allows(error):
+                if policy.attempts == 1 or not policy.allows(error):
+                    raise
+                if isinstance(error, RateLimitedError):
                     refused = ticket
-                elif policy.wait_if_down and limiter.down and policy.allows(error):
+                elif policy.wait_if_down and limiter.down:
                     refused = None
                 else:
                     raise

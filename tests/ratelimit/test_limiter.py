@@ -95,7 +95,7 @@ def test_nobody_waits_where_no_limit_was_seen() -> None:
         0.0,
         0,
     )
-    assert repr(limiter) == "<Pace open>"
+    assert repr(limiter) == "<RateLimiter open>"
 
 
 @pytest.mark.parametrize("rate", [0.5, 7.0, 250.0])
@@ -286,7 +286,7 @@ def test_a_rate_reads_as_a_number(caplog: pytest.LogCaptureFixture) -> None:
     limiter, _ = paced(20_000)
     assert limiter.rate is not None
     assert limiter.rate > 10_000
-    assert re.fullmatch(r"<Pace paced \d+\.\d/s>", repr(limiter))
+    assert re.fullmatch(r"<RateLimiter paced \d+\.\d/s>", repr(limiter))
     assert re.search(r"at \d+\.\d requests/s at most", caplog.messages[-1])
 
 
