@@ -51,15 +51,23 @@ def test_what_waits_for_a_slow_consumer_is_bounded_in_bytes(data: object, most: 
     run(main(), sockets=False)
 
 
-async def test_one_large_user_does_not_hold_up_who_comes_after() -> None:
+def test_one_large_user_does_not_hold_up_who_comes_after() -> None:
     large = User(user_id="u0", private_data={"x": [[]] * 600_000})
+    in_flight: list[int] = []
 
     async def send(user_id: str, _seconds: float) -> User:
-        await asyncio.sleep(0)
+        in_flight.append(running.in_flight)
+        await asyncio.sleep(0.01)
         return large if user_id == "u0" else User(user_id=user_id)
 
-    async with bulk((f"u{number}" for number in range(500)), send, concurrency=100) as running:
-        assert len([outcome async for outcome in running]) == 500
+    running = bulk((f"u{number}" for number in range(500)), send, concurrency=100)
+
+    async def main() -> None:
+        async with running:
+            assert len([outcome async for outcome in running]) == 500
+
+    run(main(), sockets=False)
+    assert max(in_flight) == 100
 
 
 async def test_a_consumer_that_stalls_stalls_admission() -> None:

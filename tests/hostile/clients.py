@@ -86,6 +86,7 @@ class Costs:
     def __enter__(self) -> Self:
         self.bytes, self.cpu = 0, 0.0
         gc.collect()
+        gc.freeze()  # what is here by now is not looked at again
         tracemalloc.start()
         if sys.platform == "linux":
             Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
