@@ -191,6 +191,7 @@ async def test_a_call_that_succeeds_does_not_touch_tenacity(
         {"total": 0},
         {"total": float("inf")},
         {"max_retry_after": -0.1},
+        {"budget": -0.1},
     ],
 )
 def test_a_policy_that_makes_no_sense_is_refused(options: dict[str, Any]) -> None:
