@@ -23,7 +23,7 @@ from monocloud_async.connector import Connector
 
 TIMEOUT = 3.0
 # The server runs in this thread, so a response takes no time.
-run = partial(virtual_time.run, grace=0.001)
+run = partial(virtual_time.run, grace=0.004)
 POLICY = RetryPolicy(attempts=3, wait_initial=0.01, wait_max=0.01)
 
 
