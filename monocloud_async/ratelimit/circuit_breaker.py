@@ -55,7 +55,8 @@ class CircuitBreaker:
             for _ in self._failing:
                 self._count(1.0)
             self._failing.clear()
-        self._count(0.0)
+        if self._failure_share:
+            self._count(0.0)
         if self.down_since is None:
             return False
         self.down_since = None

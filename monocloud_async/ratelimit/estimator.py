@@ -35,7 +35,7 @@ _FAR: Final = 2.0  # times the learnt rate; beyond, a window could lose its whol
 _FAR_GROWTH: Final = 0.03  # a second; the growth there
 
 # Measuring
-_ENOUGH: Final = 20  # requests that make a part of a interval worth measuring
+_ENOUGH: Final = 20  # requests that make a part of an interval worth measuring
 _PLENTY: Final = 50  # requests that make a measurement sure
 _RESOLUTION: Final = 0.005  # seconds
 _MARKS: Final = 1024
@@ -73,7 +73,7 @@ class MeasurementInterval:
     def __init__(self, number: int) -> None:
         self.number = number
         self.began = 0.0
-        self.answered_at = math.inf  # the first one
+        self.answered_at: float | None = None  # for the first time
         self.latency = math.inf  # seconds of the quickest answer
         self.sent = 0
         self.refused = 0
@@ -94,8 +94,13 @@ class MeasurementInterval:
 
     def grant(self, ticket: Ticket, now: float) -> None:
         """The request of this ticket was granted, as an answer says that comes now."""
-        self.answered_at = min(self.answered_at, now)
-        self.latency = min(self.latency, now - ticket.sent_at)
+        if ticket.interval != self.number:
+            return
+        latency = now - ticket.sent_at
+        if latency < self.latency:  # noqa: PLR1730  `min` costs twice as much
+            self.latency = latency
+        if self.answered_at is None:
+            self.answered_at = now
 
     def refuse(self, ticket: Ticket) -> None:
         """The request of this ticket was answered 429."""
@@ -135,7 +140,7 @@ class MeasurementInterval:
         """Requests at once of who grants `rate` a second: the most that any part of it says."""
         granted, end = self.granted, self.last_refused_at
         # The first requests have to connect: they were there when a quick answer says so.
-        first = self.answered_at - self.latency if self.latency < math.inf else self.began
+        first = self.began if self.answered_at is None else self.answered_at - self.latency
         return max(
             granted - before - rate * max(0.0, end - max(at, first)) for at, before in self.marks
         )
@@ -160,7 +165,7 @@ class RateEstimator:
         self._began = 0.0
 
     def __repr__(self) -> str:
-        return f"<Ceiling {self.rate:.4g}/s>"
+        return f"<RateEstimator {self.rate:.4g}/s>"
 
     @property
     def known(self) -> bool:
@@ -189,7 +194,7 @@ class RateEstimator:
     def learn(
         self, interval: MeasurementInterval, refused_rate: float, paused_at: float, now: float
     ) -> None:
-        """Take in a interval that ended in a refusal, once the tenant grants again.
+        """Take in an interval that ended in a refusal, once the tenant grants again.
 
         Args:
             interval: what was sent.
@@ -221,7 +226,7 @@ class RateEstimator:
         top = measured
         if not self._search_time:
             cover = burst / (measured * pause)
-            top = self._reach(interval, measured, cycle_rate, refused_rate, cover)
+            top = self._reach(interval, measured, refused_rate, cover)
         if self._search_time or abs(top / self._learnt - 1) > _MOVED:
             sure = measured > 1.1 * cycle_rate and interval.granted >= _PLENTY
             self._hold = _HOLD_SURE if sure else _HOLD_UNSURE
@@ -251,18 +256,14 @@ class RateEstimator:
 
     @staticmethod
     def _reach(
-        interval: MeasurementInterval,
-        measured: float,
-        cycle_rate: float,
-        refused_rate: float,
-        cover: float,
+        interval: MeasurementInterval, measured: float, refused_rate: float, cover: float
     ) -> float:
         """Half-way from what was measured to what was refused, where trying costs little.
 
-        It does where a burst makes a pause good (`cover` says how much of it), and below a
-        window's limit, which is higher than what a interval below it shows.
+        It does where the burst makes the pause good, as a window's does; `cover` says how much of
+        it. A window's limit is higher than what an interval below it shows.
         """
-        share = 1.0 if measured <= 1.005 * cycle_rate else max(0.0, min(1.0, 2 * cover - 1))
         cheap = interval.refused < _CHEAP * interval.granted
         highest = min(refused_rate, (_HIGH if cheap else _LOW) * measured)
+        share = max(0.0, min(1.0, 2 * cover - 1))
         return max(measured, measured + share * (highest - measured) / 2)
