@@ -43,7 +43,7 @@ class Call:
     number: int
     replies: list[Reply] = field(default_factory=list)
     marks: set[int] = field(default_factory=set)  # that may be in the last reply
-    asked_at: float = 0.0  # when the first request came
+    asked_at: float = 0.0  # when the last request came
     told: Told | None = None
     spoken: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -71,8 +71,7 @@ class Tenant:
             if before is not None and not _may_stay(*before):
                 self.wrong.append(f"call {call.number} went over the connection of {before}")
             number = len(call.replies)
-            if not number:
-                call.asked_at = asyncio.get_running_loop().time()
+            call.asked_at = asyncio.get_running_loop().time()
             chance = Random(f"{self.seed}/{call.number}/{number}")
             mark = 2 * chance.getrandbits(47)  # so that one wrong digit is not another mark
             self.marks |= {mark, mark + 1}
