@@ -22,7 +22,7 @@ from aiohttp.tracing import Trace
 MAX_HEADERS: Final = 1 << 16  # bytes of a response's headers, all lines together
 # Bytes of a response with its framing. `read_body` has a limit for the body, but chunk extensions
 # and trailers can be endless without a single byte of a body.
-_MAX_RESPONSE: Final = 1 << 22
+_MAX_RESPONSE: Final = 1 << 21
 # A parser that stands exactly between two responses reads this as one response with no headers;
 # in any other state it reads something else.
 _CANARY: Final = b"HTTP/1.1 204 probe\r\n\r\n"

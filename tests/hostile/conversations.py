@@ -7,6 +7,7 @@ broken servers and of attackers. h11 has the last word on where an answer ends.
 
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -217,6 +218,9 @@ DAMAGES: tuple[Damage, ...] = (
 # The meaning
 
 
+_BARE = re.compile(rb"(?<!\r)\n")
+
+
 @dataclass(frozen=True)
 class Meaning:
     """The response as h11 reads it.
@@ -265,7 +269,9 @@ def meaning(reply: Reply) -> Meaning:
                     there.receive_data(b"")
                     ended = True
                 case h11.NEED_DATA | h11.PAUSED | h11.ConnectionClosed():
-                    return Meaning(status, body)
+                    # h11 waits for line ends that are whole where aiohttp takes what there is.
+                    strange = "a bare line feed" if _BARE.search(reply.said) else ""
+                    return Meaning(status, body, strange=strange)
     except h11.RemoteProtocolError as error:
         return Meaning(status, body, strange=str(error))
     rest, _closed = there.trailing_data
