@@ -202,16 +202,12 @@ async def test_an_outage_is_outlasted_with_a_pause_between_attempts(
     with worker(sandbox, recipe):
         for user_id in sandbox.user_ids():
             await recipe.send(user_id)
-        await until(lambda: sandbox.stats().requests >= 20)
-        began = time.monotonic()
-        # More than five times each, next to the few that the session tries again by itself.
-        await until(lambda: sandbox.stats().requests >= 140)
-        assert time.monotonic() - began > 3
+        # Each job more than once; while the tenant is down, nearly all of them without a request.
+        await until(lambda: recipe.log.read_text().count("will be retried: user ") >= 60)
+        assert sandbox.stats().requests < 60
         sandbox.error_rate = 0.0
         await until(lambda: all_have_access(sandbox))
-    log = recipe.log.read_text(encoding="utf-8")
-    assert log.count("will be retried: user ") >= 100
-    assert "Traceback" not in log
+    assert "Traceback" not in recipe.log.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("again_after", [1])
