@@ -20,6 +20,7 @@ from aiohttp.streams import StreamReader
 from aiohttp.tracing import Trace
 
 MAX_HEADERS: Final = 1 << 16  # bytes of a response's headers, all lines together
+MAX_LINES: Final = MAX_HEADERS // len("a:\r\n")  # trailers count as well
 # Bytes of a response with its framing. `read_body` has a limit for the body, but chunk extensions
 # and trailers can be endless without a single byte of a body.
 _MAX_RESPONSE: Final = 1 << 21

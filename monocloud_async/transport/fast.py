@@ -30,6 +30,7 @@ from yarl import URL
 from monocloud_async.config import Credentials, MaskedKey
 from monocloud_async.connector import (
     MAX_HEADERS,
+    MAX_LINES,
     Connector,
     GuardedProtocol,
     is_informational,
@@ -124,7 +125,7 @@ class FastProtocol(GuardedProtocol):
             auto_decompress=True,
             max_line_size=MAX_HEADERS,
             max_field_size=MAX_HEADERS,
-            max_headers=MAX_HEADERS,
+            max_headers=MAX_LINES,
         )
         super().data_received(answer)
 

@@ -16,6 +16,7 @@ from yarl import URL
 from monocloud_async.config import Credentials
 from monocloud_async.connector import (
     MAX_HEADERS,
+    MAX_LINES,
     Connector,
     HeadersTooLongError,
     has_unread_bytes,
@@ -26,7 +27,7 @@ from monocloud_async.endpoint import Operation, Response, body_limit
 CONNECT_SHARE: Final = 0.9  # of a request's timeout
 # `Connector` counts the bytes of headers. aiohttp's own connectors limit only the length of a line
 # and the number of lines, so with them the limit in bytes is the product of the two.
-_LINES, _LINES_UNCOUNTED = MAX_HEADERS, 1024
+_LINES, _LINES_UNCOUNTED = MAX_LINES, 1024
 _BETWEEN: Final = len(": \r\n")
 # Others may put idle connections back meanwhile, which may be closed as well.
 _REUSED_AT_MOST: Final = 8
