@@ -1,4 +1,6 @@
 import asyncio
+import math
+import random
 import sys
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
@@ -205,3 +207,65 @@ def test_the_defaults_are_those_of_the_documentation() -> None:
     assert (policy.total, policy.max_retry_after) == (60.0, 60.0)
     with pytest.raises(AttributeError):
         policy.attempts = 5  # type: ignore[misc]  # that it is frozen is the claim
+
+
+# The budget
+
+
+def spent(budget: retry.RetryBudget, now: float, share: float = 0.2) -> int:
+    """How many retries there are."""
+    count = 0
+    while budget.spend(share, now):
+        count += 1
+    return count
+
+
+def test_retries_are_a_share_of_recent_calls() -> None:
+    budget = retry.RetryBudget()
+    for _ in range(1000):
+        budget.count_call(100.0)
+    assert spent(budget, 100.0) == 200
+    assert spent(budget, 100.0, share=0.5) == 300
+
+
+def test_where_there_are_few_calls_ten_retries_are_allowed() -> None:
+    budget = retry.RetryBudget()
+    assert spent(budget, 0.0, share=0) == 10
+    assert spent(budget, 1.0) == 0  # 9.05 of them still count
+    assert spent(budget, 1.1) == 1
+
+
+def test_what_was_long_ago_is_forgotten() -> None:
+    budget = retry.RetryBudget()
+    for _ in range(1000):
+        budget.count_call(0.0)
+    assert spent(budget, 10.0) == pytest.approx(200 / math.e, abs=1)
+    assert spent(budget, 300.0, share=0) in {9, 10}
+
+
+def test_at_one_failure_in_ten_every_call_gets_its_retry() -> None:
+    budget, seeded = retry.RetryBudget(), random.Random(1)
+    for number in range(5000):
+        budget.count_call(number / 50)
+        while seeded.random() < 0.1:
+            assert budget.spend(0.2, number / 50)
+
+
+def test_who_may_not_retry_is_not_kept_waiting() -> None:
+    async def main() -> None:
+        clock = Clock()
+        attempt, given = failing(busy(), busy())
+        first = busy()
+        with pytest.raises(m.ServerError) as caught:
+            await retry.retry_call(
+                RetryPolicy(),
+                first,
+                attempt,
+                deadline=clock() + 60,
+                may_retry=lambda error: error is first,
+                clock=clock,
+                sleep=clock.sleep,
+            )
+        assert (len(given), len(clock.slept), caught.value.attempts) == (1, 1, 2)
+
+    asyncio.run(main())

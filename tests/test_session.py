@@ -1,4 +1,5 @@
 import asyncio
+import random
 import re
 import socket
 from collections.abc import Awaitable, Iterator
@@ -527,3 +528,20 @@ def test_closing_ends_every_wait_at_once() -> None:
                     assert error is None or isinstance(error, m.MonoCloudError)
 
     run(main())
+
+
+def test_retries_of_single_calls_are_a_fifth_of_the_requests_and_an_error_says_so() -> None:
+    async def main() -> None:
+        tenant, seeded = Tenant(), random.Random(1)
+        tenant.failing = lambda _user_id: seeded.random() < 0.4
+        async with tenant.session() as session:
+            calls = []
+            for user_id in users(2000):
+                calls.append(asyncio.ensure_future(session.enable_user(user_id)))
+                await asyncio.sleep(0.01)
+            ended = await asyncio.gather(*calls, return_exceptions=True)
+        errors = [str(error) for error in ended if isinstance(error, m.ServerError)]
+        assert 2300 < len(tenant.sent) < 1.21 * 2000 + 10
+        assert any("not tried again: the session's retry budget is spent" in e for e in errors)
+
+    run(main(), sockets=False)
