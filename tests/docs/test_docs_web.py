@@ -161,22 +161,25 @@ async def test_a_429_is_a_503_that_says_when_and_not_ready_until_then(backend: B
     assert (await backend.ready()).status == 200
 
 
+@pytest.mark.parametrize("name", COMMANDS)
 async def test_a_tenant_that_hangs_is_a_504_in_time_and_holds_nobody_else_up(
-    backend: Backend,
+    name: str, tmp_path: Path
 ) -> None:
+    """Of a session that no 429 has slowed down; after one, the number in flight starts small."""
     hanging = [f"hanging-{number}" for number in range(50)]
-    for user_id in hanging:
-        backend.tenant.script(user_id, "hang")
-    begin = time.monotonic()
-    calls = [asyncio.create_task(backend.enable(user_id, wait=1)) for user_id in hanging]
-    await asyncio.to_thread(wait_for, lambda: backend.tenant.stats().in_flight == 50)
-    assert (await backend.enable(backend.tenant.user_ids()[0])).status == 200
-    assert not any(call.done() for call in calls)
-    answers = await asyncio.gather(*calls)
-    assert time.monotonic() - begin < 1.5  # on a machine that has more to do; here is the rest:
-    assert re.search(r"no complete answer within 0\.(9|8\d+) s", backend.output.read_text())
-    assert {answer.status for answer in answers} == {504}
-    await comes_back(backend)
+    with started(name, tmp_path, users=["ada"]) as backend:
+        for user_id in hanging:
+            backend.tenant.script(user_id, "hang")
+        begin = time.monotonic()
+        calls = [asyncio.create_task(backend.enable(user_id, wait=1)) for user_id in hanging]
+        await asyncio.to_thread(wait_for, lambda: backend.tenant.stats().in_flight == 50)
+        assert (await backend.enable("ada")).status == 200
+        assert not any(call.done() for call in calls)
+        answers = await asyncio.gather(*calls)
+        assert time.monotonic() - begin < 1.5  # a busy machine needs longer; the log is exact:
+        assert re.search(r"no complete answer within 0\.(9|8\d+) s", backend.output.read_text())
+        assert {answer.status for answer in answers} == {504}
+        await comes_back(backend)
 
 
 async def comes_back(backend: Backend) -> None:
@@ -192,7 +195,8 @@ async def test_an_outage_is_not_ready_and_readiness_itself_finds_its_end(backend
     assert (await backend.ready()).status == 200
     backend.tenant.error_rate = 1.0
     answers = await asyncio.gather(*(backend.enable(f"user-{n}", wait=1) for n in range(5)))
-    assert {answer.status for answer in answers} <= {502, 504}  # 504: its last attempt came late
+    # 504: its last attempt came late; 503: it was not sent at all
+    assert {answer.status for answer in answers} <= {502, 503, 504}
     assert (await backend.ready()).status == 503
     backend.tenant.error_rate = 0.0
     await comes_back(backend)
