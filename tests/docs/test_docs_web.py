@@ -191,15 +191,19 @@ async def comes_back(backend: Backend) -> None:
     assert answer.body.get("ready") is True
 
 
-async def test_an_outage_is_not_ready_and_readiness_itself_finds_its_end(backend: Backend) -> None:
-    assert (await backend.ready()).status == 200
-    backend.tenant.error_rate = 1.0
-    answers = await asyncio.gather(*(backend.enable(f"user-{n}", wait=1) for n in range(5)))
-    # 504: its last attempt came late; 503: it was not sent at all
-    assert {answer.status for answer in answers} <= {502, 503, 504}
-    assert (await backend.ready()).status == 503
-    backend.tenant.error_rate = 0.0
-    await comes_back(backend)
+@pytest.mark.parametrize("name", COMMANDS)
+async def test_an_outage_is_not_ready_and_readiness_itself_finds_its_end(
+    name: str, tmp_path: Path
+) -> None:
+    with started(name, tmp_path, users=["ada"]) as backend:
+        assert (await backend.ready()).status == 200
+        backend.tenant.error_rate = 1.0
+        answers = await asyncio.gather(*(backend.enable(f"user-{n}", wait=1) for n in range(20)))
+        # 504: its last attempt came late; 503: it was not sent at all
+        assert {answer.status for answer in answers} <= {502, 503, 504}
+        assert (await backend.ready()).status == 503
+        backend.tenant.error_rate = 0.0
+        await comes_back(backend)
 
 
 async def test_200_requests_at_once_succeed_and_the_next_200_open_no_connection(
