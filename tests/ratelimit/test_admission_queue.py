@@ -387,13 +387,13 @@ def test_half_of_all_requests_failing_is_no_outage() -> None:
         tenant, seeded, downs = Tenant(), random.Random(1), 0
         tenant.failing = lambda _user_id: seeded.random() < 0.5
         async with tenant.session() as session:
-            was_down = False
+            was_down, calls = False, []
             for number in range(1000):
-                task = asyncio.ensure_future(fails(session, f"u{number}", attempts=1))
+                calls.append(asyncio.ensure_future(fails(session, f"u{number}", attempts=1)))
                 await asyncio.sleep(0.02)
                 downs += session.pace.down and not was_down
                 was_down = session.pace.down
-            await task
+            await asyncio.gather(*calls)
         assert downs <= 2
 
     run(main(), sockets=False)

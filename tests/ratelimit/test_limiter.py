@@ -468,10 +468,11 @@ def test_nobody_knows_what_to_expect_before_the_second_429() -> None:
     assert limiter.expected_delay(0.02, 1000) == pytest.approx(1, abs=0.03)
     now = reopen(limiter, 0.02)
     assert limiter.expected_delay(now, 1000) < 0.1
+    tickets = []
     for _ in range(130):
         now = due(limiter, now)
-        ticket = limiter.send(now)
-    limiter.refused(ticket, 1.0, now)
+        tickets.append(limiter.send(now))
+    limiter.refused(tickets[-1], 1.0, now)
     assert 5 < limiter.expected_delay(now, 1000) < 40  # by what two refusals say
 
 
