@@ -48,7 +48,9 @@ def test_the_expected_result(fault: Fault) -> None:
                 assert error.transient is fault.retried
         assert len(server.requests) == (attempts if fault.reaches else 0)
         assert took <= attempts * (fault.seconds + 0.01)
-        assert costs.cpu < attempts  # the clock above does not advance during computations
+        # The clock above does not advance during computations. What reads a body more than once
+        # for each of its bytes takes minutes; a busy machine takes a second.
+        assert costs.cpu < 10 * attempts
         assert costs.bytes < 16 << 20
 
     run(main())
@@ -68,7 +70,7 @@ def test_cancellation_ends_it_at_any_point(fault: Fault) -> None:
                 task.cancel()
                 await asyncio.wait([task])
                 assert loop.time() - began <= 0.1
-                assert time.process_time() - cpu <= 0.1
+                assert time.process_time() - cpu <= 1  # the clock above stands still meanwhile
                 if not task.cancelled() and (error := task.exception()) is not None:
                     assert isinstance(error, m.MonoCloudError)
 
