@@ -1,7 +1,8 @@
 """The API as values and pure functions: from id to path, from response to user or error.
 
 An `Operation` is one request of the API: enable, disable or get a user. A new operation needs one
-value here and one method of the session; everything in between is generic.
+value here and one method of the session; everything in between is generic. One that runs do for
+many users is a `BulkOperation`, whose outcomes and counts are also declared here.
 The specification is MonoCloud's page "Enable a user", and the public source of its own clients.
 This module does no I/O: `transport` sends and receives, and this module interprets.
 """
@@ -13,7 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, Literal
 from urllib.parse import quote
 
 import msgspec
@@ -21,6 +22,7 @@ from multidict import CIMultiDict
 
 from monocloud_async import lenient_json
 from monocloud_async.errors import (
+    ConfigurationError,
     IdentityFault,
     IdentityValidationError,
     InvalidResponseError,
@@ -31,7 +33,6 @@ from monocloud_async.errors import (
     status_class,
 )
 from monocloud_async.models import ProblemDetails, User
-from monocloud_async.outcome import Status
 from monocloud_async.sanitize import clean, redirect_origin
 from monocloud_async.version import __version__
 
@@ -141,17 +142,39 @@ class Operation:
         return read_response(user_id, response.status, response.headers, body)
 
 
+Done = Literal["enabled", "disabled"]
+DoneBefore = Literal["already_enabled", "already_disabled"]
+
+
+class DoneCounts(msgspec.Struct, kw_only=True):
+    """How many users an operation was done for: a field for each `Done`."""
+
+    enabled: int = 0
+    disabled: int = 0
+
+
+class DoneBeforeCounts(DoneCounts, kw_only=True):
+    """Also how many users it had been done for before: a field for each `DoneBefore`."""
+
+    already_enabled: int = 0
+    already_disabled: int = 0
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class BulkOperation(Operation):
     """An operation that a run can do for many users, because it sets a state.
 
     Attributes:
+        doing: what a run does to the users, for messages.
         done: the `Outcome.status` of a user for whom it is done.
         done_before: the `Outcome.status` of a user for whom it is done according to the journal.
+        contradicted_by: returns whether the user in a successful response is in another state.
     """
 
-    done: Status
-    done_before: Status
+    doing: str
+    done: Done
+    done_before: DoneBefore
+    contradicted_by: Callable[[User], bool]
 
 
 GET_USER: Final = Operation(name="get", method="GET")
@@ -159,19 +182,41 @@ ENABLE: Final = BulkOperation(
     name="enable",
     method="POST",
     suffix="/enable",
+    doing="enabling",
     done="enabled",
     done_before="already_enabled",
+    contradicted_by=lambda user: user.disabled is True,
 )
 DISABLE: Final = BulkOperation(
     name="disable",
     method="POST",
     suffix="/disable",
     body='{"revoke_sessions":false}',
+    doing="disabling",
     done="disabled",
     done_before="already_disabled",
+    contradicted_by=lambda user: user.disabled is False,
 )
 DISABLE_AND_REVOKE_SESSIONS: Final = replace(DISABLE, body='{"revoke_sessions":true}')
-BULK_OPERATIONS: Final = (ENABLE, DISABLE)  # a journal is of one of these
+# By the name that a fleet's messages have. A journal stores the `endpoint` of one of these.
+BULK_OPERATIONS: Final[Mapping[str, BulkOperation]] = {
+    "enable": ENABLE,
+    "disable": DISABLE,
+    "disable_and_revoke_sessions": DISABLE_AND_REVOKE_SESSIONS,
+}
+
+
+def bulk_operation(name: str) -> BulkOperation:
+    """Return the operation of this name.
+
+    Raises:
+        ConfigurationError: there is none.
+    """
+    try:
+        return BULK_OPERATIONS[name]
+    except KeyError:
+        known = ", ".join(BULK_OPERATIONS)
+        raise ConfigurationError(f"operation must be one of {known}, not {name!r}") from None
 
 
 def check_user_id(user_id: str) -> None:

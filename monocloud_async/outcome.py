@@ -1,24 +1,18 @@
 """The outcome for one user, and the report of a run."""
 
 from collections.abc import Callable
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 from msgspec import Struct, field
 
+from monocloud_async.endpoint import BulkOperation, Done, DoneBefore, DoneBeforeCounts
 from monocloud_async.errors import MonoCloudError
 from monocloud_async.models import User
 
-Status = Literal[
-    "enabled",
-    "disabled",
-    "failed",
-    "unknown",
-    "not_attempted",
-    "already_enabled",
-    "already_disabled",
-]
+Status = Literal[Done, "failed", "unknown", "not_attempted", DoneBefore]
 
-DONE: Final = frozenset[Status]({"enabled", "disabled"})  # the operation of the run is done
+DONE: Final[tuple[Done, ...]] = get_args(Done)
+_DONE_BEFORE: Final[tuple[DoneBefore, ...]] = get_args(DoneBefore)
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
@@ -49,9 +43,8 @@ class Outcome(Struct, frozen=True, kw_only=True):
 _MAX_FAILURES: Final = 1000
 # The fields of a report, in the order in which they are shown.
 REPORT_FIELDS: Final = (
-    *("total", "enabled", "disabled", "failed", "unknown", "not_attempted", "already_enabled"),
-    *("already_disabled", "unconfirmed", "requests", "retries", "throttled"),
-    *("paused_seconds", "seconds", "exhausted"),
+    *("total", *DONE, "failed", "unknown", "not_attempted", *_DONE_BEFORE, "unconfirmed"),
+    *("requests", "retries", "throttled", "paused_seconds", "seconds", "exhausted"),
 )
 
 
@@ -78,7 +71,7 @@ class Stopwatch(Struct):
         return Stopwatch, (self.read(),)  # a clock means nothing in another process
 
 
-class BulkReport(Struct, kw_only=True):
+class BulkReport(DoneBeforeCounts, kw_only=True):
     """The figures of a run, up to date during it; the counts per status add up to `total`.
 
     Attributes:
@@ -96,13 +89,9 @@ class BulkReport(Struct, kw_only=True):
     """
 
     total: int = 0
-    enabled: int = 0
-    disabled: int = 0
     failed: int = 0
     unknown: int = 0
     not_attempted: int = 0
-    already_enabled: int = 0
-    already_disabled: int = 0
     unconfirmed: int = 0
     requests: int = 0
     retries: int = 0
@@ -114,7 +103,7 @@ class BulkReport(Struct, kw_only=True):
     @property
     def skipped(self) -> int:
         """How many users were skipped, because the journal records them as done."""
-        return self.already_enabled + self.already_disabled
+        return sum(getattr(self, status) for status in _DONE_BEFORE)
 
     @property
     def seconds(self) -> float:
@@ -132,12 +121,12 @@ class BulkReport(Struct, kw_only=True):
         return f"BulkReport({shown}, failures=<{len(self.failures)}>)"
 
 
-def add_outcome(report: BulkReport, outcome: Outcome) -> None:
-    """Count this outcome in the report."""
+def add_outcome(report: BulkReport, outcome: Outcome, operation: BulkOperation) -> None:
+    """Count this outcome of an operation in the report."""
     status, user = outcome.status, outcome.user
     setattr(report, status, getattr(report, status) + 1)
     if user is not None:
-        report.unconfirmed += user.disabled is (status == "enabled")
+        report.unconfirmed += operation.contradicted_by(user)
     elif status in {"failed", "unknown"} and len(report.failures) < _MAX_FAILURES:
         report.failures.append(outcome)
 

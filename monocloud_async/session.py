@@ -335,7 +335,7 @@ class MonoCloudSession:
                 another input or a newer version; or `user_ids` is a set or has no stable order for
                 another reason, so that no journal can resume it.
         """
-        return self._bulk(
+        return self.bulk(
             ENABLE,
             user_ids,
             concurrency=concurrency,
@@ -379,7 +379,7 @@ class MonoCloudSession:
         Raises:
             MonoCloudError: as from `bulk_enable`.
         """
-        return self._bulk(
+        return self.bulk(
             _disable(revoke_sessions),
             user_ids,
             concurrency=concurrency,
@@ -391,19 +391,20 @@ class MonoCloudSession:
             journal=journal,
         )
 
-    def _bulk(
+    def bulk(
         self,
         operation: BulkOperation,
         user_ids: UserIds,
         *,
-        concurrency: int,
-        timeout: float | None,
-        retry: RetryPolicy | None,
-        max_rate: float | None,
-        max_outage: float,
-        on_outcome: OnOutcome | None,
-        journal: str | os.PathLike[str] | Journal | None,
+        concurrency: int = 100,
+        timeout: float | None = None,
+        retry: RetryPolicy | None = None,
+        max_rate: float | None = None,
+        max_outage: float = MAX_OUTAGE,
+        on_outcome: OnOutcome | None = None,
+        journal: str | os.PathLike[str] | Journal | None = None,
     ) -> BulkRun:
+        """Return a run of this operation, for callers that have it as a value."""
         limit = self._timeout if timeout is None else config.positive("timeout", timeout)
         if isinstance(journal, str | os.PathLike):
             from monocloud_async.journal.file import JournalFile  # noqa: PLC0415  SQLite, threads

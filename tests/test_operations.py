@@ -4,8 +4,10 @@ import sqlite3
 from collections.abc import Awaitable, Callable
 from contextlib import closing
 from pathlib import Path
+from typing import get_args
 
 import aiohttp
+import msgspec
 import pytest
 import samples
 from aiohttp import web
@@ -13,7 +15,16 @@ from aiohttp import web
 import monocloud_async as m
 from monocloud_async import MonoCloudSession, RetryPolicy
 from monocloud_async.connector import Connector
-from monocloud_async.endpoint import ENABLE
+from monocloud_async.endpoint import (
+    BULK_OPERATIONS,
+    ENABLE,
+    Done,
+    DoneBefore,
+    DoneBeforeCounts,
+    DoneCounts,
+    bulk_operation,
+)
+from monocloud_async.outcome import REPORT_FIELDS, Status
 from monocloud_async.report import figures
 from monocloud_async.sandbox import Sandbox
 
@@ -161,6 +172,23 @@ async def test_a_journal_is_of_one_operation(
     with pytest.raises(m.ConfigurationError, match=r"is of POST .*/enable, .* of POST .*/disable"):
         await session.bulk_disable(ids, journal=path)
     assert sandbox.stats().requests == requests
+
+
+def test_every_operation_has_outcomes_and_counts_of_its_own() -> None:
+    done = {operation.done for operation in BULK_OPERATIONS.values()}
+    before = {operation.done_before for operation in BULK_OPERATIONS.values()}
+    assert done == set(get_args(Done)) == set(fields(DoneCounts))
+    assert before == set(get_args(DoneBefore)) == set(fields(DoneBeforeCounts)) - done
+    assert done | before < set(get_args(Status)) < set(REPORT_FIELDS)
+
+
+def fields(struct: type[msgspec.Struct]) -> tuple[str, ...]:
+    return struct.__struct_fields__
+
+
+def test_an_unknown_operation_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(m.ConfigurationError, match=r"one of enable, disable, .*, not 'delete'"):
+        bulk_operation("delete")
 
 
 def test_a_forgotten_await_says_which_operation() -> None:

@@ -9,6 +9,7 @@ from virtual_time import run
 
 import monocloud_async as m
 from monocloud_async import BulkReport, Outcome, User
+from monocloud_async.endpoint import ENABLE
 from monocloud_async.outcome import Status, add_outcome
 
 
@@ -48,7 +49,9 @@ async def test_a_report_that_is_pickled_while_its_run_goes_on_stands_still() -> 
 def test_a_report_keeps_the_first_thousand_failures_and_counts_all() -> None:
     report = BulkReport()
     for position in range(1500):
-        add_outcome(report, Outcome(user_id=f"u{position}", position=position, status="failed"))
+        add_outcome(
+            report, Outcome(user_id=f"u{position}", position=position, status="failed"), ENABLE
+        )
     assert report.failed == 1500
     assert [outcome.position for outcome in report.failures] == [*range(1000)]
 
@@ -56,7 +59,7 @@ def test_a_report_keeps_the_first_thousand_failures_and_counts_all() -> None:
 @pytest.mark.parametrize("status", ["enabled", "not_attempted", "already_enabled"])
 def test_who_did_not_fail_is_no_failure(status: Status) -> None:
     report = BulkReport()
-    add_outcome(report, Outcome(user_id="ada", position=0, status=status))
+    add_outcome(report, Outcome(user_id="ada", position=0, status=status), ENABLE)
     assert report.failures == []
     assert getattr(report, status) == 1
 
@@ -65,13 +68,13 @@ def test_who_is_enabled_by_an_answer_that_says_otherwise_is_unconfirmed() -> Non
     report = BulkReport()
     for disabled in (True, False, None):
         user = User(user_id="ada", disabled=disabled)
-        add_outcome(report, Outcome(user_id="ada", position=0, status="enabled", user=user))
+        add_outcome(report, Outcome(user_id="ada", position=0, status="enabled", user=user), ENABLE)
     assert (report.enabled, report.unconfirmed) == (3, 1)
 
 
 def test_a_report_is_one_line_without_the_ids_of_those_who_failed() -> None:
     report = BulkReport()
-    add_outcome(report, Outcome(user_id="ada", position=0, status="failed"))
+    add_outcome(report, Outcome(user_id="ada", position=0, status="failed"), ENABLE)
     told = repr(report)
     assert "failed=1" in told
     assert "failures=<1>" in told

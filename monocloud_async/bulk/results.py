@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from monocloud_async.endpoint import BulkOperation
 from monocloud_async.models import User
 from monocloud_async.outcome import BulkReport, Outcome, add_outcome
 
@@ -90,6 +91,7 @@ class Results:
     """Passes on every outcome, and slows the run down if the caller does not take them.
 
     Args:
+        operation: the operation of the run.
         report: counts the outcomes.
         writer: writes the journal, if there is one.
         on_outcome: the callback of the caller, if there is one.
@@ -103,6 +105,7 @@ class Results:
 
     def __init__(
         self,
+        operation: BulkOperation,
         report: BulkReport,
         writer: "JournalWriter | None",
         on_outcome: OnOutcome | None,
@@ -110,6 +113,7 @@ class Results:
         slots: int,
     ) -> None:
         self.error: BaseException | None = None
+        self._operation = operation
         self._report = report
         self._writer = writer
         self._on_outcome = on_outcome
@@ -144,7 +148,7 @@ class Results:
 
     def record(self, outcome: Outcome) -> None:
         """Pass on an outcome; raises what `on_outcome` raises."""
-        add_outcome(self._report, outcome)
+        add_outcome(self._report, outcome, self._operation)
         if self._writer is not None:
             self._writer.add(outcome)
         if self._waiting is not None:

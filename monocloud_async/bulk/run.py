@@ -78,7 +78,7 @@ class BulkRun:
                 run.drain()
 
         self.report = BulkReport()
-        self._operation = operation
+        self.operation = operation
         limiter = queue.limiter
         self._queue = queue.for_run(max_rate)
         self._runner = CallRunner(
@@ -98,7 +98,7 @@ class BulkRun:
         self._places = asyncio.BoundedSemaphore(concurrency)
         self._workers = workers = dict[asyncio.Task[None], Call | None]()  # and their calls
         self._reader: asyncio.Task[None] | None = None  # the reader of an async input
-        self._results = Results(self.report, self._writer, on_outcome, slots=concurrency)
+        self._results = Results(operation, self.report, self._writer, on_outcome, slots=concurrency)
         self._dispatcher = Dispatcher(
             operation,
             self._source,
@@ -125,7 +125,7 @@ class BulkRun:
     def __del__(self) -> None:
         if not self._started:
             # As for coroutines in Python: without `await`, nothing happens.
-            operation = self._operation
+            operation = self.operation
             what = f"bulk_{operation.name} was never awaited, and nobody was {operation.done}"
             warnings.warn(what, RuntimeWarning, stacklevel=1, source=self)
 
@@ -183,10 +183,10 @@ class BulkRun:
 
     async def _run(self) -> BulkReport:
         if self._started:
-            again = f"call bulk_{self._operation.name} again"
+            again = f"call bulk_{self.operation.name} again"
             raise ConfigurationError(f"this run was started before; {again}")
         self._started = True
-        with observe(self._operation, self.report, self.pace):
+        with observe(self.operation, self.report, self.pace):
             return await self._observed()
 
     async def _observed(self) -> BulkReport:

@@ -59,7 +59,6 @@ class Source:
     Args:
         operation: the operation of the run.
         user_ids: any iterable or async iterable.
-        operation: the operation of the run.
         report: counts the skipped users.
         writer: gives access to the journal, if there is one.
 

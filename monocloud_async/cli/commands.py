@@ -10,10 +10,10 @@ from rich.console import Console
 from monocloud_async.cli import loop
 from monocloud_async.cli.access import Access, read_key
 from monocloud_async.cli.display import say
-from monocloud_async.cli.exit_codes import ALL_ENABLED, SOME_FAILED
+from monocloud_async.cli.exit_codes import ALL_DONE, SOME_FAILED
+from monocloud_async.cli.job import Job
 from monocloud_async.cli.outputs import FailuresFile, JsonLines, open_failures
-from monocloud_async.cli.run import Job
-from monocloud_async.endpoint import check_user_id
+from monocloud_async.endpoint import ENABLE, BulkOperation, check_user_id
 from monocloud_async.inputs.lines import Line
 from monocloud_async.inputs.reader import IdReader, open_ids
 from monocloud_async.journal.file import JournalFile
@@ -40,17 +40,17 @@ def enable(access: Access, user_ids: Sequence[str], *, json: bool) -> int:
     for user_id in user_ids:
         check_user_id(user_id)
     lines = [Line(place, b"", user_id) for place, user_id in enumerate(user_ids, 1)]
-    job = Job("the users named", lines, expected=len(lines), quiet=True)
+    job = Job(ENABLE, "the users named", lines, expected=len(lines), quiet=True)
     if json:
         job.json = JsonLines(job.stop)
     else:
         job.each_user = lambda user: say(job.out, _told(user))
-    return loop.run(job.enable(access, concurrency=10))
+    return loop.run(job.run(access, concurrency=10))
 
 
 def _told(user: User) -> str:
-    parts = [f"{user.user_id}: enabled"]
-    if user.disabled:
+    parts = [f"{user.user_id}: {ENABLE.done}"]
+    if ENABLE.contradicted_by(user):
         parts.append("the response still said disabled, so look the user up")
     if user.block_until and user.block_until > datetime.now(UTC).timestamp():
         until = format_time(user.block_until)
@@ -62,6 +62,7 @@ def bulk(
     access: Access,
     reader: IdReader,
     *,
+    operation: BulkOperation = ENABLE,
     concurrency: int,
     max_rate: float | None = None,
     failures: FileIO | None = None,
@@ -69,15 +70,19 @@ def bulk(
     json: bool = False,
 ) -> int:
     """Run over the input, print a summary, and return the exit code."""
-    job = Job(reader.name, reader, expected=reader.expected(), blocking=reader.size is None)
+    job = Job(
+        operation, reader.name, reader, expected=reader.expected(), blocking=reader.size is None
+    )
     if journal is not None:
         origin = InputInfo(reader.name, reader.form, reader.column, reader.reread())
-        job.keep(JournalFile(journal, access.tenant, input_info=origin), journal)
+        job.keep(
+            JournalFile(journal, access.tenant, operation=operation, input_info=origin), journal
+        )
     if json:
         job.json = JsonLines(job.stop)
     if failures is not None:
         job.failures = FailuresFile(failures, reader, job.stop)
-    return loop.run(job.enable(access, concurrency, max_rate))
+    return loop.run(job.run(access, concurrency, max_rate))
 
 
 def journal_path(reader: IdReader, named: Path | None, *, wanted: bool) -> Path | None:
@@ -87,7 +92,9 @@ def journal_path(reader: IdReader, named: Path | None, *, wanted: bool) -> Path 
     return reader.path.with_name(f"{reader.path.name}.journal")
 
 
-def dry_run(access: Access, reader: IdReader, journal: Path | None) -> int:
+def dry_run(
+    access: Access, reader: IdReader, journal: Path | None, operation: BulkOperation = ENABLE
+) -> int:
     """Check every line, send nothing, and return the exit code."""
     from monocloud_async.report.figures import users_done  # noqa: PLC0415  only if there is a journal
 
@@ -104,7 +111,10 @@ def dry_run(access: Access, reader: IdReader, journal: Path | None) -> int:
     access.check()
     if journal is not None and journal.exists() and journal.stat().st_size:
         known = users_done(journal)
-        say(out, f"The journal {journal} has {known:,} enabled users, who are not sent again.")
+        say(
+            out,
+            f"The journal {journal} has {known:,} {operation.done} users, who are not sent again.",
+        )
         good = max(0, good - known)
-    say(out, f"{good:,} would be enabled on {access.tenant}.")
-    return SOME_FAILED if bad else ALL_ENABLED
+    say(out, f"{good:,} would be {operation.done} on {access.tenant}.")
+    return SOME_FAILED if bad else ALL_DONE

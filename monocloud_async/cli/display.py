@@ -22,6 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from monocloud_async.bulk.run import MAX_OUTAGE, BulkRun
+from monocloud_async.endpoint import BulkOperation
 from monocloud_async.errors import (
     InvalidResponseError,
     MonoCloudError,
@@ -98,7 +99,7 @@ class Display(AbstractContextManager["Display"]):
         console: stderr.
         run: the run to show.
         tally: further counts to show.
-        title: what is enabled where; if empty, only failures and delays are shown.
+        title: what is done where; if empty, only failures and delays are shown.
         expected: about how many ids the input has, or None if unknown.
     """
 
@@ -174,10 +175,11 @@ class Display(AbstractContextManager["Display"]):
             self.say(" | ".join([_amount(self.done, total), *self._status()]))
 
     def _status(self) -> list[str]:
-        report = self._run.report
-        parts = [f"{report.enabled:,} enabled, {self._run.in_flight:,} in flight"]
-        if report.already_enabled:
-            parts.append(f"{report.already_enabled:,} were enabled before")
+        report, operation = self._run.report, self._run.operation
+        done = getattr(report, operation.done)
+        parts = [f"{done:,} {operation.done}, {self._run.in_flight:,} in flight"]
+        if report.skipped:
+            parts.append(f"{report.skipped:,} were {operation.done} before")
         if self._tally.kinds:
             parts.append(f"{self._tally.kinds.total():,} failed ({self._tally.listed()})")
         if self._ending:
@@ -247,15 +249,15 @@ def say(console: Console, text: str) -> None:
     console.print(Text(clean(text)), soft_wrap=True)
 
 
-def summary(report: BulkReport, tally: Tally) -> Table:
+def summary(operation: BulkOperation, report: BulkReport, tally: Tally) -> Table:
     """Return the counts of a finished run as a table."""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(justify="right")
     table.add_column()
-    table.add_row(f"{report.enabled:,}", "enabled")
+    table.add_row(f"{getattr(report, operation.done):,}", operation.done)
     rows = [
-        (report.already_enabled, "enabled before, according to the journal"),
-        (report.unconfirmed, "of them unconfirmed: the response still said disabled"),
+        (report.skipped, f"{operation.done} before, according to the journal"),
+        (report.unconfirmed, "of them unconfirmed: the response still said the contrary"),
         (report.failed, "failed"),
         (tally.bad_lines, "bad lines"),
         (report.unknown, "unknown: a request was sent, but no response arrived"),

@@ -173,7 +173,7 @@ def cancel(*, domain: Domain = None) -> None:
 
 @app.command()
 def failures(*, domain: Domain = None, json: Json = False) -> None:
-    """Show the first thousand users who are not enabled; `report` shows all of them."""
+    """Show the first thousand users who failed or are unknown; `report` shows all of them."""
     from monocloud_async.cli import fleet_commands  # noqa: PLC0415
 
     fleet_commands.failures(domain, json=json)

@@ -13,8 +13,9 @@ from rich.table import Table
 from monocloud_async.cli import loop
 from monocloud_async.cli.access import Access
 from monocloud_async.cli.display import PLAIN_TICK, LiveBar, say
-from monocloud_async.cli.exit_codes import ALL_ENABLED, INTERRUPTED, SOME_FAILED, STOPPED
+from monocloud_async.cli.exit_codes import ALL_DONE, INTERRUPTED, SOME_FAILED, STOPPED
 from monocloud_async.config import base_url
+from monocloud_async.endpoint import bulk_operation
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.inputs import Format
 from monocloud_async.sanitize import clean
@@ -73,7 +74,7 @@ async def _until_interrupted(part: Coroutine[object, object, None], what: str) -
     say(console, what)
     with loop.signals(interrupt), suppress(asyncio.CancelledError):
         await task
-    return ALL_ENABLED
+    return ALL_DONE
 
 
 def start(
@@ -116,7 +117,7 @@ def steer(domain: str | None, order: Callable[[FleetRun], Awaitable[None]], done
 
 
 def failures(domain: str | None, *, json: bool) -> None:
-    """Show the users who are not enabled."""
+    """Show the users for whom the operation was not done."""
 
     async def fetch() -> list[str]:
         failures = await (await FleetRun.attach(domain)).failures()
@@ -146,7 +147,7 @@ async def _status(domain: str | None, *, follow: bool, json: bool) -> int:
         progress = await run.progress()
         for line in [msgspec.json.encode(progress).decode()] if json else progress_lines(progress):
             say(out, line)
-        return ALL_ENABLED
+        return ALL_DONE
     task = asyncio.create_task(watch(run, Console(stderr=True, highlight=False)))
 
     def stop_watching() -> None:
@@ -182,7 +183,7 @@ async def watch(run: FleetRun, console: Console, program: str = PROGRAM) -> Flee
                 lines[1:] = [str(error)]
             else:
                 lines = progress_lines(progress, program)
-                done = progress.enabled + progress.failed + progress.unknown + progress.bad_lines
+                done = progress.users_done + progress.failed + progress.unknown + progress.bad_lines
                 bar.update(task, completed=done, total=max(done, progress.expected))
             now = asyncio.get_running_loop().time()
             if live:
@@ -200,7 +201,7 @@ async def watch(run: FleetRun, console: Console, program: str = PROGRAM) -> Flee
 
 def progress_lines(progress: Progress, program: str = PROGRAM) -> list[str]:
     """Return the progress of a run as lines, the amount first."""
-    counts = f"{progress.enabled:,} enabled"
+    counts = f"{progress.users_done:,} {bulk_operation(progress.operation).done}"
     for count, name in (
         (progress.failed, "failed"),
         (progress.unknown, "unknown"),
@@ -224,7 +225,7 @@ def sum_up(console: Console, report: FleetReport) -> None:
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(justify="right")
     table.add_column()
-    table.add_row(f"{report.enabled:,}", "enabled")
+    table.add_row(f"{report.users_done:,}", bulk_operation(report.operation).done)
     for count, name in (
         (report.failed, "failed"),
         (report.unknown, "unknown: a request was sent, but no response arrived"),
@@ -251,7 +252,7 @@ def exit_code(report: FleetReport) -> int:
     """Return the exit code, with the same meaning as for `bulk`."""
     if report.gaps:
         return STOPPED
-    return SOME_FAILED if report.failed or report.unknown or report.bad_lines else ALL_ENABLED
+    return SOME_FAILED if report.failed or report.unknown or report.bad_lines else ALL_DONE
 
 
 def ask(question: Coroutine[object, object, T]) -> T:

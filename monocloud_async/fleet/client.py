@@ -18,6 +18,7 @@ from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from monocloud_async import config
+from monocloud_async.endpoint import bulk_operation
 from monocloud_async.fleet.id_file import inspect_file
 from monocloud_async.fleet.messages import (
     ChunkResult,
@@ -37,7 +38,7 @@ from monocloud_async.fleet.temporal import (
     with_message_codec,
     workflow_id,
 )
-from monocloud_async.fleet.workflow import EnableUsers
+from monocloud_async.fleet.workflow import CHUNK_ACTIVITY, RunWorkflow
 from monocloud_async.inputs import Format
 
 _AGAIN: Final = 1.0  # seconds until the next attempt while Temporal is down
@@ -60,8 +61,8 @@ class FleetRun:
     def __init__(self, client: Client, tenant: str) -> None:
         self.tenant = tenant
         self._client = client
-        self._handle: WorkflowHandle[EnableUsers, FleetReport] = client.get_workflow_handle_for(
-            EnableUsers.run, workflow_id(tenant)
+        self._handle: WorkflowHandle[RunWorkflow, FleetReport] = client.get_workflow_handle_for(
+            RunWorkflow.run, workflow_id(tenant)
         )
 
     def __repr__(self) -> str:
@@ -77,6 +78,7 @@ class FleetRun:
         column: str | None = None,
         journal: str | os.PathLike[str] | None = None,
         max_outage: float = 300.0,
+        operation: str = "enable",
         domain: str | None = None,
         client: Client | None = None,
     ) -> Self:
@@ -92,6 +94,7 @@ class FleetRun:
                 source with .journal, in the coordinator's working directory. With the journal of a
                 cancelled run, the new run does the rest.
             max_outage: seconds that a worker waits for a tenant that is down; then the run pauses.
+            operation: "enable", "disable" or "disable_and_revoke_sessions".
             domain: the tenant. Default: the environment's `MONOCLOUD_MANAGEMENT_DOMAIN`.
             client: the Temporal client. Default: one that the environment configures.
 
@@ -99,6 +102,7 @@ class FleetRun:
             ConfigurationError: the source cannot be read in ranges, or an option cannot be used.
             FleetError: Temporal cannot be reached, or the tenant already has a run.
         """
+        bulk_operation(operation)
         tenant = config.base_url(domain)
         ids = await inspect_file(os.fspath(source), form, column)
         name = PurePath(ids.where.partition("?")[0]).name
@@ -108,12 +112,13 @@ class FleetRun:
             journal=f"{name}.journal" if journal is None else os.fspath(journal),
             max_rate=config.positive("max_rate", max_rate),
             max_outage=config.positive("max_outage", max_outage),
+            operation=operation,
         )
         client = with_message_codec(client or await connect())
         with translated(tenant):
             try:
                 await client.start_workflow(
-                    EnableUsers.run,
+                    RunWorkflow.run,
                     new_state(plan),
                     id=workflow_id(tenant),
                     task_queue=coordinator_queue(tenant),
@@ -146,11 +151,11 @@ class FleetRun:
     async def progress(self) -> Progress:
         """Return the progress: what is recorded, and what workers have reported since then."""
         with translated(self.tenant):
-            progress = await self._handle.query(EnableUsers.progress, rpc_timeout=_ANSWER)
+            progress = await self._handle.query(RunWorkflow.progress, rpc_timeout=_ANSWER)
             description = await self._handle.describe()
         for pending in description.raw_description.pending_activities:
             if pending.state == PendingActivityState.PENDING_ACTIVITY_STATE_SCHEDULED:
-                progress.waiting += pending.activity_type.name == "enable_chunk"
+                progress.waiting += pending.activity_type.name == CHUNK_ACTIVITY
             if pending.HasField("last_failure"):
                 failure = pending.last_failure
                 lost = failure.HasField("timeout_failure_info")
@@ -163,19 +168,19 @@ class FleetRun:
         return progress
 
     async def failures(self) -> list[Failure]:
-        """Return the first thousand users who are not enabled; the journal has all of them."""
+        """Return the first thousand users who failed or are unknown; the journal has all."""
         with translated(self.tenant):
-            return await self._handle.query(EnableUsers.failures, rpc_timeout=_ANSWER)
+            return await self._handle.query(RunWorkflow.failures, rpc_timeout=_ANSWER)
 
     async def pause(self, why: str = "paused by hand") -> None:
         """Pause the run until `resume`: the calls in flight finish, and no more are made."""
         with translated(self.tenant):
-            await self._handle.signal(EnableUsers.pause, why)
+            await self._handle.signal(RunWorkflow.pause, why)
 
     async def resume(self) -> None:
         """Resume a paused run; no user is sent twice."""
         with translated(self.tenant):
-            await self._handle.signal(EnableUsers.resume)
+            await self._handle.signal(RunWorkflow.resume)
 
     async def set_rate(self, max_rate: float) -> None:
         """Change the rate to this many requests per second, within one or two seconds.
@@ -184,7 +189,7 @@ class FleetRun:
             ConfigurationError: the rate is not valid.
         """
         with translated(self.tenant):
-            await self._handle.signal(EnableUsers.set_rate, config.positive("max_rate", max_rate))
+            await self._handle.signal(RunWorkflow.set_rate, config.positive("max_rate", max_rate))
 
     async def cancel(self) -> None:
         """Cancel the run: the calls in flight finish and are recorded; `result` has the report."""

@@ -17,6 +17,7 @@ from temporalio.exceptions import ApplicationError
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
 from monocloud_async.config import base_url
+from monocloud_async.endpoint import bulk_operation
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.fleet.id_file import IdFile
 from monocloud_async.fleet.journal import FleetJournal
@@ -31,7 +32,7 @@ from monocloud_async.fleet.messages import (
     State,
 )
 from monocloud_async.fleet.temporal import connect, coordinator_queue, with_message_codec, work
-from monocloud_async.fleet.workflow import BEAT, EnableUsers
+from monocloud_async.fleet.workflow import BEAT, RunWorkflow
 from monocloud_async.journal.lock import JournalInUseError
 from monocloud_async.journal.schema import USER_COLUMNS
 
@@ -57,7 +58,7 @@ async def run_coordinator(domain: str | None = None, *, client: Client | None = 
     worker = Worker(
         with_message_codec(client or await connect()),
         task_queue=coordinator_queue(tenant),
-        workflows=[EnableUsers],
+        workflows=[RunWorkflow],
         activities=[records.left, records.record_chunk, records.close_journal],
         # The workflow's module has no global state, and a replay in the tests would reveal a
         # non-deterministic step.
@@ -117,17 +118,12 @@ class _Records:
             left = await self._run(journal.left, _now())
             await self._let_go(how)
         progress = state.progress
+        progress.set_users(left)
         return FleetReport(
             how=how,
             gaps=sorted([*left.gaps, *(chunk.span for chunk in left.unfinished)], key=_start),
             failures=state.failures,
-            enabled=left.enabled,
-            failed=left.failed,
-            unknown=left.unknown,
-            bad_lines=left.bad_lines,
-            requests=progress.requests,
-            retries=progress.retries,
-            throttled=progress.throttled,
+            **progress.counts(),
         )
 
     async def end(self) -> None:
@@ -139,7 +135,9 @@ class _Records:
         """Return the journal of the run; closes that of another run, which was terminated."""
         if self._journal is None or self._plan != plan:
             await self._let_go("interrupted")
-            journal = FleetJournal(plan.journal, plan.tenant, plan.source)
+            journal = FleetJournal(
+                plan.journal, plan.tenant, bulk_operation(plan.operation), plan.source
+            )
             try:
                 await self._run(journal.open, _now())
             except (OSError, SqliteError) as error:

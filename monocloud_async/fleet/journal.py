@@ -10,7 +10,7 @@ from typing import Final
 
 from msgspec import json, structs
 
-from monocloud_async.endpoint import ENABLE
+from monocloud_async.endpoint import BulkOperation
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.fleet.id_file import IdFile
 from monocloud_async.fleet.messages import Chunk, ChunkResult, Counts, Left, Span
@@ -35,15 +35,17 @@ class FleetJournal:
     Args:
         path: created with mode 0600 if it does not exist; must be on a local disk.
         tenant: the tenant of the users.
+        operation: the operation of the run.
         source: the file of ids.
     """
 
-    def __init__(self, path: str, tenant: str, source: IdFile) -> None:
+    def __init__(self, path: str, tenant: str, operation: BulkOperation, source: IdFile) -> None:
         self.path = Path(path).absolute()
+        self._operation = operation
         self._source = source
         self._lock = Lock(self.path.with_name(f"{self.path.name}-lock"), f"the journal {path}")
         input_info = store.InputInfo(source.where, source.form, source.column)
-        self._store = JournalStore(self.path, tenant, ENABLE, input_info)
+        self._store = JournalStore(self.path, tenant, operation, input_info)
         self._counts = Counts()  # of this run alone
         self._paused = 0.0
 
@@ -94,11 +96,7 @@ class FleetJournal:
             reached = max(reached, until)
         if reached < self._source.size:
             gaps.append(Span(reached, self._source.size))
-        enabled, failed, unknown = sql.execute(
-            "SELECT count(*) FILTER (WHERE outcome = 'enabled'),"
-            " count(*) FILTER (WHERE outcome = 'failed'),"
-            " count(*) FILTER (WHERE outcome = 'unknown') FROM users"
-        ).fetchone()
+        users = dict(sql.execute("SELECT outcome, count(*) FROM users GROUP BY outcome"))
         (bad_lines,) = sql.execute("SELECT ifnull(sum(bad_lines), 0) FROM chunks").fetchone()
         unfinished = [
             Chunk(span=Span(start, until), so_far=json.decode(result, type=ChunkResult))
@@ -107,9 +105,9 @@ class FleetJournal:
         return Left(
             gaps=gaps,
             unfinished=unfinished,
-            enabled=enabled,
-            failed=failed,
-            unknown=unknown,
+            users_done=users.get(self._operation.done, 0),
+            failed=users.get("failed", 0),
+            unknown=users.get("unknown", 0),
             bad_lines=bad_lines,
         )
 

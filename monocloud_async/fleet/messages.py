@@ -4,10 +4,11 @@ None contains a key or a body, and only failures contain user ids. Ids travel as
 their file, and outcomes as positions within that range.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 from msgspec import Struct, field
 
+from monocloud_async.endpoint import DoneCounts, bulk_operation
 from monocloud_async.fleet.id_file import IdFile
 from monocloud_async.journal.store import Rows
 
@@ -32,6 +33,7 @@ class Plan(Struct, frozen=True, kw_only=True):
         journal: the path of the journal, on the coordinator's machine.
         max_rate: requests per second, over the whole fleet.
         max_outage: seconds that a worker waits for a tenant that is down before the run pauses.
+        operation: the name of the operation; payloads from before there were others have none.
     """
 
     tenant: str
@@ -39,6 +41,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     journal: str
     max_rate: float
     max_outage: float
+    operation: str = "enable"
 
 
 class ChunkResult(Struct, kw_only=True):
@@ -66,7 +69,7 @@ class Chunk(Struct, frozen=True, kw_only=True):
     """Work for one lane of the fleet: the ids of a span, except those in `so_far`.
 
     Attributes:
-        proved: whether the tenant has enabled a user in this run, so the key is known to be valid.
+        proved: whether the tenant has done this run's operation for a user, so the key is valid.
     """
 
     span: Span
@@ -75,7 +78,7 @@ class Chunk(Struct, frozen=True, kw_only=True):
 
 
 class Failure(Struct, frozen=True, kw_only=True):
-    """A user who is not enabled, with the reason.
+    """A user for whom the operation was not done, with the reason.
 
     Attributes:
         user_id, position: the id, and its position in the input, from 0.
@@ -93,23 +96,42 @@ class Failure(Struct, frozen=True, kw_only=True):
     trace_id: str | None = None
 
 
-class Counts(Struct, kw_only=True):
+class Counts(DoneCounts, kw_only=True):
     """The users and requests of a run so far.
 
     Attributes:
-        enabled, failed, unknown: users by `Outcome.status`.
+        operation: the name of the operation of the run.
+        enabled, disabled, failed, unknown: users by `Outcome.status`.
         bad_lines: lines without exactly one valid id.
         requests, retries, throttled: as in `BulkReport`; of this run alone, even if the journal
             also has users of an earlier run.
     """
 
-    enabled: int = 0
+    operation: str = "enable"
     failed: int = 0
     unknown: int = 0
     bad_lines: int = 0
     requests: int = 0
     retries: int = 0
     throttled: int = 0
+
+    @property
+    def users_done(self) -> int:
+        """How many users the operation was done for."""
+        return int(getattr(self, bulk_operation(self.operation).done))
+
+    @users_done.setter
+    def users_done(self, count: int) -> None:
+        setattr(self, bulk_operation(self.operation).done, count)
+
+    def set_users(self, left: "Left") -> None:
+        """Set the counts of users and bad lines to those in the journal."""
+        self.users_done, self.failed = left.users_done, left.failed
+        self.unknown, self.bad_lines = left.unknown, left.bad_lines
+
+    def counts(self) -> dict[str, Any]:
+        """Return the members that every kind of counts has."""
+        return {name: getattr(self, name) for name in Counts.__struct_fields__}
 
 
 class Left(Struct, kw_only=True):
@@ -118,13 +140,14 @@ class Left(Struct, kw_only=True):
     Attributes:
         gaps: spans without a record.
         unfinished: chunks that were begun, and handed back when a run was cancelled.
-        enabled, failed, unknown: recorded users by `Outcome.status`.
+        users_done: recorded users for whom the operation was done.
+        failed, unknown: recorded users by `Outcome.status`.
         bad_lines: bad lines in recorded chunks.
     """
 
     gaps: list[Span]
     unfinished: list[Chunk] = field(name="rests")  # as in stored payloads
-    enabled: int
+    users_done: int = field(name="enabled")  # as in stored payloads
     failed: int
     unknown: int
     bad_lines: int
@@ -154,7 +177,7 @@ class Progress(Counts, kw_only=True):
     chunks: int = 0
     waiting: int = 0
     paused: str | None = None
-    trouble: list[str] = []
+    trouble: list[str] = field(default_factory=list)
 
 
 class FleetReport(Counts, kw_only=True):
@@ -170,7 +193,7 @@ class FleetReport(Counts, kw_only=True):
     how: How
     gaps: list[Span]
     failures: list[Failure]
-    trouble: list[str] = []
+    trouble: list[str] = field(default_factory=list)
 
     def __repr__(self) -> str:
         names = [name for name in self.__struct_fields__ if name != "failures"]
@@ -199,10 +222,9 @@ class State(Struct, kw_only=True):
         """Continue from the state of the journal."""
         self.gaps, self.unfinished = left.gaps, left.unfinished
         progress = self.progress
-        progress.enabled, progress.failed = left.enabled, left.failed
-        progress.unknown, progress.bad_lines = left.unknown, left.bad_lines
+        progress.set_users(left)
         for chunk in left.unfinished:  # counted when the chunk is complete
-            progress.enabled -= chunk.so_far.rows.users_done
+            progress.users_done -= chunk.so_far.rows.users_done
             progress.failed -= chunk.so_far.rows.count("failed")
             progress.unknown -= chunk.so_far.rows.count("unknown")
         spans = [*left.gaps, *(chunk.span for chunk in left.unfinished)]
@@ -210,7 +232,7 @@ class State(Struct, kw_only=True):
 
     def report(self, how: How) -> FleetReport:
         """Return a report without the journal, for when the journal cannot be read."""
-        known = {name: getattr(self.progress, name) for name in Counts.__struct_fields__}
+        known = self.progress.counts()
         whole = [Span(self.plan.source.begin, self.plan.source.size)]
         gaps = (
             whole if self.gaps is None else [*self.gaps, *(chunk.span for chunk in self.unfinished)]
@@ -228,13 +250,14 @@ def new_state(plan: Plan) -> State:
         size=size,
         expected=round(size / source.line),
         max_rate=plan.max_rate,
+        operation=plan.operation,
     )
     return State(plan=plan, progress=progress)
 
 
 def add_result(counts: Counts, result: ChunkResult) -> None:
     """Add the result of a chunk to the counts."""
-    counts.enabled += result.rows.users_done
+    counts.users_done += result.rows.users_done
     counts.failed += result.rows.count("failed")
     counts.unknown += result.rows.count("unknown")
     counts.bad_lines += result.bad_lines

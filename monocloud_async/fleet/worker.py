@@ -14,11 +14,12 @@ from temporalio.exceptions import ApplicationError
 from temporalio.worker import Worker
 
 from monocloud_async.bulk.run import BulkRun
+from monocloud_async.endpoint import BulkOperation, bulk_operation
 from monocloud_async.errors import ConfigurationError, MonoCloudError
 from monocloud_async.fleet.lanes import MAX_LANES
 from monocloud_async.fleet.messages import Chunk, ChunkResult, Plan
 from monocloud_async.fleet.temporal import connect, with_message_codec, work, worker_queue
-from monocloud_async.fleet.workflow import BEAT, HEARTBEAT
+from monocloud_async.fleet.workflow import BEAT, CHUNK_ACTIVITY, HEARTBEAT
 from monocloud_async.outcome import DONE, BulkReport, Outcome
 from monocloud_async.session import MonoCloudSession
 
@@ -42,7 +43,7 @@ async def run_worker(session: MonoCloudSession, *, client: Client | None = None)
     worker = Worker(
         with_message_codec(client or await connect()),
         task_queue=worker_queue(session.tenant),
-        activities=[_Activities(session).enable_chunk],
+        activities=[_Activities(session).run_chunk],
         max_concurrent_activities=MAX_LANES,
         graceful_shutdown_timeout=_GRACE,
         # By default, the worker learns of a stop only after 80 % of the heartbeat timeout.
@@ -56,11 +57,12 @@ class _Activities:
     def __init__(self, session: MonoCloudSession) -> None:
         self._session = session
 
-    @activity.defn
-    async def enable_chunk(self, plan: Plan, chunk: Chunk, max_rate: float) -> ChunkResult:
-        """Enable the chunk, and return its result, which is partial if the run or worker stops."""
+    @activity.defn(name=CHUNK_ACTIVITY)
+    async def run_chunk(self, plan: Plan, chunk: Chunk, max_rate: float) -> ChunkResult:
+        """Return the result of the chunk, which is partial if the run or the worker stops."""
         before = chunk.so_far
         try:
+            operation = bulk_operation(plan.operation)
             lines = await plan.source.lines(chunk.span.start, chunk.span.end)
         except ConfigurationError as error:
             before.why = str(error)
@@ -71,7 +73,14 @@ class _Activities:
         before.bad_lines = len(lines) - len(user_ids)
         # The last owner of this lane may have sent a request just now.
         await asyncio.sleep(1 / max_rate)
-        work = _ChunkRun(self._session, user_ids, before, max_rate, plan.max_outage)
+        work = _ChunkRun(
+            self._session,
+            operation,
+            user_ids,
+            before,
+            max_rate=max_rate,
+            max_outage=plan.max_outage,
+        )
         return await work.to_its_end(proved=chunk.proved)
 
 
@@ -81,8 +90,10 @@ class _ChunkRun:
     def __init__(
         self,
         session: MonoCloudSession,
+        operation: BulkOperation,
         user_ids: Sequence[str],
         before: ChunkResult,
+        *,
         max_rate: float,
         max_outage: float,
     ) -> None:
@@ -96,7 +107,8 @@ class _ChunkRun:
         self._loop = asyncio.get_running_loop()
         self._last_beat = self._loop.time()  # time of the last heartbeat
         self._next_beat: asyncio.Handle
-        self._run: BulkRun = session.bulk_enable(
+        self._run: BulkRun = session.bulk(
+            operation,
             [user_ids[place] for place in self._places],
             max_rate=max_rate,
             max_outage=max_outage,

@@ -37,6 +37,7 @@ from monocloud_async.fleet.messages import (
 )
 from monocloud_async.fleet.temporal import worker_queue
 
+CHUNK_ACTIVITY: Final = "enable_chunk"  # the name in the histories of runs, for every operation
 BEAT: Final = 1.0  # seconds from one heartbeat to the next
 HEARTBEAT: Final = 10.0  # seconds without one, after which a worker or coordinator counts as lost
 
@@ -67,8 +68,8 @@ def _journal(name: str, *args: object, kind: Any, attempts: int = 0) -> Activity
     )
 
 
-@workflow.defn(name="enable_users")
-class EnableUsers:
+@workflow.defn(name="enable_users")  # the name in the histories of runs, for every operation
+class RunWorkflow:
     """One run over a fleet, until the journal shows that no chunk is missing."""
 
     @workflow.init
@@ -83,13 +84,13 @@ class EnableUsers:
     async def run(self, _state: State) -> FleetReport:
         """Do the run, and return its report."""
         # In a separate task: a cancellation reaches only this one, and interrupts no step.
-        enabling = asyncio.create_task(self._enable())
+        working = asyncio.create_task(self._work())
         try:
-            await workflow.wait_condition(enabling.done)
+            await workflow.wait_condition(working.done)
         except asyncio.CancelledError:
             self._cancelled = self._draining = True
-            await workflow.wait_condition(enabling.done)
-        if not enabling.result() and not self._cancelled:
+            await workflow.wait_condition(working.done)
+        if not working.result() and not self._cancelled:
             workflow.continue_as_new(self._state)
         ending = asyncio.create_task(self._end())
         while not ending.done():
@@ -105,7 +106,7 @@ class EnableUsers:
 
     @workflow.query
     def failures(self) -> list[Failure]:
-        """Return the first thousand users who are not enabled."""
+        """Return the first thousand users who failed or are unknown."""
         return self._state.failures
 
     @workflow.signal
@@ -135,8 +136,8 @@ class EnableUsers:
             state.go_on(call.result())
         return bool(state.gaps or state.unfinished)
 
-    async def _enable(self) -> bool:
-        """Enable all users; returns False if the run must continue in a new history."""
+    async def _work(self) -> bool:
+        """Have all chunks done; returns False if the run must continue in a new history."""
         state = self._state
         while not self._cancelled and await self._some_left():
             while self._lanes or (not self._cancelled and (state.gaps or state.unfinished)):
@@ -212,9 +213,9 @@ class EnableUsers:
         while lost < _LOST and failed < _FAILED:
             if self._draining:
                 return so_far
-            proved = progress.enabled + so_far.rows.users_done > 0
+            proved = progress.users_done + so_far.rows.users_done > 0
             call: ActivityHandle[ChunkResult] = workflow.start_activity(
-                "enable_chunk",
+                CHUNK_ACTIVITY,
                 args=[
                     self._plan,
                     Chunk(span=chunk.span, so_far=so_far, proved=proved),

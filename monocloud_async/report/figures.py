@@ -232,7 +232,7 @@ def _opened(path: Path) -> Iterator[sqlite3.Connection]:
 
 def _done(endpoint: str) -> str:
     """Return the outcome of the users for whom the operation of the journal is done."""
-    for operation in BULK_OPERATIONS:
+    for operation in BULK_OPERATIONS.values():
         if operation.endpoint == endpoint:
             return operation.done
     raise ConfigurationError(f"the journal is of {visible(endpoint)}, which is not known here")

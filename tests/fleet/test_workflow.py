@@ -247,6 +247,26 @@ async def test_users_who_fail_are_told_and_do_not_hold_up_the_run(parts: Fleet) 
     assert await run.failures() == report.failures
 
 
+async def test_a_fleet_disables_and_does_the_rest_of_its_journal(parts: Fleet) -> None:
+    parts.part("coordinator")
+    parts.part("worker")
+    first = await parts.start(RATE)
+    assert await finished(parts, first) == 0
+    with pytest.raises(FleetError, match=r"is of POST .*/enable, .* of POST .*/disable"):
+        await (await parts.start(RATE, operation="disable")).result()
+    parts.journal.rename(parts.folder / "enabled.journal")
+    run = await parts.start(RATE, operation="disable")
+    await parts.until(USERS + 300)
+    await run.cancel()
+    report = await run.result()
+    assert (report.operation, report.enabled) == ("disable", 0)
+    assert 0 < report.disabled == parts.recorded()["disabled"] < USERS
+    report = await (await parts.start(RATE, operation="disable")).result()
+    assert (report.disabled, report.failed, report.gaps) == (USERS, 0, [])
+    assert parts.sandbox.stats().users == {"enabled": 0, "disabled": USERS}
+    assert parts.recorded() == {"disabled": USERS}
+
+
 async def test_one_run_a_tenant(parts: Fleet) -> None:
     run = await parts.start(RATE)
     with pytest.raises(FleetError, match="already has a run"):
@@ -279,6 +299,8 @@ async def test_a_journal_of_something_else_ends_the_run(parts: Fleet) -> None:
 async def test_what_cannot_be_a_run_is_refused_before_it(parts: Fleet) -> None:
     with pytest.raises(ConfigurationError, match="max_rate must be a number above 0"):
         await parts.start(0)
+    with pytest.raises(ConfigurationError, match="operation must be one of enable, disable, "):
+        await parts.start(RATE, operation="delete")
     client = await parts.server.client()
     nobody = await FleetRun.attach("nobody.eu.monocloud.com", client=client)
     with pytest.raises(FleetError, match="no run is in progress for https://nobody"):
@@ -309,7 +331,7 @@ async def test_a_run_that_was_begun_by_an_earlier_version_goes_on() -> None:
         encoding="utf-8"
     )
     replayer = Replayer(
-        workflows=[workflow.EnableUsers],
+        workflows=[workflow.RunWorkflow],
         workflow_runner=UnsandboxedWorkflowRunner(),
         data_converter=converter(),
     )

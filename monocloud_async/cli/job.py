@@ -13,9 +13,10 @@ from rich.console import Console
 from monocloud_async.bulk.run import BulkRun
 from monocloud_async.cli.access import Access
 from monocloud_async.cli.display import TICK, Display, Tally, reasons, say, speed, summary
-from monocloud_async.cli.exit_codes import ALL_ENABLED, INTERRUPTED, SOME_FAILED, STOPPED, USAGE
+from monocloud_async.cli.exit_codes import ALL_DONE, INTERRUPTED, SOME_FAILED, STOPPED, USAGE
 from monocloud_async.cli.loop import signals
 from monocloud_async.cli.outputs import FailuresFile, JsonLines
+from monocloud_async.endpoint import BulkOperation
 from monocloud_async.errors import ConfigurationError, MonoCloudError, StatusError
 from monocloud_async.inputs.lines import Line
 from monocloud_async.journal.file import JournalFile
@@ -32,6 +33,7 @@ class Job:
     """One run with its display and its outputs.
 
     Args:
+        operation: what to do for each user.
         name: the name of the input, for messages.
         lines: the input, in order.
         expected: about how many lines there are, or None.
@@ -41,6 +43,7 @@ class Job:
 
     def __init__(
         self,
+        operation: BulkOperation,
         name: str,
         lines: Lines,
         *,
@@ -48,6 +51,7 @@ class Job:
         blocking: bool = False,
         quiet: bool = False,
     ) -> None:
+        self.operation = operation
         self.name = name
         self.out = Console(highlight=False)
         self.err = Console(stderr=True, highlight=False)
@@ -73,17 +77,22 @@ class Job:
         before = path.exists() and path.stat().st_size > 0
         say(
             self.err,
-            f"Resuming the run of the journal {path}; users enabled there are not sent again"
+            f"Resuming the run of the journal {path};"
+            f" users {self.operation.done} there are not sent again"
             if before
             else f"The journal of this run is {path}: the same command resumes the run",
         )
 
-    async def enable(self, access: Access, concurrency: int, max_rate: float | None = None) -> int:
+    async def run(self, access: Access, concurrency: int, max_rate: float | None = None) -> int:
         """Run, print the summary, and return the exit code."""
         async with access.session() as session:
             ids = self._ids_ahead() if self._blocking else self._ids()
-            self._run = run = session.bulk_enable(
-                ids, concurrency=concurrency, max_rate=max_rate, journal=self._journal
+            self._run = run = session.bulk(
+                self.operation,
+                ids,
+                concurrency=concurrency,
+                max_rate=max_rate,
+                journal=self._journal,
             )
             try:
                 with (
@@ -114,7 +123,8 @@ class Job:
 
     def _shown(self, run: BulkRun, access: Access) -> Display:
         way = "" if access.proxy is None else f" through {urlsplit(access.proxy).hostname}"
-        title = "" if self._quiet else f"Enabling {self.name} on {access.tenant}{way}"
+        doing = self.operation.doing.capitalize()
+        title = "" if self._quiet else f"{doing} {self.name} on {access.tenant}{way}"
         return Display(self.err, run, self.tally, title=title, expected=self._expected)
 
     async def _take(self, run: BulkRun) -> None:
@@ -215,10 +225,10 @@ class Job:
             return STOPPED
         if ended == "interrupted":
             return INTERRUPTED
-        return SOME_FAILED if self.tally.kinds or report.not_attempted else ALL_ENABLED
+        return SOME_FAILED if self.tally.kinds or report.not_attempted else ALL_DONE
 
     def _sum_up(self, console: Console, report: BulkReport) -> None:
-        console.print(summary(report, self.tally))
+        console.print(summary(self.operation, report, self.tally))
         for reason in reasons(self.tally):
             say(console, reason)
         say(console, speed(report))
@@ -228,7 +238,8 @@ class Job:
             hint = f"{self.failures.lines:,} {lines} to retry: {self.failures.name}"
             say(console, hint + lost)
         elif report.unknown:
-            say(console, "Enabling twice is harmless: run the unknown ones again")
+            doing = self.operation.doing.capitalize()
+            say(console, f"{doing} twice is harmless: run the unknown ones again")
         if report.exhausted and not report.total and not self.tally.bad_lines:
             say(console, f"There are no ids in {self.name}")
 
