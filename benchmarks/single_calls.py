@@ -238,7 +238,7 @@ async def at_once(run: Run, *, count: int) -> str:
         seconds = [e.seconds for e in told]
         waits = [e.error.retry_after for e in told if isinstance(e.error, StatusError)]
         text += f"; {len(told)} told after {statistics.median(seconds):.3f} s (median)"
-        text += f", {max(seconds):.2f} s (last)"
+        text += f", {sum(each > 1.5 for each in seconds)} of them after more than 1.5 s"
         if real := [wait for wait in waits if wait is not None]:
             text += f", retry_after {min(real):.1f} to {max(real):.1f} s"
         kinds = {type(e.error).__name__ for e in told}

@@ -77,12 +77,8 @@ class Service:
 
 
 async def ready(session: MonoCloudSession) -> Answer:
-    if session.pace.down:
-        # Only an answer ends an outage, and who is not ready gets no requests: ask for nobody.
-        with suppress(MonoCloudError):
-            await session.enable_user("readiness-probe", timeout=1, retry=RetryPolicy(attempts=1))
-    if session.pace.down or session.pace.pause_left:
-        return problem(503, LATER, session.pace.pause_left)
+    if wait := session.pace.pause_left:  # after a 429, or because the tenant is down
+        return problem(503, LATER, wait)
     return {"status": 200, "ready": True}
 
 
@@ -97,8 +93,8 @@ def refused(error: MonoCloudError) -> Answer:
     match error:
         case errors.UnauthorizedError() | errors.PaymentRequiredError() | errors.ForbiddenError():
             return problem(500, "The log says why.")
-        case errors.RateLimitedError():  # not 429: all callers together sent too much
-            return problem(503, LATER, error.retry_after or 1)
+        case errors.RateLimitedError() | errors.ServerError(retry_after=float()):
+            return problem(503, LATER, error.retry_after or 1)  # not 429: it is not this caller
         case errors.RequestTimeoutError():
             return problem(504, LATER)
         case _:

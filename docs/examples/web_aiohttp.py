@@ -8,7 +8,6 @@ import math
 import os
 import re
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from http import HTTPStatus
 
 from aiohttp import web
@@ -49,12 +48,8 @@ async def enable(request: web.Request) -> web.Response:
 @routes.get("/ready")
 async def ready(request: web.Request) -> web.Response:
     session = request.app[SESSION]
-    if session.pace.down:
-        # Only an answer ends an outage, and who is not ready gets no requests: ask for nobody.
-        with suppress(MonoCloudError):
-            await session.enable_user("readiness-probe", timeout=1, retry=RetryPolicy(attempts=1))
-    if session.pace.down or session.pace.pause_left:
-        return problem(503, LATER, session.pace.pause_left)
+    if wait := session.pace.pause_left:  # after a 429, or because the tenant is down
+        return problem(503, LATER, wait)
     return web.json_response({"ready": True})
 
 
@@ -77,8 +72,8 @@ def refused(error: MonoCloudError) -> web.Response:
     match error:
         case errors.UnauthorizedError() | errors.PaymentRequiredError() | errors.ForbiddenError():
             return problem(500, "The log says why.")
-        case errors.RateLimitedError():  # not 429: all callers together sent too much
-            return problem(503, LATER, error.retry_after or 1)
+        case errors.RateLimitedError() | errors.ServerError(retry_after=float()):
+            return problem(503, LATER, error.retry_after or 1)  # not 429: it is not this caller
         case errors.RequestTimeoutError():
             return problem(504, LATER)
         case _:

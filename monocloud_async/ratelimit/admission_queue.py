@@ -228,7 +228,7 @@ class AdmissionQueue:
 
     def _next(self, now: float) -> _Waiter | None:
         """Remove and return the request that is next."""
-        call, run = self._calls.first(), self._first_run(now)
+        call, run = self._first_call(now), self._first_run(now)
         if run is not None and (call is None or self._passed >= _CALLS_FOR_A_RUN):
             waiter = run.line.pop()
             if waiter.sends:
@@ -239,6 +239,12 @@ class AdmissionQueue:
             return None
         self._passed += run is not None
         return self._calls.pop()
+
+    def _first_call(self, now: float) -> tuple[Order, _WaitingCall] | None:
+        """Return the next single call; refuse those that have no time left for a response."""
+        while (first := self._calls.first()) and first[1].deadline - now < self.limiter.latency:
+            self._give_up(self._calls.pop())
+        return first
 
     def _first_run(self, now: float) -> "RunAdmission | None":
         """Return the run that has waited longest, of those that may send now."""
@@ -257,10 +263,10 @@ class AdmissionQueue:
         return max(self.limiter.delay(now), min(delays)) if delays else math.inf
 
     def _give_up(self, call: _WaitingCall) -> None:
-        """Refuse a call whose deadline has passed."""
+        """Refuse a call that was not admitted in time; a new one would be behind all others."""
         if not call.admission.done():
             now = asyncio.get_running_loop().time()
-            call.admission.set_exception(self._too_late(call, 0, now))
+            call.admission.set_exception(self._too_late(call, self._calls.waiting - 1, now))
 
     def _refuse_those_in_vain(self, now: float) -> None:
         """Refuse all calls that would be sent too late, as far as the limiter knows now."""

@@ -51,6 +51,7 @@ _MAX_PAUSE: Final = 3600.0  # seconds; a tenant that asks for a year may well be
 _JITTER: Final = 0.02  # seconds at most; several clients of one tenant do not come back as one
 _FIRST_WINDOW: Final = 20  # requests in flight, before the tenant has granted one
 _WINDOW_GRACE: Final = 0.02  # seconds; so often one goes out all the same: some answers never come
+_DOUBT: Final = 1.1  # the learnt rate may be so much too low: no call is refused because of that
 _BURST_SHARE: Final = 0.5  # of what the tenant can grant at once after a rest; others share it
 
 logger = logging.getLogger("monocloud_async")
@@ -134,8 +135,15 @@ class RateLimiter:
 
     @property
     def pause_left(self) -> float:
-        """Seconds until a request may go out again, after a 429 or in an outage; else 0.0."""
-        return self.pause_from(_now())
+        """Seconds until a request may go out again, after a 429 or in an outage; else 0.0.
+
+        While the probe of an outage is on its way, it is the time until the next one, if it fails.
+        A pause ends by itself: in an outage, the next request is then the probe.
+        """
+        now = _now()
+        if self.down and self._state is State.PROBING:
+            return self.probe_delay(now)
+        return self.pause_from(now)
 
     @property
     def down(self) -> bool:
@@ -194,7 +202,7 @@ class RateLimiter:
         if self._estimator is None:
             return when - now
         if self._estimator.known:
-            when = max(when, self._pacer.when(begin, place))
+            when = max(when, self._pacer.when(begin, round(place / _DOUBT)))
         else:
             when = max(when, begin + place / self._preview)
         return when - now
@@ -245,6 +253,8 @@ class RateLimiter:
     def granted(self, ticket: Ticket, now: float) -> None:
         """The tenant considered the request, whatever it said of the user."""
         self._starved_since = None
+        if self._interval.answered_at is None:
+            self._changed()  # from now on, the latency counts in what a call has to wait
         self._interval.grant(ticket, now)
         self._answered()
         if self._window < 2 * self._most_in_flight:

@@ -155,11 +155,11 @@ def test_a_max_rate_that_leaves_no_place_is_told_at_once_and_says_when() -> None
                 try:
                     await waiting
                 except m.RateLimitedError as error:
-                    assert now() == 0
+                    assert now() <= 0.02  # the first response tells how long one takes
                     told.append(error)
 
             await asyncio.gather(*map(call, calls))
-        assert 10 <= len(tenant.sent) == 30 - len(told) <= 11
+        assert len(tenant.sent) == 30 - len(told) == 10
         assert "max_rate has no place for it within 10 s; nothing was sent" in str(told[0])
         assert told[0].retry_after == pytest.approx(len(tenant.sent), abs=1.1)
         assert session.pace.throttled == 0
@@ -211,6 +211,7 @@ def test_who_waits_in_vain_is_told_as_soon_as_it_is_known_and_when_to_come_back(
             await asyncio.gather(*map(call, users(1000)))
             assert len(tenant.sent) - session.pace.throttled >= 500
             assert session.pace.throttled < 100
+        assert max(tenant.times) <= 10 - 0.02  # nothing is sent without time for its response
         assert statistics.median(at for at, _ in told) < 1.5
         assert all(6 < wait < 10 for at, wait in told if at < 1.5)
 
@@ -348,6 +349,10 @@ def test_while_the_tenant_is_down_single_calls_fail_at_once_and_one_at_a_time_pr
             assert len(tenant.sent) - before < 12
             await asyncio.sleep(5)
             assert session.pace.pause_left == 0  # readiness, without a call of its own
+            probe = asyncio.ensure_future(session.enable_user("eve"))
+            await asyncio.sleep(0.01)
+            assert 0 < session.pace.pause_left <= 5  # until the probe is answered
+            await probe
             await session.enable_user("ada")
             assert not session.pace.down
 

