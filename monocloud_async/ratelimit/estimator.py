@@ -202,10 +202,10 @@ class RateEstimator:
             paused_at: when sending stopped.
             now: when the request was sent that was the first to be granted again.
         """
-        if self._learnt:
-            self._measure(interval, refused_rate, now - paused_at, now)
-        else:
+        if not self._learnt:
             self._search(interval, now - paused_at, now)
+        elif interval.granted:  # else it was refused at once, after an outage: that says no rate
+            self._measure(interval, refused_rate, now - paused_at, now)
         self._began = now
         self._age = 0.0
 

@@ -441,6 +441,25 @@ def test_an_answer_that_makes_room_is_told_to_those_who_wait() -> None:
     assert not heard  # there was room already
 
 
+def test_a_429_at_once_after_an_outage_changes_no_rate() -> None:
+    """An answer to an older request ended the outage, so nothing was granted since then."""
+    limiter, now = paced(50)
+    before = limiter.rate
+    now = due(limiter, now)
+    older = limiter.send(now)
+    for number in range(5):
+        now = due(limiter, now)
+        limiter.failed(limiter.send(now), f"u{number}", now)
+    assert limiter.down
+    limiter.granted(older, now + 0.1)
+    assert not limiter.down
+    for _ in range(2):
+        now = due(limiter, now + 0.1)
+        limiter.refused(limiter.send(now), 1.0, now)
+    reopen(limiter, now)
+    assert limiter.rate == before
+
+
 # What to expect
 
 
