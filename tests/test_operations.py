@@ -156,7 +156,7 @@ async def test_a_disable_goes_on_where_its_journal_ends(
     assert sandbox.stats().requests - requests == 3
     assert [outcome.status for outcome in seen[:5]] == ["already_disabled"] * 5
     told = figures.read(path)
-    assert (told.done, told.outcomes) == ("disabled", {"disabled": 7, "failed": 1})
+    assert (told.done_status, told.outcomes) == ("disabled", {"disabled": 7, "failed": 1})
     assert [row.user_id for row in figures.failures(path)] == ["nobody"]
 
 

@@ -19,7 +19,7 @@ T = TypeVar("T")
 Send = Callable[[str, float], Awaitable[User]]
 
 
-class Call:
+class RunCall:
     """The state of one user's call, and its outcome at the end."""
 
     attempts = 0  # requests that were not answered 429
@@ -55,7 +55,7 @@ class Call:
         self.attempts += not isinstance(error, RateLimitedError)
         self.may_have_succeeded |= isinstance(error, TransportError) and error.sent
 
-    def done(self, user: User) -> Outcome:
+    def succeeded(self, user: User) -> Outcome:
         """Return the outcome after a success."""
         return self._outcome(self.operation.done, user=user)
 
@@ -122,7 +122,7 @@ class CallRunner:
         self._report = report
         self._on_stop = on_stop
 
-    async def run(self, call: Call) -> Outcome:
+    async def run(self, call: RunCall) -> Outcome:
         """Make the call, and return its outcome.
 
         Raises:
@@ -133,11 +133,11 @@ class CallRunner:
         except MonoCloudError as error:
             first = error
         else:
-            return call.done(user)
+            return call.succeeded(user)
         # Outside the `except`, or later errors would carry this one as `__context__`.
         return await self._retry(call, first)
 
-    async def _retry(self, call: Call, error: MonoCloudError) -> Outcome:
+    async def _retry(self, call: RunCall, error: MonoCloudError) -> Outcome:
         """Retry after the first attempt failed, and return the outcome."""
         policy, clock = self._policy, call.clock
 
@@ -155,9 +155,9 @@ class CallRunner:
             )
         except MonoCloudError as last:
             return call.failed(last)
-        return call.done(user)
+        return call.succeeded(user)
 
-    async def _attempt(self, call: Call, left: float) -> User:
+    async def _attempt(self, call: RunCall, left: float) -> User:
         """Send a request, and repeat it after failures that are not this user's own."""
         queue, report, clock = self.queue, self._report, call.clock
         refused = None
@@ -194,7 +194,7 @@ class CallRunner:
             refused = ticket if call.was_throttled else None
             call.paused += clock() - sent_at
 
-    def _is_own_failure(self, call: Call, error: MonoCloudError, now: float) -> bool:
+    def _is_own_failure(self, call: RunCall, error: MonoCloudError, now: float) -> bool:
         """Return whether the failure is the user's own, and not a 429 or an outage."""
         call.add_failure(error)
         self._report.throttled += call.was_throttled
@@ -207,12 +207,12 @@ class CallRunner:
         call.own_failure = True
         return True
 
-    async def _wait_turn(self, call: Call, refused: Ticket | None) -> Ticket:
+    async def _wait_turn(self, call: RunCall, refused: Ticket | None) -> Ticket:
         """The ticket of its request, when its turn has come."""
         failed = call.error is not None and not call.was_throttled
         return await self._wait(call, partial(self.queue.wait, refused=refused, is_retry=failed))
 
-    async def _wait(self, call: Call, wait: Callable[[], Awaitable[T]]) -> T:
+    async def _wait(self, call: RunCall, wait: Callable[[], Awaitable[T]]) -> T:
         """Wait; draining the run ends the wait."""
         if self.draining:
             raise asyncio.CancelledError

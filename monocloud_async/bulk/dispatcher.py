@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from monocloud_async.bulk.attempts import Call, CallRunner
+from monocloud_async.bulk.attempts import CallRunner, RunCall
 from monocloud_async.bulk.results import Results
 from monocloud_async.bulk.source import YIELD_EVERY, End, Source
 from monocloud_async.endpoint import BulkOperation, check_user_id
@@ -53,7 +53,7 @@ class Dispatcher:
         self._is_idle = is_idle
         self._reading = False  # a worker waits for the next user
 
-    async def next(self) -> Call | None:
+    async def next(self) -> RunCall | None:
         """Return the call for the next user, as soon as a request may be sent.
 
         Returns None at the end, or if another worker already waits here. A worker that gets a call
@@ -78,7 +78,7 @@ class Dispatcher:
         if self._source.held is not None:
             self._results.record(self._call(self._source.held).interrupted())
 
-    async def _read(self) -> Call | None:
+    async def _read(self) -> RunCall | None:
         runner, queue = self._runner, self._runner.queue
         while not (self._report.exhausted or runner.draining):
             if self._results.streamed:
@@ -103,7 +103,7 @@ class Dispatcher:
                 return call
         return None
 
-    def _call(self, user_id: str) -> Call:
-        call = Call(self._operation, user_id, self._report.total, self.clock)
+    def _call(self, user_id: str) -> RunCall:
+        call = RunCall(self._operation, user_id, self._report.total, self.clock)
         self._report.total += 1
         return call

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Coroutine, Generator
 from types import TracebackType
 from typing import Final, Self
 
-from monocloud_async.bulk.attempts import Call, CallRunner, Send
+from monocloud_async.bulk.attempts import CallRunner, RunCall, Send
 from monocloud_async.bulk.dispatcher import Dispatcher
 from monocloud_async.bulk.results import OnOutcome, Results
 from monocloud_async.bulk.source import Source, UserIds
@@ -96,7 +96,7 @@ class BulkRun:
             self._writer = JournalWriter(journal, self.report, limiter, drain)
         self._source = Source(operation, user_ids, self.report, self._writer)
         self._places = asyncio.BoundedSemaphore(concurrency)
-        self._workers = workers = dict[asyncio.Task[None], Call | None]()  # and their calls
+        self._workers = workers = dict[asyncio.Task[None], RunCall | None]()  # and their calls
         self._reader: asyncio.Task[None] | None = None  # the reader of an async input
         self._results = Results(operation, self.report, self._writer, on_outcome, slots=concurrency)
         self._dispatcher = Dispatcher(
@@ -251,7 +251,7 @@ class BulkRun:
         await self._places.acquire()
         self._start(self._work(), None)
 
-    def _start(self, work: Coroutine[object, object, None], call: Call | None) -> None:
+    def _start(self, work: Coroutine[object, object, None], call: RunCall | None) -> None:
         """Start a task for this work, whose place is already taken."""
         self._workers[self._task(work)] = call
 
@@ -294,7 +294,7 @@ class BulkRun:
         finally:
             await self._source.close()
 
-    async def _make(self, call: Call) -> None:
+    async def _make(self, call: RunCall) -> None:
         try:
             outcome = await self._runner.run(call)
         except asyncio.CancelledError:

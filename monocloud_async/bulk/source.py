@@ -155,7 +155,7 @@ class Source:
             if writer is None or position >= writer.reached:
                 return user_id
             try:
-                if not await writer.done(position, user_id):
+                if not await writer.is_done(position, user_id):
                     return user_id
             except asyncio.CancelledError:
                 self.held = user_id

@@ -186,7 +186,18 @@ def sandbox(
     host: Annotated[
         str, typer.Option(help="The address to listen on; only loopback is private.")
     ] = "127.0.0.1",
-    users: Annotated[int, typer.Option(min=0, help="How many disabled users to create.")] = 100,
+    users: Annotated[
+        int,
+        typer.Option(min=0, help="How many users to create who were disabled in the last hour."),
+    ] = 100,
+    others: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="How many other users to create: nine of ten are enabled, the rest was disabled"
+            " long before.",
+        ),
+    ] = 0,
     ids: Annotated[
         Path | None, typer.Option(help="Write the ids of the users to this file, one per line.")
     ] = None,
@@ -208,6 +219,19 @@ def sandbox(
     error_rate: Annotated[
         float, typer.Option(min=0, max=1, help="Share of requests that get 500.")
     ] = 0.0,
+    max_page_size: Annotated[
+        int, typer.Option(min=1, help="The largest page of a list; larger ones are cut.")
+    ] = 50,
+    no_paging_header: Annotated[
+        bool, typer.Option("--no-paging-header", help="Send lists without their paging header.")
+    ] = False,
+    shift_pages: Annotated[
+        bool,
+        typer.Option(
+            "--shift-pages",
+            help="After each page of a list, one enabled user leaves, and another one signs up.",
+        ),
+    ] = False,
     script: Annotated[
         list[str] | None,
         typer.Option(
@@ -231,6 +255,11 @@ def sandbox(
             rate_limit=rate_limit,
             burst=burst,
             error_rate=error_rate,
+            others=others,
+            disabled_at=terminal.an_hour_ago(),
+            max_page_size=max_page_size,
+            paging_header=not no_paging_header,
+            shift_pages=shift_pages,
         )
         for text in script or []:
             tenant.script(*terminal.parse_script(text))

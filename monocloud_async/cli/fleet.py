@@ -21,7 +21,7 @@ Ids = Annotated[
     ),
 ]
 MaxRate = Annotated[float, typer.Option(help="Requests per second, over the whole fleet.")]
-Journal = Annotated[
+JournalPath = Annotated[
     str | None,
     typer.Option(
         help="The journal file, on the disk of the coordinator; with the journal of an earlier run,"
@@ -40,7 +40,7 @@ def dev(
     max_rate: MaxRate,
     column: Column = None,
     form: Form = None,
-    journal: Journal = None,
+    journal: JournalPath = None,
     domain: Domain = None,
     api_key_file: KeyFile = None,
 ) -> None:
@@ -92,7 +92,7 @@ def start(
     max_rate: MaxRate,
     column: Column = None,
     form: Form = None,
-    journal: Journal = None,
+    journal: JournalPath = None,
     max_outage: MaxOutage = 300.0,
     domain: Domain = None,
 ) -> None:

@@ -44,8 +44,8 @@ def show(journal: Path) -> None:
         times = figures.percentiles
         say(
             out,
-            f"Half were {figures.done} within {times[50]:,} ms, 90 % within {times[90]:,} ms,"
-            f" 99 % within {times[99]:,} ms, all within {times[100]:,} ms",
+            f"Half were {figures.done_status} within {times[50]:,} ms,"
+            f" 90 % within {times[90]:,} ms, 99 % within {times[99]:,} ms, all within {times[100]:,} ms",
         )
     _show_table(out, "Runs", _runs(figures))
     if figures.groups:
@@ -88,9 +88,9 @@ def _outcomes(figures: Figures) -> Table:
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(justify="right")
     table.add_column()
-    for outcome, name in {figures.done: figures.done, **_NAMES}.items():
+    for outcome, name in {figures.done_status: figures.done_status, **_NAMES}.items():
         count = figures.outcomes.get(outcome, 0)
-        if count or outcome == figures.done:
+        if count or outcome == figures.done_status:
             table.add_row(f"{count:,}", name)
     if figures.unrecorded:
         table.add_row(f"{figures.unrecorded:,}", "in flight when a run was killed: unknown")

@@ -4,6 +4,7 @@ import asyncio
 import signal
 import sqlite3
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,14 @@ from monocloud_async.errors import ConfigurationError
 from monocloud_async.sandbox import Sandbox
 from monocloud_async.sanitize import clean
 
-__all__ = ["Sandbox", "parse_script", "serve", "usage_errors"]
+__all__ = ["Sandbox", "an_hour_ago", "parse_script", "serve", "usage_errors"]
+
+_HOUR = 3600
+
+
+def an_hour_ago() -> float:
+    """Return the time from which on the users of a new sandbox were disabled."""
+    return time.time() - _HOUR
 
 
 @contextmanager

@@ -28,8 +28,8 @@ from monocloud_async.fleet.messages import (
     How,
     Left,
     Plan,
+    RunState,
     Span,
-    State,
 )
 from monocloud_async.fleet.temporal import connect, coordinator_queue, with_message_codec, work
 from monocloud_async.fleet.workflow import BEAT, RunWorkflow
@@ -111,7 +111,7 @@ class _Records:
         ]
 
     @activity.defn
-    async def close_journal(self, how: How, state: State) -> FleetReport:
+    async def close_journal(self, how: How, state: RunState) -> FleetReport:
         """Close the journal, and return the report of the run according to it."""
         async with _beating():
             journal = await self._open(state.plan)

@@ -24,7 +24,7 @@ from monocloud_async.sanitize import clean
 
 _AHEAD: Final = 1 << 16  # bytes to read at a time to find the end of a line
 _SAMPLE: Final = 1 << 16  # bytes of each sample for the average length of a line
-_PLACES: Final = 8  # how many samples
+_SAMPLES: Final = 8  # how many samples
 _BLOCK: Final = 1 << 23  # bytes of a csv to check at a time
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=60, sock_connect=10)
 _PARTIAL: Final = 206  # RFC 9110, section 15.3.7
@@ -132,7 +132,7 @@ async def inspect_file(where: str, form: Format | None = None, column: str | Non
     with _translated(where):
         if form is Format.CSV:
             await _one_line_a_row(source)
-        for start in range(_SAMPLE, part.size - _SAMPLE, max(_SAMPLE, part.size // _PLACES)):
+        for start in range(_SAMPLE, part.size - _SAMPLE, max(_SAMPLE, part.size // _SAMPLES)):
             _, _, content = (await source.read(start, start + _SAMPLE)).partition(b"\n")
             line = min(source.line, _line_length(content) or source.line)
             source = structs.replace(source, line=line)

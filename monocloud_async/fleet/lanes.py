@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from monocloud_async.fleet.messages import Chunk, Span, State
+from monocloud_async.fleet.messages import Chunk, RunState, Span
 
 MAX_LANES: Final = 16
 
@@ -18,7 +18,7 @@ def lanes(max_rate: float) -> int:
     return min(MAX_LANES, max(1, int(max_rate // _LANE_RATE)))
 
 
-def next_chunk(state: State) -> Chunk:
+def next_chunk(state: RunState) -> Chunk:
     """Return an unfinished chunk if there is one, else a piece of the source.
 
     Pieces get smaller towards the end, so that all lanes end together. Requires that work is left.

@@ -201,7 +201,7 @@ class FleetReport(Counts, kw_only=True):
         return f"FleetReport({shown}, failures=<{len(self.failures)}>)"
 
 
-class State(Struct, kw_only=True):
+class RunState(Struct, kw_only=True):
     """The state of a run, which one workflow execution passes to the next.
 
     Attributes:
@@ -240,7 +240,7 @@ class State(Struct, kw_only=True):
         return FleetReport(how=how, gaps=gaps, failures=self.failures, **known)
 
 
-def new_state(plan: Plan) -> State:
+def new_state(plan: Plan) -> RunState:
     """Return the state of a run that has not begun."""
     source = plan.source
     size = source.size - source.begin
@@ -252,7 +252,7 @@ def new_state(plan: Plan) -> State:
         max_rate=plan.max_rate,
         operation=plan.operation,
     )
-    return State(plan=plan, progress=progress)
+    return RunState(plan=plan, progress=progress)
 
 
 def add_result(counts: Counts, result: ChunkResult) -> None:

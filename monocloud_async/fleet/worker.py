@@ -98,7 +98,7 @@ class _ChunkRun:
         max_outage: float,
     ) -> None:
         known = before.rows.positions()
-        self._places = [place for place in range(len(user_ids)) if place not in known]
+        self._positions = [each for each in range(len(user_ids)) if each not in known]
         self._size = len(user_ids)
         self._before = before
         self._rows = before.rows
@@ -109,7 +109,7 @@ class _ChunkRun:
         self._next_beat: asyncio.Handle
         self._run: BulkRun = session.bulk(
             operation,
-            [user_ids[place] for place in self._places],
+            [user_ids[position] for position in self._positions],
             max_rate=max_rate,
             max_outage=max_outage,
             on_outcome=self._take,
@@ -158,7 +158,7 @@ class _ChunkRun:
         self._run.drain()
 
     def _take(self, outcome: Outcome) -> None:
-        outcome = structs.replace(outcome, position=self._places[outcome.position], user_id="")
+        outcome = structs.replace(outcome, position=self._positions[outcome.position], user_id="")
         now = round(1000 * time.time())
         if outcome.status in DONE:
             self._rows.add(outcome, now)

@@ -32,7 +32,7 @@ from monocloud_async.fleet.messages import (
     How,
     Left,
     Progress,
-    State,
+    RunState,
     add_result,
 )
 from monocloud_async.fleet.temporal import worker_queue
@@ -73,7 +73,7 @@ class RunWorkflow:
     """One run over a fleet, until the journal shows that no chunk is missing."""
 
     @workflow.init
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: RunState) -> None:
         self._plan, self._state = state.plan, state
         self._lanes: set[asyncio.Task[None]] = set()
         self._draining = False  # no chunk is handed out until every lane is empty
@@ -81,7 +81,7 @@ class RunWorkflow:
         self._trouble: dict[int, str] = {}  # why a chunk is retried, by its start
 
     @workflow.run
-    async def run(self, _state: State) -> FleetReport:
+    async def run(self, _state: RunState) -> FleetReport:
         """Do the run, and return its report."""
         # In a separate task: a cancellation reaches only this one, and interrupts no step.
         working = asyncio.create_task(self._work())

@@ -196,7 +196,7 @@ class JournalFile:
 
         In an input that can be read only once, `enabled` compares each id before it is sent.
         """
-        if user_ids is None or self._store.done == self._store.reached:
+        if user_ids is None or self._store.users_done == self._store.reached:
             return
         ids = iter(user_ids)
         position = 0

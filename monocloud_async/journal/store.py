@@ -58,7 +58,7 @@ _PAGE_OF_USERS: Final = """
 SELECT count(*), json_group_array(user_id), group_concat(ifnull(outcome = ?, 0), '')
 FROM users WHERE position >= ? AND position < ?
 """
-_PLACES: Final = """
+_POSITIONS: Final = """
 SELECT json_group_array(position) FROM users WHERE position >= ? AND position < ?
 """
 
@@ -177,14 +177,14 @@ class JournalStore:
 
     Attributes:
         reached: the first position after the last record.
-        done: how many recorded users are done.
+        users_done: how many recorded users are done.
     """
 
     def __init__(
         self, path: Path, tenant: str, operation: BulkOperation, input_info: InputInfo
     ) -> None:
         self.reached = 0
-        self.done = 0
+        self.users_done = 0
         self._path = path
         self._tenant = tenant
         self._operation = operation
@@ -215,7 +215,7 @@ class JournalStore:
                 f"the journal {self._path} is of {clean(endpoint)}, and this run is of"
                 f" {self._operation.endpoint}; name another journal"
             )
-        self.reached, self.done = self._sql.execute(
+        self.reached, self.users_done = self._sql.execute(
             "SELECT ifnull(max(position) + 1, 0), count(*) FILTER (WHERE outcome = ?) FROM users",
             (self._operation.done,),
         ).fetchone()
@@ -230,8 +230,8 @@ class JournalStore:
         ).fetchone()
         found: Sequence[str | None] = _ids.decode(ids)
         if count < end - start:
-            (places,) = self._sql.execute(_PLACES, span).fetchone()
-            rows = zip(_numbers.decode(places), found, done or "", strict=True)
+            (positions,) = self._sql.execute(_POSITIONS, span).fetchone()
+            rows = zip(_numbers.decode(positions), found, done or "", strict=True)
             known = {position: (user_id, flag) for position, user_id, flag in rows}
             spread = [known.get(position, (None, "0")) for position in range(start, end)]
             found, done = [row[0] for row in spread], "".join(row[1] for row in spread)

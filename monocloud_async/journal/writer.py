@@ -27,7 +27,7 @@ class JournalWriter:
     Attributes:
         error: why the journal could not be written, or None.
         unwritten: how many outcomes are not known to be in the journal.
-        done: tells whether the user at a position is done, see `Journal.enabled`.
+        is_done: tells whether the user at a position is done, see `Journal.enabled`.
         reached: the journal has no record from this position on.
         is_behind: whether an outcome has waited too long for the disk; see `caught_up`.
     """
@@ -41,7 +41,7 @@ class JournalWriter:
     ) -> None:
         self.error: BaseException | None = None
         self.unwritten = 0
-        self.done = journal.enabled
+        self.is_done = journal.enabled
         self.reached = math.inf
         self._journal = journal
         self._file = journal if isinstance(journal, JournalFile) else None

@@ -179,7 +179,7 @@ def _times(figures: Figures) -> Chart:
     counts = [count for _, count in figures.times]
     found = figures.percentiles
     return _chart(
-        f"Time until a user was {figures.done}",
+        f"Time until a user was {figures.done_status}",
         f"Half within {found[50]:,} ms, 90 % within {found[90]:,} ms, 99 % within {found[99]:,} ms,"
         f" the slowest after {found[100]:,} ms, including waits for the rate limit.",
         _bars(
@@ -197,8 +197,8 @@ def _attempts(figures: Figures) -> Chart:
     counts = [count for _, count in figures.attempts]
     retried = sum(count for (n, _), count in zip(figures.attempts, counts, strict=True) if n > 1)
     return _chart(
-        f"Requests until a user was {figures.done}",
-        f"{retried:,} of {sum(counts):,} {figures.done} users took more than one;"
+        f"Requests until a user was {figures.done_status}",
+        f"{retried:,} of {sum(counts):,} {figures.done_status} users took more than one;"
         " requests that were answered 429 are not counted.",
         _bars(
             [{"label": a, "users": b} for a, b in zip(labels, counts, strict=True)],

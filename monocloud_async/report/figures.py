@@ -79,7 +79,7 @@ class Figures(Struct):
     """The figures of all runs of a journal together.
 
     Attributes:
-        done: the outcome that the runs were for: "enabled" or "disabled".
+        done_status: the outcome that the runs were for: "enabled" or "disabled".
         outcomes: users by outcome.
         unrecorded: users who were in flight when a run was killed, so their outcome is unknown.
         percentiles: for 50, 90, 99 and 100 percent of the users who are done, the milliseconds from
@@ -92,7 +92,7 @@ class Figures(Struct):
 
     journal: str
     tenant: str
-    done: str
+    done_status: str
     source: str
     form: str
     column: str | None
@@ -154,7 +154,7 @@ def read(path: Path) -> Figures:
         ]
         figures.attempts = sql.execute(
             "SELECT min(attempts, 6), count(*) FROM users WHERE outcome = ? GROUP BY 1",
-            (figures.done,),
+            (figures.done_status,),
         ).fetchall()
         _read_times(figures, sql)
         _read_timeline(figures, sql)
@@ -257,7 +257,8 @@ def _examples(
 
 def _read_times(figures: Figures, sql: sqlite3.Connection) -> None:
     counts: list[tuple[int, int]] = sql.execute(
-        "SELECT ms, count(*) FROM users WHERE outcome = ? GROUP BY ms ORDER BY ms", (figures.done,)
+        "SELECT ms, count(*) FROM users WHERE outcome = ? GROUP BY ms ORDER BY ms",
+        (figures.done_status,),
     ).fetchall()
     total = sum(count for _, count in counts)
     wanted = [50, 90, 99, 100]
@@ -292,7 +293,8 @@ def _read_timeline(figures: Figures, sql: sqlite3.Connection) -> None:
         return max(offsets[number], min(offsets[number] + at - began[number], offsets[number + 1]))
 
     for at, is_done, count in sql.execute(
-        "SELECT at / 100 / 10.0, outcome = ?, count(*) FROM users GROUP BY 1, 2", (figures.done,)
+        "SELECT at / 100 / 10.0, outcome = ?, count(*) FROM users GROUP BY 1, 2",
+        (figures.done_status,),
     ):
         point = points[min(int(place(at) / step), len(points) - 1)]
         if is_done:

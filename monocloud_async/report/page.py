@@ -61,7 +61,7 @@ def _rows(journal: Path) -> list[FailureRow]:
 
 
 def _not_done(figures: Figures) -> int:
-    return figures.users - figures.outcomes.get(figures.done, 0)
+    return figures.users - figures.outcomes.get(figures.done_status, 0)
 
 
 def _count(number: float) -> str:

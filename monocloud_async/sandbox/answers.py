@@ -26,6 +26,16 @@ STEP = re.compile(
     r"200|[45][0-9]{2}(:[0-9]{1,9})?|422:(identity|keyed)|reset|cut|hang|html|redirect"
 )
 
+# Newer servers send an `error_code` with these statuses, sometimes. Its values are not documented,
+# and these are made up.
+ERROR_CODES = {
+    400: "bad_request",
+    402: "payment_required",
+    403: "forbidden",
+    404: "not_found",
+    409: "conflict",
+}
+
 # Python 3.13 renamed this phrase; MonoCloud's clients show the title, so keep MonoCloud's.
 TITLES = {422: "Unprocessable Entity"}
 
@@ -60,6 +70,23 @@ def json_answer(value: object) -> web.Response:
     return web.Response(body=msgspec.json.encode(value), headers=JSON)
 
 
+def page_answer(
+    users: list[dict[str, Any]], *, total: int, size: int, number: int, header: bool
+) -> web.Response:
+    """Return a page of a list, with or without the header that says where in the list it is."""
+    answer = json_answer(users)
+    if header:
+        where = {
+            "total_count": total,
+            "page_size": size,
+            "current_page": number,
+            "has_next": number * size < total,
+            "has_previous": number > 1,
+        }
+        answer.headers["X-Pagination"] = msgspec.json.encode(where).decode()
+    return answer
+
+
 async def no_answer() -> web.Response:
     """Wait until the client leaves or the sandbox stops, which cancels this coroutine."""
     answer: asyncio.Future[web.Response] = asyncio.get_running_loop().create_future()
@@ -81,9 +108,10 @@ def scripted(step: str, *, retry_after: int | None) -> web.Response:
         retry_after = int(more)
     elif status != "429":
         retry_after = None
-    return problem(
-        int(status), detail=f"The script of this user says {step}.", retry_after=retry_after
-    )
+    code = ERROR_CODES.get(int(status))
+    members = {} if code is None else {"error_code": code}
+    detail = f"The script of this user says {step}."
+    return problem(int(status), detail=detail, retry_after=retry_after, **members)
 
 
 def problem(

@@ -1,5 +1,7 @@
 """The messages of the control endpoints."""
 
+from typing import Any
+
 import msgspec
 
 
@@ -25,3 +27,10 @@ class SandboxUser(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     disabled: bool = True
     script: list[str | int] = []
+    members: dict[str, Any] = {}
+
+
+class Disable(msgspec.Struct, frozen=True):
+    """The body of a disable request."""
+
+    revoke_sessions: bool = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import unicodedata
 import uuid
+import zlib
 from base64 import b64encode
 from random import Random
 from typing import Any
@@ -32,8 +33,7 @@ def person(user_id: str) -> dict[str, Any]:
     rng = Random(user_id)  # noqa: S311 - repeatable, and not a secret
     given, family = rng.choice(GIVEN_NAMES), rng.choice(FAMILY_NAMES)
     handle = f"{_ascii(given)}.{_ascii(family)}{rng.randrange(10_000)}"
-    created = rng.randrange(YEAR_2020, YEAR_2025)
-    updated = rng.randrange(created, LATE_2025)
+    created, updated = times(user_id)
     shape = _documented if _chance(rng, DOCUMENTED_ERA) else _newest
     return {
         "user_id": user_id,
@@ -48,6 +48,13 @@ def person(user_id: str) -> dict[str, Any]:
         "passkeys": [_passkey(rng)] if _chance(rng, 0.2) else [],
         **shape(rng, handle=handle, created=created),
     }
+
+
+def times(user_id: str) -> tuple[int, int]:
+    """Return when the user was created and last updated; quicker than the whole person."""
+    number = zlib.crc32(user_id.encode(errors="replace"))
+    created = YEAR_2020 + number % (YEAR_2025 - YEAR_2020)
+    return created, created + number // 7 % (LATE_2025 - created)
 
 
 def _newest(rng: Random, *, handle: str, created: int) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import asyncio
 import ipaddress
 import logging
 import math
+import re
 from collections import Counter, deque
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -15,28 +16,33 @@ import msgspec
 from aiohttp import web
 
 from monocloud_async.sandbox.answers import (
+    REFUSALS,
     TokenBucket,
     checked_step,
     cut,
     json_answer,
     no_answer,
+    page_answer,
     problem,
     reset,
     scripted,
 )
-from monocloud_async.sandbox.control import SandboxStats, SandboxUser
+from monocloud_async.sandbox.control import Disable, SandboxStats, SandboxUser
 from monocloud_async.sandbox.thread import InAThread
-from monocloud_async.sandbox.users import Users
+from monocloud_async.sandbox.users import SORTABLE, Users
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
     from typing import Self
 
 logger = logging.getLogger("monocloud_async.sandbox")
 
 NO_USER = "The user was not found."
+NO_GROUP = "The group was not found."
 NO_ENDPOINT = "There is no such endpoint."
+DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE = 10, 50
+POSITIVE = re.compile("0{0,9}[1-9][0-9]{0,8}")
 GRACE = 0.05  # seconds that responses in progress get when the sandbox stops
 
 
@@ -58,8 +64,17 @@ class Sandbox(InAThread):
         retry_after: whether a 429 has a Retry-After header.
         error_rate: share of requests, from 0 to 1, that get 500.
         seed: selects which users are created and which requests fail.
+        others: how many other users to create: nine of ten are enabled, the rest was disabled long
+            before.
+        disabled_at: the `users` were disabled within the hour from this time on, in seconds since
+            1970. Default: each at a time of its own.
+        paging_header: whether a list has the header `x-pagination`.
+        max_page_size: the largest page of a list; larger ones are cut.
+        shift_pages: after each page of a list, one enabled user leaves the tenant and another one
+            signs up, so that the same user may come twice, and another one in no page.
 
-    `latency`, `rate_limit`, `burst`, `retry_after` and `error_rate` may be changed at any time.
+    All of `latency`, `rate_limit`, `burst`, `retry_after`, `error_rate`, `paging_header`,
+    `max_page_size` and `shift_pages` may be changed at any time.
     """
 
     def __init__(
@@ -76,6 +91,11 @@ class Sandbox(InAThread):
         retry_after: bool = True,
         error_rate: float = 0.0,
         seed: int = 0,
+        others: int = 0,
+        disabled_at: float | None = None,
+        paging_header: bool = True,
+        max_page_size: int = MAX_PAGE_SIZE,
+        shift_pages: bool = False,
     ) -> None:
         self.api_key = api_key
         self.host = host
@@ -85,8 +105,11 @@ class Sandbox(InAThread):
         self.burst = burst
         self.retry_after = retry_after
         self.error_rate = error_rate
+        self.paging_header = paging_header
+        self.max_page_size = max_page_size
+        self.shift_pages = shift_pages
         self._users = Users(db)
-        self._users.seed(users, seed=seed)
+        self._users.seed(users, others, seed=seed, disabled_at=disabled_at)
         self._scripts: dict[str, deque[str]] = {}
         self._bucket = TokenBucket()
         self._random = Random(seed)  # noqa: S311 - repeatable, and not a secret
@@ -162,10 +185,21 @@ class Sandbox(InAThread):
             raise KeyError(user_id)
         return bool(user["disabled"])
 
-    def add_user(self, user_id: str, *, disabled: bool = True) -> None:
-        """Add a user; one that exists is reset, including its script."""
-        self._users.put(user_id, disabled=disabled)
+    def add_user(self, user_id: str, *, disabled: bool = True, **members: Any) -> None:
+        """Add a user; one that exists is reset, including its script.
+
+        `members` replace those that the sandbox generates, for example `last_updated=1764000000`.
+        """
+        self._users.put(user_id, disabled=disabled, members=members)
         self._scripts.pop(user_id, None)
+
+    def assign(self, group_id: str, user_ids: Iterable[str]) -> None:
+        """Make these users, and no others, the members of a group."""
+        self._users.assign(group_id, user_ids)
+
+    def sessions_revoked(self, user_id: str) -> bool:
+        """Return whether the user was disabled with `revoke_sessions`."""
+        return self._users.sessions_revoked(user_id)
 
     def script(self, user_id: str, *steps: int | str) -> None:
         """Script the responses to the next enable requests of this user, one step for each request.
@@ -176,7 +210,7 @@ class Sandbox(InAThread):
         """
         checked = deque(checked_step(step) for step in steps)
         if self._users.get(user_id) is None:
-            self._users.put(user_id, disabled=True)
+            self._users.put(user_id, disabled=True, members={})
         self._scripts[user_id] = checked
 
     def stats(self) -> SandboxStats:
@@ -232,17 +266,28 @@ class Sandbox(InAThread):
             return problem(500, detail="This is one of the requests that the error rate fails.")
         return None
 
-    async def _api(self, request: web.BaseRequest, path: list[str]) -> web.Response:
+    async def _api(  # noqa: PLR0911 - a line for each route
+        self, request: web.BaseRequest, path: list[str]
+    ) -> web.Response:
         match request.method, path:
             case "POST", ["api", "users", user_id, "enable"]:
                 return await self._enable(request, user_id)
             case "POST", ["api", "users", user_id, "disable"]:
-                return _found(self._users.switch(user_id, disabled=True))
+                return self._disable(user_id, await request.read())
+            case "POST", ["api", "users", user_id, "unblock"]:
+                return _found(self._users.unblock(user_id))
+            case "GET", ["api", "users"]:
+                return self._list(request.rel_url.query, None)
+            case "GET", ["api", "users", "groups", group_id, "assigned"]:
+                return self._list(request.rel_url.query, group_id)
             case "GET", ["api", "users", user_id]:
                 return _found(self._users.get(user_id))
-            case _, ["api", "users", _, "enable" | "disable"]:
+            case _, ["api", "users", _, "enable" | "disable" | "unblock"]:
                 return problem(405, allow="POST")
-            case _, ["api", "users", _]:
+            case (
+                _,
+                ["api", "users"] | ["api", "users", _] | ["api", "users", "groups", _, "assigned"],
+            ):
                 return problem(405, allow="GET")
         return problem(404, detail=NO_ENDPOINT)
 
@@ -250,9 +295,11 @@ class Sandbox(InAThread):
         match request.method, path:
             case "PUT", ["_sandbox", "users", user_id]:
                 return self._put(user_id, await request.read())
+            case "PUT", ["_sandbox", "groups", group_id]:
+                return self._put_group(group_id, await request.read())
             case "GET", ["_sandbox", "stats"]:
                 return json_answer(self.stats())
-            case _, ["_sandbox", "users", _]:
+            case _, ["_sandbox", "users" | "groups", _]:
                 return problem(405, allow="PUT")
             case _, ["_sandbox", "stats"]:
                 return problem(405, allow="GET")
@@ -270,13 +317,59 @@ class Sandbox(InAThread):
         response = _found(self._users.switch(user_id, disabled=False))
         return cut(response) if step == "cut" else response
 
+    def _disable(self, user_id: str, body: bytes) -> web.Response:
+        try:
+            wanted = msgspec.json.decode(body, type=Disable) if body else Disable()
+        except msgspec.MsgspecError as exc:
+            errors = {"revoke_sessions": [str(exc)]}
+            return problem(422, **{**REFUSALS["keyed"], "errors": errors})
+        return _found(
+            self._users.switch(user_id, disabled=True, revoke_sessions=wanted.revoke_sessions)
+        )
+
+    def _list(self, query: Mapping[str, str], group: str | None) -> web.Response:
+        if group is not None and not self._users.has_group(group):
+            return problem(404, detail=NO_GROUP)
+        number, size = query.get("page", "1"), query.get("size", str(DEFAULT_PAGE_SIZE))
+        sort, _, way = query.get("sort", "creation_time:1").partition(":")
+        errors = {}
+        for name, value in (("page", number), ("size", size)):
+            if not POSITIVE.fullmatch(value):
+                errors[name] = [f"The value {value!r} is not a positive number."]
+        if sort not in SORTABLE or way not in {"1", "-1"}:
+            errors["sort"] = ["A sort is field:1 or field:-1, over one of the sortable fields."]
+        if errors:
+            return problem(422, **{**REFUSALS["keyed"], "errors": errors})
+        granted = min(int(size), self.max_page_size)
+        total, users = self._users.page(
+            int(number),
+            granted,
+            sort=sort,
+            descending=way == "-1",
+            text=query.get("filter", ""),
+            group=group,
+        )
+        if self.shift_pages:
+            self._users.shift()
+        return page_answer(
+            users, total=total, size=granted, number=int(number), header=self.paging_header
+        )
+
+    def _put_group(self, group_id: str, body: bytes) -> web.Response:
+        try:
+            user_ids = msgspec.json.decode(body, type=list[str])
+        except msgspec.MsgspecError as exc:
+            return problem(400, detail=str(exc))
+        self.assign(group_id, user_ids)
+        return json_answer(user_ids)
+
     def _put(self, user_id: str, body: bytes) -> web.Response:
         try:
             wanted = msgspec.json.decode(body, type=SandboxUser)
             script = [checked_step(step) for step in wanted.script]
         except (msgspec.MsgspecError, ValueError) as exc:  # msgspec's messages name the member
             return problem(400, detail=str(exc))
-        self.add_user(user_id, disabled=wanted.disabled)
+        self.add_user(user_id, disabled=wanted.disabled, **wanted.members)
         self.script(user_id, *script)
         return _found(self._users.get(user_id))
 

@@ -14,8 +14,8 @@ from monocloud_async.fleet.messages import (
     FleetReport,
     Left,
     Plan,
+    RunState,
     Span,
-    State,
     add_result,
     new_state,
 )
@@ -91,7 +91,7 @@ def test_a_new_run_has_all_of_its_file_to_do() -> None:
 
 
 def test_a_run_goes_on_from_its_journal_and_counts_what_was_begun_when_it_is_complete() -> None:
-    state: State = new_state(plan())
+    state: RunState = new_state(plan())
     begun = Chunk(span=Span(200, 300), so_far=result("enabled", "enabled", "failed", "unknown"))
     gap = Span(500, 1000)
     left = Left(gaps=[gap], unfinished=[begun], users_done=40, failed=5, unknown=3, bad_lines=2)
