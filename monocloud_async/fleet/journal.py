@@ -5,7 +5,6 @@ completed. So a result that arrives twice is written once, and all other ids are
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
 from msgspec import json, structs
@@ -16,6 +15,7 @@ from monocloud_async.fleet.id_file import IdFile
 from monocloud_async.fleet.messages import Chunk, ChunkResult, Counts, Left, Span
 from monocloud_async.journal import store
 from monocloud_async.journal.lock import Lock
+from monocloud_async.journal.paths import check_files, lock_path, real_path
 from monocloud_async.journal.store import JournalStore, Rows
 from monocloud_async.sanitize import clean
 
@@ -40,10 +40,10 @@ class FleetJournal:
     """
 
     def __init__(self, path: str, tenant: str, operation: BulkOperation, source: IdFile) -> None:
-        self.path = Path(path).absolute()
+        self.path = real_path(path)
         self._operation = operation
         self._source = source
-        self._lock = Lock(self.path.with_name(f"{self.path.name}-lock"), f"the journal {path}")
+        self._lock = Lock(lock_path(self.path), f"the journal {path}")
         input_info = store.InputInfo(source.where, source.form, source.column)
         self._store = JournalStore(self.path, tenant, operation, input_info)
         self._counts = Counts()  # of this run alone
@@ -56,6 +56,7 @@ class FleetJournal:
             ConfigurationError: the journal is in use, or belongs to another tenant or file.
             OSError, sqlite3.Error: the journal cannot be written.
         """
+        check_files(self.path)
         self._lock.take()
         try:
             self._store.open()

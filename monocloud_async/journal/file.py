@@ -17,7 +17,6 @@ from collections.abc import AsyncIterable, Callable, Collection, Iterable, Itera
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from itertools import islice
-from pathlib import Path
 from typing import Final, TypeVar, TypeVarTuple
 
 import msgspec
@@ -25,6 +24,8 @@ import msgspec
 from monocloud_async.endpoint import ENABLE, BulkOperation
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.journal.lock import Lock
+from monocloud_async.journal.paths import check_files, lock_path, real_path
+from monocloud_async.journal.snapshot import is_locked
 from monocloud_async.journal.store import InputInfo, JournalStore, Page, Rows, Sample, quoted
 from monocloud_async.outcome import BulkReport, Outcome
 from monocloud_async.ratelimit.limiter import RateLimiter
@@ -56,10 +57,10 @@ class JournalFile:
         input_info: InputInfo | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
-        self._path = Path(path).resolve()  # one lock per file, also through a link
+        self._path = real_path(path)  # one lock per file, whatever leads to its folder
         self._input_info = input_info or InputInfo()
         self._now = now
-        self._lock = Lock(self._path.with_name(f"{self._path.name}-lock"), f"the journal {path}")
+        self._lock = Lock(lock_path(self._path), f"the journal {path}")
         self._store = JournalStore(self._path, tenant, operation, self._input_info)
         self._thread: ThreadPoolExecutor | None = None
         self._rows = Rows([], [])  # rows to write in the next commit
@@ -87,6 +88,7 @@ class JournalFile:
             raise ConfigurationError("a JournalFile serves one run; make another, or pass its path")
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
         with self._readable():
+            await self._run(check_files, self._path)
             await self._run(self._lock.take)
             await self._run(self._store.open)
             await self._check(self._reread(user_ids))
@@ -222,13 +224,15 @@ class JournalFile:
             yield
         except OSError as error:
             raise ConfigurationError(
-                f"cannot write the journal {self._path}: {error.strerror};"
+                f"cannot write the journal {error.filename or self._path}: {error.strerror};"
                 " name another path, or run without a journal"
             ) from None
         except (sqlite3.Error, msgspec.MsgspecError) as error:
+            advice = "restore it from a backup, or start a new journal"
+            if isinstance(error, sqlite3.Error) and is_locked(error):
+                advice = "another program has locked it: close that program"
             raise ConfigurationError(
-                f"cannot read the journal {self._path}: {error};"
-                " restore it from a backup, or start a new journal"
+                f"cannot read the journal {self._path}: {error}; {advice}"
             ) from None
 
     def _compare(self, position: int, there: str | None, user_id: str) -> None:

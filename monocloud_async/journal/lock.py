@@ -4,6 +4,8 @@ import errno
 import os
 import socket
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 from monocloud_async.errors import ConfigurationError
@@ -26,6 +28,34 @@ else:
 _FAR = 1 << 20
 _START = b"process "
 _TAKEN = {errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK}
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # and a pipe could block
+_LOOKS, _LOOK = 5, 0.01  # `is_held` has the lock for a moment, in seconds
+
+
+def _take_soon(descriptor: int) -> None:
+    for _ in range(_LOOKS):
+        with suppress(BlockingIOError):
+            _take(descriptor)
+            return
+        time.sleep(_LOOK)
+    _take(descriptor)
+
+
+def is_held(path: Path) -> bool | None:
+    """Return whether a process holds this lock; None if this user may not know."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | _NO_LINK)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return None
+    try:
+        _take(descriptor)
+    except OSError as error:
+        return True if error.errno in _TAKEN else None
+    finally:
+        os.close(descriptor)
+    return False
 
 
 class JournalInUseError(ConfigurationError):
@@ -62,10 +92,9 @@ class Lock:
         """
         while True:
             # Never follow a link: an attacker could use one to have another file overwritten.
-            flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
-            descriptor = os.open(self._path, flags, 0o600)
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | _NO_LINK, 0o600)
             try:
-                _take(descriptor)
+                _take_soon(descriptor)
                 if self._is_there(descriptor):
                     self._check_is_ours(descriptor)
                     os.ftruncate(descriptor, 0)
@@ -91,8 +120,10 @@ class Lock:
         """Release the lock."""
         if self._descriptor is not None:
             try:
-                if sys.platform != "win32":  # Windows cannot remove an open file
-                    self._path.unlink(missing_ok=True)
+                # Windows cannot remove an open file. What cannot be removed is only left behind.
+                if sys.platform != "win32":
+                    with suppress(OSError):
+                        self._path.unlink()
             finally:
                 os.close(self._descriptor)
                 self._descriptor = None

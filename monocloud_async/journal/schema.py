@@ -6,10 +6,10 @@ from typing import Final
 
 from monocloud_async.errors import ConfigurationError
 
-FORMAT: Final = 1
-_APPLICATION: Final = 0x4D4F4E43  # "MONC": marks the file as a journal, also for SQLite's tools
-_MAGIC: Final = b"SQLite format 3\0"  # https://www.sqlite.org/fileformat.html, section 1.3
-_SMALLEST: Final = 512  # bytes of a page
+FORMAT: Final = 2
+SMALLEST: Final = 512  # bytes of a page
+APPLICATION: Final = 0x4D4F4E43  # "MONC": marks the file as a journal, also for SQLite's tools
+MAGIC: Final = b"SQLite format 3\0"  # https://www.sqlite.org/fileformat.html, section 1.3
 
 USER_COLUMNS: Final = (
     "position", "user_id", "outcome", "status", "attempts",
@@ -19,64 +19,70 @@ USER_COLUMNS: Final = (
 # Durations are milliseconds; times are milliseconds since 1970. A sitting is one run of the
 # command; its `ended` is NULL while it runs, and stays NULL if it was killed. A sample has the
 # counts of its sitting so far, once a second.
-_TABLES: Final = """
-CREATE TABLE header (
-    tenant TEXT, endpoint TEXT, created INTEGER, input TEXT, form TEXT, input_column TEXT);
-CREATE TABLE users (
+_FIRST: Final = {
+    "header": """CREATE TABLE header (
+    tenant TEXT, endpoint TEXT, created INTEGER, input TEXT, form TEXT, input_column TEXT)""",
+    "users": """CREATE TABLE users (
     position INTEGER PRIMARY KEY, user_id TEXT, outcome TEXT, status INTEGER, attempts INTEGER,
-    ms INTEGER, at INTEGER, error TEXT, title TEXT, trace_id TEXT);
-CREATE TABLE sittings (
+    ms INTEGER, at INTEGER, error TEXT, title TEXT, trace_id TEXT)""",
+    "sittings": """CREATE TABLE sittings (
     sitting INTEGER PRIMARY KEY, began INTEGER, ended INTEGER, how TEXT, process INTEGER,
-    host TEXT, version TEXT);
-CREATE TABLE samples (
+    host TEXT, version TEXT)""",
+    "samples": """CREATE TABLE samples (
     sitting INTEGER, at INTEGER, requests INTEGER, retries INTEGER, throttled INTEGER,
-    paused INTEGER, down INTEGER);
-"""
+    paused INTEGER, down INTEGER)""",
+}
+# Since format 2. `input` has one row: `ids` is NULL until the input was read to its end; the input
+# has `at_least` so many, and about `about`. `commands` tells who ran each sitting. `bad_lines` has
+# the lines without a valid id, and `earlier` the failures that a later sitting tried again.
+_SECOND: Final = {
+    "input": """CREATE TABLE input (
+    path TEXT, ids INTEGER, at_least INTEGER, about INTEGER, bad_lines INTEGER)""",
+    "commands": """CREATE TABLE commands (
+    sitting INTEGER PRIMARY KEY, login TEXT, folder TEXT, command TEXT, note TEXT)""",
+    "bad_lines": """CREATE TABLE bad_lines (
+    line INTEGER PRIMARY KEY, sitting INTEGER, problem TEXT)""",
+    "earlier": """CREATE TABLE earlier (
+    position INTEGER, user_id TEXT, outcome TEXT, status INTEGER, attempts INTEGER,
+    ms INTEGER, at INTEGER, error TEXT, title TEXT, trace_id TEXT)""",
+}
+_TABLES: Final = {1: _FIRST, 2: _FIRST | _SECOND}
 
 
-def connect(path: Path) -> sqlite3.Connection | None:
-    """Return a connection to a journal, or None if the file is still empty.
+def check(sql: sqlite3.Connection, path: Path) -> int | None:
+    """Return the format of the journal, or None if a kill came before its first transaction.
+
+    The file may come from anybody, so nothing in it is queried before this check: in the place of a
+    table there could be a view without end, or a trigger.
 
     Raises:
         ConfigurationError: the file is not a journal, or has a newer format.
-        OSError, sqlite3.Error: the file cannot be read.
     """
-    if not path.is_file() and path.exists():  # reading from a pipe could block
-        raise _no_journal(path)
-    with path.open("rb") as file:
-        start = file.read(_SMALLEST)
-    # SQLite treats a file of a few bytes, such as a list of two ids, as an empty database.
-    if start and not (start.startswith(_MAGIC) and len(start) == _SMALLEST):
-        raise _no_journal(path)
-    sql = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None)
-    try:
-        if _is_journal(sql, path):
-            return sql
-    except BaseException:
-        sql.close()
-        raise
-    sql.close()
-    return None
-
-
-def _is_journal(sql: sqlite3.Connection, path: Path) -> bool:
-    """Return whether it is a journal; False if a kill came before the first transaction."""
+    sql.execute("PRAGMA trusted_schema = OFF")
     (application,) = sql.execute("PRAGMA application_id").fetchone()
     (form,) = sql.execute("PRAGMA user_version").fetchone()
-    (tables,) = sql.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    if not application and not tables:
-        return False
-    if application != _APPLICATION:
-        raise _no_journal(path)
+    (entries,) = sql.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if not application and not entries:
+        return None
+    if application != APPLICATION:
+        raise no_journal(path)
     if form > FORMAT:
         raise ConfigurationError(
             f"the journal {path} was made by a newer version (format {form}, this one reads"
             f" {FORMAT}); upgrade monocloud-async, or start a new journal"
         )
-    return True
+    found: dict[str, str] = {}
+    for kind, name, text in sql.execute("SELECT type, name, sql FROM sqlite_master"):
+        if kind not in {"table", "index"} or str(text).upper().startswith("CREATE VIRTUAL"):
+            raise no_journal(path)
+        found[name] = text
+    if any(found.get(name) != text for name, text in _TABLES.get(form, {"": ""}).items()):
+        raise no_journal(path)
+    return int(form)
 
 
-def _no_journal(path: Path) -> ConfigurationError:
+def no_journal(path: Path) -> ConfigurationError:
+    """Return the error for a file that is something else."""
     return ConfigurationError(f"{path} is not a journal of this program; name another file")
 
 
@@ -86,13 +92,27 @@ def create(path: Path, header: tuple[object, ...]) -> sqlite3.Connection:
     try:
         sql.execute("PRAGMA journal_mode = WAL")
         sql.execute("BEGIN IMMEDIATE")
-        sql.execute(f"PRAGMA application_id = {_APPLICATION}")
-        sql.execute(f"PRAGMA user_version = {FORMAT}")
-        for table in _TABLES.strip().split(";\n"):
-            sql.execute(table)
+        sql.execute(f"PRAGMA application_id = {APPLICATION}")
+        _add_tables(sql, 0)
         sql.execute("INSERT INTO header VALUES (?, ?, ?, ?, ?, ?)", header)
         sql.execute("COMMIT")
     except BaseException:
         sql.close()
         raise
     return sql
+
+
+def upgrade(sql: sqlite3.Connection, form: int) -> None:
+    """Give a journal of this format the tables of the current one."""
+    if form < FORMAT:
+        sql.execute("BEGIN IMMEDIATE")
+        _add_tables(sql, form)
+        sql.execute("COMMIT")
+
+
+def _add_tables(sql: sqlite3.Connection, form: int) -> None:
+    for name, text in _TABLES[FORMAT].items():
+        if name not in _TABLES.get(form, {}):
+            sql.execute(text)
+    sql.execute("INSERT INTO input (at_least, bad_lines) VALUES (0, 0)")
+    sql.execute(f"PRAGMA user_version = {FORMAT}")

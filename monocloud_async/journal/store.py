@@ -21,12 +21,15 @@ from monocloud_async.errors import (
     InvalidUserIdError,
     StatusError,
 )
-from monocloud_async.journal.schema import connect, create
+from monocloud_async.journal.paths import close_to_others
+from monocloud_async.journal.schema import FORMAT, create, upgrade
+from monocloud_async.journal.snapshot import EmptyJournalError, reading
 from monocloud_async.outcome import DONE, Outcome
 from monocloud_async.sanitize import clean
 from monocloud_async.version import __version__
 
 PAGE: Final = 8192  # positions read by one query
+_LONGEST_PAGE: Final = 1 << 26  # bytes: its ids as JSON, where a byte can take six
 _MAX_TEXT: Final = 1000
 
 # `sqlite3` releases the GIL at each step of a statement. Beside a busy event loop, it then waits up
@@ -178,6 +181,7 @@ class JournalStore:
     Attributes:
         reached: the first position after the last record.
         users_done: how many recorded users are done.
+        latest: when the last outcome was recorded, in milliseconds since 1970.
     """
 
     def __init__(
@@ -185,6 +189,8 @@ class JournalStore:
     ) -> None:
         self.reached = 0
         self.users_done = 0
+        self.latest = 0
+        self._form: int | None = None  # None until there are tables
         self._path = path
         self._tenant = tenant
         self._operation = operation
@@ -199,26 +205,38 @@ class JournalStore:
             ConfigurationError: the file belongs to another tenant or endpoint, or is no journal.
             OSError, sqlite3.Error: the file cannot be opened.
         """
-        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
-        self._sql = connect(self._path)
-        if self._sql is None:
-            return
-        header = self._sql.execute("SELECT tenant, endpoint FROM header").fetchone()
-        tenant, endpoint = header or ("", "")
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+        descriptor = os.open(self._path, flags, 0o600)
+        size = os.fstat(descriptor).st_size
+        os.close(descriptor)
+        if size:
+            self._check()
+        close_to_others(self._path)
+        if self._form is not None:
+            self._sql = _connect(self._path)
+
+    def _check(self) -> None:
+        try:
+            with reading(self._path, values=False) as (sql, form):
+                tenant, endpoint = sql.execute("SELECT tenant, endpoint FROM header").fetchone()
+                self.reached, self.users_done, self.latest = sql.execute(
+                    "SELECT ifnull(max(position) + 1, 0),"
+                    " count(*) FILTER (WHERE outcome = ?), ifnull(max(at), 0) FROM users",
+                    (self._operation.done,),
+                ).fetchone()
+        except EmptyJournalError:
+            return  # a kill came before the first transaction
+        self._form = form
         if tenant != self._tenant:
             raise ConfigurationError(
-                f"the journal {self._path} belongs to the tenant {clean(tenant)}, and this run is"
-                f" for {self._tenant}; name another journal, or use that tenant"
+                f"the journal {self._path} belongs to the tenant {clean(str(tenant))}, and this run"
+                f" is for {self._tenant}; name another journal, or use that tenant"
             )
         if endpoint != self._operation.endpoint:
             raise ConfigurationError(
-                f"the journal {self._path} is of {clean(endpoint)}, and this run is of"
+                f"the journal {self._path} is of {clean(str(endpoint))}, and this run is of"
                 f" {self._operation.endpoint}; name another journal"
             )
-        self.reached, self.users_done = self._sql.execute(
-            "SELECT ifnull(max(position) + 1, 0), count(*) FILTER (WHERE outcome = ?) FROM users",
-            (self._operation.done,),
-        ).fetchone()
 
     def page(self, start: int) -> Page:
         """Return the records of the positions from this one on."""
@@ -245,8 +263,10 @@ class JournalStore:
             name, endpoint = _text(input_info.name), self._operation.endpoint
             header = (self._tenant, endpoint, now, name, input_info.form, column)
             self._sql = create(self._path, header)
+            self._form = FORMAT
         if self._run_id is None:
             self._sql.execute("PRAGMA synchronous = FULL")
+            upgrade(self._sql, self._form or FORMAT)
             added = self._sql.execute(
                 "INSERT INTO sittings (began, process, host, version) VALUES (?, ?, ?, ?)",
                 (now, os.getpid(), socket.gethostname(), __version__),
@@ -290,8 +310,15 @@ class JournalStore:
         """Close the file, and remove it if nothing was written."""
         if self._sql is not None:
             self._sql.close()
-        elif not self._path.stat().st_size:
+        elif not self._path.lstat().st_size:
             self._path.unlink()
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    sql = sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, isolation_level=None)
+    sql.execute("PRAGMA trusted_schema = OFF")
+    sql.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST_PAGE)
+    return sql
 
 
 def _row(outcome: Outcome, ms: int, now: int) -> tuple[object, ...]:

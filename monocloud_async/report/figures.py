@@ -3,7 +3,6 @@
 import sqlite3
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Final
@@ -12,7 +11,7 @@ from msgspec import Struct, field
 
 from monocloud_async.endpoint import BULK_OPERATIONS
 from monocloud_async.errors import ConfigurationError
-from monocloud_async.journal.schema import connect
+from monocloud_async.journal.snapshot import reading
 from monocloud_async.sanitize import UNSAFE
 
 _EXAMPLES: Final = 3
@@ -131,7 +130,7 @@ def read(path: Path) -> Figures:
     Raises:
         ConfigurationError: the file is not a journal, or cannot be read.
     """
-    with _opened(path) as sql:
+    with reading(path) as (sql, _):
         tenant, endpoint, created, source, form, column = sql.execute(
             "SELECT tenant, endpoint, created / 1000.0, input, form, input_column FROM header"
         ).fetchone()
@@ -163,7 +162,7 @@ def read(path: Path) -> Figures:
 
 def users_done(path: Path) -> int:
     """Return for how many users the operation is done; raises as `read` does."""
-    with _opened(path) as sql:
+    with reading(path) as (sql, _):
         (endpoint,) = sql.execute("SELECT endpoint FROM header").fetchone()
         (done,) = sql.execute(
             "SELECT count(*) FROM users WHERE outcome = ?", (_done(endpoint),)
@@ -173,7 +172,7 @@ def users_done(path: Path) -> int:
 
 def failures(path: Path) -> Iterator[FailureRow]:
     """Yield every user who is not done, in the order of the input; raises as `read` does."""
-    with _opened(path) as sql:
+    with reading(path) as (sql, _):
         (endpoint,) = sql.execute("SELECT endpoint FROM header").fetchone()
         for position, user_id, outcome, error, status, title, attempts, trace in sql.execute(
             "SELECT position, user_id, outcome, error, status, title, attempts, trace_id"
@@ -209,25 +208,6 @@ _GROUPS: Final = """
 SELECT error, status, title, count(*) FROM users WHERE outcome IN ('failed', 'unknown')
 GROUP BY 1, 2, 3 ORDER BY 4 DESC
 """
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[sqlite3.Connection]:
-    """Open a consistent snapshot of the journal, also while a run writes to it."""
-    try:
-        sql = connect(path)
-        if sql is None:
-            raise ConfigurationError(f"the journal {path} is still empty")
-        with closing(sql):
-            sql.execute("BEGIN")
-            yield sql
-    except OSError as error:
-        raise ConfigurationError(f"cannot read the journal {path}: {error.strerror}") from None
-    except (sqlite3.Error, TypeError, ValueError, OverflowError) as error:
-        if isinstance(error, ConfigurationError):
-            raise
-        # Someone edited the file, or the disk is damaged: no run wrote these values.
-        raise ConfigurationError(f"cannot read the journal {path}: {error}") from None
 
 
 def _done(endpoint: str) -> str:

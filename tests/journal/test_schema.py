@@ -50,8 +50,8 @@ async def test_a_newer_format_is_refused(
 ) -> None:
     await session.bulk_enable(sandbox.user_ids(), journal=path)
     with closing(sqlite3.connect(path)) as sql:
-        sql.execute("PRAGMA user_version = 2")
-    with pytest.raises(ConfigurationError, match=r"newer version \(format 2, this one reads 1\)"):
+        sql.execute("PRAGMA user_version = 3")
+    with pytest.raises(ConfigurationError, match=r"newer version \(format 3, this one reads 2\)"):
         await session.bulk_enable(sandbox.user_ids(), journal=path)
 
 

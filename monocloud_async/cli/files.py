@@ -1,0 +1,101 @@
+"""The rule for which files an output may replace, and outputs that appear whole or not at all."""
+
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TextIO
+
+from monocloud_async.errors import ConfigurationError
+from monocloud_async.journal.paths import files_of, real_path
+
+
+class Kept:
+    """The files that a command reads or keeps, none of which an output may replace."""
+
+    def __init__(self) -> None:
+        self._files: list[tuple[str, Path | int]] = []
+
+    def add(self, what: str, file: Path | int | None) -> None:
+        """Keep this file, or the one behind a descriptor; `what` names it in messages."""
+        if file is not None:
+            self._files.append((what, file))
+
+    def add_journal(self, journal: Path | None) -> None:
+        """Keep the journal and the files that SQLite and the lock have next to it."""
+        if journal is not None:
+            for file in {*files_of(real_path(journal)), *files_of(journal.resolve())}:
+                self.add("the journal", file)
+
+    def check(self, option: str, output: Path | None) -> None:
+        """Check that this output, named by this option, replaces none of the files.
+
+        From then on, the output is itself a file that no other output may replace.
+
+        Raises:
+            ConfigurationError: it is one of them, by whatever path or link, or would become one.
+        """
+        if output is None:
+            return
+        for what, file in self._files:
+            if _same(output, file):
+                raise ConfigurationError(f"{option} {output} is {what}; choose another file")
+        if not _is_device(output):
+            self.add(f"the file of {option}", output)
+
+
+def _same(output: Path, file: Path | int) -> bool:
+    try:
+        there = os.stat(file)
+    except OSError:
+        # The file may appear later, and then in a file system that ignores case.
+        return isinstance(file, Path) and _folded(output) == _folded(file)
+    try:
+        return os.path.samestat(output.stat(), there) and not _is_device(output)
+    except OSError:
+        return False
+
+
+def _folded(path: Path) -> str:
+    return os.path.realpath(path).casefold()
+
+
+def _is_device(path: Path) -> bool:
+    """Return whether it is a device, a pipe or a socket, where nothing can be replaced."""
+    with suppress(OSError):
+        mode = path.stat().st_mode
+        return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+    return False
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[TextIO]:
+    """Open a text file that replaces `path` at the end, or, after an error, leaves it as it was.
+
+    Raises:
+        ConfigurationError: the file cannot be written.
+    """
+    try:
+        if _is_device(path):
+            with path.open("w", encoding="utf-8", newline="") as file:
+                yield file
+            return
+        target = Path(os.path.realpath(path))
+        if target.is_dir():
+            raise ConfigurationError(f"cannot write {path}: it is a folder")
+        draft = target.with_name(f".{secrets.token_hex(8)}.part")
+        with draft.open("x", encoding="utf-8", newline="") as file:
+            try:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+                if target.exists():
+                    draft.chmod(stat.S_IMODE(target.stat().st_mode))
+                draft.replace(target)
+            except BaseException:
+                draft.unlink(missing_ok=True)
+                raise
+    except OSError as error:
+        raise ConfigurationError(f"cannot write {path}: {error.strerror}") from None

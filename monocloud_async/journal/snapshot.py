@@ -1,0 +1,234 @@
+"""Reads a journal that may be anybody's: writes nothing, leaves nothing behind, and trusts nothing.
+
+A reader that opens a database in WAL mode as usual makes `-wal` and `-shm` next to it. If these
+belong to another user, the owner of the journal is locked out. So each case is opened in its own
+way; https://www.sqlite.org/wal.html#read_only_databases has the rules.
+"""
+
+import errno
+import os
+import sqlite3
+import stat
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from monocloud_async.errors import ConfigurationError
+from monocloud_async.journal.schema import MAGIC, SMALLEST, check, no_journal
+from monocloud_async.sanitize import clean
+
+_WAL_HEADER: Final = 32  # bytes
+_LONGEST: Final = 1 << 16  # bytes of a row
+_LONGEST_TEXT: Final = 4096  # characters; a run writes less, but the path of a file
+_STEP: Final = 100_000  # of SQLite's virtual machine, between two calls of the handler
+_STEPS: Final = 20_000_000  # with those per byte, more than any report needs
+_STEPS_PER_BYTE: Final = 100
+_LOCKED: Final = "another program has locked it: close that program"
+_PATIENCE: Final = 1.0  # seconds in which a process that is closing the journal has closed it
+
+# SQLite's own lock of a reader, https://www.sqlite.org/src/file?name=src/os.h
+_SHARED_FIRST: Final = 0x40000002
+_SHARED_SIZE: Final = 510
+
+_TIME: Final = "BETWEEN 0 AND 253402300799999"  # milliseconds; the end is that of the year 9999
+_COUNT: Final = f"BETWEEN 0 AND {1 << 48}"
+
+
+def _no_text(*names: str) -> str:
+    """Return the condition that one of these is not a short text, or NULL."""
+    return " OR ".join(f"typeof({n}) = 'blob' OR length({n}) > {_LONGEST_TEXT}" for n in names)
+
+
+_USER: Final = (
+    f"position NOT {_COUNT} OR typeof(user_id) <> 'text' OR length(user_id) > 1024"
+    " OR ifnull(outcome, '') NOT IN ('enabled', 'disabled', 'failed', 'unknown', 'not_attempted')"
+    f" OR ifnull(status, 200) NOT BETWEEN 100 AND 999 OR ifnull(attempts, -1) NOT {_COUNT}"
+    f" OR ifnull(ms, -1) NOT {_TIME} OR ifnull(at, -1) NOT {_TIME}"
+    f" OR {_no_text('error', 'title', 'trace_id')}"
+)
+# What no run writes: it would become endless charts, or a traceback. In SQLite, every text is
+# greater than every number.
+_DAMAGE: Final = {
+    "header": "typeof(tenant) <> 'text' OR typeof(endpoint) <> 'text' OR typeof(input) <> 'text'"
+    f" OR typeof(form) <> 'text' OR {_no_text('tenant', 'endpoint', 'input', 'input_column')}"
+    f" OR ifnull(created, -1) NOT {_TIME}",
+    "users": _USER,
+    "sittings": f"ifnull(began, -1) NOT {_TIME} OR ifnull(ended, 0) NOT {_TIME}"
+    f" OR ifnull(process, -1) NOT {_COUNT} OR typeof(host) <> 'text' OR {_no_text('how', 'host')}",
+    "samples": " OR ".join(
+        f"ifnull({name}, -1) NOT {_TIME}"
+        for name in ("sitting", "at", "requests", "retries", "throttled", "paused", "down")
+    ),
+    "input": f"{_no_text('path')} OR ifnull(ids, 0) NOT {_COUNT}"
+    f" OR ifnull(at_least, -1) NOT {_COUNT} OR ifnull(about, 0) NOT {_COUNT}"
+    f" OR ifnull(bad_lines, -1) NOT {_COUNT}",
+    "commands": _no_text("login", "folder", "command", "note"),
+    "bad_lines": f"line NOT {_COUNT} OR typeof(problem) <> 'text' OR {_no_text('problem')}",
+    "earlier": _USER,
+}
+_SINCE: Final = {"input": 2, "commands": 2, "bad_lines": 2, "earlier": 2}
+
+
+class _DamageError(Exception):
+    """A value that no run writes."""
+
+
+class EmptyJournalError(ConfigurationError):
+    """No run has written to the journal yet."""
+
+
+@contextmanager
+def reading(path: Path, *, values: bool = True) -> Iterator[tuple[sqlite3.Connection, int]]:
+    """Yield a consistent snapshot of the journal, also while a run writes to it, and its format.
+
+    Args:
+        path: the journal; may be a link.
+        values: whether to check every value, which takes a second for a million users.
+
+    Raises:
+        EmptyJournalError: no run has written to it yet.
+        ConfigurationError: the file is not a journal, or cannot be read.
+    """
+    try:
+        with _opened(path.resolve(), path) as sql:
+            form = check(sql, path)
+            if form is None:
+                raise _still_empty(path)
+            sql.execute("BEGIN")
+            _check_values(sql, form, _DAMAGE if values else {})
+            yield sql, form
+    except OSError as error:
+        raise ConfigurationError(f"cannot read the journal {path}: {error.strerror}") from None
+    except (sqlite3.Error, _DamageError, UnicodeDecodeError) as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: Exception) -> ConfigurationError:
+    what, code = clean(str(error)), _code(error)
+    if is_locked(error):
+        advice = _LOCKED
+    elif code == sqlite3.SQLITE_INTERRUPT:
+        what, advice = "it has more rows than its size allows", "restore it from a backup"
+    elif code in {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR}:
+        advice = "copy the journal and the files next to it (-wal) to a folder of your own"
+    else:
+        advice = "it is damaged, or was changed by hand: restore it from a backup"
+    return ConfigurationError(f"cannot read the journal {path}: {what}; {advice}")
+
+
+def is_locked(error: Exception) -> bool:
+    """Return whether another program has locked the database."""
+    return _code(error) in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+
+
+def _code(error: Exception) -> int:
+    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF  # the rest has the details
+
+
+def _still_empty(path: Path) -> EmptyJournalError:
+    return EmptyJournalError(f"the journal {path} is still empty: no run has written to it")
+
+
+@contextmanager
+def _opened(path: Path, name: Path) -> Iterator[sqlite3.Connection]:
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # a pipe could block
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise no_journal(name)
+        start = os.read(descriptor, SMALLEST)
+        if not start:
+            raise _still_empty(name)
+        # SQLite treats a file of a few bytes, such as a list of two ids, as an empty database.
+        if not (start.startswith(MAGIC) and len(start) == SMALLEST):
+            raise no_journal(name)
+        if not _keep_log(descriptor):
+            raise ConfigurationError(f"cannot read the journal {name}: {_LOCKED}")
+        with closing(_connected(path)) as sql:
+            sql.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST)
+            sql.set_progress_handler(_bound(status.st_size + _size(_next_to(path, "-wal"))), _STEP)
+            yield sql
+    finally:
+        os.close(descriptor)
+
+
+def _connected(path: Path) -> sqlite3.Connection:
+    if _size(_next_to(path, "-wal")) <= _WAL_HEADER:
+        # No run is writing: everything is in the file itself, and no other file is needed.
+        options = "immutable=1"
+    elif sys.platform == "win32":
+        options = ""
+    elif _next_to(path, "-shm").exists():
+        options = "readonly_shm=1"  # SQLite has its index in memory, if no run is writing
+    else:
+        options = "vfs=unix-none"  # copied together with the log: nobody writes to it
+    uri = f"{path.as_uri()}?mode=ro&{options}"
+    sql = sqlite3.connect(uri, uri=True, isolation_level=None)
+    if "none" in options:
+        sql.execute("PRAGMA locking_mode = EXCLUSIVE")  # so that it needs no -shm
+    return sql
+
+
+def _keep_log(descriptor: int) -> bool:
+    """Keep the process that is writing, if any, from removing `-wal` before SQLite has opened it.
+
+    SQLite would make an empty `-wal` then, which would belong to this user.
+
+    Returns:
+        False if a process has the journal for itself.
+    """
+    if sys.platform == "win32":
+        return True
+    import fcntl  # noqa: PLC0415  not on Windows
+
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            lock = fcntl.LOCK_SH | fcntl.LOCK_NB
+            fcntl.lockf(descriptor, lock, _SHARED_SIZE, _SHARED_FIRST)
+        except OSError as error:
+            if error.errno not in {errno.EAGAIN, errno.EACCES}:
+                return True  # this file system has no locks
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(_PATIENCE / 100)
+        else:
+            return True
+
+
+def _bound(size: int) -> Callable[[], bool]:
+    """Return a handler that ends queries with more steps than a file of this size can need.
+
+    In a damaged file, the pages of a table can lead in a circle.
+    """
+    left = (_STEPS + _STEPS_PER_BYTE * size) // _STEP
+
+    def is_over() -> bool:
+        nonlocal left
+        left -= 1
+        return left < 0
+
+    return is_over
+
+
+def _check_values(sql: sqlite3.Connection, form: int, damages: Mapping[str, str]) -> None:
+    if sql.execute("SELECT count(*) FROM header").fetchone() != (1,):
+        raise _DamageError("it has no header")
+    for table, damage in damages.items():
+        if _SINCE.get(table, 1) > form:
+            continue
+        if sql.execute(f"SELECT 1 FROM {table} WHERE {damage} LIMIT 1").fetchone():  # noqa: S608
+            raise _DamageError(f"it has values in `{table}` that no run writes")
+
+
+def _next_to(path: Path, end: str) -> Path:
+    return Path(f"{path}{end}")
+
+
+def _size(path: Path) -> int:
+    with suppress(OSError):
+        return path.stat().st_size
+    return 0
