@@ -130,9 +130,11 @@ def bulk(
     access = commands.access(domain, api_key_file, timeout, attempts)
     with commands.open_ids(file, form, column) as reader:
         place = commands.journal_path(reader, journal, wanted=not no_journal)
+        files = commands.kept(file, api_key_file, place)
+        files.check("--failures", failures)
         if dry_run:
             raise typer.Exit(commands.dry_run(access, reader, place))
-        with commands.open_failures(failures, file, place) as kept:
+        with commands.open_failures(failures) as kept:
             code = commands.bulk(
                 access,
                 reader,
@@ -164,6 +166,9 @@ def report(
     """Show the results of a run, from its journal; also during the run."""
     from monocloud_async.cli import report as terminal  # noqa: PLC0415
 
+    files = terminal.kept(journal)
+    files.check("--failures", failures)
+    files.check("--output", output)
     terminal.show(journal)
     if failures is not None:
         terminal.write_failures(journal, failures)

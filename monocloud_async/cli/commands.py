@@ -11,17 +11,27 @@ from monocloud_async.cli import loop
 from monocloud_async.cli.access import Access, read_key
 from monocloud_async.cli.display import say
 from monocloud_async.cli.exit_codes import ALL_DONE, SOME_FAILED
+from monocloud_async.cli.files import Kept
 from monocloud_async.cli.job import Job
 from monocloud_async.cli.outputs import FailuresFile, JsonLines, open_failures
 from monocloud_async.endpoint import ENABLE, BulkOperation, check_user_id
 from monocloud_async.inputs.lines import Line
-from monocloud_async.inputs.reader import IdReader, open_ids
+from monocloud_async.inputs.reader import STDIN, IdReader, open_ids
 from monocloud_async.journal.file import JournalFile
 from monocloud_async.journal.store import InputInfo
 from monocloud_async.models import User
 from monocloud_async.sanitize import format_time
 
-__all__ = ["access", "bulk", "dry_run", "enable", "journal_path", "open_failures", "open_ids"]
+__all__ = [
+    "access",
+    "bulk",
+    "dry_run",
+    "enable",
+    "journal_path",
+    "kept",
+    "open_failures",
+    "open_ids",
+]
 
 _SHOWN = 20  # bad lines that a dry run lists one by one
 
@@ -90,6 +100,19 @@ def journal_path(reader: IdReader, named: Path | None, *, wanted: bool) -> Path 
     if named is not None or not wanted or reader.path is None:
         return named
     return reader.path.with_name(f"{reader.path.name}.journal")
+
+
+def kept(ids: Path, api_key_file: Path | None, journal: Path | None) -> Kept:
+    """Return the files of a run, which none of its outputs may replace.
+
+    Raises:
+        ConfigurationError: the journal is one of the others.
+    """
+    files = Kept()
+    files.add("the input", 0 if ids == STDIN else ids)
+    files.add("the file of the API key", api_key_file)
+    files.add_journal(journal)
+    return files
 
 
 def dry_run(

@@ -49,7 +49,7 @@ def demo() -> int:
             out.print("\n[bold]$ monocloud-async bulk users.csv --failures failed.csv[/]\n")
             with (
                 commands.open_ids(users, None, None) as reader,
-                commands.open_failures(failed, users) as kept,
+                commands.open_failures(failed) as kept,
             ):
                 code = commands.bulk(
                     Access(domain=url, api_key=KEY),

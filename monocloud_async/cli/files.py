@@ -24,10 +24,17 @@ class Kept:
             self._files.append((what, file))
 
     def add_journal(self, journal: Path | None) -> None:
-        """Keep the journal and the files that SQLite and the lock have next to it."""
+        """Keep the journal and the files that SQLite and the lock have next to it.
+
+        Raises:
+            ConfigurationError: one of them is a file that is kept already.
+        """
         if journal is not None:
-            for file in {*files_of(real_path(journal)), *files_of(journal.resolve())}:
-                self.add("the journal", file)
+            files = {*files_of(real_path(journal)), *files_of(journal.resolve())}
+            for file in files:
+                self._check("the journal", file)
+            for file in files:
+                self.add("a file of the journal", file)
 
     def check(self, option: str, output: Path | None) -> None:
         """Check that this output, named by this option, replaces none of the files.
@@ -37,25 +44,29 @@ class Kept:
         Raises:
             ConfigurationError: it is one of them, by whatever path or link, or would become one.
         """
-        if output is None:
-            return
+        if output is not None:
+            self._check(option, output)
+            self.add(f"the file of {option}", output)
+
+    def _check(self, option: str, output: Path) -> None:
         for what, file in self._files:
             if _same(output, file):
-                raise ConfigurationError(f"{option} {output} is {what}; choose another file")
-        if not _is_device(output):
-            self.add(f"the file of {option}", output)
+                raise ConfigurationError(f"{option}: {output} is {what}; choose another file")
 
 
 def _same(output: Path, file: Path | int) -> bool:
     try:
-        there = os.stat(file)
+        there = os.stat(file)  # noqa: PTH116  a descriptor has no path
     except OSError:
         # The file may appear later, and then in a file system that ignores case.
         return isinstance(file, Path) and _folded(output) == _folded(file)
     try:
-        return os.path.samestat(output.stat(), there) and not _is_device(output)
+        mine = output.stat()
     except OSError:
         return False
+    return os.path.samestat(mine, there) and (
+        stat.S_ISREG(mine.st_mode) or stat.S_ISDIR(mine.st_mode)
+    )
 
 
 def _folded(path: Path) -> str:
@@ -63,7 +74,12 @@ def _folded(path: Path) -> str:
 
 
 def _is_device(path: Path) -> bool:
-    """Return whether it is a device, a pipe or a socket, where nothing can be replaced."""
+    """Return whether it is a device, a pipe or a socket, where nothing can be replaced.
+
+    So is an open file of this process, such as /dev/stdout, even if it leads to a file.
+    """
+    if path.absolute().is_relative_to("/dev") or path.absolute().is_relative_to("/proc"):
+        return True
     with suppress(OSError):
         mode = path.stat().st_mode
         return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)

@@ -131,29 +131,18 @@ class FailuresFile:
 
 
 @contextmanager
-def open_failures(
-    path: Path | None, input_path: Path, journal: Path | None = None
-) -> Iterator[FileIO | None]:
+def open_failures(path: Path | None) -> Iterator[FileIO | None]:
     """Open the file without emptying it, or yield None without a path.
 
     Raises:
-        ConfigurationError: the file cannot be written, or is the input or the journal.
+        ConfigurationError: the file cannot be written.
     """
     if path is None:
         yield None
         return
     try:
-        if path.exists() and input_path.exists() and path.samefile(input_path):
-            raise ConfigurationError("--failures names the input itself; choose another file")
-        if journal is not None and path.resolve() in _files_of(journal.resolve()):
-            raise ConfigurationError("--failures names the journal; choose another file")
         file = path.open("ab", buffering=0)
     except OSError as error:
         raise ConfigurationError(f"cannot write {path}: {error.strerror}") from None
     with file:
         yield file
-
-
-def _files_of(journal: Path) -> list[Path]:
-    """Return the paths of a journal, of SQLite's files next to it, and of its lock."""
-    return [journal.with_name(journal.name + end) for end in ("", "-wal", "-shm", "-lock")]

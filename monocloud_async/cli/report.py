@@ -1,10 +1,9 @@
 """Implements `report`: shows a run from its journal, in the terminal and in files."""
 
 import csv
-import io
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
+from typing import TextIO
 
 import msgspec
 from rich.console import Console
@@ -12,9 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from monocloud_async.cli.display import say
+from monocloud_async.cli.files import Kept, whole
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.inputs import Format
-from monocloud_async.report.figures import Figures, Group, failures, read
+from monocloud_async.report.figures import Figures, Group, failures, inputs, read
 from monocloud_async.sanitize import format_time
 
 MISSING_EXTRA = "the page needs its extra: pip install 'monocloud-async[report]'"
@@ -31,6 +31,15 @@ _NAMES = {
 }
 
 
+def kept(journal: Path) -> Kept:
+    """Return the files that no output of a report may replace."""
+    files = Kept()
+    for place in inputs(journal):
+        files.add("the input of the run", place)
+    files.add_journal(journal)
+    return files
+
+
 def show(journal: Path) -> None:
     """Print the summary."""
     figures = read(journal)
@@ -44,8 +53,8 @@ def show(journal: Path) -> None:
         times = figures.percentiles
         say(
             out,
-            f"Half were {figures.done_status} within {times[50]:,} ms,"
-            f" 90 % within {times[90]:,} ms, 99 % within {times[99]:,} ms, all within {times[100]:,} ms",
+            f"Half were {figures.done_status} within {times[50]:,} ms, 90 % within {times[90]:,}"
+            f" ms, 99 % within {times[99]:,} ms, all within {times[100]:,} ms",
         )
     _show_table(out, "Runs", _runs(figures))
     if figures.groups:
@@ -58,7 +67,7 @@ def write_failures(journal: Path, path: Path) -> None:
     """Write every user who is not enabled to a file that `bulk` can read."""
     figures = read(journal)
     count = left_out = 0
-    with _written(journal, figures.source, path) as file:
+    with whole(path) as file:
         write = _writer(file, figures)
         for failure in failures(journal):
             if failure.kind == _NOT_SENT:
@@ -79,7 +88,7 @@ def write_page(journal: Path, path: Path) -> None:
     except ModuleNotFoundError:
         raise ConfigurationError(MISSING_EXTRA) from None
     text = page(journal)
-    with _written(journal, read(journal).source, path) as file:
+    with whole(path) as file:
         file.write(text)
     say(Console(highlight=False), f"The report as a page: {path}")
 
@@ -142,20 +151,7 @@ def _show_table(out: Console, title: str, table: Table) -> None:
     out.print(table)
 
 
-@contextmanager
-def _written(journal: Path, source: str, path: Path) -> Iterator[io.TextIOWrapper]:
-    """Open the file for writing; refuses the journal and the input of the run."""
-    try:
-        for kept, name in ((journal, "the journal"), (Path(source or "."), "the input")):
-            if path.exists() and kept.exists() and path.samefile(kept):
-                raise ConfigurationError(f"{path} is {name} itself; choose another file")
-        with path.open("w", encoding="utf-8", newline="") as file:
-            yield file
-    except OSError as error:
-        raise ConfigurationError(f"cannot write {path}: {error.strerror}") from None
-
-
-def _writer(file: io.TextIOWrapper, figures: Figures) -> Callable[[str], object]:
+def _writer(file: TextIO, figures: Figures) -> Callable[[str], object]:
     """Return a function that writes one id in the format of the input."""
     column = figures.column or "user_id"
     match figures.form:
@@ -171,7 +167,7 @@ def _writer(file: io.TextIOWrapper, figures: Figures) -> Callable[[str], object]
             return lambda user_id: file.write(f"{_mark(file, user_id)}{user_id}\n")
 
 
-def _mark(file: io.TextIOWrapper, user_id: str) -> str:
+def _mark(file: TextIO, user_id: str) -> str:
     """Return an extra byte order mark if the first id begins with one, which is part of the id."""
     return _BOM if user_id.startswith(_BOM) and not file.tell() else ""
 

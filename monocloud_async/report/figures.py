@@ -160,6 +160,18 @@ def read(path: Path) -> Figures:
     return figures
 
 
+def inputs(path: Path) -> list[Path]:
+    """Return the files that may be the input of the run, which are there; raises as `read` does."""
+    with reading(path, values=False) as (sql, form):
+        (name,) = sql.execute("SELECT input FROM header").fetchone()
+        (whole,) = sql.execute("SELECT path FROM input").fetchone() if form > 1 else (None,)
+    if not name:
+        return []
+    # An old journal has the name as it was given, relative to a folder that it does not have.
+    places = {Path(str(whole or name)), path.resolve().parent / Path(str(name)).name}
+    return [place for place in places if place.is_file()]
+
+
 def users_done(path: Path) -> int:
     """Return for how many users the operation is done; raises as `read` does."""
     with reading(path) as (sql, _):

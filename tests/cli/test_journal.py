@@ -109,7 +109,7 @@ def test_the_input_is_not_taken_for_a_journal(bulk: Bulk, sandbox: Sandbox, user
     before = users.read_bytes()
     done = bulk(users, "--journal", users)
     assert done.returncode == 2
-    assert f"{users} is not a journal of this program; name another file" in done.stderr
+    assert f"the journal: {users} is the input; choose another file" in done.stderr
     assert users.read_bytes() == before
     assert sandbox.stats().requests == 0
 
@@ -164,7 +164,7 @@ def test_the_failures_do_not_go_into_the_journal(bulk: Bulk, users: Path) -> Non
     for name in (journal, users.with_name("users.txt.journal-wal")):
         done = bulk(users, "--failures", name)
         assert done.returncode == 2
-        assert "--failures names the journal; choose another file" in done.stderr
+        assert f"--failures: {name} is a file of the journal; choose another file" in done.stderr
     assert journal.read_bytes() == before
 
 

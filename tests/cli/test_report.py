@@ -137,7 +137,7 @@ def test_the_journal_is_not_overwritten_by_its_report(
     before = journals.rows(journal)
     for option in ("-o", "--failures"):
         assert main(["report", str(journal), option, str(journal)]) == 2
-        assert "is the journal itself" in capsys.readouterr().err
+        assert "is a file of the journal" in capsys.readouterr().err
     assert main(["report", str(journal), "-o", "/nowhere/run.html"]) == 2
     assert "cannot write /nowhere/run.html" in capsys.readouterr().err
     assert journals.rows(journal) == before
@@ -192,5 +192,5 @@ def test_the_input_is_not_overwritten_by_the_report(
     path = write(tmp_path / "j", [outcome(0, "ada")], InputInfo(str(users)))
     for option in ("-o", "--failures"):
         assert main(["report", str(path), option, str(users)]) == 2
-        assert "is the input itself" in capsys.readouterr().err
+        assert "is the input of the run; choose another file" in capsys.readouterr().err
     assert users.read_text() == "ada\n"

@@ -1,0 +1,185 @@
+"""One rule for which files an output may replace, and outputs that appear whole or not at all."""
+
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from monocloud_async import ConfigurationError
+from monocloud_async.cli.files import Kept, whole
+
+
+@pytest.fixture
+def ids(tmp_path: Path) -> Path:
+    path = tmp_path / "ids.txt"
+    path.write_text("ada\n")
+    return path
+
+
+def linked(path: Path) -> Path:
+    link = path.with_name("link")
+    link.symlink_to(path)
+    return link
+
+
+def hard_linked(path: Path) -> Path:
+    link = path.with_name("hard")
+    os.link(path, link)
+    return link
+
+
+def behind_a_linked_folder(path: Path) -> Path:
+    folder = path.parent / "folder"
+    folder.symlink_to(path.parent)
+    return folder / path.name
+
+
+NAMES: list[Callable[[Path], Path]] = [
+    lambda path: path,
+    lambda path: path.parent / "x" / ".." / path.name,
+    lambda path: Path(os.path.relpath(path)),
+    linked,
+    behind_a_linked_folder,
+]
+
+
+@pytest.mark.parametrize("named", [*NAMES, hard_linked])
+def test_no_output_replaces_a_file_that_is_kept_by_whatever_name(
+    ids: Path, named: Callable[[Path], Path]
+) -> None:
+    (ids.parent / "x").mkdir()
+    files = Kept()
+    files.add("the input", ids)
+    with pytest.raises(ConfigurationError, match=r"--failures: .* is the input; choose another"):
+        files.check("--failures", named(ids))
+
+
+@pytest.mark.parametrize("named", NAMES)
+@pytest.mark.parametrize("end", ["", "-wal", "-shm", "-journal", "-lock"])
+def test_no_output_becomes_a_file_of_the_journal_that_is_not_there_yet(
+    tmp_path: Path, end: str, named: Callable[[Path], Path]
+) -> None:
+    (tmp_path / "x").mkdir()
+    files = Kept()
+    files.add_journal(tmp_path / "run.journal")
+    with pytest.raises(ConfigurationError, match="is a file of the journal"):
+        files.check("-o", named(tmp_path / f"run.journal{end}"))
+    with pytest.raises(ConfigurationError, match="is a file of the journal"):
+        files.check("-o", tmp_path / f"RUN.journal{end}")  # the same, where case is ignored
+
+
+def test_a_journal_that_is_named_by_a_link_is_kept_with_its_own_log(tmp_path: Path) -> None:
+    journal = tmp_path / "run.journal"
+    journal.touch()
+    link = linked(journal)
+    files = Kept()
+    files.add_journal(link)
+    for end in ("", "-wal"):
+        with pytest.raises(ConfigurationError, match="is a file of the journal"):
+            files.check("-o", tmp_path / f"run.journal{end}")
+
+
+def test_an_input_on_stdin_is_kept(ids: Path) -> None:
+    descriptor = os.open(ids, os.O_RDONLY)
+    files = Kept()
+    files.add("the input", descriptor)
+    try:
+        with pytest.raises(ConfigurationError, match="is the input"):
+            files.check("--failures", ids)
+        with pytest.raises(ConfigurationError, match="is the input"):
+            files.check("--failures", Path(f"/dev/fd/{descriptor}"))
+    finally:
+        os.close(descriptor)
+
+
+def test_a_journal_is_none_of_the_other_files(ids: Path) -> None:
+    for name in (ids, ids.with_name("ids.txt-lock")):
+        name.touch()
+        files = Kept()
+        files.add("the input", name)
+        with pytest.raises(ConfigurationError, match=r"the journal: .* is the input"):
+            files.add_journal(ids)
+
+
+def test_two_outputs_are_two_files(tmp_path: Path) -> None:
+    files = Kept()
+    files.check("--failures", tmp_path / "one")
+    files.check("-o", tmp_path / "two")
+    with pytest.raises(ConfigurationError, match="is the file of --failures"):
+        files.check("-o", tmp_path / "one")
+
+
+def test_any_other_file_and_any_device_may_be_an_output(ids: Path, tmp_path: Path) -> None:
+    files = Kept()
+    files.add("the input", ids)
+    files.add("the key", None)
+    files.add("the input", Path(os.devnull))
+    files.add_journal(tmp_path / "ids.txt.journal")
+    files.add_journal(None)
+    for name in ("IDS.txt", "ids.txt.journal.failed", "new"):
+        files.check("--failures", tmp_path / name)
+    files.check("--failures", None)
+    files.check("--failures", Path(os.devnull))
+    files.check("--output", Path(os.devnull))
+
+
+def test_an_output_takes_the_place_of_the_old_one_whole(tmp_path: Path) -> None:
+    path = tmp_path / "again.txt"
+    path.write_text("old")
+    path.chmod(0o640)
+    link = linked(path)
+    with whole(link) as file:
+        file.write("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    assert link.is_symlink()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["again.txt", "link"]
+
+
+@pytest.mark.parametrize("old", ["", "old"])
+@pytest.mark.parametrize("error", [ConfigurationError("damaged"), KeyboardInterrupt()])
+def test_after_an_error_there_is_no_half_an_output(
+    tmp_path: Path, old: str, error: BaseException
+) -> None:
+    path = tmp_path / "again.txt"
+    if old:
+        path.write_text(old)
+    before = list(tmp_path.iterdir())
+    with pytest.raises(type(error)), whole(path) as file:
+        file.write("new")
+        raise error
+    assert list(tmp_path.iterdir()) == before
+    assert not old or path.read_text() == old
+
+
+def test_a_full_disk_leaves_the_old_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    path = tmp_path / "again.txt"
+    path.write_text("old")
+    monkeypatch.setattr(os, "fsync", full)
+    told = r"cannot write .*again.txt: No space left"
+    with pytest.raises(ConfigurationError, match=told), whole(path) as file:
+        file.write("new")
+    assert [entry.read_text() for entry in tmp_path.iterdir()] == ["old"]
+
+
+def test_a_device_is_written_to_as_it_is() -> None:
+    with whole(Path(os.devnull)) as file:
+        file.write("new")
+    assert stat.S_ISCHR(Path(os.devnull).stat().st_mode)
+    told = "cannot write /dev/full: No space left"
+    with pytest.raises(ConfigurationError, match=told), whole(Path("/dev/full")) as file:
+        file.write("new")
+
+
+def test_a_folder_is_not_an_output(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="it is a folder"), whole(tmp_path):
+        pass
+    missing = tmp_path / "missing" / "again.txt"
+    with pytest.raises(ConfigurationError, match="No such file or directory"), whole(missing):
+        pass
