@@ -8,4 +8,5 @@ class Format(StrEnum):
 
     TXT = "txt"
     CSV = "csv"
-    JSONL = "jsonl"
+    JSONL = "jsonl"  # or one JSON document with an array
+    WORKBOOK = "workbook"

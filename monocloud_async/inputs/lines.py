@@ -3,38 +3,51 @@
 Nothing is guessed: for a line without exactly one valid id, the `Line` has the problem.
 """
 
-import csv
-from collections.abc import Callable, Iterable, Iterator
-from functools import partial
-from typing import Final, NamedTuple
+import re
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from monocloud_async.endpoint import check_user_id
-from monocloud_async.errors import ConfigurationError, InvalidUserIdError
 from monocloud_async.inputs import Format
+from monocloud_async.inputs.ids import NotAnIdError, find_id, is_column_name
+from monocloud_async.inputs.table import MAX_LINE, Table, read_header
 from monocloud_async.sanitize import clean
 
-MAX_LINE: Final = 1 << 20  # bytes; a longer line is reported as bad
-DELIMITERS: Final = ",;\t"  # Excel writes semicolons in many European locales
-
-_ID_NAMES: Final = {"userid", "id"}
-_json = msgspec.json.Decoder()
+_MANY_NAMES: Final = re.compile(r'\\|"[^"]*id"\s*:.*"[^"]*id"\s*:', re.IGNORECASE | re.DOTALL)
 
 
 class Line(NamedTuple):
-    """One line, or one csv row, with its id or the problem with it."""
+    """One line, or one row of a table, with its id or the problem with it.
+
+    Attributes:
+        number: the number of the (first) line in the file, from 1; of a JSON array, of the item.
+        text: the line with its end, so that a file of failures can be used as input again. Bytes
+            that are not UTF-8 are in it as lone surrogates (`errors="surrogateescape"`).
+        user_id: the id, or None.
+        problem: what is wrong, to follow "line 3 ", or None.
+    """
 
     number: int
-    raw: bytes  # with its line end, so that a file of failures can be used as input again
+    text: str
     user_id: str | None = None
     problem: str | None = None
 
 
+def read_line(number: int, text: str, find: Callable[[str], str]) -> Line:
+    """Return the `Line` of this text; `find` extracts the id or raises `NotAnIdError`."""
+    if len(text) >= MAX_LINE:
+        return Line(number, text, problem=f"is longer than {MAX_LINE} characters")
+    try:
+        return Line(number, text, find_id(find(text)))
+    except NotAnIdError as error:
+        return Line(number, text, problem=clean(str(error)))
+
+
 def line_parser(
-    form: Format, column: str | None, name: str, header: bytes
-) -> Callable[[int, bytes], Line]:
-    """Return a function that parses one line, given its number and its bytes.
+    form: Format, column: str | None, name: str, header: str
+) -> Callable[[int, str], Line]:
+    """Return a function that parses one line, given its number and its text.
 
     It can parse the parts of a file independently: here each csv row is one line, and a row whose
     quotes are still open at its end is a bad line.
@@ -46,122 +59,67 @@ def line_parser(
         header: the first line of a csv, without a byte order mark.
 
     Raises:
-        ConfigurationError: the header has no such column.
+        ConfigurationError: the header has no such column, or the format has no lines.
     """
     match form:
         case Format.TXT:
-            return _txt_line
+            return txt_line
         case Format.JSONL:
-            return lambda number, raw: read_line(number, raw, lambda _: _id_in_json(raw, column))
-        case Format.CSV:
-            delimiter, columns, place = read_header(name, header, column)
-            return partial(_csv_line, delimiter, columns, place)
+            return json_lines(column)
+        case _:
+            table = read_header(name, [header], column)
+            return lambda number, text: read_line(number, text, lambda _: _cell(table, text))
 
 
-def _txt_line(number: int, raw: bytes) -> Line:
-    return read_line(number, raw, str.strip)
+def txt_line(number: int, text: str) -> Line:
+    """Return the `Line` of a txt file."""
+    return read_line(number, text, str)
 
 
-def _csv_line(delimiter: str, columns: int, place: int, number: int, raw: bytes) -> Line:
-    row = next(csv_rows([raw.decode(errors="surrogateescape")], delimiter), [])
-    return read_line(number, raw, partial(cell, row, columns, place))
+def _cell(table: Table, text: str) -> str:
+    return table.cell(table.split(text))
 
 
-def read_line(number: int, raw: bytes, find: Callable[[str], str]) -> Line:
-    """Return the `Line` for these bytes; `find` extracts the id from their text."""
-    problem = None
-    try:
-        if len(raw) >= MAX_LINE:
-            problem = f"is longer than {MAX_LINE} bytes"
-        else:
-            user_id = find(raw.decode())
-            check_user_id(user_id)
-            return Line(number, raw, user_id)
-    except UnicodeDecodeError:
-        problem = "is not UTF-8"
-    except InvalidUserIdError as error:
-        problem = str(error.args[0])
-    except _BadLineError as error:
-        problem = str(error)
-    return Line(number, raw, problem=problem)
+def json_lines(column: str | None) -> Callable[[int, str], Line]:
+    """Return a function that parses one line of JSON."""
+    return lambda number, text: read_line(number, text, lambda _: _id_in_json(text, column))
 
 
-class _BadLineError(Exception):
-    pass
-
-
-def csv_rows(lines: Iterable[str], delimiter: str) -> Iterator[list[str] | csv.Error]:
-    """Yield the rows of these lines; for a malformed row yield the error, and continue."""
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
-    while True:
-        try:
-            yield next(reader)
-        except csv.Error as error:
-            yield error
-        except StopIteration:
-            return
-
-
-def read_header(name: str, raw: bytes, column: str | None) -> tuple[str, int, int]:
-    """Return the delimiter, the number of columns, and the index of the column of ids."""
-    try:
-        text = raw.decode()
-    except UnicodeDecodeError:
-        raise ConfigurationError(
-            f"the header of {name} is not UTF-8; convert it first: iconv -f WINDOWS-1252 -t UTF-8"
-        ) from None
-    columns: list[str] = []
-    malformed: csv.Error | None = None
-    for delimiter in DELIMITERS:
-        row = next(csv_rows([text], delimiter), [])
-        if isinstance(row, csv.Error):  # quotes that do not fit this delimiter may fit another
-            malformed = malformed or row
-            continue
-        names = [cell.strip() for cell in row]
-        found = [place for place, cell in enumerate(names) if _holds_ids(cell, column)]
-        if len(found) == 1:
-            return delimiter, len(names), found[0]
-        if len(names) > len(columns) or found:
-            columns = names
-        if found:
-            break
-    if malformed is not None and len(columns) <= 1:
-        raise ConfigurationError(f"the header of {name} is malformed csv: {clean(str(malformed))}")
-    listed = clean(", ".join(columns[:20]))
-    if column is not None:
-        raise ConfigurationError(f"{name} has no single column {clean(column)!r}; it has: {listed}")
-    raise ConfigurationError(
-        f"no single column of {name} is called user_id or id: name the right one with --column,"
-        f" or use --format txt for a plain list of ids; its first row is: {listed}"
-    )
+def _id_in_json(text: str, column: str | None) -> str:
+    value = _decoded(text)
+    if isinstance(value, dict):
+        members = _members(text) if _MANY_NAMES.search(text) else list(value.items())
+        found = [member for name, member in members if _holds_ids(name, column)]
+        if len(found) != 1:
+            wanted = "user_id or id" if column is None else clean(column)
+            how = "no" if not found else "more than one"
+            raise NotAnIdError(f"has {how} member {wanted}: no single id")
+        value = found[0]
+    if not isinstance(value, str):
+        raise NotAnIdError("has an id that is not a string")
+    return value
 
 
 def _holds_ids(name: str, column: str | None) -> bool:
-    if column is not None:
-        return name == column
-    return name.lower().replace("_", "").replace("-", "").replace(" ", "") in _ID_NAMES
+    return is_column_name(name) if column is None else name == column
 
 
-def cell(row: list[str] | csv.Error, columns: int, place: int, _text: str) -> str:
-    """Return the cell at `place`, if the row has as many cells as the header."""
-    if isinstance(row, csv.Error):
-        raise _BadLineError(f"is malformed csv ({clean(str(row))}); look for a stray quote")
-    if len(row) < columns or any(row[columns:]):
-        raise _BadLineError(f"has {len(row)} cells where the header has {columns}")
-    return row[place].strip()
-
-
-def _id_in_json(raw: bytes, column: str | None) -> str:
+def _decoded(text: str) -> Any:
     try:
-        value = _json.decode(raw)
+        return msgspec.json.decode(text)
+    except UnicodeEncodeError:
+        raise NotAnIdError("is not UTF-8") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise _BadLineError("is not JSON") from None
-    if isinstance(value, dict):
-        found = [key for key in value if _holds_ids(key, column)]
-        if len(found) != 1:
-            wanted = "user_id or id" if column is None else clean(column)
-            raise _BadLineError(f"has no single member {wanted}")
-        value = value[found[0]]
-    if not isinstance(value, str):
-        raise _BadLineError("has an id that is not a string")
-    return value
+        raise NotAnIdError("is not JSON") from None
+
+
+def _members(text: str) -> list[tuple[str, Any]]:
+    """Return the members of an object, those with the same name included."""
+    import json  # noqa: PLC0415  rarely needed
+
+    found: list[tuple[str, Any]] = json.loads(text, object_pairs_hook=_Members)
+    return found
+
+
+class _Members(list[tuple[str, Any]]):
+    """The members of one object."""

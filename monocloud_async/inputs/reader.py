@@ -1,43 +1,55 @@
-"""Reads user ids from txt, csv or jsonl, line by line, so memory does not grow with the input.
+"""Reads user ids from the files that people have, so that memory does not grow with the input.
 
 Nothing is guessed: a line without exactly one valid id becomes a `Line` with the problem, and
-reading continues. Only a line feed ends a line (an id may contain U+2028). Lines must be UTF-8. A
-byte order mark is recognized only at the very start.
+reading continues. A file is what its first bytes say; its name only tells txt, csv and JSON apart.
+What was found (an encoding, a header) is in `IdReader.notes`, for people to see.
+
+CR, LF and CR LF end a line. Of JSON documents and workbooks the whole file is in memory.
 """
 
-import codecs
-import csv
 import os
 import stat
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.inputs import Format
-from monocloud_async.inputs.lines import (
-    MAX_LINE,
-    Line,
-    cell,
-    csv_rows,
-    line_parser,
-    read_header,
-    read_line,
+from monocloud_async.inputs.content import (
+    SAMPLE,
+    Encoding,
+    encoding_of,
+    is_workbook,
+    peek,
+    text_of,
+    unpacked,
 )
+from monocloud_async.inputs.document import MAX_DOCUMENT, may_be_document, read_document
+from monocloud_async.inputs.lines import Line, json_lines, read_line, txt_line
+from monocloud_async.inputs.table import MAX_LINE, Numbered, Table, read_header
+from monocloud_async.inputs.workbook import workbook_lines
 from monocloud_async.sanitize import clean
 
 STDIN = Path("-")
 
-_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-_SUFFIXES = {
+_SUFFIXES: Final = {
     ".txt": Format.TXT,
     ".csv": Format.CSV,
     ".tsv": Format.CSV,
+    ".json": Format.JSONL,
     ".jsonl": Format.JSONL,
     ".ndjson": Format.JSONL,
+    ".xlsx": Format.WORKBOOK,
+    ".xlsm": Format.WORKBOOK,
+    ".xlsb": Format.WORKBOOK,
+    ".xls": Format.WORKBOOK,
+    ".ods": Format.WORKBOOK,
 }
+_START: Final = 8  # bytes that tell what a file is
+_HEADER_LINES: Final = 50
 
 
 class IdReader:
@@ -46,10 +58,12 @@ class IdReader:
     Attributes:
         name: the name of the input, for messages.
         form: the format of the input.
-        column: the column or member that has the ids, or None to find it.
+        column: the column or member that has the ids, as given, or None to find it.
         path: where the input can be opened again, or None.
         size: the size in bytes, or None for a pipe, whose reader may block.
-        header: the bytes of the csv header, once it is read.
+        header: the text above the first row of a table, once it is read.
+        found: what the input is, once the first line is read: "csv with tabs, column 'id'".
+        notes: what else people should know of it.
     """
 
     def __init__(
@@ -58,6 +72,7 @@ class IdReader:
         form: Format,
         *,
         column: str | None = None,
+        sheet: str | None = None,
         name: str = "input",
         path: Path | None = None,
     ) -> None:
@@ -67,74 +82,171 @@ class IdReader:
         self.column = column
         self.path = path if stat.S_ISREG(mode.st_mode) else None
         self.size = mode.st_size if stat.S_ISREG(mode.st_mode) else None
-        self.header = b""
+        self.header = ""
+        self.found = str(form)
+        self.notes: list[str] = []
+        self._sheet = sheet
         self._stream = stream
-        self._number = 0
-        self._mark = b""
 
     def expected(self) -> int | None:
-        """Return about how many ids there are, by counting line ends; None for a pipe."""
-        if self.size is None:
+        """Return about how many ids there are, by counting line ends; None if that is unknown."""
+        if self.size is None or self.form is Format.WORKBOOK:
             return None
-        with open(self._stream.fileno(), "rb", closefd=False) as file:
-            ends = sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b""))
+        with open(self._stream.fileno(), "rb", closefd=False) as file, self._readable():
+            content = unpacked(self.name, file, peek(file, _START))
+            ends = returns = 0
+            while block := content.read(1 << 20):
+                ends += block.count(b"\n")
+                returns += block.count(b"\r")
             file.seek(0)
-        return max(0, ends - (self.form is Format.CSV))
+        return max(0, (ends or returns) - (self.form is Format.CSV))
 
     def reread(self) -> Iterator[str] | None:
         """Return the valid ids, read again from the start, or None for a pipe."""
         if self.path is None:
             return None
-        return _ids(self.path, self.form, self.column)
+        return _ids(self.path, self.form, self.column, self._sheet)
 
     def __iter__(self) -> Iterator[Line]:
-        if self.form is Format.CSV:
-            return self._csv()
-        parse = line_parser(self.form, self.column, self.name, b"")
-        return (parse(self._number, raw) for raw in self._physical_lines() if raw.strip())
+        with self._readable():
+            yield from self._lines()
 
-    def _physical_lines(self) -> Iterator[bytes]:
-        while raw := self._stream.readline(MAX_LINE):
-            self._number += 1
-            end = raw  # only the start of an overlong line is kept
-            while len(end) == MAX_LINE and not end.endswith(b"\n"):
-                end = self._stream.readline(MAX_LINE)
-            yield self._without_mark(raw) if self._number == 1 else raw
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        """Turn errors of unpacking and decoding into a `ConfigurationError`."""
+        try:
+            yield
+        except (EOFError, zlib.error, UnicodeError) as error:
+            raise ConfigurationError(f"{self.name} is damaged: {clean(str(error))}") from None
 
-    def _without_mark(self, raw: bytes) -> bytes:
-        if raw.startswith(_UTF16):
-            raise ConfigurationError(
-                f"{self.name} is UTF-16; convert it first: iconv -f UTF-16 -t UTF-8"
-            )
-        if raw.startswith(codecs.BOM_UTF8):
-            self._mark = codecs.BOM_UTF8
-        return raw.removeprefix(codecs.BOM_UTF8)
+    def _lines(self) -> Iterator[Line]:
+        start = peek(self._stream, _START)
+        if is_workbook(start) or self.form is Format.WORKBOOK:
+            return self._table(self._sheet_lines(start), str)
+        if self._sheet is not None:
+            raise ConfigurationError(f"{self.name} is no workbook; leave --sheet out")
+        stream = unpacked(self.name, self._stream, start)
+        encoding = encoding_of(peek(stream, SAMPLE))
+        if encoding.note:
+            self.notes.append(f"{self.name} is {encoding.note}")
+        lines = _numbered(stream, encoding)
+        match self.form:
+            case Format.CSV:
+                return self._table(lines, encoding.names)
+            case Format.JSONL:
+                return self._json(lines)
+            case _:
+                return self._txt(lines)
 
-    def _csv(self) -> Iterator[Line]:
-        taken: list[bytes] = []  # the lines of the current row: a quoted cell may span several
+    def _sheet_lines(self, start: bytes) -> Iterator[Numbered]:
+        if self.size is None:
+            raise ConfigurationError("a workbook cannot be read from a pipe; save it to a file")
+        if not is_workbook(start):
+            raise ConfigurationError(f"{self.name} is no workbook; name its format with --format")
+        self.form = Format.WORKBOOK
+        rows = workbook_lines(self.name, self._stream, self._sheet)
+        return (Numbered(number, text) for number, text in enumerate(rows, 1))
 
-        def decoded() -> Iterator[str]:
-            for raw in self._physical_lines():
-                taken.append(raw)
-                # `read_line` refuses invalid UTF-8; here it only has to pass the csv reader.
-                yield raw.decode(errors="surrogateescape")
+    def _table(self, lines: Iterator[Numbered], names: Callable[[str], str]) -> Iterator[Line]:
+        first: list[Numbered] = []
+        table = None
+        while table is None:  # the header may have lines above it, or several lines
+            line = next(lines, None)
+            if line is not None:
+                first.append(line)
+            elif not any(text.strip() for _, text in first):
+                return
+            try:
+                table = read_header(self.name, [names(text) for _, text in first], self.column)
+            except ConfigurationError:
+                if line is None or len(first) == _HEADER_LINES:
+                    raise
+        self.header = table.header
+        what = "workbook" if self.form is Format.WORKBOOK else str(table)
+        self.found = f"{what}, column {clean(table.column)!r}"
+        self.notes += table.notes
+        for taken, row in table.rows(chain(first[table.lines :], lines)):
+            text = taken[0].text if len(taken) == 1 else "".join(text for _, text in taken)
+            if text.strip():
+                yield read_line(taken[0].number, text, lambda _, row=row: table.cell(row))
 
-        def rows(delimiter: str) -> Iterator[tuple[bytes, list[str] | csv.Error]]:
-            for row in csv_rows(lines, delimiter):
-                raw = b"".join(taken)
-                taken.clear()
-                if raw.strip():
-                    yield raw, row
-
-        lines = decoded()
-        raw, _ = next(rows(","), (b"", []))
-        if not raw:
+    def _json(self, lines: Iterator[Numbered]) -> Iterator[Line]:
+        parse = json_lines(self.column)
+        lines = (line for line in lines if line.text.strip())
+        first = next(lines, None)
+        if first is None:
             return
-        self.header = self._mark + raw
-        delimiter, columns, place = read_header(self.name, raw, self.column)
-        for raw, row in rows(delimiter):
-            number = self._number - raw.count(b"\n", 0, -1)
-            yield read_line(number, raw, partial(cell, row, columns, place))
+        lines = chain([first], lines)
+        if may_be_document(first.text):
+            text, lines = _joined(lines)
+            try:
+                document = read_document(self.name, text)
+            except ConfigurationError:
+                if first.text.lstrip().startswith("["):
+                    raise
+            else:
+                self.found = "JSON array"
+                self.notes += document.notes
+                for number, item in enumerate(document.items, 1):
+                    yield parse(number, f"{item}\n")
+                return
+        for number, text in lines:
+            yield parse(number, text)
+
+    def _txt(self, lines: Iterator[Numbered]) -> Iterator[Line]:
+        begun = commented = False
+        for number, text in lines:
+            if text.startswith("#"):
+                if not commented:
+                    commented = True
+                    self.notes.append(
+                        f"lines that begin with # are comments and passed over, as line {number}"
+                    )
+            elif text.strip():
+                if begun or not self._is_header(number, text):
+                    yield txt_line(number, text)
+                begun = True
+
+    def _is_header(self, number: int, text: str) -> bool:
+        """Return whether this first line of a txt file names its ids."""
+        if text.lstrip().startswith(("{", "[")):
+            raise ConfigurationError(f"{self.name} looks like JSON: use --format jsonl")
+        try:
+            table = read_header(self.name, [text], None)
+        except ConfigurationError:
+            return False
+        if table.columns > 1:
+            raise ConfigurationError(f"{self.name} looks like a table: use --format csv")
+        self.notes.append(f"line {number} is a header and passed over: {clean(text.strip())!r}")
+        return True
+
+
+def _numbered(stream: BinaryIO, encoding: Encoding) -> Iterator[Numbered]:
+    """Yield the lines of a text; of an overlong one, only the start."""
+    stream.read(encoding.mark)
+    text = text_of(stream, encoding)
+    number = 0
+    try:
+        while line := text.readline(MAX_LINE):
+            number += 1
+            end = line
+            while len(end) == MAX_LINE and end[-1] not in "\r\n":
+                end = text.readline(MAX_LINE)
+            yield Numbered(number, line)
+    finally:
+        text.detach()  # or it would close the stream
+
+
+def _joined(lines: Iterator[Numbered]) -> tuple[str, Iterator[Numbered]]:
+    """Return the text of the lines, as far as it fits in a document, and the same lines again."""
+    taken: list[Numbered] = []
+    size = 0
+    for line in lines:
+        taken.append(line)
+        size += len(line.text)
+        if size >= MAX_DOCUMENT:
+            break
+    return "".join(text for _, text in taken), chain(taken, lines)
 
 
 def named_format(path: Path, form: Format | None, column: str | None) -> Format:
@@ -143,8 +255,11 @@ def named_format(path: Path, form: Format | None, column: str | None) -> Format:
     Raises:
         ConfigurationError: the format is unknown, or has no columns although one is named.
     """
+    if form is None and path == STDIN:
+        form = Format.TXT
     if form is None:
-        form = Format.TXT if path == STDIN else _SUFFIXES.get(path.suffix.lower())
+        suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() != ".gz"]
+        form = _SUFFIXES.get(suffixes[-1]) if suffixes else None
     if form is None:
         raise ConfigurationError(f"the format of {path} is unknown: add --format txt, csv or jsonl")
     if column is not None and form is Format.TXT:
@@ -153,28 +268,35 @@ def named_format(path: Path, form: Format | None, column: str | None) -> Format:
 
 
 @contextmanager
-def open_ids(path: Path, form: Format | None, column: str | None) -> Iterator[IdReader]:
+def open_ids(
+    path: Path, form: Format | None, column: str | None, sheet: str | None = None
+) -> Iterator[IdReader]:
     """Open this file, or stdin for `-`, and yield its reader.
 
     Raises:
         ConfigurationError: the file cannot be opened, or its format is unknown.
     """
-    form = named_format(path, form, column)
     name = "stdin" if path == STDIN else clean(str(path))
     try:
         # Not `sys.stdin`: at exit, Python would wait for a thread that still reads from it.
         stream = Path(path).open("rb") if path != STDIN else open(0, "rb", closefd=False)  # noqa: SIM115
     except OSError as error:
         raise ConfigurationError(f"cannot read {name}: {error.strerror}") from None
-    reader = IdReader(stream, form, column=column, name=name, path=None if path == STDIN else path)
     try:
+        is_file = path != STDIN
+        if form is None and is_file and stream.seekable() and is_workbook(peek(stream, _START)):
+            form = Format.WORKBOOK
+        form = named_format(path, form, column)
+        reader = IdReader(
+            stream, form, column=column, sheet=sheet, name=name, path=path if is_file else None
+        )
         yield reader
     finally:
         # A thread may block in a pipe's `read`, and `close` would wait for it. The exit ends both.
-        if reader.size is not None:
+        if stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
             stream.close()
 
 
-def _ids(path: Path, form: Format, column: str | None) -> Iterator[str]:
-    with open_ids(path, form, column) as reader:
+def _ids(path: Path, form: Format, column: str | None, sheet: str | None) -> Iterator[str]:
+    with open_ids(path, form, column, sheet) as reader:
         yield from (line.user_id for line in reader if line.user_id is not None)

@@ -1,0 +1,134 @@
+"""What the bytes of a file are, whatever its name says: compressed, a workbook, in which encoding."""
+
+import codecs
+import gzip
+import io
+import zipfile
+from typing import BinaryIO, Final, NamedTuple, cast
+
+from monocloud_async.errors import ConfigurationError
+
+SAMPLE: Final = 1 << 16  # bytes from which the encoding is known
+
+_GZIP: Final = b"\x1f\x8b"
+_ZIP: Final = b"PK\x03\x04"
+_OLD_WORKBOOK: Final = bytes.fromhex("d0cf11e0a1b11ae1")
+_OTHERS: Final = {  # first bytes, and what unpacks the file
+    b"BZh": "bzip2 -d",
+    b"\xfd7zXZ\x00": "xz -d",
+    b"\x28\xb5\x2f\xfd": "zstd -d",
+    b"7z\xbc\xaf\x27\x1c": "7z x",
+    b"Rar!": "unrar x",
+}
+_MARKS: Final = {  # UTF-32's first: it begins with UTF-16's
+    codecs.BOM_UTF32_LE: "utf-32-le",
+    codecs.BOM_UTF32_BE: "utf-32-be",
+    codecs.BOM_UTF8: "utf-8",
+    codecs.BOM_UTF16_LE: "utf-16-le",
+    codecs.BOM_UTF16_BE: "utf-16-be",
+}
+# What spreadsheets write on Windows and on a Mac.
+_OLD_ENCODINGS: Final = ["cp1252", "mac_roman", "cp1250", "cp1251", "cp1253", "cp1254", "cp850"]
+
+
+class Encoding(NamedTuple):
+    """How bytes become text.
+
+    Attributes:
+        name: Python's name of the encoding. UTF-8 also stands for any encoding that contains ASCII:
+            there, the ids are read, and other bytes become lone surrogates.
+        mark: the length of the byte order mark.
+        guess: the older encoding that the file may be in, "" if unknown, or None if it is UTF-8.
+    """
+
+    name: str
+    mark: int
+    guess: str | None = None
+
+    @property
+    def note(self) -> str | None:
+        """What to tell people, or None for UTF-8."""
+        if self.guess is not None:
+            looks = f", and looks like {self.guess}" if self.guess else ""
+            return f"not UTF-8{looks}: ids are read, where they are plain ASCII"
+        return None if self.name == "utf-8" else self.name.upper()
+
+    def names(self, text: str) -> str:
+        """Return the text of a header as the guessed encoding has it."""
+        if not self.guess:
+            return text
+        return text.encode(errors="surrogateescape").decode(self.guess, errors="replace")
+
+
+def peek(stream: BinaryIO, size: int) -> bytes:
+    """Return the next bytes, at most `size`, without taking them; waits for a pipe's first ones."""
+    return cast("io.BufferedReader", stream).peek(size)[:size]
+
+
+def is_workbook(start: bytes) -> bool:
+    """Return whether a file that starts with these bytes is a workbook, or an archive."""
+    return start.startswith((_ZIP, _OLD_WORKBOOK))
+
+
+def unpacked(name: str, stream: BinaryIO, start: bytes) -> BinaryIO:
+    """Return the stream that has the file's content.
+
+    Raises:
+        ConfigurationError: the file is packed in a way that is not read.
+    """
+    if start.startswith(_GZIP):
+        return cast("BinaryIO", gzip.GzipFile(fileobj=stream))
+    for magic, command in _OTHERS.items():
+        if start.startswith(magic):
+            raise ConfigurationError(f"{name} is compressed; unpack it first: {command}")
+    return stream
+
+
+def refuse_archive(name: str, stream: BinaryIO) -> None:
+    """Raise `ConfigurationError` if a zip file holds no workbook."""
+    start = stream.read(len(_OLD_WORKBOOK))
+    stream.seek(0)
+    if not start.startswith(_ZIP):
+        return
+    try:
+        with zipfile.ZipFile(stream) as archive:
+            names = set(archive.namelist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise ConfigurationError(f"{name} is a damaged zip archive or workbook: {error}") from None
+    finally:
+        stream.seek(0)
+    if not names & {"[Content_Types].xml", "content.xml"}:
+        raise ConfigurationError(f"{name} is a zip archive; unpack it first: unzip")
+
+
+def encoding_of(sample: bytes) -> Encoding:
+    """Return the encoding of a text that starts with these bytes."""
+    for mark, encoding in _MARKS.items():
+        if sample.startswith(mark):
+            return Encoding(encoding, len(mark))
+    # Every other byte of an ASCII text in UTF-16 is zero.
+    for encoding, zeros in (("utf-16-le", sample[1:1024:2]), ("utf-16-be", sample[0:1024:2])):
+        others = sample[:1024].count(0) - zeros.count(0)
+        if len(zeros) > 1 and zeros.count(0) > 0.7 * len(zeros) and not others:
+            return Encoding(encoding, 0)
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(sample)
+    except UnicodeDecodeError:
+        return Encoding("utf-8", 0, guessed(sample))
+    return Encoding("utf-8", 0)
+
+
+def guessed(sample: bytes) -> str:
+    """Return the name of the older encoding that these bytes look like, or ""."""
+    try:
+        from charset_normalizer import from_bytes  # noqa: PLC0415  an extra
+    except ModuleNotFoundError:
+        return ""
+    best = from_bytes(sample, cp_isolation=_OLD_ENCODINGS).best()
+    return "" if best is None else best.encoding
+
+
+def text_of(stream: BinaryIO, encoding: Encoding) -> io.TextIOWrapper:
+    """Return the text of this stream, with its line ends as they are."""
+    errors = "surrogateescape" if encoding.name == "utf-8" else "replace"
+    return io.TextIOWrapper(stream, encoding=encoding.name, errors=errors, newline="")

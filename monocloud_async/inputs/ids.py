@@ -1,0 +1,94 @@
+"""Finds the user id in a cell of a table, a line of text, or a JSON string.
+
+People's files hold ids as spreadsheets, databases and mail programs write them. What can only mean
+one id is cleaned; what may mean another one, or none, is a problem with a reason. An SDK call takes
+an id as it is (`check_user_id`); this module is stricter, because nobody sees each line of a file.
+"""
+
+import re
+from typing import Final
+
+from monocloud_async.endpoint import check_user_id
+from monocloud_async.errors import InvalidUserIdError
+
+COLUMN_NAMES: Final = {"userid", "id"}  # without case, spaces, hyphens and underscores
+
+_PLAIN: Final = re.compile(r"[A-Za-z0-9_-]{1,1024}")
+# White space, and characters without width (Unicode's category Cf), as copied from web pages.
+_INVISIBLE: Final = (
+    r"\s\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff"
+)
+_AROUND: Final = re.compile(rf"\A[{_INVISIBLE}]+|[{_INVISIBLE}]+\Z")
+_HIDDEN: Final = re.compile(rf"[{_INVISIBLE}]")
+# How programs mark a cell as text, or quote a word: ="x", 'x, 'x', "x", `x`, <x>.
+_MARKED: Final = re.compile(r"""="(.*)"|'(.*?)'?|"(.*)"|`(.*)`|<(.*)>""", re.DOTALL)
+_EMAIL: Final = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
+_ROUNDED: Final = re.compile(r"-?[0-9](?:[.,][0-9]+)?E[+-][0-9]+")
+_NO_VALUE: Final = {"null", "(null)", "<null>", "none", "nil", "nan", "n/a", "undefined"}
+_STRANGE: Final = re.compile(r"[\"'`,;|<>\ufffd\ud800-\udfff]")
+_NAMED: Final = {",": "a comma", ";": "a semicolon", "|": "a bar", "<": "<", ">": ">"}
+
+
+class NotAnIdError(Exception):
+    """The text is not exactly one id; the message says why, to follow "line 3 "."""
+
+
+def is_column_name(text: str) -> bool:
+    """Return whether a column of this name holds user ids: "user_id", "User ID", "id"."""
+    return re.sub(r"[_\- ]", "", text.lower()) in COLUMN_NAMES
+
+
+def strip(text: str) -> str:
+    """Return the text without white space and invisible characters around it."""
+    return _AROUND.sub("", text)
+
+
+def find_id(text: str) -> str:
+    """Return the id in this text.
+
+    Raises:
+        NotAnIdError: the text is no id.
+    """
+    if not _PLAIN.fullmatch(text):
+        text = strip(text)
+        if marked := _MARKED.fullmatch(text):
+            text = strip(next(inner for inner in marked.groups() if inner is not None))
+    lowered = text.lower()
+    if lowered in _NO_VALUE:
+        raise NotAnIdError(f"has {text}, which stands for no value, in place of an id")
+    if is_column_name(lowered):
+        raise NotAnIdError(f"has {text!r} in place of an id, which is the name of a column")
+    if _PLAIN.fullmatch(text):
+        return text
+    if problem := _problem(text):
+        raise NotAnIdError(problem)
+    try:
+        check_user_id(text)
+    except InvalidUserIdError as error:
+        raise NotAnIdError(str(error.args[0])) from None
+    return text
+
+
+def _problem(text: str) -> str | None:
+    if _EMAIL.fullmatch(text):
+        return (
+            "has an e-mail address in place of an id;"
+            " an id is the user_id of the dashboard or of GET /users"
+        )
+    if text.startswith("#"):
+        return "begins with #, as a comment or an error of a spreadsheet does"
+    if _ROUNDED.fullmatch(text):
+        return "has a number that a spreadsheet has rounded; format the column as text"
+    if hidden := _HIDDEN.search(text):
+        character = hidden[0]
+        if character in "\r\n":
+            return "has an id with a line break in it; look for a stray quote"
+        if character in " \t\u00a0":
+            return "has white space in the id; an id has none"
+        return f"has the invisible character U+{ord(character):04X} in the id"
+    if found := _STRANGE.search(text):
+        if found[0] > "\x7f":
+            return "is not UTF-8 where the id is; save the file as CSV UTF-8"
+        what = _NAMED.get(found[0], "a quote")
+        return f"has {what} in the id; if the file is a table, use --format csv and --column"
+    return None
