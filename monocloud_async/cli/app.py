@@ -8,7 +8,16 @@ from typer.core import TyperGroup
 
 from monocloud_async.cli import fleet
 from monocloud_async.cli.exit_codes import USAGE
-from monocloud_async.cli.options import Attempts, Column, Domain, Form, Json, KeyFile, Timeout
+from monocloud_async.cli.options import (
+    Attempts,
+    Column,
+    Domain,
+    Form,
+    Json,
+    KeyFile,
+    Sheet,
+    Timeout,
+)
 from monocloud_async.version import __version__
 
 
@@ -80,13 +89,15 @@ def bulk(
         Path,
         typer.Argument(
             metavar="FILE",
-            help="A txt, csv or jsonl file of user ids, or - for stdin.",
+            help="A file of user ids: txt, csv, JSON, a workbook, or one of these in gzip; or - for"
+            " stdin.",
             allow_dash=True,
         ),
     ],
     *,
     column: Column = None,
     form: Form = None,
+    sheet: Sheet = None,
     failures: Annotated[
         Path | None,
         typer.Option(help="Write the lines that failed to this file, to run them again."),
@@ -128,7 +139,7 @@ def bulk(
     if journal is not None and no_journal:
         raise typer.BadParameter("--journal and --no-journal contradict each other")
     access = commands.access(domain, api_key_file, timeout, attempts)
-    with commands.open_ids(file, form, column) as reader:
+    with commands.open_ids(file, form, column, sheet) as reader:
         place = commands.journal_path(reader, journal, wanted=not no_journal)
         files = commands.kept(file, api_key_file, place)
         files.check("--failures", failures)

@@ -49,7 +49,7 @@ def enable(access: Access, user_ids: Sequence[str], *, json: bool) -> int:
     """Enable the users, print one line for each, and return the exit code."""
     for user_id in user_ids:
         check_user_id(user_id)
-    lines = [Line(place, b"", user_id) for place, user_id in enumerate(user_ids, 1)]
+    lines = [Line(place, "", user_id) for place, user_id in enumerate(user_ids, 1)]
     job = Job(ENABLE, "the users named", lines, expected=len(lines), quiet=True)
     if json:
         job.json = JsonLines(job.stop)
@@ -81,7 +81,12 @@ def bulk(
 ) -> int:
     """Run over the input, print a summary, and return the exit code."""
     job = Job(
-        operation, reader.name, reader, expected=reader.expected(), blocking=reader.size is None
+        operation,
+        reader.name,
+        reader,
+        expected=reader.expected(),
+        blocking=reader.size is None,
+        notes=reader.notes,
     )
     if journal is not None:
         origin = InputInfo(reader.name, reader.form, reader.column, reader.reread())
@@ -130,6 +135,8 @@ def dry_run(
         bad += 1
         if bad <= _SHOWN:
             say(err, f"line {line.number} {line.problem}")
+    for note in reader.notes:
+        say(err, note)
     say(out, f"{reader.name}: {good:,} ids, {bad:,} bad lines. Nothing was sent.")
     access.check()
     if journal is not None and journal.exists() and journal.stat().st_size:

@@ -3,7 +3,7 @@
 import asyncio
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -39,6 +39,7 @@ class Job:
         expected: about how many lines there are, or None.
         blocking: whether reading may block, as for a pipe.
         quiet: whether to leave out the title and the summary.
+        notes: what people should know of the input; it may grow while lines are read.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Job:
         expected: int | None = None,
         blocking: bool = False,
         quiet: bool = False,
+        notes: Sequence[str] = (),
     ) -> None:
         self.operation = operation
         self.name = name
@@ -64,6 +66,8 @@ class Job:
         self._expected = expected
         self._blocking = blocking
         self._quiet = quiet
+        self._notes = notes
+        self._notes_told = 0
         self._unfinished: dict[int, Line] = {}
         self._read = 0
         self._run: BulkRun | None = None
@@ -155,7 +159,14 @@ class Job:
             if user_id := self._admit(line):
                 yield user_id
 
+    def _tell_notes(self) -> None:
+        for note in self._notes[self._notes_told :]:
+            say(self.err, note)
+        self._notes_told = len(self._notes)
+
     def _admit(self, line: Line) -> str | None:
+        if self._notes_told < len(self._notes):
+            self._tell_notes()
         if self.failures is not None:
             self.failures.begin()
         if line.user_id is None:
@@ -208,6 +219,7 @@ class Job:
             self._display.ending("Cancelling the calls in flight")
 
     async def _end(self, report: BulkReport, ended: str, error: Exception | None = None) -> int:
+        self._tell_notes()
         if self.failures is not None and report.exhausted:
             self.failures.begin()
         if self.json is not None:

@@ -33,9 +33,15 @@ Json = Annotated[
 ]
 Column = Annotated[
     str | None,
-    typer.Option(help="The csv column or JSON member that has the ids. Default: user_id or id."),
+    typer.Option(
+        help="The column or JSON member that has the ids, by name, or by number from 1. Default:"
+        " user_id or id.",
+    ),
 ]
 Form = Annotated[
     Format | None,
-    typer.Option("--format", help="The format. Default: from the file name; txt for stdin."),
+    typer.Option("--format", help="The format. Default: from the file; txt for stdin."),
+]
+Sheet = Annotated[
+    str | None, typer.Option(help="The sheet of a workbook. Default: the only visible one.")
 ]

@@ -1,7 +1,6 @@
 """The outputs of a run: JSON lines for programs, and a file of failures to run again."""
 
 import asyncio
-import codecs
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -117,14 +116,13 @@ class FailuresFile:
                 self._file.truncate(0)
 
     def add(self, line: Line) -> None:
-        """Write one line at once."""
-        start = b"" if self.lines else self._reader.header
-        if not (self.lines or start) and line.raw.startswith(codecs.BOM_UTF8):
-            start = codecs.BOM_UTF8  # keep the mark of an id that begins with one
-        end = b"" if line.raw.endswith(b"\n") else b"\n"
+        """Write one line at once, in UTF-8 if it was in UTF-16."""
+        start = "" if self.lines else self._reader.header
+        end = "" if line.text.endswith(("\n", "\r")) else "\n"
+        text = (start + line.text + end).encode(errors="surrogateescape")
         self.lines += 1
         try:
-            self._file.write(start + line.raw + end)
+            self._file.write(text)
         except OSError as error:
             self.broken = True
             self._on_broken(f"cannot write the file of failures ({error.strerror})")

@@ -18,8 +18,9 @@ from msgspec import Struct, structs
 
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.inputs import Format
-from monocloud_async.inputs.lines import MAX_LINE, Line, line_parser
+from monocloud_async.inputs.lines import Line, line_parser
 from monocloud_async.inputs.reader import named_format
+from monocloud_async.inputs.table import MAX_LINE
 from monocloud_async.sanitize import clean
 
 _AHEAD: Final = 1 << 16  # bytes to read at a time to find the end of a line
@@ -63,9 +64,10 @@ class IdFile(Struct, frozen=True, kw_only=True):
             ConfigurationError: the file has changed since the run was planned.
             OSError, aiohttp.ClientError: the file cannot be read now.
         """
-        parse = line_parser(self.form, self.column, clean(self.where), self.header.encode())
-        raws = filter(bytes.strip, _split(await self._whole_lines(start, end)))
-        return [parse(number, raw) for number, raw in enumerate(raws)]
+        parse = line_parser(self.form, self.column, clean(self.where), self.header)
+        content = await self._whole_lines(start, end)
+        texts = filter(str.strip, content.decode(errors="surrogateescape").split("\n"))
+        return [parse(number, text) for number, text in enumerate(texts)]
 
     async def _whole_lines(self, start: int, end: int) -> bytes:
         """Return the bytes of all lines that begin in the range, up to the end of the last one."""
@@ -117,7 +119,9 @@ async def inspect_file(where: str, form: Format | None = None, column: str | Non
         )
     if form is Format.CSV:
         header, _, content = content.partition(b"\n")
-        line_parser(form, column, clean(where), header)  # raises if the header is not valid
+        line_parser(
+            form, column, clean(where), header.decode(errors="surrogateescape")
+        )  # raises if the header is not valid
         header += b"\n" if content or part.size > mark + len(header) else b""
     source = IdFile(
         where=where,

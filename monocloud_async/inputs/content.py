@@ -1,4 +1,4 @@
-"""What the bytes of a file are, whatever its name says: compressed, a workbook, in which encoding."""
+"""What a file is by its bytes, whatever its name says: compressed, a workbook, its encoding."""
 
 import codecs
 import gzip

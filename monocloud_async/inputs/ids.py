@@ -6,6 +6,7 @@ an id as it is (`check_user_id`); this module is stricter, because nobody sees e
 """
 
 import re
+from functools import lru_cache
 from typing import Final
 
 from monocloud_async.endpoint import check_user_id
@@ -25,6 +26,7 @@ _MARKED: Final = re.compile(r"""="(.*)"|'(.*?)'?|"(.*)"|`(.*)`|<(.*)>""", re.DOT
 _EMAIL: Final = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
 _ROUNDED: Final = re.compile(r"-?[0-9](?:[.,][0-9]+)?E[+-][0-9]+")
 _NO_VALUE: Final = {"null", "(null)", "<null>", "none", "nil", "nan", "n/a", "undefined"}
+_LONGEST_WORD: Final = 12  # characters of a word for no value, or of a column's name
 _STRANGE: Final = re.compile(r"[\"'`,;|<>\ufffd\ud800-\udfff]")
 _NAMED: Final = {",": "a comma", ";": "a semicolon", "|": "a bar", "<": "<", ">": ">"}
 
@@ -33,6 +35,7 @@ class NotAnIdError(Exception):
     """The text is not exactly one id; the message says why, to follow "line 3 "."""
 
 
+@lru_cache(1024)
 def is_column_name(text: str) -> bool:
     """Return whether a column of this name holds user ids: "user_id", "User ID", "id"."""
     return re.sub(r"[_\- ]", "", text.lower()) in COLUMN_NAMES
@@ -49,14 +52,17 @@ def find_id(text: str) -> str:
     Raises:
         NotAnIdError: the text is no id.
     """
-    if not _PLAIN.fullmatch(text):
+    text = text.strip()
+    if _PLAIN.fullmatch(text):
+        if len(text) > _LONGEST_WORD:
+            return text
+    else:
         text = strip(text)
         if marked := _MARKED.fullmatch(text):
             text = strip(next(inner for inner in marked.groups() if inner is not None))
-    lowered = text.lower()
-    if lowered in _NO_VALUE:
+    if text.lower() in _NO_VALUE:
         raise NotAnIdError(f"has {text}, which stands for no value, in place of an id")
-    if is_column_name(lowered):
+    if is_column_name(text):
         raise NotAnIdError(f"has {text!r} in place of an id, which is the name of a column")
     if _PLAIN.fullmatch(text):
         return text
@@ -70,6 +76,7 @@ def find_id(text: str) -> str:
 
 
 def _problem(text: str) -> str | None:
+    """Return why a text that is more than letters and digits is no id, as far as that is known."""
     if _EMAIL.fullmatch(text):
         return (
             "has an e-mail address in place of an id;"
@@ -79,16 +86,19 @@ def _problem(text: str) -> str | None:
         return "begins with #, as a comment or an error of a spreadsheet does"
     if _ROUNDED.fullmatch(text):
         return "has a number that a spreadsheet has rounded; format the column as text"
-    if hidden := _HIDDEN.search(text):
-        character = hidden[0]
-        if character in "\r\n":
-            return "has an id with a line break in it; look for a stray quote"
-        if character in " \t\u00a0":
-            return "has white space in the id; an id has none"
+    found = _HIDDEN.search(text) or _STRANGE.search(text)
+    return found and _described(found[0])
+
+
+def _described(character: str) -> str:
+    """Return the problem with this character in an id."""
+    if character in "\r\n":
+        return "has an id with a line break in it; look for a stray quote"
+    if character in " \t\u00a0":
+        return "has white space in the id; an id has none"
+    if _HIDDEN.match(character):
         return f"has the invisible character U+{ord(character):04X} in the id"
-    if found := _STRANGE.search(text):
-        if found[0] > "\x7f":
-            return "is not UTF-8 where the id is; save the file as CSV UTF-8"
-        what = _NAMED.get(found[0], "a quote")
-        return f"has {what} in the id; if the file is a table, use --format csv and --column"
-    return None
+    if character > "\x7f":
+        return "is not UTF-8 where the id is; save the file as CSV UTF-8"
+    what = _NAMED.get(character, "a quote")
+    return f"has {what} in the id; if the file is a table, use --format csv and --column"

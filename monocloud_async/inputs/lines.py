@@ -3,18 +3,19 @@
 Nothing is guessed: for a line without exactly one valid id, the `Line` has the problem.
 """
 
-import re
+import json
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
 from monocloud_async.inputs import Format
 from monocloud_async.inputs.ids import NotAnIdError, find_id, is_column_name
-from monocloud_async.inputs.table import MAX_LINE, Table, read_header
+from monocloud_async.inputs.table import MAX_LINE, read_header
 from monocloud_async.sanitize import clean
 
-_MANY_NAMES: Final = re.compile(r'\\|"[^"]*id"\s*:.*"[^"]*id"\s*:', re.IGNORECASE | re.DOTALL)
+T = TypeVar("T")
 
 
 class Line(NamedTuple):
@@ -34,12 +35,12 @@ class Line(NamedTuple):
     problem: str | None = None
 
 
-def read_line(number: int, text: str, find: Callable[[str], str]) -> Line:
-    """Return the `Line` of this text; `find` extracts the id or raises `NotAnIdError`."""
+def read_line(number: int, text: str, find: Callable[[T], str], source: T) -> Line:
+    """Return the `Line` of this text; `find(source)` is its cell, or raises `NotAnIdError`."""
     if len(text) >= MAX_LINE:
         return Line(number, text, problem=f"is longer than {MAX_LINE} characters")
     try:
-        return Line(number, text, find_id(find(text)))
+        return Line(number, text, find_id(find(source)))
     except NotAnIdError as error:
         return Line(number, text, problem=clean(str(error)))
 
@@ -68,27 +69,25 @@ def line_parser(
             return json_lines(column)
         case _:
             table = read_header(name, [header], column)
-            return lambda number, text: read_line(number, text, lambda _: _cell(table, text))
+            return lambda number, text: read_line(number, text, table.cell, table.split(text))
 
 
 def txt_line(number: int, text: str) -> Line:
     """Return the `Line` of a txt file."""
-    return read_line(number, text, str)
-
-
-def _cell(table: Table, text: str) -> str:
-    return table.cell(table.split(text))
+    return read_line(number, text, str, text)
 
 
 def json_lines(column: str | None) -> Callable[[int, str], Line]:
     """Return a function that parses one line of JSON."""
-    return lambda number, text: read_line(number, text, lambda _: _id_in_json(text, column))
+    find = partial(_id_in_json, column=column)
+    return lambda number, text: read_line(number, text, find, text)
 
 
 def _id_in_json(text: str, column: str | None) -> str:
     value = _decoded(text)
     if isinstance(value, dict):
-        members = _members(text) if _MANY_NAMES.search(text) else list(value.items())
+        repeated = "\\" in text or text.lower().count(f'{(column or "id").lower()}"') > 1
+        members = _members(text) if repeated else list(value.items())
         found = [member for name, member in members if _holds_ids(name, column)]
         if len(found) != 1:
             wanted = "user_id or id" if column is None else clean(column)
@@ -115,11 +114,5 @@ def _decoded(text: str) -> Any:
 
 def _members(text: str) -> list[tuple[str, Any]]:
     """Return the members of an object, those with the same name included."""
-    import json  # noqa: PLC0415  rarely needed
-
-    found: list[tuple[str, Any]] = json.loads(text, object_pairs_hook=_Members)
-    return found
-
-
-class _Members(list[tuple[str, Any]]):
-    """The members of one object."""
+    members: list[tuple[str, Any]] = json.loads(text, object_pairs_hook=list)
+    return members

@@ -11,7 +11,7 @@ import os
 import stat
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -29,7 +29,7 @@ from monocloud_async.inputs.content import (
 )
 from monocloud_async.inputs.document import MAX_DOCUMENT, may_be_document, read_document
 from monocloud_async.inputs.lines import Line, json_lines, read_line, txt_line
-from monocloud_async.inputs.table import MAX_LINE, Numbered, Table, read_header
+from monocloud_async.inputs.table import MAX_LINE, Numbered, read_header
 from monocloud_async.inputs.workbook import workbook_lines
 from monocloud_async.sanitize import clean
 
@@ -92,13 +92,16 @@ class IdReader:
         """Return about how many ids there are, by counting line ends; None if that is unknown."""
         if self.size is None or self.form is Format.WORKBOOK:
             return None
-        with open(self._stream.fileno(), "rb", closefd=False) as file, self._readable():
+        number = self._stream.fileno()
+        position = os.lseek(number, 0, os.SEEK_CUR)  # `_stream` may have read ahead
+        with open(number, "rb", closefd=False) as file, self._readable():
+            file.seek(0)
             content = unpacked(self.name, file, peek(file, _START))
             ends = returns = 0
             while block := content.read(1 << 20):
                 ends += block.count(b"\n")
                 returns += block.count(b"\r")
-            file.seek(0)
+        os.lseek(number, position, os.SEEK_SET)
         return max(0, (ends or returns) - (self.form is Format.CSV))
 
     def reread(self) -> Iterator[str] | None:
@@ -145,7 +148,7 @@ class IdReader:
             raise ConfigurationError(f"{self.name} is no workbook; name its format with --format")
         self.form = Format.WORKBOOK
         rows = workbook_lines(self.name, self._stream, self._sheet)
-        return (Numbered(number, text) for number, text in enumerate(rows, 1))
+        return enumerate(rows, 1)
 
     def _table(self, lines: Iterator[Numbered], names: Callable[[str], str]) -> Iterator[Line]:
         first: list[Numbered] = []
@@ -161,28 +164,28 @@ class IdReader:
             except ConfigurationError:
                 if line is None or len(first) == _HEADER_LINES:
                     raise
-        self.header = table.header
+        self.header = "".join(text for _, text in first[: table.lines])
         what = "workbook" if self.form is Format.WORKBOOK else str(table)
         self.found = f"{what}, column {clean(table.column)!r}"
         self.notes += table.notes
         for taken, row in table.rows(chain(first[table.lines :], lines)):
-            text = taken[0].text if len(taken) == 1 else "".join(text for _, text in taken)
+            text = taken[0][1] if len(taken) == 1 else "".join(text for _, text in taken)
             if text.strip():
-                yield read_line(taken[0].number, text, lambda _, row=row: table.cell(row))
+                yield read_line(taken[0][0], text, table.cell, row)
 
     def _json(self, lines: Iterator[Numbered]) -> Iterator[Line]:
         parse = json_lines(self.column)
-        lines = (line for line in lines if line.text.strip())
+        lines = (line for line in lines if line[1].strip())
         first = next(lines, None)
         if first is None:
             return
         lines = chain([first], lines)
-        if may_be_document(first.text):
+        if may_be_document(first[1]):
             text, lines = _joined(lines)
             try:
                 document = read_document(self.name, text)
             except ConfigurationError:
-                if first.text.lstrip().startswith("["):
+                if first[1].lstrip().startswith("["):
                     raise
             else:
                 self.found = "JSON array"
@@ -232,9 +235,10 @@ def _numbered(stream: BinaryIO, encoding: Encoding) -> Iterator[Numbered]:
             end = line
             while len(end) == MAX_LINE and end[-1] not in "\r\n":
                 end = text.readline(MAX_LINE)
-            yield Numbered(number, line)
+            yield number, line
     finally:
-        text.detach()  # or it would close the stream
+        with suppress(ValueError):  # it is closed already
+            text.detach()  # or it would close the stream
 
 
 def _joined(lines: Iterator[Numbered]) -> tuple[str, Iterator[Numbered]]:
@@ -243,7 +247,7 @@ def _joined(lines: Iterator[Numbered]) -> tuple[str, Iterator[Numbered]]:
     size = 0
     for line in lines:
         taken.append(line)
-        size += len(line.text)
+        size += len(line[1])
         if size >= MAX_DOCUMENT:
             break
     return "".join(text for _, text in taken), chain(taken, lines)

@@ -8,7 +8,7 @@ neither read as rows (a note of several lines must not enable somebody) nor lost
 import csv
 import re
 from collections.abc import Iterator, Sequence
-from typing import Final, NamedTuple, NoReturn
+from typing import Final, NamedTuple
 
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.inputs.ids import NotAnIdError, find_id, is_column_name, strip
@@ -23,13 +23,7 @@ _SEP: Final = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE | re.DOTALL)
 _LONG_ID: Final = 10  # characters; no word of a note is likely to look like such an id
 
 Row = list[str] | csv.Error
-
-
-class Numbered(NamedTuple):
-    """A line of a file, with its end, and its number from 1."""
-
-    number: int
-    text: str
+Numbered = tuple[int, str]  # a line of a file, with its end, and its number from 1
 
 
 class Table(NamedTuple):
@@ -40,8 +34,7 @@ class Table(NamedTuple):
         columns: how many columns the header has.
         place: the index of the column of ids.
         column: the name of this column, or its number if the table has no header.
-        header: the text above the first row.
-        lines: how many lines that is; or those before the first row, if the table has no header.
+        lines: how many lines there are above the first row.
         notes: what was decided that may surprise.
     """
 
@@ -49,9 +42,8 @@ class Table(NamedTuple):
     columns: int
     place: int
     column: str
-    header: str
     lines: int
-    notes: tuple[str, ...] = ()
+    notes: list[str]
 
     def __str__(self) -> str:
         return f"csv with {_NAMES.get(self.delimiter, repr(self.delimiter))}"
@@ -80,45 +72,20 @@ class Table(NamedTuple):
 
         Where the lines of such a row may be rows of their own, each is yielded alone, as an error.
         """
-        taken: list[Numbered] = []
         lengths: set[int] = set()
-
-        def texts() -> Iterator[str]:
-            size = 0
-            for line in lines:
-                size = size + len(line.text) if taken else 0
-                taken.append(line)
-                if size > MAX_LINE:
-                    raise _NeverClosedError
-                yield line.text
-
-        reader = csv.reader(texts(), delimiter=self.delimiter, strict=True)
-        while True:
-            row: Row
-            try:
-                row = next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                row = error
-            except _NeverClosedError:
-                row = csv.Error("a quote is never closed")
-                taken += _until_closed(lines, self.delimiter)
-                reader = csv.reader(texts(), delimiter=self.delimiter, strict=True)
-            row_lines = taken[:]
-            taken.clear()
-            if len(row_lines) == 1:
+        for taken, row in _rows(lines, self.delimiter):
+            if len(taken) == 1:
                 if not isinstance(row, csv.Error) and self.place < len(row):
                     lengths.add(len(row[self.place]))
-                yield row_lines, row
-            elif problem := self._swallowed(row_lines, row, lengths):
-                yield from (([line], problem) for line in row_lines if line.text.strip())
+                yield taken, row
+            elif problem := self._swallowed(taken, row, lengths):
+                yield from (([line], problem) for line in taken if line[1].strip())
             else:
-                yield row_lines, row
+                yield taken, row
 
     def _swallowed(self, lines: list[Numbered], row: Row, lengths: set[int]) -> csv.Error | None:
         """Return the error of a row that may have swallowed others, or None."""
-        where = f"lines {lines[0].number} to {lines[-1].number}"
+        where = f"lines {lines[0][0]} to {lines[-1][0]}"
         if isinstance(row, csv.Error):
             return csv.Error(f"{where}: {row}")
         own = row[self.place] if self.place < len(row) else ""
@@ -143,6 +110,40 @@ class Table(NamedTuple):
         return len(user_id) >= _LONG_ID or len(row) >= self.columns
 
 
+def _rows(lines: Iterator[Numbered], delimiter: str) -> Iterator[tuple[list[Numbered], Row]]:
+    """Yield each row with its lines; for a malformed row the error, and continue after it."""
+    taken: list[Numbered] = []
+
+    def texts() -> Iterator[str]:
+        size = 0
+        for line in lines:
+            if taken:
+                size += len(line[1])
+                if size > MAX_LINE:
+                    taken.append(line)
+                    raise _NeverClosedError
+            else:
+                size = 0
+            taken.append(line)
+            yield line[1]
+
+    reader = csv.reader(texts(), delimiter=delimiter, strict=True)
+    while True:
+        row: Row
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            row = error
+        except _NeverClosedError:
+            row = csv.Error("a quote is never closed")
+            taken += _until_closed(lines, delimiter)
+            reader = csv.reader(texts(), delimiter=delimiter, strict=True)
+        yield taken, row
+        taken.clear()
+
+
 class _NeverClosedError(Exception):
     """A cell is longer than `MAX_LINE`."""
 
@@ -153,7 +154,7 @@ def _until_closed(lines: Iterator[Numbered], delimiter: str) -> Iterator[Numbere
         yield line
         asked = 0
 
-        def texts(text: str = line.text) -> Iterator[str]:
+        def texts(text: str = line[1]) -> Iterator[str]:
             nonlocal asked
             for part in (f'"{text}', ""):
                 asked += 1
@@ -172,41 +173,42 @@ def read_header(name: str, first: Sequence[str], column: str | None) -> Table:
 
     Args:
         name: the name of the input, for error messages.
-        first: the first lines; a header that is longer is an error.
+        first: the first lines; the last one may be the header.
         column: the name or the number of the column of ids, or None to find it.
 
     Raises:
         ConfigurationError: there is not exactly one such column.
     """
-    delimiters, above, comments = _DELIMITERS, 0, 0
-    if first and (sep := _SEP.fullmatch(first[0])):
-        delimiters, above = sep[1], 1
-    rows: dict[str, list[str]] = {}
-    malformed: csv.Error | None = None
-    while above < len(first):
+    sep = _SEP.fullmatch(first[0]) if first else None
+    delimiters = sep[1] if sep else _DELIMITERS
+    comments = False
+    rows: dict[str, Row] = {}
+    for line in range(1 if sep else 0, len(first)):
         rows = {}
         for delimiter in delimiters:
-            used, row = _first_row(first[above:], delimiter)
-            if isinstance(row, csv.Error):
-                malformed = malformed or row
-                continue
-            rows[delimiter] = row
-            found = [place for place, cell in enumerate(row) if _holds_ids(cell, column)]
-            if len(found) == 1:
-                kept = [*first[: above - comments], *first[above : above + used]]
-                notes = (f"{comments} comment lines above the header are passed over",) * bool(
-                    comments
-                )
-                return Table(
-                    delimiter, len(row), found[0], row[found[0]], "".join(kept), above + used, notes
-                )
-        if first[above].strip() and not first[above].startswith("#"):
+            size, rows[delimiter] = _first_row(first[line:], delimiter)
+            row, place = _with_place(rows[delimiter], column)
+            if place is not None:
+                notes = ["comment lines above the header are passed over"] if comments else []
+                return Table(delimiter, len(row), place, row[place], line + size, notes)
+        if first[line].strip() and not first[line].startswith("#"):
+            if column is not None and column.isdecimal():
+                return _by_number(name, rows, line, int(column))
             break
-        comments += first[above].startswith("#")
-        above += 1
-    if column is not None and column.isdecimal() and rows and above < len(first):
-        return _by_number(name, first, above, rows, column)
-    _refuse(name, rows, malformed, column)
+        comments = comments or bool(first[line].strip())
+    raise _not_found(name, rows, column)
+
+
+def _with_place(row: Row, column: str | None) -> tuple[list[str], int | None]:
+    """Return the header, and the index of the column of ids if there is exactly one."""
+    if isinstance(row, csv.Error):
+        return [], None
+    found = [
+        place
+        for place, name in enumerate(row)
+        if (is_column_name(name) if column is None else name == column)
+    ]
+    return row, found[0] if len(found) == 1 else None
 
 
 def _first_row(first: Sequence[str], delimiter: str) -> tuple[int, Row]:
@@ -219,38 +221,35 @@ def _first_row(first: Sequence[str], delimiter: str) -> tuple[int, Row]:
     return reader.line_num, [strip(cell) for cell in row]
 
 
-def _holds_ids(name: str, column: str | None) -> bool:
-    return is_column_name(name) if column is None else name == column
+def _by_number(name: str, rows: dict[str, Row], line: int, number: int) -> Table:
+    """Return the table whose first row these may be, with its ids in the column of this number."""
+    delimiter, row = max(rows.items(), key=lambda item: _width(item[1]))
+    if isinstance(row, csv.Error) or not 1 <= number <= len(row):
+        raise ConfigurationError(f"{name} has no column {number}; it has {_width(row)} columns")
+    first = row[number - 1]
+    if is_column_name(first):
+        return Table(delimiter, len(row), number - 1, first, line + 1, [])
+    note = f"line {line + 1} is taken for a user: {clean(first)!r} is no name for ids"
+    return Table(delimiter, len(row), number - 1, str(number), line, [note])
 
 
-def _by_number(
-    name: str, first: Sequence[str], above: int, rows: dict[str, list[str]], column: str
-) -> Table:
-    delimiter, row = max(rows.items(), key=lambda item: len(item[1]))
-    place = int(column) - 1
-    if not 0 <= place < len(row):
-        raise ConfigurationError(f"{name} has no column {column}; it has {len(row)} columns")
-    if is_column_name(row[place]):
-        return Table(delimiter, len(row), place, row[place], "".join(first[: above + 1]), above + 1)
-    note = f"line {above + 1} is taken for a user: {clean(row[place])!r} is no name for ids"
-    header = "".join(line for line in first[:above] if not line.startswith("#"))
-    return Table(delimiter, len(row), place, column, header, above, (note,))
+def _width(row: Row) -> int:
+    return 0 if isinstance(row, csv.Error) else len(row)
 
 
-def _refuse(
-    name: str, rows: dict[str, list[str]], malformed: csv.Error | None, column: str | None
-) -> NoReturn:
-    names = max(rows.values(), key=len, default=[])
-    if malformed is not None and len(names) <= 1:
-        raise ConfigurationError(f"the header of {name} is malformed csv: {clean(str(malformed))}")
-    listed = clean(", ".join(names[:20]))
+def _not_found(name: str, rows: dict[str, Row], column: str | None) -> ConfigurationError:
+    row = max(rows.values(), key=_width, default=[])
+    malformed = next((row for row in rows.values() if isinstance(row, csv.Error)), None)
+    if malformed is not None and _width(row) <= 1:
+        return ConfigurationError(f"the header of {name} is malformed csv: {clean(str(malformed))}")
+    listed = "" if isinstance(row, csv.Error) else clean(", ".join(row[:20]))
     if column is not None:
-        raise ConfigurationError(
+        return ConfigurationError(
             f"{name} has no single column {clean(column)!r}; it has: {listed}."
             " --column takes a number, too: 1 is the first"
         )
     comment = "; remove the comment lines" if listed.startswith("#") else ""
-    raise ConfigurationError(
+    return ConfigurationError(
         f"no single column of {name} is called user_id or id: name the right one with --column, or"
         " by its number (--column 1), or use --format txt for a plain list of ids; its first row"
         f" is: {listed}{comment}"
