@@ -6,6 +6,7 @@ exactly once, wherever they are split, and the file needs no index and no first 
 
 import asyncio
 import codecs
+import csv
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,9 +19,11 @@ from msgspec import Struct, structs
 
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.inputs import Format
+from monocloud_async.inputs.content import encoding_of, is_packed
+from monocloud_async.inputs.document import may_be_document
 from monocloud_async.inputs.lines import Line, line_parser
-from monocloud_async.inputs.reader import named_format
-from monocloud_async.inputs.table import MAX_LINE
+from monocloud_async.inputs.reader import is_header, named_format
+from monocloud_async.inputs.table import MAX_LINE, find_header, read_header, split_lines
 from monocloud_async.sanitize import clean
 
 _AHEAD: Final = 1 << 16  # bytes to read at a time to find the end of a line
@@ -66,7 +69,7 @@ class IdFile(Struct, frozen=True, kw_only=True):
         """
         parse = line_parser(self.form, self.column, clean(self.where), self.header)
         content = await self._whole_lines(start, end)
-        texts = filter(str.strip, content.decode(errors="surrogateescape").split("\n"))
+        texts = filter(str.strip, split_lines(content.decode(errors="surrogateescape")))
         return [parse(number, text) for number, text in enumerate(texts)]
 
     async def _whole_lines(self, start: int, end: int) -> bytes:
@@ -112,17 +115,10 @@ async def inspect_file(where: str, form: Format | None = None, column: str | Non
     with _translated(where):
         part = await _read(where, 0, _SAMPLE)
     mark = len(codecs.BOM_UTF8) if part.content.startswith(codecs.BOM_UTF8) else 0
-    content, header = part.content[mark:], b""
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise ConfigurationError(
-            f"{clean(where)} is UTF-16; convert it first: iconv -f UTF-16 -t UTF-8"
-        )
-    if form is Format.CSV:
-        header, _, content = content.partition(b"\n")
-        line_parser(
-            form, column, clean(where), header.decode(errors="surrogateescape")
-        )  # raises if the header is not valid
-        header += b"\n" if content or part.size > mark + len(header) else b""
+    _refuse_packed(clean(where), part.content)
+    text = part.content[mark:].decode(errors="surrogateescape")
+    header = _header(clean(where), form, column, text).encode(errors="surrogateescape")
+    content = part.content[mark + len(header) :]
     source = IdFile(
         where=where,
         form=form,
@@ -130,12 +126,12 @@ async def inspect_file(where: str, form: Format | None = None, column: str | Non
         size=part.size,
         mark=part.mark,
         begin=mark + len(header),
-        header=header.decode(),
+        header=header.decode(errors="replace") if form is Format.CSV else "",
         line=_line_length(content) or 1.0,
     )
     with _translated(where):
         if form is Format.CSV:
-            await _one_line_a_row(source)
+            await _check_rows(source)
         for start in range(_SAMPLE, part.size - _SAMPLE, max(_SAMPLE, part.size // _SAMPLES)):
             _, _, content = (await source.read(start, start + _SAMPLE)).partition(b"\n")
             line = min(source.line, _line_length(content) or source.line)
@@ -150,23 +146,62 @@ def _line_length(content: bytes) -> float:
     return whole / (ends or 1)
 
 
-async def _one_line_a_row(source: IdFile) -> None:
-    """Raise `ConfigurationError` if a quoted cell continues in the next line.
+def _refuse_packed(name: str, start: bytes) -> None:
+    """Raise `ConfigurationError` for what cannot be read in ranges, though `bulk` reads it."""
+    encoding = encoding_of(start)
+    if is_packed(start) or encoding.name != "utf-8":
+        what = "packed" if is_packed(start) else encoding.name.upper()
+        raise ConfigurationError(
+            f"{name} is {what}, and a fleet reads ranges of a file: write the ids to a txt file in"
+            " UTF-8 first"
+        )
+    if b"\r" in start and b"\n" not in start:
+        raise ConfigurationError(f"{name} has no line feeds; convert its line ends first: mac2unix")
+
+
+def _header(name: str, form: Format, column: str | None, text: str) -> str:
+    """Return the text above the first line of ids, and raise as `inspect_file` does."""
+    lines = split_lines(text)
+    if form is Format.CSV:
+        table, _ = find_header(name, enumerate(lines), column)
+        if table is None:
+            return text
+        if table.notes and table.column == column:
+            raise ConfigurationError(f"{name} has no header, and a fleet needs one")
+        return "".join(lines[: table.lines])
+    first = next(filter(str.strip, lines), "")
+    if form is Format.JSONL:
+        if may_be_document(first):
+            raise ConfigurationError(
+                f"{name} is one JSON document, and a fleet reads line by line; use: jq -c '.[]'"
+            )
+        return ""
+    return text[: text.index(first) + len(first)] if is_header(name, first) else ""
+
+
+async def _check_rows(source: IdFile) -> None:
+    """Raise `ConfigurationError` if a row is not one line.
 
     Each range is read independently, so text in such a line could be mistaken for an id. An
     attacker could write a note of several lines to have another user enabled.
     """
-    number, rest = 1, b""
+    table = read_header(clean(source.where), split_lines(source.header), source.column)
+    number, rest = source.header.count("\n"), b""
     for start in range(source.begin, source.size, _BLOCK):
         end = min(start + _BLOCK, source.size)
         *lines, rest = (rest + await source.read(start, end)).split(b"\n")
         for line in lines if end < source.size else [*lines, rest]:
             number += 1
-            if line.count(b'"') % 2:
-                raise ConfigurationError(
-                    f"line {number} of {clean(source.where)} has a cell that continues in the next"
-                    " line, but a fleet reads line by line: write the ids to a txt file first"
-                )
+            if b'"' not in line:
+                continue
+            for text in split_lines(line.decode(errors="surrogateescape")):
+                row = table.split(text)
+                if isinstance(row, csv.Error) or any(row[table.columns :]):
+                    raise ConfigurationError(
+                        f"line {number} of {clean(source.where)} is not one whole row: its cells"
+                        " may continue in the next line, but a fleet reads line by line; write the"
+                        " ids to a txt file first"
+                    )
 
 
 @contextmanager
@@ -202,12 +237,6 @@ class _Part(NamedTuple):
     content: bytes
     size: int  # of the whole file
     mark: str
-
-
-def _split(content: bytes) -> list[bytes]:
-    """Return the lines with their line feeds, which alone end a line."""
-    *lines, last = content.split(b"\n")
-    return [*(line + b"\n" for line in lines), last]
 
 
 async def _read(where: str, start: int, end: int) -> _Part:

@@ -27,8 +27,15 @@ _MARKS: Final = {  # UTF-32's first: it begins with UTF-16's
     codecs.BOM_UTF16_LE: "utf-16-le",
     codecs.BOM_UTF16_BE: "utf-16-be",
 }
-# What spreadsheets write on Windows and on a Mac.
-_OLD_ENCODINGS: Final = ["cp1252", "mac_roman", "cp1250", "cp1251", "cp1253", "cp1254", "cp850"]
+# What spreadsheets write on Windows and on a Mac, by Python's names.
+_OLD_ENCODINGS: Final = {
+    "cp1252": "Windows-1252",
+    "mac_roman": "Mac OS Roman",
+    "cp1250": "Windows-1250",
+    "cp1251": "Windows-1251",
+    "cp1253": "Windows-1253",
+    "cp1254": "Windows-1254",
+}
 
 
 class Encoding(NamedTuple):
@@ -38,7 +45,8 @@ class Encoding(NamedTuple):
         name: Python's name of the encoding. UTF-8 also stands for any encoding that contains ASCII:
             there, the ids are read, and other bytes become lone surrogates.
         mark: the length of the byte order mark.
-        guess: the older encoding that the file may be in, "" if unknown, or None if it is UTF-8.
+        guess: Python's name of the older encoding that the file may be in, "" if that is unknown,
+            or None if it is UTF-8.
     """
 
     name: str
@@ -49,7 +57,7 @@ class Encoding(NamedTuple):
     def note(self) -> str | None:
         """What to tell people, or None for UTF-8."""
         if self.guess is not None:
-            looks = f", and looks like {self.guess}" if self.guess else ""
+            looks = f", and looks like {_OLD_ENCODINGS[self.guess]}" if self.guess else ""
             return f"not UTF-8{looks}: ids are read, where they are plain ASCII"
         return None if self.name == "utf-8" else self.name.upper()
 
@@ -68,6 +76,11 @@ def peek(stream: BinaryIO, size: int) -> bytes:
 def is_workbook(start: bytes) -> bool:
     """Return whether a file that starts with these bytes is a workbook, or an archive."""
     return start.startswith((_ZIP, _OLD_WORKBOOK))
+
+
+def is_packed(start: bytes) -> bool:
+    """Return whether a file that starts with these bytes is compressed or a workbook."""
+    return start.startswith((_GZIP, *_OTHERS)) or is_workbook(start)
 
 
 def unpacked(name: str, stream: BinaryIO, start: bytes) -> BinaryIO:
@@ -124,8 +137,8 @@ def guessed(sample: bytes) -> str:
         from charset_normalizer import from_bytes  # noqa: PLC0415  an extra
     except ModuleNotFoundError:
         return ""
-    best = from_bytes(sample, cp_isolation=_OLD_ENCODINGS).best()
-    return "" if best is None else best.encoding
+    best = from_bytes(sample, cp_isolation=[*_OLD_ENCODINGS]).best()
+    return best.encoding if best is not None and best.encoding in _OLD_ENCODINGS else ""
 
 
 def text_of(stream: BinaryIO, encoding: Encoding) -> io.TextIOWrapper:

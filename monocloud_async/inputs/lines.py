@@ -12,7 +12,7 @@ import msgspec
 
 from monocloud_async.inputs import Format
 from monocloud_async.inputs.ids import NotAnIdError, find_id, is_column_name
-from monocloud_async.inputs.table import MAX_LINE, read_header
+from monocloud_async.inputs.table import MAX_LINE, read_header, split_lines
 from monocloud_async.sanitize import clean
 
 T = TypeVar("T")
@@ -57,7 +57,7 @@ def line_parser(
         form: the format of the input.
         column: the column or member that has the ids, or None to find it.
         name: the name of the input, for error messages.
-        header: the first line of a csv, without a byte order mark.
+        header: the header of a csv, without a byte order mark.
 
     Raises:
         ConfigurationError: the header has no such column, or the format has no lines.
@@ -68,7 +68,7 @@ def line_parser(
         case Format.JSONL:
             return json_lines(column)
         case _:
-            table = read_header(name, [header], column)
+            table = read_header(name, split_lines(header), column)
             return lambda number, text: read_line(number, text, table.cell, table.split(text))
 
 

@@ -29,7 +29,7 @@ from monocloud_async.inputs.content import (
 )
 from monocloud_async.inputs.document import MAX_DOCUMENT, may_be_document, read_document
 from monocloud_async.inputs.lines import Line, json_lines, read_line, txt_line
-from monocloud_async.inputs.table import MAX_LINE, Numbered, read_header
+from monocloud_async.inputs.table import MAX_LINE, Numbered, find_header, read_header
 from monocloud_async.inputs.workbook import workbook_lines
 from monocloud_async.sanitize import clean
 
@@ -49,7 +49,6 @@ _SUFFIXES: Final = {
     ".ods": Format.WORKBOOK,
 }
 _START: Final = 8  # bytes that tell what a file is
-_HEADER_LINES: Final = 50
 
 
 class IdReader:
@@ -151,19 +150,9 @@ class IdReader:
         return enumerate(rows, 1)
 
     def _table(self, lines: Iterator[Numbered], names: Callable[[str], str]) -> Iterator[Line]:
-        first: list[Numbered] = []
-        table = None
-        while table is None:  # the header may have lines above it, or several lines
-            line = next(lines, None)
-            if line is not None:
-                first.append(line)
-            elif not any(text.strip() for _, text in first):
-                return
-            try:
-                table = read_header(self.name, [names(text) for _, text in first], self.column)
-            except ConfigurationError:
-                if line is None or len(first) == _HEADER_LINES:
-                    raise
+        table, first = find_header(self.name, lines, self.column, names)
+        if table is None:
+            return
         self.header = "".join(text for _, text in first[: table.lines])
         what = "workbook" if self.form is Format.WORKBOOK else str(table)
         self.found = f"{what}, column {clean(table.column)!r}"
@@ -206,22 +195,29 @@ class IdReader:
                         f"lines that begin with # are comments and passed over, as line {number}"
                     )
             elif text.strip():
-                if begun or not self._is_header(number, text):
+                if begun or not is_header(self.name, text):
                     yield txt_line(number, text)
+                else:
+                    what = clean(text.strip())
+                    self.notes.append(f"line {number} is a header and passed over: {what!r}")
                 begun = True
 
-    def _is_header(self, number: int, text: str) -> bool:
-        """Return whether this first line of a txt file names its ids."""
-        if text.lstrip().startswith(("{", "[")):
-            raise ConfigurationError(f"{self.name} looks like JSON: use --format jsonl")
-        try:
-            table = read_header(self.name, [text], None)
-        except ConfigurationError:
-            return False
-        if table.columns > 1:
-            raise ConfigurationError(f"{self.name} looks like a table: use --format csv")
-        self.notes.append(f"line {number} is a header and passed over: {clean(text.strip())!r}")
-        return True
+
+def is_header(name: str, text: str) -> bool:
+    """Return whether this first line of a txt file is a name for ids.
+
+    Raises:
+        ConfigurationError: the line shows that the file has another format.
+    """
+    if text.lstrip().startswith(("{", "[")):
+        raise ConfigurationError(f"{name} looks like JSON: use --format jsonl")
+    try:
+        table = read_header(name, [text], None)
+    except ConfigurationError:
+        return False
+    if table.columns > 1:
+        raise ConfigurationError(f"{name} looks like a table: use --format csv")
+    return True
 
 
 def _numbered(stream: BinaryIO, encoding: Encoding) -> Iterator[Numbered]:

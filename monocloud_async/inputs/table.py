@@ -6,8 +6,9 @@ neither read as rows (a note of several lines must not enable somebody) nor lost
 """
 
 import csv
+import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from monocloud_async.errors import ConfigurationError
@@ -20,7 +21,12 @@ _DELIMITERS: Final = ",;\t|"  # Excel writes semicolons in many European locales
 _NAMES: Final = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 # The first line by which a file tells Excel its delimiter.
 _SEP: Final = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE | re.DOTALL)
+_HEADER_LINES: Final = 50
 _LONG_ID: Final = 10  # characters; no word of a note is likely to look like such an id
+
+# Python's own limit of 128 KiB would end a long cell as an error, and what is in it behind that
+# would be read as rows. Here, a cell is as long as `MAX_LINE` allows.
+csv.field_size_limit(max(csv.field_size_limit(), 2 * MAX_LINE))
 
 Row = list[str] | csv.Error
 Numbered = tuple[int, str]  # a line of a file, with its end, and its number from 1
@@ -163,6 +169,44 @@ def _until_closed(lines: Iterator[Numbered], delimiter: str) -> Iterator[Numbere
         next(csv.reader(texts(), delimiter=delimiter), None)
         if asked == 1:
             return
+
+
+def split_lines(text: str) -> list[str]:
+    """Return the lines of this text, with their ends: CR, LF or CR LF."""
+    return list(io.StringIO(text, newline=""))
+
+
+def find_header(
+    name: str,
+    lines: Iterator[Numbered],
+    column: str | None,
+    names: Callable[[str], str] = str,
+) -> tuple[Table | None, list[Numbered]]:
+    """Return how to read a table, and the lines that were read to find out.
+
+    The table is None if there is nothing but blank lines.
+
+    Args:
+        name: the name of the input, for error messages.
+        lines: the lines of the input.
+        column: the name or the number of the column of ids, or None to find it.
+        names: returns the text of a header in the encoding that it seems to have.
+
+    Raises:
+        ConfigurationError: there is not exactly one column of ids.
+    """
+    first: list[Numbered] = []
+    while True:  # the header may have lines above it, or several lines
+        line = next(lines, None)
+        if line is not None:
+            first.append(line)
+        elif not any(text.strip() for _, text in first):
+            return None, first
+        try:
+            return read_header(name, [names(text) for _, text in first], column), first
+        except ConfigurationError:
+            if line is None or len(first) == _HEADER_LINES:
+                raise
 
 
 def read_header(name: str, first: Sequence[str], column: str | None) -> Table:

@@ -3,7 +3,6 @@
 Each is given anything at all and raises AssertionError, or whatever escapes, where a promise fails.
 """
 
-import codecs
 import csv
 import io
 import json
@@ -11,6 +10,7 @@ import os
 import pickle
 import re
 import tempfile
+from collections.abc import Iterable, Iterator
 from unittest.mock import patch
 from urllib.parse import unquote, urlsplit
 
@@ -22,6 +22,8 @@ import monocloud_async as m
 from monocloud_async import config
 from monocloud_async.endpoint import ENABLE, check_user_id, read_response, retry_after
 from monocloud_async.inputs import Format
+from monocloud_async.inputs.content import encoding_of
+from monocloud_async.inputs.ids import NotAnIdError, find_id, is_column_name
 from monocloud_async.inputs.lines import Line
 from monocloud_async.inputs.reader import IdReader
 from monocloud_async.sanitize import UNSAFE
@@ -144,33 +146,36 @@ def a_timeout_is_seconds_or_refused(text: str) -> None:
             assert 0 < seconds < float("inf")
 
 
-def read_input(data: bytes, form: Format, column: str | None = None) -> tuple[bytes, list[Line]]:
-    """Return the header and the lines of a file with these bytes."""
+def read_input(data: bytes, form: Format, column: str | None = None) -> tuple[IdReader, list[Line]]:
+    """Return the reader and the lines of a file with these bytes."""
     with tempfile.TemporaryFile() as file:
         file.write(data)
         file.seek(0)
         source = IdReader(file, form, column=column)
         source.expected()
         lines = list(source)
-    return source.header, lines
+    return source, lines
 
 
-def usable(user_id: str) -> str | None:
-    """Return the id in a cell, or None if it is not valid."""
+def usable(text: str) -> str | None:
+    """Return the id in a cell, or None if there is none."""
     try:
-        check_user_id(user_id.strip())
-    except m.InvalidUserIdError:
+        return find_id(text)
+    except NotAnIdError:
         return None
-    return user_id.strip()
 
 
 def an_input_is_read_or_its_lines_are_told(data: bytes, form: Format, column: str | None) -> None:
     """Check that every line becomes an id or a numbered problem, and none is lost."""
     try:
-        header, lines = read_input(data, form, column)
+        source, lines = read_input(data, form, column)
     except m.ConfigurationError as error:
         is_ours(error)
         return
+    for note in source.notes:
+        is_harmless(note)
+    numbers = [line.number for line in lines]
+    assert numbers == sorted(set(numbers))
     for line in lines:
         if line.user_id is None:
             assert line.problem
@@ -178,34 +183,44 @@ def an_input_is_read_or_its_lines_are_told(data: bytes, form: Format, column: st
         else:
             check_user_id(line.user_id)
             assert line.problem is None
-            _is_in(line.user_id, line.raw, form)
-    # Only blank lines, a byte order mark at the start, and the rest of overlong lines are dropped.
-    if max(map(len, data.split(b"\n"))) < 1 << 20:
-        read = data
-        if data.startswith(codecs.BOM_UTF8):
-            read, header = data[3:], header.removeprefix(codecs.BOM_UTF8)
-        assert _solid(header + b"".join(line.raw for line in lines)) == _solid(read)
-    numbers = [line.number for line in lines]
-    assert numbers == sorted(set(numbers))
+            _is_in(line.user_id, line.text, form)
+    encoding = encoding_of(data)
+    whole = source.found != "JSON array" and not data.startswith(b"\x1f\x8b")
+    if whole and encoding.name == "utf-8" and len(data) < 1 << 20:
+        text = data[encoding.mark :].decode(errors="surrogateescape")
+        read = io.StringIO(text, newline="")
+        told = source.header + "".join(line.text for line in lines)
+        assert _solid(told) == _solid("".join(_not_passed_over(read, form)))
 
 
-def _solid(data: bytes) -> bytes:
-    return b"".join(data.split())
+def _not_passed_over(lines: Iterable[str], form: Format) -> Iterator[str]:
+    """Yield the lines, without the comments and the header of a txt."""
+    begun = form is not Format.TXT
+    for line in lines:
+        if form is Format.TXT and line.startswith("#"):
+            continue
+        if begun or not is_column_name(line.strip()):
+            yield line
+        begun = begun or bool(line.strip())
 
 
-def _is_in(user_id: str, raw: bytes, form: Format) -> None:
+def _solid(text: str) -> str:
+    return "".join(text.split())
+
+
+def _is_in(user_id: str, text: str, form: Format) -> None:
     """Check that another reader finds the same id in this line."""
-    text = raw.decode()
     match form:
         case Format.TXT:
-            assert user_id == text.strip()
+            assert user_id == usable(text)
         case Format.JSONL:
             value = json.loads(text)
-            assert user_id in ([value] if isinstance(value, str) else list(value.values()))
+            values = [value] if isinstance(value, str) else value.values()
+            assert user_id in [usable(value) for value in values if isinstance(value, str)]
         case Format.CSV:
             cells = {
-                cell.strip()
-                for delimiter in ",;\t"
+                usable(cell)
+                for delimiter in ",;\t|"
                 for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
                 for cell in row
             }

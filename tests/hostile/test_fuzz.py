@@ -225,5 +225,5 @@ def test_what_a_spreadsheet_writes_is_read_as_the_same_ids(
     sheet = io.StringIO(newline="")
     writer = csv.writer(sheet, delimiter=delimiter, lineterminator=end)
     writer.writerows([["name", "user_id"], *(["x", user_id] for user_id in ids)])
-    _header, read = invariants.read_input(sheet.getvalue().encode(), Format.CSV)
+    _source, read = invariants.read_input(sheet.getvalue().encode(), Format.CSV)
     assert [line.user_id for line in read] == [invariants.usable(user_id) for user_id in ids]

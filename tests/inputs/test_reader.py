@@ -10,11 +10,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from monocloud_async import ConfigurationError, InvalidUserIdError
-from monocloud_async.endpoint import check_user_id
-from monocloud_async.inputs import Format
-from monocloud_async.inputs.lines import MAX_LINE, Line
+from monocloud_async import ConfigurationError
+from monocloud_async.inputs.ids import NotAnIdError, find_id
+from monocloud_async.inputs.lines import Line
 from monocloud_async.inputs.reader import open_ids
+from monocloud_async.inputs.table import MAX_LINE
 
 
 def read(content: bytes, name: str = "users.txt", column: str | None = None) -> list[Line]:
@@ -68,15 +68,15 @@ def test_a_column_is_taken_by_its_exact_name(name: str) -> None:
         ("users.txt", b"..\nada\nb\x00b\n", {1, 3}, "nothing was sent"),
         ("users.txt", b"ada\n" + b"x" * (MAX_LINE * 3) + b"\nbob\n", {2}, "is longer than"),
         ("users.txt", b"ada\n" + b"x" * 1025 + b"\nbob\n", {2}, "is longer than 1024 bytes"),
-        ("users.csv", b"id,name\nada,x\nbob\n,y\n", {3, 4}, ""),
+        ("users.csv", b"id,name\nada,x\nbob\n,y\n", {4}, "is empty"),
         ("users.csv", b"id,name\nada,x,y\n", {2}, "has 3 cells where the header has 2"),
-        ("users.csv", b'id,name\n"a\n\nb",x\nbob,y\n', {2}, "control characters"),
+        ("users.csv", b'id,name\n"a\n\nb",x\nbob,y\n', {2, 4}, "lines 2 to 4 are one row"),
         ("users.csv", b'id,name\n"ada"x,y\nbob,y\n', {2}, "malformed csv"),
-        ("users.csv", b'id,name\nada,x\nbob,"y\ncarol,z\n', {3}, "malformed csv"),
+        ("users.csv", b'id,name\nada,x\nbob,"y\ncarol,z\n', {3, 4}, "malformed csv"),
         ("users.csv", b"id,name\nada,x\n\xe4,x\n", {3}, "is not UTF-8"),
         ("users.jsonl", b'"ada"\n{"user_id": 5}\n', {2}, "an id that is not a string"),
         ("users.jsonl", b'"ada"\nada\n[1]\n', {2, 3}, ""),
-        ("users.jsonl", b'{"id": "a", "user_id": "b"}\n{}\n', {1, 2}, "no single member"),
+        ("users.jsonl", b'{"id": "a", "user_id": "b"}\n{}\n', {1, 2}, "no single id"),
         ("users.jsonl", b'"ada"\n' + b"[" * 5000 + b"\n", {2}, "is not JSON"),
         ("users.jsonl", b'"ada"\n"\xff"\n', {2}, "is not UTF-8"),
     ],
@@ -97,11 +97,8 @@ def test_a_bad_line_is_told_with_its_number_and_the_others_go_on(
         ("users.csv", b"id,user_id\nx,y\n", None, "no single column"),
         ("users.csv", b"id,id\nx,y\n", "id", "no single column 'id'; it has: id, id"),
         ("users.csv", b"a,b\nx,y\n", "c", "no single column 'c'; it has: a, b"),
-        ("users.csv", b"a,\x1b[31mb\nx,y\n", "c", "it has: a,  \\[31mb$"),
+        ("users.csv", b"a,\x1b[31mb\nx,y\n", "c", "it has: a,  \\[31mb\\. "),
         ("users.csv", b'id,"name\nx,y\n', None, "malformed csv"),
-        ("users.csv", b"id,n\xe4me\nx,y\n", None, "header of .* is not UTF-8"),
-        ("users.txt", "ada\n".encode("utf-16"), None, "is UTF-16; convert it first"),
-        ("users.csv", "id\nada\n".encode("utf-16"), None, "is UTF-16"),
         ("users.txt", b"ada\n", "id", "no columns"),
         ("users.dat", b"ada\n", None, "--format txt, csv or jsonl"),
     ],
@@ -113,10 +110,10 @@ def test_what_cannot_be_guessed_is_asked_for(
         read(content, name, column)
 
 
-def test_a_header_is_kept_as_it_stands_with_its_mark(tmp_path: Path) -> None:
+def test_a_header_is_kept_as_it_stands(tmp_path: Path) -> None:
     """A file of failures begins with it."""
-    header = codecs.BOM_UTF8 + b'"Name";user_id\r\n'
-    (tmp_path / "users.csv").write_bytes(header + b"x;ada\r\n")
+    header = '"Name";user_id\r\n'
+    (tmp_path / "users.csv").write_bytes(codecs.BOM_UTF8 + header.encode() + b"x;ada\r\n")
     with open_ids(tmp_path / "users.csv", None, None) as reader:
         assert [line.user_id for line in reader] == ["ada"]
         assert reader.header == header
@@ -156,14 +153,14 @@ def test_nobody_knows_how_many_ids_a_pipe_has(tmp_path: Path) -> None:
 
 
 def is_id(text: str) -> bool:
+    """Return whether a file can say this id; from code, more of them are taken."""
     try:
-        check_user_id(text)
-    except InvalidUserIdError:
+        return find_id(text) == text
+    except NotAnIdError:
         return False
-    return True
 
 
-@example(["=1+1", "a,b", "a;b", 'q"', "x\u2028y", "a b", "Ω", "'x'"])
+@example(["=1+1", "x", "Ω", "-x", "a.b"])
 @given(st.lists(st.text(min_size=1).filter(is_id)))
 def test_every_id_comes_back_as_itself_from_every_form(given_ids: list[str]) -> None:
     table = io.StringIO()
@@ -175,13 +172,4 @@ def test_every_id_comes_back_as_itself_from_every_form(given_ids: list[str]) -> 
     assert ids(text.encode(), "users.txt") == given_ids
     lines = "".join(json.dumps({"id": user_id}) + "\n" for user_id in given_ids)
     assert ids(lines.encode(), "users.jsonl") == given_ids
-
-
-@given(st.binary(max_size=300), st.sampled_from(Format))
-def test_every_byte_of_an_input_is_in_exactly_one_line(content: bytes, form: Format) -> None:
-    head = b"id,x\n" if form is Format.CSV else b"ada\n" if form is Format.TXT else b'"ada"\n'
-    lines = read(head + content, f"users.{form}")
-    assert all((line.user_id is None) != (line.problem is None) for line in lines)
-    kept = head * (form is Format.CSV) + b"".join(line.raw for line in lines)
-    assert kept.split() == (head + content).split()
-    assert [line.number for line in lines] == sorted({line.number for line in lines})
+    assert ids(json.dumps(given_ids).encode(), "users.json") == given_ids

@@ -1,0 +1,299 @@
+"""Files as people have them, each with what it is read as: ids, bad lines, notes, or a refusal."""
+
+import bz2
+import codecs
+import gzip
+import io
+import json
+import lzma
+import zipfile
+from pathlib import Path
+
+import pytest
+from workbooks import ods, xlsx
+
+from monocloud_async import ConfigurationError
+from monocloud_async.inputs import Format
+from monocloud_async.inputs.lines import Line
+from monocloud_async.inputs.reader import IdReader, open_ids
+
+IDS = [
+    "UOtBaOybB6dTpIJNrnkRw",
+    "a8kVx0mRQ2nTt5ZcYb1Lw",
+    "Zq3-pW_7hJdKf9sLmN0Xc",
+    "k2Jm4Nn6Pp8Qq0Rr1Ss3T",
+    "B7v_C6x-D5z4E3y2F1w0G",
+]
+A, B, C, D, E = IDS
+PLAIN = "".join(f"{user_id}\n" for user_id in IDS)
+TABLE = "user_id,name\n" + "".join(f"{user_id},Müller\n" for user_id in IDS)
+OBJECTS = [{"user_id": user_id, "email": "a@b.example", "disabled": True} for user_id in IDS]
+ROWS: list[list[str | float]] = [["name", "user_id"]]
+ROWS += [["Ada", user_id] for user_id in IDS]
+
+
+def read(
+    folder: Path, name: str, content: str | bytes, column: str | None = None, sheet: str = ""
+) -> tuple[IdReader, list[Line]]:
+    path = folder / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with open_ids(path, None, column, sheet or None) as reader:
+        reader.expected()
+        return reader, list(reader)
+
+
+READ = {
+    "a plain list": ("a.txt", PLAIN, None),
+    "a mark in front": ("a.txt", codecs.BOM_UTF8 + PLAIN.encode(), None),
+    "CR LF, without the last": ("a.txt", "\r\n".join(IDS), None),
+    "CR alone, txt": ("a.txt", PLAIN.replace("\n", "\r"), None),
+    "CR alone, csv": ("a.csv", TABLE.replace("\n", "\r"), None),
+    "CR alone, jsonl": ("a.jsonl", "".join(json.dumps(one) + "\r" for one in OBJECTS), None),
+    "mixed line ends": ("a.txt", f"{A}\r\n{B}\n{C}\r{D}\n\r\n{E}", None),
+    "spaces, blank lines, tabs": ("a.txt", f"\n {A}\n\t{B}\t\n\n{C}  \n{D}\n{E}\n", None),
+    "invisible characters": ("a.txt", "".join(f"\u200b{one}\u00a0\n" for one in IDS), None),
+    "quoted, one a line": ("a.txt", "".join(f'"{one}"\n' for one in IDS), None),
+    "angle brackets": ("a.txt", "".join(f"<{one}>\n" for one in IDS), None),
+    "an apostrophe in front": ("a.txt", "".join(f"'{one}\n" for one in IDS), None),
+    "commas": ("a.csv", TABLE, None),
+    "semicolons": ("a.csv", TABLE.replace(",", ";"), None),
+    "tabs, .csv": ("a.csv", TABLE.replace(",", "\t"), None),
+    "tabs, .tsv": ("a.tsv", TABLE.replace(",", "\t"), None),
+    "bars": ("a.csv", TABLE.replace(",", "|"), None),
+    "semicolons, all quoted": (
+        "a.csv",
+        '"user_id";"name"\r\n' + "".join(f'"{one}";"Müller, J"\r\n' for one in IDS),
+        None,
+    ),
+    "tabs, all quoted": ("a.tsv", '"id"\t"n"\n' + "".join(f'"{one}"\t"x"\n' for one in IDS), None),
+    "a comma in a quoted name": (
+        "a.csv",
+        'user_id;"n, m"\n' + "".join(f"{one};x\n" for one in IDS),
+        None,
+    ),
+    "sep=;": ("a.csv", "sep=;\r\n" + TABLE.replace(",", ";"), None),
+    "a mark, then sep=": ("a.csv", "\ufeffsep=\t\r\n" + TABLE.replace(",", "\t"), None),
+    "comments above the header": ("a.csv", f"# exported today\n\n# by ada\n{TABLE}", None),
+    "a header that begins with #": (
+        "a.csv",
+        "#,user_id\n" + "".join(f"{n},{one}\n" for n, one in enumerate(IDS)),
+        None,
+    ),
+    "short rows": ("a.csv", f"user_id,n,m\n{A},x,y\n{B},x\n{C}\n{D},\n{E},,\n", None),
+    "more separators than the header": ("a.csv", f"id,n\n{A},x,\n{B},x,,\n{C}\n{D}\n{E}\n", None),
+    "notes of several lines": (
+        "a.csv",
+        "user_id,note\n" + "".join(f'{one},"one\ntwo\n3, or so"\n' for one in IDS),
+        None,
+    ),
+    "a header of two lines": (
+        "a.csv",
+        'user_id,"first\nname"\n' + "".join(f"{one},x\n" for one in IDS),
+        None,
+    ),
+    '="id"': ("a.csv", "id\n" + "".join(f'="{one}"\n' for one in IDS), None),
+    '="id", quoted': ("a.csv", "id\n" + "".join(f'"=""{one}"""\n' for one in IDS), None),
+    "a column by name": ("a.csv", "a,b\n" + "".join(f"x,{one}\n" for one in IDS), "b"),
+    "a column by number": (
+        "a.csv",
+        "id,n,id\n" + "".join(f"1,Ada,{one}\n" for one in IDS),
+        "3",
+    ),
+    "no header": ("a.csv", "".join(f"Ada;{one}\n" for one in IDS), "2"),
+    "a column whose name is 1": ("a.csv", "0,1\n" + "".join(f"x,{one}\n" for one in IDS), "1"),
+    "a mark in the header": ("a.csv", "n,\ufeffuser_id\n" + "".join(f"x,{i}\n" for i in IDS), None),
+    "UTF-16 LE": ("a.csv", codecs.BOM_UTF16_LE + TABLE.encode("utf-16-le"), None),
+    "UTF-16 BE, tabs": (
+        "a.csv",
+        codecs.BOM_UTF16_BE + TABLE.replace(",", "\t").encode("utf-16-be"),
+        None,
+    ),
+    "UTF-16 LE without a mark": ("a.txt", PLAIN.encode("utf-16-le"), None),
+    "UTF-32": ("a.txt", PLAIN.encode("utf-32"), None),
+    "Windows-1252": ("a.csv", TABLE.encode("cp1252"), None),
+    "Windows-1252, a column with an umlaut": (
+        "a.csv",
+        ("Empfänger;Größe\n" + "".join(f"{one};groß\n" for one in IDS)).encode("cp1252"),
+        "Empfänger",
+    ),
+    "Mac Roman": ("a.csv", TABLE.replace("\n", "\r").encode("mac_roman"), None),
+    "gzip": ("a.csv.gz", gzip.compress(TABLE.encode()), None),
+    "gzip of txt": ("a.txt.gz", gzip.compress(PLAIN.encode()), None),
+    "gzip without its name": ("a.txt", gzip.compress(PLAIN.encode()), None),
+    "strings, one a line": ("a.jsonl", "".join(f'"{one}"\n' for one in IDS), None),
+    "objects, one a line": ("a.jsonl", "".join(json.dumps(one) + "\n" for one in OBJECTS), None),
+    "objects, one a line, .json": ("a.json", "\n".join(map(json.dumps, OBJECTS)), None),
+    "an array of strings": ("a.json", json.dumps(IDS), None),
+    "an array of objects": ("a.json", json.dumps(OBJECTS), None),
+    "an array of objects, indented, .jsonl": ("a.jsonl", json.dumps(OBJECTS, indent=1), None),
+    "a page": ("a.json", json.dumps({"data": OBJECTS, "next": None}, indent=2), None),
+    "a page, one line": ("a.jsonl", json.dumps({"data": OBJECTS}) + "\n", None),
+    "a workbook": ("a.xlsx", xlsx({"Sheet1": ROWS}), None),
+    "a workbook named .csv": ("a.csv", xlsx({"Sheet1": ROWS}), None),
+    "a workbook with a hidden sheet": ("a.xlsx", xlsx({"x": [["a"]], "y": ROWS}, "x"), None),
+    "an OpenDocument workbook": ("a.ods", ods([["user_id"], *([one] for one in IDS)]), None),
+    "a workbook without a header": ("a.xlsx", xlsx({"Sheet1": ROWS[1:]}), "2"),
+}
+
+
+@pytest.mark.parametrize(("name", "content", "column"), READ.values(), ids=READ)
+def test_all_five_ids_are_read(
+    tmp_path: Path, name: str, content: str | bytes, column: str | None
+) -> None:
+    _, lines = read(tmp_path, name, content, column)
+    assert [(line.user_id, line.problem) for line in lines] == [(one, None) for one in IDS]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "column", "note"),
+    [
+        ("a.txt", f"# VIPs\n{PLAIN}", None, "lines that begin with # are comments"),
+        ("a.txt", f"User ID\n{PLAIN}", None, "line 1 is a header and passed over: 'User ID'"),
+        ("a.csv", f"# x\n{TABLE}", None, "comment lines above the header are passed over"),
+        ("a.csv", PLAIN, "1", f"line 1 is taken for a user: {A!r} is no name for ids"),
+        ("a.txt", PLAIN.encode("utf-16"), None, "a.txt is UTF-16-LE"),
+        ("a.csv", TABLE.encode("cp1252"), None, "not UTF-8, and looks like Windows-125"),
+        (
+            "a.json",
+            json.dumps({"data": OBJECTS, "page_data": {"total_count": 1203}}),
+            None,
+            "one page: 5 of 1,203 users",
+        ),
+    ],
+)
+def test_what_may_surprise_is_told(
+    tmp_path: Path, name: str, content: str | bytes, column: str | None, note: str
+) -> None:
+    reader, lines = read(tmp_path, name, content, column)
+    assert [line.user_id for line in lines] == IDS
+    assert len(reader.notes) == 1
+    assert note in reader.notes[0]
+
+
+SWALLOWED = {
+    "opened in one row, closed in another": (
+        f'user_id,note\n{A},"12 inch\n{B},ok\n{C},ok\n{D},size 13"\n{E},fine\n',
+        {2, 3, 4, 5},
+    ),
+    "never closed": (f'user_id,note\n{A},ok\n{B},"broken\n{C},x\n{D},y\n{E},z\n', {3, 4, 5, 6}),
+    "closed in a row of quotes": (
+        f'user_id,note\n{A},"12 inch\n{B},"ok, fine"\n{C},ok\n{D},x\n{E},y\n',
+        {2, 3},
+    ),
+    "short rows between": (f'user_id,note\n{A},"12\n{B}\n{C},13"\n{D},x\n{E},y\n', {2, 3, 4}),
+    "the id's own column": (f'note,user_id\nx,"{A}\ny,{B}\nz,{C}"\nw,{D}\nv,{E}\n', {2, 3, 4}),
+    "of one column": (f'user_id\n"{A}\n{B}\n{C}"\n{D}\n{E}\n', {2, 3, 4}),
+}
+
+
+@pytest.mark.parametrize(("content", "bad"), SWALLOWED.values(), ids=SWALLOWED)
+def test_rows_that_a_quote_swallowed_are_bad_lines_each(
+    tmp_path: Path, content: str, bad: set[int]
+) -> None:
+    _, lines = read(tmp_path, "a.csv", content)
+    assert {line.number for line in lines if line.problem is not None} == bad
+    assert {line.user_id for line in lines if line.problem is None} == {
+        one for number, one in enumerate(IDS, 2) if number not in bad
+    }
+    told = {line.problem for line in lines if line.problem is not None}
+    assert len(told) == 1
+    assert f"lines {min(bad)} to {max(bad)}" in told.pop()
+
+
+def test_a_quote_that_swallows_more_than_a_row_may_have_holds_no_memory(tmp_path: Path) -> None:
+    """The rows behind it are bad lines up to where it is closed, however far that is."""
+    swallowed = 2000
+    row = f"{B},{'x' * 1000}\n"
+    content = f'user_id,note\n{A},"open\n{row * swallowed}{C},closed"\n{D},x\n{E},y\n'
+    _, lines = read(tmp_path, "a.csv", content)
+    assert [line.user_id for line in lines if line.problem is None] == [D, E]
+    assert len(lines) == swallowed + 4
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("ada@acme.example", "e-mail address"),
+        (f"{A},Ada", "a comma in the id; if the file is a table, use --format csv"),
+        (f"{A}  # a VIP", "white space in the id"),
+        ("NULL", "stands for no value"),
+        ("1.23457E+15", "a spreadsheet has rounded"),
+    ],
+)
+def test_a_line_that_is_no_id_is_a_bad_line(tmp_path: Path, text: str, says: str) -> None:
+    _, lines = read(tmp_path, "a.txt", f"{PLAIN}{text}\n")
+    assert [line.user_id for line in lines] == [*IDS, None]
+    assert says in (lines[-1].problem or "")
+
+
+def test_an_id_in_a_doubtful_encoding_is_a_bad_line(tmp_path: Path) -> None:
+    _, lines = read(tmp_path, "a.csv", f"id,n\n{A},ü\nÄda,x\n".encode("cp1252"))
+    assert [line.user_id for line in lines] == [A, None]
+    assert "not UTF-8 where the id is" in (lines[1].problem or "")
+
+
+def test_a_number_of_a_workbook_is_no_id(tmp_path: Path) -> None:
+    """A spreadsheet drops zeros in front and rounds long numbers, and nobody can tell."""
+    _, lines = read(tmp_path, "a.xlsx", xlsx({"x": [["id"], [A], [12345], [1.2e20]]}))
+    assert [line.user_id for line in lines] == [A, None, None]
+    assert all("format the column as text" in (line.problem or "") for line in lines[1:])
+
+
+def archive() -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as opened:
+        opened.writestr("users.csv", TABLE)
+    return file.getvalue()
+
+
+BOOK = xlsx({"one": ROWS, "two": ROWS})
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "column", "sheet", "says"),
+    [
+        ("a.csv", PLAIN, None, "", r"by its number \(--column 1\).*its first row is: UOtBaO"),
+        ("a.csv", "id,n,id\n1,x,y\n", None, "", "by its number"),
+        ("a.csv", TABLE, "3", "", "no column 3; it has 2 columns"),
+        ("a.csv", TABLE, "0", "", "no column 0"),
+        ("a.csv", "# a comment\nname\nx\n", None, "", "its first row is: name"),
+        ("a.txt", TABLE, None, "", "looks like a table: use --format csv"),
+        ("a.txt", json.dumps(IDS), None, "", "looks like JSON: use --format jsonl"),
+        ("a.json", '["a",', None, "", "is not JSON"),
+        ("a.zip", archive(), None, "", "zip archive; unpack it first: unzip"),
+        ("a.csv", archive(), None, "", "zip archive; unpack it first: unzip"),
+        ("a.csv", archive()[:80], None, "", "a damaged zip archive or workbook"),
+        ("a.txt", bz2.compress(b"x"), None, "", "unpack it first: bzip2 -d"),
+        ("a.txt", lzma.compress(b"x"), None, "", "unpack it first: xz -d"),
+        ("a.txt", gzip.compress(PLAIN.encode())[:40], None, "", "is damaged"),
+        (
+            "a.xls",
+            bytes.fromhex("d0cf11e0a1b11ae1") + bytes(600),
+            None,
+            "",
+            "save the sheet as CSV",
+        ),
+        ("a.xlsx", BOOK, None, "", r"2 sheets \(one, two\): .* --sheet"),
+        ("a.xlsx", BOOK, None, "three", "no sheet 'three'; it has: one, two"),
+        ("a.xlsx", PLAIN, None, "", "is no workbook"),
+        ("a.csv", TABLE, None, "one", "is no workbook; leave --sheet out"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_with_what_to_do(
+    tmp_path: Path, name: str, content: str | bytes, column: str | None, sheet: str, says: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=says):
+        read(tmp_path, name, content, column, sheet)
+
+
+def test_a_sheet_is_read_by_its_name(tmp_path: Path) -> None:
+    book = xlsx({"one": [["user_id"], ["x"]], "two": ROWS})
+    assert [line.user_id for line in read(tmp_path, "a.xlsx", book, sheet="two")[1]] == IDS
+
+
+def test_a_journal_holds_against_the_same_file_packed(tmp_path: Path) -> None:
+    (tmp_path / "a.csv.gz").write_bytes(gzip.compress(TABLE.encode()))
+    with open_ids(tmp_path / "a.csv.gz", None, None) as reader:
+        assert reader.expected() == len(list(reader)) == len(IDS)
+        assert list(reader.reread() or ()) == IDS
+        assert reader.form is Format.CSV

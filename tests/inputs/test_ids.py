@@ -1,0 +1,64 @@
+"""The id in a cell: cleaned where it can only mean one id, refused with the reason else."""
+
+import pytest
+
+from monocloud_async.inputs.ids import NotAnIdError, find_id
+
+ID = "UOtBaOybB6dTpIJNrnkRw"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"  {ID}\t\r\n",
+        f"\u00a0{ID}\u3000",
+        *(f"{mark}{ID}{mark}" for mark in "\u200b\ufeff\u2060\u00ad\u200e\u202a"),
+        f'="{ID}"',
+        f"'{ID}",
+        f"'{ID}'",
+        f'"{ID}"',
+        f"`{ID}`",
+        f"<{ID}>",
+        f'=" {ID} "',
+    ],
+)
+def test_what_programs_put_around_an_id_is_removed(text: str) -> None:
+    assert find_id(text) == ID
+
+
+@pytest.mark.parametrize("user_id", ["ada", "-ada", "a.b", "a:b", "Ω", "ada@acme", "+1", "auth0:7"])
+def test_an_id_is_itself(user_id: str) -> None:
+    assert find_id(user_id) == user_id
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", "is empty"),
+        ("..", "nothing was sent"),
+        ("a\x00b", "control characters"),
+        ("ada@acme.example", "e-mail address"),
+        ("<ada@acme.example>", "e-mail address"),
+        ("# two VIPs", "begins with #"),
+        ("#REF!", "begins with #, as a comment or an error of a spreadsheet"),
+        ("NULL", "stands for no value"),
+        ("n/a", "stands for no value"),
+        ("User ID", "the name of a column"),
+        ("1.23457E+15", "a spreadsheet has rounded"),
+        ("1,2E+4", "a spreadsheet has rounded"),
+        ("ada bob", "white space"),
+        ("ada\u00a0bob", "white space"),
+        ("ada\nbob", "line break"),
+        ("ada\u200bbob", r"invisible character U+200B"),
+        ("ada,bob", "a comma in the id"),
+        ("ada;bob", "a semicolon in the id"),
+        ('ada"', "a quote in the id"),
+        ("ad\udce4", "not UTF-8"),
+        ("\ufffd", "not UTF-8"),
+        ("x" * 1025, "longer than 1024 bytes"),
+    ],
+)
+def test_what_is_no_id_is_told_with_the_reason(text: str, problem: str) -> None:
+    with pytest.raises(NotAnIdError) as caught:
+        find_id(text)
+    assert problem in str(caught.value)
