@@ -1,9 +1,8 @@
 """Implements `report`: shows a run from its journal, in the terminal and in files."""
 
 import csv
-from collections.abc import Callable
+import io
 from pathlib import Path
-from typing import TextIO
 
 import msgspec
 from rich.console import Console
@@ -14,13 +13,14 @@ from monocloud_async.cli.display import say
 from monocloud_async.cli.files import Kept, whole
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.inputs import Format
+from monocloud_async.inputs.lines import line_parser
 from monocloud_async.report.figures import Figures, Group, failures, inputs, read
 from monocloud_async.sanitize import format_time
 
 MISSING_EXTRA = "the page needs its extra: pip install 'monocloud-async[report]'"
 
 _GROUPS = 10
-_BOM = "\ufeff"
+_FORMS = {Format.CSV, Format.JSONL}
 _NOT_SENT = "InvalidUserIdError"
 # Spreadsheets treat these as formulas (OWASP, "CSV Injection"), also in full width.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")
@@ -66,19 +66,25 @@ def show(journal: Path) -> None:
 def write_failures(journal: Path, path: Path) -> None:
     """Write every user who is not enabled to a file that `bulk` can read."""
     figures = read(journal)
+    form = Format(figures.form) if figures.form in _FORMS else Format.TXT
+    column = figures.column or "user_id"
+    header = _row(column) if form is Format.CSV else ""
+    parse = line_parser(form, column, str(path), header)
     count = left_out = 0
     with whole(path) as file:
-        write = _writer(file, figures)
+        file.write(header)
         for failure in failures(journal):
-            if failure.kind == _NOT_SENT:
-                left_out += 1  # its recorded form could be another user's id
+            text = _line(form, column, failure.user_id)
+            # What was refused is recorded in a form that could be another user's id.
+            if failure.kind == _NOT_SENT or parse(1, text).user_id != failure.user_id:
+                left_out += 1
             else:
-                write(failure.user_id)
+                file.write(text)
                 count += 1
     out = Console(highlight=False)
     say(out, f"{count:,} users to retry: {path}")
     if left_out:
-        say(out, f"{left_out:,} invalid ids are left out")
+        say(out, f"{left_out:,} ids are left out, because a file cannot say them")
 
 
 def write_page(journal: Path, path: Path) -> None:
@@ -151,25 +157,21 @@ def _show_table(out: Console, title: str, table: Table) -> None:
     out.print(table)
 
 
-def _writer(file: TextIO, figures: Figures) -> Callable[[str], object]:
-    """Return a function that writes one id in the format of the input."""
-    column = figures.column or "user_id"
-    match figures.form:
+def _line(form: Format, column: str, user_id: str) -> str:
+    """Return the line of one id in the format of the input."""
+    match form:
         case Format.CSV:
-            table = csv.writer(file, lineterminator="\n")
-            table.writerow([column])
-            return lambda user_id: table.writerow([_no_formula(user_id)])
+            return _row(_no_formula(user_id))
         case Format.JSONL:
-            return lambda user_id: file.write(
-                msgspec.json.encode({column: user_id}).decode() + "\n"
-            )
+            return msgspec.json.encode({column: user_id}).decode() + "\n"
         case _:
-            return lambda user_id: file.write(f"{_mark(file, user_id)}{user_id}\n")
+            return f"{user_id}\n"
 
 
-def _mark(file: TextIO, user_id: str) -> str:
-    """Return an extra byte order mark if the first id begins with one, which is part of the id."""
-    return _BOM if user_id.startswith(_BOM) and not file.tell() else ""
+def _row(cell: str) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow([cell])
+    return text.getvalue()
 
 
 def _no_formula(user_id: str) -> str:

@@ -27,8 +27,8 @@ _EMAIL: Final = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
 _ROUNDED: Final = re.compile(r"-?[0-9](?:[.,][0-9]+)?E[+-][0-9]+")
 _NO_VALUE: Final = {"null", "(null)", "<null>", "none", "nil", "nan", "n/a", "undefined"}
 _LONGEST_WORD: Final = 12  # characters of a word for no value, or of a column's name
-_STRANGE: Final = re.compile(r"[\"'`,;|<>\ufffd\ud800-\udfff]")
-_NAMED: Final = {",": "a comma", ";": "a semicolon", "|": "a bar", "<": "<", ">": ">"}
+_STRANGE: Final = re.compile(r"[\"'`,;|<>{}\[\]\ufffd\ud800-\udfff]")
+_NAMED: Final = {",": "a comma", ";": "a semicolon", "|": "a bar"}
 
 
 class NotAnIdError(Exception):
@@ -100,5 +100,5 @@ def _described(character: str) -> str:
         return f"has the invisible character U+{ord(character):04X} in the id"
     if character > "\x7f":
         return "is not UTF-8 where the id is; save the file as CSV UTF-8"
-    what = _NAMED.get(character, "a quote")
+    what = _NAMED.get(character, "a quote" if character in "\"'`" else character)
     return f"has {what} in the id; if the file is a table, use --format csv and --column"

@@ -25,7 +25,7 @@ def sandbox() -> Iterator[Sandbox]:
         (["bulk", "no.txt"], "no.txt: No such file"),
         (["bulk", "users.txt", "--column", "id"], "no columns"),
         (["bulk", "users.csv"], "--column"),
-        (["bulk", "users.txt", "--failures", "users.txt"], "the input itself"),
+        (["bulk", "users.txt", "--failures", "users.txt"], "is the input"),
         (["bulk", "users.txt", "--failures", "no/failed.txt"], "cannot write no/failed.txt"),
         (["bulk", "users.txt", "--concurrency", "0"], "concurrency"),
         (["bulk", "users.txt", "--timeout", "-1"], "timeout must be a number above 0"),

@@ -184,10 +184,10 @@ def test_an_empty_file_is_told(cli: Cli, tmp_path: Path) -> None:
 
 def test_what_comes_from_outside_moves_no_cursor(cli: Cli, tmp_path: Path) -> None:
     users = tmp_path / "users.jsonl"
-    users.write_text('{"id": "[red]\u202eada"}\n{"\\u001b[2J": "x"}\n"\\u001b[31m"\n')
+    users.write_text('{"id": "x\u202eada"}\n{"\\u001b[2J": "x"}\n"\\u001b[31m"\n')
     done = cli("bulk", users)
     assert "\x1b" not in done.out + done.err
-    assert "[red]" in done.err
+    assert "U+202E" in done.err
     done = cli("bulk", users, "--column", "\x1b[2J")
     assert "\x1b" not in done.out + done.err
 
