@@ -139,7 +139,7 @@ def bulk(
     if journal is not None and no_journal:
         raise typer.BadParameter("--journal and --no-journal contradict each other")
     access = commands.access(domain, api_key_file, timeout, attempts)
-    with commands.open_ids(file, form, column, sheet) as reader:
+    with commands.open_ids(file, form, column, sheet=sheet) as reader:
         place = commands.journal_path(reader, journal, wanted=not no_journal)
         files = commands.kept(file, api_key_file, place)
         files.check("--failures", failures)

@@ -18,7 +18,7 @@ import aiohttp
 from msgspec import Struct, structs
 
 from monocloud_async.errors import ConfigurationError
-from monocloud_async.inputs import Format
+from monocloud_async.inputs import By, Format
 from monocloud_async.inputs.content import encoding_of, is_packed
 from monocloud_async.inputs.document import may_be_document
 from monocloud_async.inputs.lines import Line, line_parser
@@ -163,7 +163,7 @@ def _header(name: str, form: Format, column: str | None, text: str) -> str:
     """Return the text above the first line of ids, and raise as `inspect_file` does."""
     lines = split_lines(text)
     if form is Format.CSV:
-        table, _ = find_header(name, enumerate(lines), column)
+        table, _ = find_header(name, enumerate(lines), column, By.ID)
         if table is None:
             return text
         if table.notes and table.column == column:
@@ -185,7 +185,7 @@ async def _check_rows(source: IdFile) -> None:
     Each range is read independently, so text in such a line could be mistaken for an id. An
     attacker could write a note of several lines to have another user enabled.
     """
-    table = read_header(clean(source.where), split_lines(source.header), source.column)
+    table = read_header(clean(source.where), split_lines(source.header), source.column, By.ID)
     number, rest = source.header.count("\n"), b""
     for start in range(source.begin, source.size, _BLOCK):
         end = min(start + _BLOCK, source.size)

@@ -1,4 +1,4 @@
-"""The formats of an input; kept apart from the reader, so that `--help` is quick."""
+"""The kinds of an input; kept apart from the reader, so that `--help` is quick."""
 
 from enum import StrEnum
 
@@ -10,3 +10,10 @@ class Format(StrEnum):
     CSV = "csv"
     JSONL = "jsonl"  # or one JSON document with an array
     WORKBOOK = "workbook"
+
+
+class By(StrEnum):
+    """What the lines of an input name users by."""
+
+    ID = "id"
+    EMAIL = "email"

@@ -11,8 +11,11 @@ from typing import Final
 
 from monocloud_async.endpoint import check_user_id
 from monocloud_async.errors import InvalidUserIdError
+from monocloud_async.inputs import By
 
-COLUMN_NAMES: Final = {"userid", "id"}  # without case, spaces, hyphens and underscores
+# Of columns and members, in lower case and without "_", "-" and spaces; and how messages list them.
+_NAMES: Final = {By.ID: {"userid", "id"}, By.EMAIL: {"email", "emailaddress", "mail"}}
+LISTED: Final = {By.ID: "user_id or id", By.EMAIL: "email"}
 
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_-]{1,1024}")
 # White space, and characters without width (Unicode's category Cf), as copied from web pages.
@@ -36,9 +39,9 @@ class NotAnIdError(Exception):
 
 
 @lru_cache(1024)
-def is_column_name(text: str) -> bool:
+def is_column_name(text: str, by: By = By.ID) -> bool:
     """Return whether a column of this name holds user ids: "user_id", "User ID", "id"."""
-    return re.sub(r"[_\- ]", "", text.lower()) in COLUMN_NAMES
+    return re.sub(r"[_\- ]", "", text.lower()) in _NAMES[by]
 
 
 def strip(text: str) -> str:
@@ -46,20 +49,22 @@ def strip(text: str) -> str:
     return _AROUND.sub("", text)
 
 
-def find_id(text: str) -> str:
-    """Return the id in this text.
+def find(text: str, by: By = By.ID) -> str:
+    """Return the id in this text, or with `By.EMAIL` the e-mail address.
 
     Raises:
-        NotAnIdError: the text is no id.
+        NotAnIdError: the text is not exactly one of these.
     """
+    return _find_id(text) if by is By.ID else _find_email(text)
+
+
+def _find_id(text: str) -> str:
     text = text.strip()
     if _PLAIN.fullmatch(text):
         if len(text) > _LONGEST_WORD:
             return text
     else:
-        text = strip(text)
-        if marked := _MARKED.fullmatch(text):
-            text = strip(next(inner for inner in marked.groups() if inner is not None))
+        text = _unmarked(text)
     if text.lower() in _NO_VALUE:
         raise NotAnIdError(f"has {text}, which stands for no value, in place of an id")
     if is_column_name(text):
@@ -75,12 +80,27 @@ def find_id(text: str) -> str:
     return text
 
 
+def _find_email(text: str) -> str:
+    text = _unmarked(text).removeprefix("mailto:")
+    if not _EMAIL.fullmatch(text) or _STRANGE.search(text) or _HIDDEN.search(text):
+        raise NotAnIdError("has no single e-mail address")
+    return text
+
+
+def _unmarked(text: str) -> str:
+    """Return the text without what programs put around it."""
+    text = strip(text)
+    if marked := _MARKED.fullmatch(text):
+        return strip(next(inner for inner in marked.groups() if inner is not None))
+    return text
+
+
 def _problem(text: str) -> str | None:
     """Return why a text that is more than letters and digits is no id, as far as that is known."""
     if _EMAIL.fullmatch(text):
         return (
-            "has an e-mail address in place of an id;"
-            " an id is the user_id of the dashboard or of GET /users"
+            "has an e-mail address in place of an id (the user_id of the dashboard or of GET"
+            " /users); --by email looks the users up"
         )
     if text.startswith("#"):
         return "begins with #, as a comment or an error of a spreadsheet does"

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from monocloud_async.inputs import Format
-from monocloud_async.inputs.ids import NotAnIdError, find_id, is_column_name
+from monocloud_async.inputs import By, Format
+from monocloud_async.inputs.ids import LISTED, NotAnIdError, find, is_column_name
 from monocloud_async.inputs.table import MAX_LINE, read_header, split_lines
 from monocloud_async.sanitize import clean
 
@@ -35,18 +35,18 @@ class Line(NamedTuple):
     problem: str | None = None
 
 
-def read_line(number: int, text: str, find: Callable[[T], str], source: T) -> Line:
-    """Return the `Line` of this text; `find(source)` is its cell, or raises `NotAnIdError`."""
+def read_line(number: int, text: str, cell: Callable[[T], str], source: T, by: By) -> Line:
+    """Return the `Line` of this text; `cell(source)` has its id, or raises `NotAnIdError`."""
     if len(text) >= MAX_LINE:
         return Line(number, text, problem=f"is longer than {MAX_LINE} characters")
     try:
-        return Line(number, text, find_id(find(source)))
+        return Line(number, text, find(cell(source), by))
     except NotAnIdError as error:
         return Line(number, text, problem=clean(str(error)))
 
 
 def line_parser(
-    form: Format, column: str | None, name: str, header: str
+    form: Format, column: str | None, name: str, header: str, by: By = By.ID
 ) -> Callable[[int, str], Line]:
     """Return a function that parses one line, given its number and its text.
 
@@ -58,49 +58,51 @@ def line_parser(
         column: the column or member that has the ids, or None to find it.
         name: the name of the input, for error messages.
         header: the header of a csv, without a byte order mark.
+        by: what the lines name users by.
 
     Raises:
         ConfigurationError: the header has no such column, or the format has no lines.
     """
     match form:
         case Format.TXT:
-            return txt_line
+            return partial(txt_line, by)
         case Format.JSONL:
-            return json_lines(column)
+            return json_lines(column, by)
         case _:
-            table = read_header(name, split_lines(header), column)
-            return lambda number, text: read_line(number, text, table.cell, table.split(text))
+            table = read_header(name, split_lines(header), column, by)
+            return lambda number, text: read_line(number, text, table.cell, table.split(text), by)
 
 
-def txt_line(number: int, text: str) -> Line:
+def txt_line(by: By, number: int, text: str) -> Line:
     """Return the `Line` of a txt file."""
-    return read_line(number, text, str, text)
+    return read_line(number, text, str, text, by)
 
 
-def json_lines(column: str | None) -> Callable[[int, str], Line]:
+def json_lines(column: str | None, by: By) -> Callable[[int, str], Line]:
     """Return a function that parses one line of JSON."""
-    find = partial(_id_in_json, column=column)
-    return lambda number, text: read_line(number, text, find, text)
+    cell = partial(_id_in_json, column=column, by=by)
+    return lambda number, text: read_line(number, text, cell, text, by)
 
 
-def _id_in_json(text: str, column: str | None) -> str:
+def _id_in_json(text: str, *, column: str | None, by: By) -> str:
     value = _decoded(text)
     if isinstance(value, dict):
-        repeated = "\\" in text or text.lower().count(f'{(column or "id").lower()}"') > 1
-        members = _members(text) if repeated else list(value.items())
-        found = [member for name, member in members if _holds_ids(name, column)]
-        if len(found) != 1:
-            wanted = "user_id or id" if column is None else clean(column)
-            how = "no" if not found else "more than one"
+        names = [name for name in value if _is_it(name, column, by)]
+        # The decoder takes the last of several members with one name.
+        if len(names) == 1 and ("\\" in text or text.count(f'"{names[0]}"') > 1):
+            names = [name for name, _ in _members(text) if _is_it(name, column, by)]
+        if len(names) != 1:
+            wanted = LISTED[by] if column is None else clean(column)
+            how = "no" if not names else "more than one"
             raise NotAnIdError(f"has {how} member {wanted}: no single id")
-        value = found[0]
+        value = value[names[0]]
     if not isinstance(value, str):
         raise NotAnIdError("has an id that is not a string")
     return value
 
 
-def _holds_ids(name: str, column: str | None) -> bool:
-    return is_column_name(name) if column is None else name == column
+def _is_it(name: str, column: str | None, by: By) -> bool:
+    return is_column_name(name, by) if column is None else name == column
 
 
 def _decoded(text: str) -> Any:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from monocloud_async.errors import ConfigurationError
-from monocloud_async.inputs import Format
+from monocloud_async.inputs import By, Format
 from monocloud_async.inputs.content import (
     SAMPLE,
     Encoding,
@@ -58,6 +58,7 @@ class IdReader:
         name: the name of the input, for messages.
         form: the format of the input.
         column: the column or member that has the ids, as given, or None to find it.
+        by: what the lines name users by; an "id" may be an e-mail address, then.
         path: where the input can be opened again, or None.
         size: the size in bytes, or None for a pipe, whose reader may block.
         header: the text above the first row of a table, once it is read.
@@ -74,11 +75,13 @@ class IdReader:
         sheet: str | None = None,
         name: str = "input",
         path: Path | None = None,
+        by: By = By.ID,
     ) -> None:
         mode = os.fstat(stream.fileno())
         self.name = name
         self.form = form
         self.column = column
+        self.by = by
         self.path = path if stat.S_ISREG(mode.st_mode) else None
         self.size = mode.st_size if stat.S_ISREG(mode.st_mode) else None
         self.header = ""
@@ -107,7 +110,7 @@ class IdReader:
         """Return the valid ids, read again from the start, or None for a pipe."""
         if self.path is None:
             return None
-        return _ids(self.path, self.form, self.column, self._sheet)
+        return _ids(self.path, self.form, self.column, self._sheet, self.by)
 
     def __iter__(self) -> Iterator[Line]:
         with self._readable():
@@ -150,7 +153,7 @@ class IdReader:
         return enumerate(rows, 1)
 
     def _table(self, lines: Iterator[Numbered], names: Callable[[str], str]) -> Iterator[Line]:
-        table, first = find_header(self.name, lines, self.column, names)
+        table, first = find_header(self.name, lines, self.column, self.by, names)
         if table is None:
             return
         self.header = "".join(text for _, text in first[: table.lines])
@@ -160,10 +163,10 @@ class IdReader:
         for taken, row in table.rows(chain(first[table.lines :], lines)):
             text = taken[0][1] if len(taken) == 1 else "".join(text for _, text in taken)
             if text.strip():
-                yield read_line(taken[0][0], text, table.cell, row)
+                yield read_line(taken[0][0], text, table.cell, row, self.by)
 
     def _json(self, lines: Iterator[Numbered]) -> Iterator[Line]:
-        parse = json_lines(self.column)
+        parse = json_lines(self.column, self.by)
         lines = (line for line in lines if line[1].strip())
         first = next(lines, None)
         if first is None:
@@ -195,16 +198,16 @@ class IdReader:
                         f"lines that begin with # are comments and passed over, as line {number}"
                     )
             elif text.strip():
-                if begun or not is_header(self.name, text):
-                    yield txt_line(number, text)
+                if begun or not is_header(self.name, text, self.by):
+                    yield txt_line(self.by, number, text)
                 else:
                     what = clean(text.strip())
                     self.notes.append(f"line {number} is a header and passed over: {what!r}")
                 begun = True
 
 
-def is_header(name: str, text: str) -> bool:
-    """Return whether this first line of a txt file is a name for ids.
+def is_header(name: str, text: str, by: By = By.ID) -> bool:
+    """Return whether this first line of a txt file is the name of a column.
 
     Raises:
         ConfigurationError: the line shows that the file has another format.
@@ -212,7 +215,7 @@ def is_header(name: str, text: str) -> bool:
     if text.lstrip().startswith(("{", "[")):
         raise ConfigurationError(f"{name} looks like JSON: use --format jsonl")
     try:
-        table = read_header(name, [text], None)
+        table = read_header(name, [text], None, by)
     except ConfigurationError:
         return False
     if table.columns > 1:
@@ -269,7 +272,12 @@ def named_format(path: Path, form: Format | None, column: str | None) -> Format:
 
 @contextmanager
 def open_ids(
-    path: Path, form: Format | None, column: str | None, sheet: str | None = None
+    path: Path,
+    form: Format | None,
+    column: str | None,
+    *,
+    sheet: str | None = None,
+    by: By = By.ID,
 ) -> Iterator[IdReader]:
     """Open this file, or stdin for `-`, and yield its reader.
 
@@ -288,7 +296,13 @@ def open_ids(
             form = Format.WORKBOOK
         form = named_format(path, form, column)
         reader = IdReader(
-            stream, form, column=column, sheet=sheet, name=name, path=path if is_file else None
+            stream,
+            form,
+            column=column,
+            sheet=sheet,
+            name=name,
+            path=path if is_file else None,
+            by=by,
         )
         yield reader
     finally:
@@ -297,6 +311,6 @@ def open_ids(
             stream.close()
 
 
-def _ids(path: Path, form: Format, column: str | None, sheet: str | None) -> Iterator[str]:
-    with open_ids(path, form, column, sheet) as reader:
+def _ids(path: Path, form: Format, column: str | None, sheet: str | None, by: By) -> Iterator[str]:
+    with open_ids(path, form, column, sheet=sheet, by=by) as reader:
         yield from (line.user_id for line in reader if line.user_id is not None)

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from monocloud_async.errors import ConfigurationError
-from monocloud_async.inputs.ids import NotAnIdError, find_id, is_column_name, strip
+from monocloud_async.inputs import By
+from monocloud_async.inputs.ids import LISTED, NotAnIdError, find, is_column_name, strip
 from monocloud_async.sanitize import clean
 
 MAX_LINE: Final = 1 << 20  # characters; a longer line or row is reported as bad
@@ -42,6 +43,7 @@ class Table(NamedTuple):
         column: the name of this column, or its number if the table has no header.
         lines: how many lines there are above the first row.
         notes: what was decided that may surprise.
+        by: what the rows name users by.
     """
 
     delimiter: str
@@ -50,6 +52,7 @@ class Table(NamedTuple):
     column: str
     lines: int
     notes: list[str]
+    by: By
 
     def __str__(self) -> str:
         return f"csv with {_NAMES.get(self.delimiter, repr(self.delimiter))}"
@@ -108,7 +111,7 @@ class Table(NamedTuple):
         if len(row) <= self.place:
             return False
         try:
-            user_id = find_id(row[self.place])
+            user_id = find(row[self.place], self.by)
         except NotAnIdError:
             return False
         if len(user_id) != len(strip(own)) and len(user_id) not in lengths:
@@ -180,6 +183,7 @@ def find_header(
     name: str,
     lines: Iterator[Numbered],
     column: str | None,
+    by: By,
     names: Callable[[str], str] = str,
 ) -> tuple[Table | None, list[Numbered]]:
     """Return how to read a table, and the lines that were read to find out.
@@ -190,6 +194,7 @@ def find_header(
         name: the name of the input, for error messages.
         lines: the lines of the input.
         column: the name or the number of the column of ids, or None to find it.
+        by: what the rows name users by.
         names: returns the text of a header in the encoding that it seems to have.
 
     Raises:
@@ -203,13 +208,13 @@ def find_header(
         elif not any(text.strip() for _, text in first):
             return None, first
         try:
-            return read_header(name, [names(text) for _, text in first], column), first
+            return read_header(name, [names(text) for _, text in first], column, by), first
         except ConfigurationError:
             if line is None or len(first) == _HEADER_LINES:
                 raise
 
 
-def read_header(name: str, first: Sequence[str], column: str | None) -> Table:
+def read_header(name: str, first: Sequence[str], column: str | None, by: By) -> Table:
     """Return how to read a table, from its first lines.
 
     Comment lines (`#`) and blank lines above the header are passed over. A number is taken for a
@@ -219,6 +224,7 @@ def read_header(name: str, first: Sequence[str], column: str | None) -> Table:
         name: the name of the input, for error messages.
         first: the first lines; the last one may be the header.
         column: the name or the number of the column of ids, or None to find it.
+        by: what the rows name users by.
 
     Raises:
         ConfigurationError: there is not exactly one such column.
@@ -231,26 +237,26 @@ def read_header(name: str, first: Sequence[str], column: str | None) -> Table:
         rows = {}
         for delimiter in delimiters:
             size, rows[delimiter] = _first_row(first[line:], delimiter)
-            row, place = _with_place(rows[delimiter], column)
+            row, place = _with_place(rows[delimiter], column, by)
             if place is not None:
                 notes = ["comment lines above the header are passed over"] if comments else []
-                return Table(delimiter, len(row), place, row[place], line + size, notes)
+                return Table(delimiter, len(row), place, row[place], line + size, notes, by)
         if first[line].strip() and not first[line].startswith("#"):
             if column is not None and column.isdecimal():
-                return _by_number(name, rows, line, int(column))
+                return _by_number(name, rows, line, int(column), by)
             break
         comments = comments or bool(first[line].strip())
-    raise _not_found(name, rows, column)
+    raise _not_found(name, rows, column, by)
 
 
-def _with_place(row: Row, column: str | None) -> tuple[list[str], int | None]:
+def _with_place(row: Row, column: str | None, by: By) -> tuple[list[str], int | None]:
     """Return the header, and the index of the column of ids if there is exactly one."""
     if isinstance(row, csv.Error):
         return [], None
     found = [
         place
         for place, name in enumerate(row)
-        if (is_column_name(name) if column is None else name == column)
+        if (is_column_name(name, by) if column is None else name == column)
     ]
     return row, found[0] if len(found) == 1 else None
 
@@ -265,23 +271,23 @@ def _first_row(first: Sequence[str], delimiter: str) -> tuple[int, Row]:
     return reader.line_num, [strip(cell) for cell in row]
 
 
-def _by_number(name: str, rows: dict[str, Row], line: int, number: int) -> Table:
+def _by_number(name: str, rows: dict[str, Row], line: int, number: int, by: By) -> Table:
     """Return the table whose first row these may be, with its ids in the column of this number."""
     delimiter, row = max(rows.items(), key=lambda item: _width(item[1]))
     if isinstance(row, csv.Error) or not 1 <= number <= len(row):
         raise ConfigurationError(f"{name} has no column {number}; it has {_width(row)} columns")
     first = row[number - 1]
-    if is_column_name(first):
-        return Table(delimiter, len(row), number - 1, first, line + 1, [])
-    note = f"line {line + 1} is taken for a user: {clean(first)!r} is no name for ids"
-    return Table(delimiter, len(row), number - 1, str(number), line, [note])
+    if is_column_name(first, by):
+        return Table(delimiter, len(row), number - 1, first, line + 1, [], by)
+    note = f"line {line + 1} is taken for a user: {clean(first)!r} is no name for such a column"
+    return Table(delimiter, len(row), number - 1, str(number), line, [note], by)
 
 
 def _width(row: Row) -> int:
     return 0 if isinstance(row, csv.Error) else len(row)
 
 
-def _not_found(name: str, rows: dict[str, Row], column: str | None) -> ConfigurationError:
+def _not_found(name: str, rows: dict[str, Row], column: str | None, by: By) -> ConfigurationError:
     row = max(rows.values(), key=_width, default=[])
     malformed = next((row for row in rows.values() if isinstance(row, csv.Error)), None)
     if malformed is not None and _width(row) <= 1:
@@ -294,7 +300,7 @@ def _not_found(name: str, rows: dict[str, Row], column: str | None) -> Configura
         )
     comment = "; remove the comment lines" if listed.startswith("#") else ""
     return ConfigurationError(
-        f"no single column of {name} is called user_id or id: name the right one with --column, or"
-        " by its number (--column 1), or use --format txt for a plain list of ids; its first row"
+        f"no single column of {name} is called {LISTED[by]}: name the right one with --column, or"
+        " by its number (--column 1), or use --format txt for a plain list; its first row"
         f" is: {listed}{comment}"
     )

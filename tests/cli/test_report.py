@@ -14,7 +14,7 @@ from recorded import NASTY, TENANT, outcome, told, write
 
 from monocloud_async import MonoCloudSession, RetryPolicy
 from monocloud_async.cli import main
-from monocloud_async.inputs.ids import NotAnIdError, find_id
+from monocloud_async.inputs.ids import NotAnIdError, find
 from monocloud_async.inputs.reader import open_ids
 from monocloud_async.journal.file import JournalFile
 from monocloud_async.journal.store import InputInfo
@@ -89,7 +89,7 @@ def test_the_failures_are_a_file_that_bulk_takes_as_exactly_those_ids(
 def is_sayable(user_id: str) -> bool:
     """Return whether a line of a file can have this id."""
     try:
-        return find_id(user_id) == user_id
+        return find(user_id) == user_id
     except NotAnIdError:
         return False
 

@@ -23,7 +23,7 @@ from monocloud_async import config
 from monocloud_async.endpoint import ENABLE, check_user_id, read_response, retry_after
 from monocloud_async.inputs import Format
 from monocloud_async.inputs.content import encoding_of
-from monocloud_async.inputs.ids import NotAnIdError, find_id, is_column_name
+from monocloud_async.inputs.ids import NotAnIdError, find, is_column_name
 from monocloud_async.inputs.lines import Line
 from monocloud_async.inputs.reader import IdReader
 from monocloud_async.sanitize import UNSAFE
@@ -160,7 +160,7 @@ def read_input(data: bytes, form: Format, column: str | None = None) -> tuple[Id
 def usable(text: str) -> str | None:
     """Return the id in a cell, or None if there is none."""
     try:
-        return find_id(text)
+        return find(text)
     except NotAnIdError:
         return None
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from monocloud_async.inputs.ids import NotAnIdError, find_id
+from monocloud_async.inputs.ids import NotAnIdError, find
 
 ID = "UOtBaOybB6dTpIJNrnkRw"
 
@@ -23,12 +23,12 @@ ID = "UOtBaOybB6dTpIJNrnkRw"
     ],
 )
 def test_what_programs_put_around_an_id_is_removed(text: str) -> None:
-    assert find_id(text) == ID
+    assert find(text) == ID
 
 
 @pytest.mark.parametrize("user_id", ["ada", "-ada", "a.b", "a:b", "Ω", "ada@acme", "+1", "auth0:7"])
 def test_an_id_is_itself(user_id: str) -> None:
-    assert find_id(user_id) == user_id
+    assert find(user_id) == user_id
 
 
 @pytest.mark.parametrize(
@@ -60,5 +60,5 @@ def test_an_id_is_itself(user_id: str) -> None:
 )
 def test_what_is_no_id_is_told_with_the_reason(text: str, problem: str) -> None:
     with pytest.raises(NotAnIdError) as caught:
-        find_id(text)
+        find(text)
     assert problem in str(caught.value)

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from monocloud_async import ConfigurationError
-from monocloud_async.inputs.ids import NotAnIdError, find_id
+from monocloud_async.inputs.ids import NotAnIdError, find
 from monocloud_async.inputs.lines import Line
 from monocloud_async.inputs.reader import open_ids
 from monocloud_async.inputs.table import MAX_LINE
@@ -155,7 +155,7 @@ def test_nobody_knows_how_many_ids_a_pipe_has(tmp_path: Path) -> None:
 def is_id(text: str) -> bool:
     """Return whether a file can say this id; from code, more of them are taken."""
     try:
-        return find_id(text) == text
+        return find(text) == text
     except NotAnIdError:
         return False
 

@@ -37,7 +37,7 @@ def read(
 ) -> tuple[IdReader, list[Line]]:
     path = folder / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with open_ids(path, None, column, sheet or None) as reader:
+    with open_ids(path, None, column, sheet=sheet or None) as reader:
         reader.expected()
         return reader, list(reader)
 
@@ -150,7 +150,7 @@ def test_all_five_ids_are_read(
         ("a.txt", f"# VIPs\n{PLAIN}", None, "lines that begin with # are comments"),
         ("a.txt", f"User ID\n{PLAIN}", None, "line 1 is a header and passed over: 'User ID'"),
         ("a.csv", f"# x\n{TABLE}", None, "comment lines above the header are passed over"),
-        ("a.csv", PLAIN, "1", f"line 1 is taken for a user: {A!r} is no name for ids"),
+        ("a.csv", PLAIN, "1", f"line 1 is taken for a user: {A!r} is no name for such a column"),
         ("a.txt", PLAIN.encode("utf-16"), None, "a.txt is UTF-16-LE"),
         ("a.csv", TABLE.encode("cp1252"), None, "not UTF-8, and looks like Windows-125"),
         (
