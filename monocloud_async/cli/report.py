@@ -12,6 +12,7 @@ from rich.text import Text
 
 from monocloud_async.cli.display import say
 from monocloud_async.cli.files import Kept, whole
+from monocloud_async.cli.tables import no_formula
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.inputs import Format
 from monocloud_async.report.figures import Figures, Group, failures, inputs, read
@@ -22,8 +23,6 @@ MISSING_EXTRA = "the page needs its extra: pip install 'monocloud-async[report]'
 _GROUPS = 10
 _BOM = "\ufeff"
 _NOT_SENT = "InvalidUserIdError"
-# Spreadsheets treat these as formulas (OWASP, "CSV Injection"), also in full width.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 _NAMES = {
     "failed": "failed",
     "unknown": "unknown: a request was sent, but no response arrived",
@@ -158,7 +157,7 @@ def _writer(file: TextIO, figures: Figures) -> Callable[[str], object]:
         case Format.CSV:
             table = csv.writer(file, lineterminator="\n")
             table.writerow([column])
-            return lambda user_id: table.writerow([_no_formula(user_id)])
+            return lambda user_id: table.writerow([no_formula(user_id)])
         case Format.JSONL:
             return lambda user_id: file.write(
                 msgspec.json.encode({column: user_id}).decode() + "\n"
@@ -170,11 +169,3 @@ def _writer(file: TextIO, figures: Figures) -> Callable[[str], object]:
 def _mark(file: TextIO, user_id: str) -> str:
     """Return an extra byte order mark if the first id begins with one, which is part of the id."""
     return _BOM if user_id.startswith(_BOM) and not file.tell() else ""
-
-
-def _no_formula(user_id: str) -> str:
-    """Return the id in a form that spreadsheets treat as text.
-
-    A leading space is enough, and `bulk` ignores spaces around a cell.
-    """
-    return f" {user_id}" if user_id.startswith(_FORMULA) else user_id

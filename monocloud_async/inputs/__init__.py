@@ -1,4 +1,4 @@
-"""The formats of an input; kept apart from the reader, so that `--help` is quick."""
+"""The kinds of an input; kept apart from the reader, so that `--help` is quick."""
 
 from enum import StrEnum
 
@@ -9,3 +9,10 @@ class Format(StrEnum):
     TXT = "txt"
     CSV = "csv"
     JSONL = "jsonl"
+
+
+class By(StrEnum):
+    """What the lines of an input name users by."""
+
+    ID = "id"
+    EMAIL = "email"

@@ -12,13 +12,15 @@ import msgspec
 
 from monocloud_async.endpoint import check_user_id
 from monocloud_async.errors import ConfigurationError, InvalidUserIdError
-from monocloud_async.inputs import Format
+from monocloud_async.inputs import By, Format
 from monocloud_async.sanitize import clean
 
 MAX_LINE: Final = 1 << 20  # bytes; a longer line is reported as bad
 DELIMITERS: Final = ",;\t"  # Excel writes semicolons in many European locales
 
-_ID_NAMES: Final = {"userid", "id"}
+# Of columns and members, in lower case and without "_", "-" and spaces; and how messages list them.
+_NAMES: Final = {By.ID: {"userid", "id"}, By.EMAIL: {"email", "emailaddress", "mail"}}
+_LISTED: Final = {By.ID: "user_id or id", By.EMAIL: "email"}
 _json = msgspec.json.Decoder()
 
 
@@ -32,7 +34,7 @@ class Line(NamedTuple):
 
 
 def line_parser(
-    form: Format, column: str | None, name: str, header: bytes
+    form: Format, column: str | None, name: str, header: bytes, by: By = By.ID
 ) -> Callable[[int, bytes], Line]:
     """Return a function that parses one line, given its number and its bytes.
 
@@ -44,6 +46,7 @@ def line_parser(
         column: the column or member that has the ids, or None to find it.
         name: the name of the input, for error messages.
         header: the first line of a csv, without a byte order mark.
+        by: what the lines name users by.
 
     Raises:
         ConfigurationError: the header has no such column.
@@ -52,9 +55,11 @@ def line_parser(
         case Format.TXT:
             return _txt_line
         case Format.JSONL:
-            return lambda number, raw: read_line(number, raw, lambda _: _id_in_json(raw, column))
+            return lambda number, raw: read_line(
+                number, raw, lambda _: _id_in_json(raw, column, by)
+            )
         case Format.CSV:
-            delimiter, columns, place = read_header(name, header, column)
+            delimiter, columns, place = read_header(name, header, column, by)
             return partial(_csv_line, delimiter, columns, place)
 
 
@@ -102,7 +107,7 @@ def csv_rows(lines: Iterable[str], delimiter: str) -> Iterator[list[str] | csv.E
             return
 
 
-def read_header(name: str, raw: bytes, column: str | None) -> tuple[str, int, int]:
+def read_header(name: str, raw: bytes, column: str | None, by: By = By.ID) -> tuple[str, int, int]:
     """Return the delimiter, the number of columns, and the index of the column of ids."""
     try:
         text = raw.decode()
@@ -118,7 +123,7 @@ def read_header(name: str, raw: bytes, column: str | None) -> tuple[str, int, in
             malformed = malformed or row
             continue
         names = [cell.strip() for cell in row]
-        found = [place for place, cell in enumerate(names) if _holds_ids(cell, column)]
+        found = [place for place, cell in enumerate(names) if _holds_ids(cell, column, by)]
         if len(found) == 1:
             return delimiter, len(names), found[0]
         if len(names) > len(columns) or found:
@@ -131,15 +136,15 @@ def read_header(name: str, raw: bytes, column: str | None) -> tuple[str, int, in
     if column is not None:
         raise ConfigurationError(f"{name} has no single column {clean(column)!r}; it has: {listed}")
     raise ConfigurationError(
-        f"no single column of {name} is called user_id or id: name the right one with --column,"
-        f" or use --format txt for a plain list of ids; its first row is: {listed}"
+        f"no single column of {name} is called {_LISTED[by]}: name the right one with --column,"
+        f" or use --format txt for a plain list; its first row is: {listed}"
     )
 
 
-def _holds_ids(name: str, column: str | None) -> bool:
+def _holds_ids(name: str, column: str | None, by: By) -> bool:
     if column is not None:
         return name == column
-    return name.lower().replace("_", "").replace("-", "").replace(" ", "") in _ID_NAMES
+    return name.lower().replace("_", "").replace("-", "").replace(" ", "") in _NAMES[by]
 
 
 def cell(row: list[str] | csv.Error, columns: int, place: int, _text: str) -> str:
@@ -151,15 +156,15 @@ def cell(row: list[str] | csv.Error, columns: int, place: int, _text: str) -> st
     return row[place].strip()
 
 
-def _id_in_json(raw: bytes, column: str | None) -> str:
+def _id_in_json(raw: bytes, column: str | None, by: By) -> str:
     try:
         value = _json.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise _BadLineError("is not JSON") from None
     if isinstance(value, dict):
-        found = [key for key in value if _holds_ids(key, column)]
+        found = [key for key in value if _holds_ids(key, column, by)]
         if len(found) != 1:
-            wanted = "user_id or id" if column is None else clean(column)
+            wanted = _LISTED[by] if column is None else clean(column)
             raise _BadLineError(f"has no single member {wanted}")
         value = value[found[0]]
     if not isinstance(value, str):

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from monocloud_async.errors import ConfigurationError
-from monocloud_async.inputs import Format
+from monocloud_async.inputs import By, Format
 from monocloud_async.inputs.lines import (
     MAX_LINE,
     Line,
@@ -47,6 +47,7 @@ class IdReader:
         name: the name of the input, for messages.
         form: the format of the input.
         column: the column or member that has the ids, or None to find it.
+        by: what the lines name users by; an "id" may be an e-mail address, then.
         path: where the input can be opened again, or None.
         size: the size in bytes, or None for a pipe, whose reader may block.
         header: the bytes of the csv header, once it is read.
@@ -60,11 +61,13 @@ class IdReader:
         column: str | None = None,
         name: str = "input",
         path: Path | None = None,
+        by: By = By.ID,
     ) -> None:
         mode = os.fstat(stream.fileno())
         self.name = name
         self.form = form
         self.column = column
+        self.by = by
         self.path = path if stat.S_ISREG(mode.st_mode) else None
         self.size = mode.st_size if stat.S_ISREG(mode.st_mode) else None
         self.header = b""
@@ -85,12 +88,12 @@ class IdReader:
         """Return the valid ids, read again from the start, or None for a pipe."""
         if self.path is None:
             return None
-        return _ids(self.path, self.form, self.column)
+        return _ids(self.path, self.form, self.column, self.by)
 
     def __iter__(self) -> Iterator[Line]:
         if self.form is Format.CSV:
             return self._csv()
-        parse = line_parser(self.form, self.column, self.name, b"")
+        parse = line_parser(self.form, self.column, self.name, b"", self.by)
         return (parse(self._number, raw) for raw in self._physical_lines() if raw.strip())
 
     def _physical_lines(self) -> Iterator[bytes]:
@@ -131,7 +134,7 @@ class IdReader:
         if not raw:
             return
         self.header = self._mark + raw
-        delimiter, columns, place = read_header(self.name, raw, self.column)
+        delimiter, columns, place = read_header(self.name, raw, self.column, self.by)
         for raw, row in rows(delimiter):
             number = self._number - raw.count(b"\n", 0, -1)
             yield read_line(number, raw, partial(cell, row, columns, place))
@@ -153,7 +156,9 @@ def named_format(path: Path, form: Format | None, column: str | None) -> Format:
 
 
 @contextmanager
-def open_ids(path: Path, form: Format | None, column: str | None) -> Iterator[IdReader]:
+def open_ids(
+    path: Path, form: Format | None, column: str | None, by: By = By.ID
+) -> Iterator[IdReader]:
     """Open this file, or stdin for `-`, and yield its reader.
 
     Raises:
@@ -166,7 +171,8 @@ def open_ids(path: Path, form: Format | None, column: str | None) -> Iterator[Id
         stream = Path(path).open("rb") if path != STDIN else open(0, "rb", closefd=False)  # noqa: SIM115
     except OSError as error:
         raise ConfigurationError(f"cannot read {name}: {error.strerror}") from None
-    reader = IdReader(stream, form, column=column, name=name, path=None if path == STDIN else path)
+    place = None if path == STDIN else path
+    reader = IdReader(stream, form, column=column, name=name, path=place, by=by)
     try:
         yield reader
     finally:
@@ -175,6 +181,6 @@ def open_ids(path: Path, form: Format | None, column: str | None) -> Iterator[Id
             stream.close()
 
 
-def _ids(path: Path, form: Format, column: str | None) -> Iterator[str]:
-    with open_ids(path, form, column) as reader:
+def _ids(path: Path, form: Format, column: str | None, by: By) -> Iterator[str]:
+    with open_ids(path, form, column, by) as reader:
         yield from (line.user_id for line in reader if line.user_id is not None)
