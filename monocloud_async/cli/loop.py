@@ -25,7 +25,11 @@ def run(main: Coroutine[object, object, T]) -> T:
 async def until_interrupted(work: Coroutine[object, object, T]) -> T:
     """Do the work; SIGINT and SIGTERM cancel it, and raise `CancelledError` here."""
     task = asyncio.ensure_future(work)
-    with signals(lambda: task.cancel() and None):
+
+    def interrupt() -> None:
+        task.cancel()
+
+    with signals(interrupt):
         return await task
 
 
