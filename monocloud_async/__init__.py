@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         ForbiddenError,
         IdentityFault,
         IdentityValidationError,
+        IncompleteListError,
         InvalidResponseError,
         InvalidUserIdError,
         KeyValidationError,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from monocloud_async.outcome import BulkReport, Outcome, RunStoppedError, Status
     from monocloud_async.retry import RetryPolicy
     from monocloud_async.session import MonoCloudSession
+    from monocloud_async.user_list import UserList
     from monocloud_async.version import __version__
 
 __all__ = [
@@ -51,6 +53,7 @@ __all__ = [
     "ForbiddenError",
     "IdentityFault",
     "IdentityValidationError",
+    "IncompleteListError",
     "InvalidResponseError",
     "InvalidUserIdError",
     "KeyValidationError",
@@ -75,6 +78,7 @@ __all__ = [
     "UserEmail",
     "UserExternalProvider",
     "UserIdp",
+    "UserList",
     "UserPasskey",
     "UserPhone",
     "UserUsername",
@@ -87,6 +91,7 @@ _MODULES = (
     "models",
     "outcome",
     "retry",
+    "user_list",
     "bulk.run",
     "session",
 )  # quickest first

@@ -1,20 +1,21 @@
 """The API as values and pure functions: from id to path, from response to user or error.
 
-An `Operation` is one request of the API: enable, disable or get a user. A new operation needs one
-value here and one method of the session; everything in between is generic. One that runs do for
-many users is a `BulkOperation`, whose outcomes and counts are also declared here.
+An `Operation` is one request of the API: enable, disable or get a user, or list users. A new
+operation needs one value here and one method of the session; everything in between is generic. One
+that runs do for many users is a `BulkOperation`, whose outcomes and counts are also declared here.
 The specification is MonoCloud's page "Enable a user", and the public source of its own clients.
 This module does no I/O: `transport` sends and receives, and this module interprets.
 """
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from itertools import islice
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Generic, Literal, NoReturn, TypeVar
 from urllib.parse import quote
 
 import msgspec
@@ -43,8 +44,9 @@ USER_AGENT = f"monocloud-async/{__version__}"
 # Bytes, decompressed: the documented user has 2,000, and a problem 300. Not more, because decoded
 # JSON takes up to 24 times its size in memory: "[[],[],[], ...".
 MAX_USER, MAX_PROBLEM = 1 << 18, 1 << 16
+MAX_PAGE = 1 << 22  # of fifty users
 
-_USERS_PATH = "/api/users/"
+_USERS_PATH = "/api/users"
 _MAX_ID_BYTES = 1024  # servers refuse a request line of about 8 KiB; quoting triples the length
 # Of one refusal. Its error may live as long as the run, and a character may take four bytes.
 _MAX_FAULTS, _MAX_CHARACTERS = 20, 3000
@@ -61,12 +63,27 @@ _OVERLONG = re.compile(
 )
 _DELAY_SECONDS = re.compile(r"[0-9]{1,9}")
 _CALLERS_MAPS = frozenset({"claims", "public_data", "private_data"})
+PAGINATION: Final = "x-pagination"
 _OK, _MULTIPLE_CHOICES, _BAD_REQUEST, _UNPROCESSABLE, _LAST = 200, 300, 400, 422, 600
 _NO_STATUS = 1000
 
+T_co = TypeVar("T_co", covariant=True)
+
+
+class _Pagination(msgspec.Struct, frozen=True):
+    """The JSON of the header of a page."""
+
+    total_count: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    page_size: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    current_page: int | None = None
+    has_next: bool | None = None
+
+
 _user = msgspec.json.Decoder(User)
+_users = msgspec.json.Decoder(list[User])
 _json = msgspec.json.Decoder()
 _members = {member.encode_name: member.type for member in msgspec.structs.fields(User)}
+_pagination = msgspec.json.Decoder(_Pagination)
 _NOT_READ = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
@@ -97,38 +114,58 @@ class Response(msgspec.Struct, gc=False):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)  # compared by identity
-class Operation:
-    """An idempotent request of the API for one user.
+class Operation(ABC, Generic[T_co]):
+    """An idempotent request of the API, and how its response is read.
 
     Attributes:
         name: the API's name for the operation.
         method: the HTTP method.
-        suffix: the path after `/api/users/{user_id}`.
         body: the JSON to send, or "" for none.
+        max_body: the maximum number of bytes of a 200, decompressed.
     """
 
     name: str
     method: str
-    suffix: str = ""
     body: str = ""
+    max_body: int = MAX_USER
+
+    @abstractmethod
+    def path(self, target: str) -> str:
+        """Return the path of the request for this target: a user id, or a query."""
+
+    @abstractmethod
+    def read(self, target: str, response: Response) -> T_co:
+        """Return what the response has; raises `MonoCloudError` if it is not a success."""
+
+    def body_limit(self, status: int) -> int:
+        """Return the maximum number of bytes to read of a response with this status."""
+        return self.max_body if status == _OK else MAX_PROBLEM
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class UserOperation(Operation[User]):
+    """An operation on one user, whose id is its target.
+
+    Attributes:
+        suffix: the path after `/api/users/{user_id}`.
+    """
+
+    suffix: str = ""
 
     @property
     def endpoint(self) -> str:
         """The operation as MonoCloud's documentation writes it; journals store it."""
-        return f"{self.method} {_USERS_PATH}{{user_id}}{self.suffix}"
+        return f"{self.method} {_USERS_PATH}/{{user_id}}{self.suffix}"
 
-    def path(self, user_id: str) -> str:
+    def path(self, target: str) -> str:
         """Return the percent-encoded path for this user; the id is exactly one segment of it.
 
         Raises:
             InvalidUserIdError: the id cannot be one segment (see `check_user_id`).
         """
-        if not (isinstance(user_id, str) and _is_plain(user_id)):
-            check_user_id(user_id)
-            user_id = quote(user_id, safe="")
-        return f"{_USERS_PATH}{user_id}{self.suffix}"
+        return f"{_USERS_PATH}/{_segment(target)}{self.suffix}"
 
-    def read(self, user_id: str, response: Response) -> User:
+    def read(self, target: str, response: Response) -> User:
         """Return the user in the response; raises as `read_response` does."""
         body = response.body
         if response.status == _OK and len(body) <= MAX_USER:  # nearly every response is like this
@@ -137,9 +174,41 @@ class Operation:
             except _NOT_READ:
                 pass
             else:
-                if user.user_id == user_id:
+                if user.user_id == target:
                     return user
-        return read_response(user_id, response.status, response.headers, body)
+        return read_response(target, response.status, response.headers, body)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ListOperation(Operation["UserPage"]):
+    """A page of a list of users; its target is the path of `list_path`."""
+
+    def path(self, target: str) -> str:
+        """Return the target, which is a path."""
+        return target
+
+    def read(self, target: str, response: Response) -> "UserPage":
+        """Return the page in the response; raises as `read_page` does."""
+        del target
+        return read_page(response)
+
+
+class UserPage(msgspec.Struct):
+    """One page of a list of users, and what its header says; None where it says nothing.
+
+    Attributes:
+        users: the users of the page.
+        total: how many users the whole list has.
+        size: the maximum number of users on a page.
+        number: the number of the page, from 1.
+        has_next: whether another page follows.
+    """
+
+    users: list[User]
+    total: int | None = None
+    size: int | None = None
+    number: int | None = None
+    has_next: bool | None = None
 
 
 Done = Literal["enabled", "disabled"]
@@ -161,7 +230,7 @@ class DoneBeforeCounts(DoneCounts, kw_only=True):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class BulkOperation(Operation):
+class BulkOperation(UserOperation):
     """An operation that a run can do for many users, because it sets a state.
 
     Attributes:
@@ -177,7 +246,8 @@ class BulkOperation(Operation):
     contradicted_by: Callable[[User], bool]
 
 
-GET_USER: Final = Operation(name="get", method="GET")
+LIST_USERS: Final = ListOperation(name="list", method="GET", max_body=MAX_PAGE)
+GET_USER: Final = UserOperation(name="get", method="GET")
 ENABLE: Final = BulkOperation(
     name="enable",
     method="POST",
@@ -235,6 +305,41 @@ def check_user_id(user_id: str) -> None:
         raise InvalidUserIdError(f"this id {problem}; nothing was sent", user_id=user_id[:80])
 
 
+def list_path(
+    number: int,
+    size: int,
+    *,
+    query: str | None = None,
+    sort: str | None = None,
+    group: str | None = None,
+) -> str:
+    """Return the path of one page of a list of users.
+
+    Args:
+        number: the number of the page, from 1.
+        size: the maximum number of users on a page.
+        query: the API's `filter`.
+        sort: the API's `sort`.
+        group: the id of a group, for its members alone.
+
+    Raises:
+        InvalidUserIdError: the id of the group cannot be one segment of a path.
+    """
+    path = _USERS_PATH if group is None else f"{_USERS_PATH}/groups/{_segment(group)}/assigned"
+    parts = {"page": str(number), "size": str(size), "filter": query, "sort": sort}
+    # Percent-encoded, also the space: a "+" is one only for some servers.
+    pairs = (f"{name}={quote(text, safe='')}" for name, text in parts.items() if text is not None)
+    return f"{path}?{'&'.join(pairs)}"
+
+
+def _segment(user_id: str) -> str:
+    """Return the id percent-encoded as one segment of a path."""
+    if isinstance(user_id, str) and _is_plain(user_id):
+        return user_id
+    check_user_id(user_id)
+    return quote(user_id, safe="")
+
+
 def _is_plain(user_id: str) -> bool:
     """Return whether the id needs no encoding and no further check, as nearly all ids."""
     return user_id.isalnum() and user_id.isascii() and len(user_id) <= _MAX_ID_BYTES
@@ -278,11 +383,6 @@ def _unescaped(found: re.Match[bytes]) -> bytes:
     return bytes.fromhex(found[1].decode())
 
 
-def body_limit(status: int) -> int:
-    """Return the maximum number of bytes to read of a response with this status."""
-    return MAX_USER if status == _OK else MAX_PROBLEM
-
-
 def read_response(user_id: str, status: int, headers: Headers, body: bytes) -> User:
     """Return the user in the response.
 
@@ -293,8 +393,62 @@ def read_response(user_id: str, status: int, headers: Headers, body: bytes) -> U
         TransportError: the user was cut short.
         InvalidResponseError: anything else that is not a 200 with this user.
     """
-    if status == _OK:
-        return _read_user(user_id, headers, body)
+    if status != _OK:
+        _raise_refusal(user_id, status, headers, body)
+    return _read_user(user_id, headers, body)
+
+
+def read_page(response: Response) -> UserPage:
+    """Return the page of a list in the response.
+
+    Members of a user are read as in `read_response`.
+
+    Raises:
+        StatusError: the status is a 4xx or 5xx.
+        TransportError: the page was cut short.
+        InvalidResponseError: anything else that is not a 200 with a list of users.
+    """
+    headers, body = response.headers, response.body
+    if response.status != _OK:
+        _raise_refusal(None, response.status, headers, body)
+    if len(body) > MAX_PAGE:
+        raise _invalid_page(f"longer than {MAX_PAGE} bytes: ask for a smaller page_size")
+    try:
+        users = _users.decode(body)
+    except _NOT_READ:
+        users = _users_leniently(headers, body)
+    text = headers.get(PAGINATION)
+    try:
+        where = _Pagination() if text is None else _pagination.decode(text)
+    except _NOT_READ:  # a header that cannot be read says nothing
+        where = _Pagination()
+    return UserPage(users, where.total_count, where.page_size, where.current_page, where.has_next)
+
+
+def _users_leniently(headers: Headers, body: bytes) -> list[User]:
+    """Return the users of a page that a strict decoder refuses, as far as possible."""
+    reading = lenient_json.read(body)
+    if not isinstance(reading.value, list):
+        if reading.end is lenient_json.TextEnd.EARLY and body.lstrip().startswith(b"["):
+            raise TransportError("the list of users was cut short")
+        is_object = reading.is_object
+        raise _invalid_page(f"no list of users{_described(headers, body)}", foreign=not is_object)
+    users = [_convert_leniently(members) for members in reading.value]
+    found = [user for user in users if user and lenient_json.UNKNOWN not in user.user_id]
+    if len(found) < len(users):
+        raise _invalid_page("a list with a user who has no user_id, or none that can be read")
+    return found
+
+
+def _invalid_page(what: str, *, foreign: bool = False) -> InvalidResponseError:
+    error = InvalidResponseError(f"the answer was {what}", status=_OK, foreign=foreign)
+    if not foreign:
+        error.advice = "Nobody knows who is missing from this list: try again"
+    return error
+
+
+def _raise_refusal(user_id: str | None, status: int, headers: Headers, body: bytes) -> NoReturn:
+    """Raise the error for a response whose status is not 200."""
     if _BAD_REQUEST <= status < _LAST:
         raise _status_error(user_id, status, headers, body)
     what = f"status {status} instead of 200"
@@ -408,7 +562,7 @@ def _described(headers: Headers, body: bytes) -> str:
     return f" (its type: {kind}; {len(body)} bytes)" if kind else f" ({len(body)} bytes)"
 
 
-def _status_error(user_id: str, status: int, headers: Headers, body: bytes) -> StatusError:
+def _status_error(user_id: str | None, status: int, headers: Headers, body: bytes) -> StatusError:
     members = _read_problem(body)
     texts = _BoundedTexts()
     title, detail = texts.kept(members.get("title")), texts.kept(members.get("detail"))

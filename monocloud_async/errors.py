@@ -6,6 +6,7 @@ MonoCloudError
 ├── TransportError                no complete response arrived
 │   └── RequestTimeoutError       ... within the timeout
 ├── InvalidResponseError          the response is not MonoCloud's, or not about this user
+├── IncompleteListError           a list of users changed too much while it was read
 ├── RunStoppedError               a whole bulk run was stopped; has its `report`
 └── StatusError                   the tenant refused: any 4xx or 5xx
     ├── BadRequestError           400
@@ -119,6 +120,20 @@ class InvalidResponseError(MonoCloudError):
         self.foreign = foreign
         if foreign:
             self.advice = "Check the domain, and whether a proxy or a guest network answers for it"
+
+
+class IncompleteListError(MonoCloudError):
+    """A list of users changed too much while it was read: someone may be missing.
+
+    `returned` users were read, and the tenant counts `total`.
+    """
+
+    advice = "Try again when fewer users change"
+
+    def __init__(self, message: str, *, returned: int = 0, total: int = 0) -> None:
+        super().__init__(message)
+        self.returned = returned
+        self.total = total
 
 
 class StatusError(MonoCloudError):

@@ -92,6 +92,7 @@ class User(Struct, frozen=True, kw_only=True):
     `disabled` is set by an administrator, and enabling a user clears it. The value is shown as
     received: MonoCloud's own example of a successful enable says `true`.
     It is not the lockout after failed sign-ins (`block_until`), which another endpoint ends.
+    In a list of users, `public_data`, `private_data` and the claims of providers are empty.
     """
 
     user_id: str

@@ -2,14 +2,15 @@
 
 import asyncio
 import os
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 import aiohttp
 from aiohttp.http import HttpProcessingError
 
-from monocloud_async import config
+from monocloud_async import config, user_list
 from monocloud_async.bulk.results import OnOutcome
 from monocloud_async.bulk.run import MAX_OUTAGE, BulkRun
 from monocloud_async.bulk.source import UserIds
@@ -18,9 +19,11 @@ from monocloud_async.endpoint import (
     DISABLE_AND_REVOKE_SESSIONS,
     ENABLE,
     GET_USER,
+    LIST_USERS,
     BulkOperation,
     Operation,
-    check_user_id,
+    UserPage,
+    list_path,
 )
 from monocloud_async.errors import (
     ConfigurationError,
@@ -41,6 +44,9 @@ from monocloud_async.transport.error_translation import (
 )
 from monocloud_async.transport.fast import FastConnector, FastTransport
 from monocloud_async.transport.standard import StandardTransport
+from monocloud_async.user_list import UserList
+
+T = TypeVar("T")
 
 DEFAULT_RETRY = RetryPolicy()
 
@@ -214,21 +220,85 @@ class MonoCloudSession:
         """
         return await self._call(GET_USER, user_id, timeout, retry)
 
+    def list_users(
+        self,
+        *,
+        filter: str | None = None,  # noqa: A002  the API's name for it
+        sort: str | None = None,
+        group: str | None = None,
+        page_size: int = 50,
+    ) -> UserList:
+        """Return the users of the tenant, as an async iterator; each comes once.
+
+        ```python
+        async for user in session.list_users():
+            if user.disabled:
+                ...
+        ```
+
+        A user of a list lacks `public_data`, `private_data` and the claims of providers. Whether a
+        user is disabled is in the user: the API documents no filter for it.
+
+        Pages are requested one at a time, like single calls, but with patience: a page waits up to
+        five minutes for a tenant that is down or asks for a pause. They are counted against the
+        tenant's own count, and read again if they shifted, so that nobody is left out unnoticed.
+
+        Args:
+            filter: an expression for the API, sent as it is. MonoCloud documents only that it is
+                like Lucene's, for example `bob`.
+            sort: a field and 1 or -1, for example "last_updated:-1". The users come in this order,
+                and those who change during the list may be missed unnoticed. Default: no order,
+                and everybody.
+            group: the id of a group, for its members alone.
+            page_size: the maximum number of users on a page; the tenant may allow fewer.
+
+        Raises:
+            IncompleteListError: (from the iterator, at its end) the list changed so much while it
+                was read that someone may be missing.
+            InvalidResponseError: (from the iterator) the response is not a list, or contradicts its
+                own header.
+            MonoCloudError: (from the iterator) as from `get_user`.
+        """
+        if not isinstance(page_size, int) or page_size < 1:
+            raise ConfigurationError(f"page_size must be 1 or more, not {page_size!r}")
+        size = page_size
+        policy = replace(
+            self._retry,
+            total=max(self._retry.total, MAX_OUTAGE),
+            max_retry_after=max(self._retry.max_retry_after, MAX_OUTAGE),
+            wait_if_down=True,
+        )
+        order = user_list.STABLE_SORT if sort is None else sort
+        try:
+            list_path(1, size, query=filter, sort=order, group=group)
+        except UnicodeEncodeError:
+            raise ConfigurationError("filter and sort must be valid Unicode") from None
+
+        async def fetch(number: int, size: int) -> UserPage:
+            path = list_path(number, size, query=filter, sort=order, group=group)
+            try:
+                return await self._call(LIST_USERS, path, None, policy)
+            except MonoCloudError as error:
+                error.user_id = None  # what was asked for is no user
+                raise
+
+        return UserList(fetch, page_size=size, ordered=sort is not None)
+
     async def _call(
         self,
-        operation: Operation,
-        user_id: str,
+        operation: Operation[T],
+        target: str,
         timeout: float | None,
         retry: RetryPolicy | None,
-    ) -> User:
-        """Do one operation for one user, with retries, and return the user."""
+    ) -> T:
+        """Do one operation, with retries, and return its result."""
         limit = self._timeout if timeout is None else config.positive("timeout", timeout)
         policy = self._retry if retry is None else checked_policy(retry)
-        check_user_id(user_id)
+        operation.path(target)  # refuses an id that is not valid
 
         clock = asyncio.get_running_loop().time
         deadline = clock() + policy.total
-        attempt = partial(self._attempt, operation, user_id, limit, policy)
+        attempt = partial(self._attempt, operation, target, limit, policy)
         self._budget.count_call(clock())
         try:
             return await attempt(policy.total)
@@ -250,22 +320,22 @@ class MonoCloudSession:
 
     async def _attempt(
         self,
-        operation: Operation,
-        user_id: str,
+        operation: Operation[T],
+        target: str,
         limit: float,
         policy: RetryPolicy,
         time_left: float,
-    ) -> User:
+    ) -> T:
         """One request of a single call, and again after what is news of the tenant alone."""
         limiter, clock = self._limiter, asyncio.get_running_loop().time
         deadline = clock() + time_left
         refused = None
         while True:
-            ticket = await self._queue.admit_call(user_id, policy, deadline, refused)
+            ticket = await self._queue.admit_call(target, policy, deadline, refused)
             try:
-                user = await self._send(operation, user_id, min(limit, deadline - clock()))
+                result = await self._send(operation, target, min(limit, deadline - clock()))
             except BaseException as error:
-                record_failure(limiter, ticket, user_id, error, clock())
+                record_failure(limiter, ticket, target, error, clock())
                 if policy.attempts == 1 or not policy.allows(error):
                     raise
                 if isinstance(error, RateLimitedError):
@@ -276,7 +346,7 @@ class MonoCloudSession:
                     raise
             else:
                 limiter.granted(ticket, clock())
-                return user
+                return result
 
     def _is_final(self, error: MonoCloudError, policy: RetryPolicy) -> bool:
         """Whether the queue would not let the call go again in its time."""
@@ -423,25 +493,25 @@ class MonoCloudSession:
             journal=journal,
         )
 
-    async def _send(self, operation: Operation, user_id: str, timeout: float) -> User:
-        """Send one request, and return the user; the only place where errors are translated."""
+    async def _send(self, operation: Operation[T], target: str, timeout: float) -> T:
+        """Send one request, and return its result; the only place where errors are translated."""
         transport = self._transport()
         if timeout <= 0:  # aiohttp would treat this as no timeout
-            raise expired_error(user_id)
+            raise expired_error(target)
         try:
-            response = await transport.send(operation, user_id, timeout)
+            response = await transport.send(operation, target, timeout)
         except TimeoutError as error:
-            fault: MonoCloudError = timeout_error(error, user_id, timeout)
+            fault: MonoCloudError = timeout_error(error, target, timeout)
         except aiohttp.InvalidURL as error:
-            fault = unusable_client_error(error, user_id)
+            fault = unusable_client_error(error, target)
         except (aiohttp.ClientError, HttpProcessingError, OSError) as error:
-            fault = transport_error(error, user_id)
+            fault = transport_error(error, target)
         except (RuntimeError, ValueError, AssertionError, TypeError) as error:
             # aiohttp's assertion that it found a way to connect is a TypeError under `python -O`.
-            fault = unusable_client_error(error, user_id)
+            fault = unusable_client_error(error, target)
         else:
             try:
-                return operation.read(user_id, response)
+                return operation.read(target, response)
             except InvalidResponseError:
                 response.end()  # it may be another request's response, and so may the next one
                 raise

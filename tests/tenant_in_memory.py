@@ -1,7 +1,7 @@
 """A tenant without HTTP, in virtual time: it has a limit, is down for a while, and fails some."""
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from runs import Send
 from tenants import Bucket
@@ -59,9 +59,9 @@ class Session(MonoCloudSession):
         super().__init__("acme.eu.monocloud.com", "k", max_rate=max_rate)
         self._answer = answer
 
-    async def _send(self, operation: Operation, user_id: str, timeout: float) -> User:
+    async def _send(self, operation: Operation[Any], target: str, timeout: float) -> Any:
         assert operation is ENABLE
-        return await self._answer(user_id, timeout)
+        return await self._answer(target, timeout)
 
 
 def users(count: int) -> list[str]:

@@ -15,7 +15,9 @@ from monocloud_async.cli.options import (
     Form,
     Json,
     KeyFile,
+    Output,
     Sheet,
+    Table,
     Timeout,
 )
 from monocloud_async.version import __version__
@@ -81,6 +83,86 @@ def enable(
 
     access = commands.access(domain, api_key_file, timeout, attempts)
     raise typer.Exit(commands.enable(access, user_ids, json=json))
+
+
+@app.command(
+    epilog="Example: monocloud-async users --disabled --changed-after 2026-01-31T14:00Z"
+    " --changed-before 2026-01-31T15:00Z -o lost.csv. Exit codes: 0 the list is complete, 1 someone"
+    " may be missing, as stderr says, 2 usage or configuration, 3 the list could not be read."
+)
+def users(
+    *,
+    disabled: Annotated[bool, typer.Option("--disabled", help="Only disabled users.")] = False,
+    enabled: Annotated[bool, typer.Option("--enabled", help="Only enabled users.")] = False,
+    changed_after: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="Only users whose last change is at this time or later: 2026-01-31T14:00Z, or"
+            " '2 hours ago'.",
+        ),
+    ] = None,
+    changed_before: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Only users whose last change is before this time."),
+    ] = None,
+    by_email: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Only users with the e-mail addresses of this txt, csv or jsonl file.",
+        ),
+    ] = None,
+    query: Annotated[
+        str | None,
+        typer.Option(
+            "--filter",
+            metavar="EXPR",
+            help="A filter of MonoCloud's API, sent as it is. Its language is not documented.",
+        ),
+    ] = None,
+    group: Annotated[
+        str | None, typer.Option(metavar="ID", help="Only the members of this group.")
+    ] = None,
+    output: Output = None,
+    form: Table = None,
+    domain: Domain = None,
+    api_key_file: KeyFile = None,
+    timeout: Timeout = None,
+    attempts: Attempts = 4,
+) -> None:
+    """Find users, and write a table that `bulk` can read."""
+    import time  # noqa: PLC0415  help is quick
+
+    from monocloud_async.cli import commands  # noqa: PLC0415
+    from monocloud_async.cli import users as finder  # noqa: PLC0415
+    from monocloud_async.cli.files import Kept  # noqa: PLC0415
+    from monocloud_async.cli.tables import table_format  # noqa: PLC0415
+    from monocloud_async.cli.times import read_time  # noqa: PLC0415
+
+    if disabled and enabled:
+        raise typer.BadParameter("--disabled and --enabled contradict each other")
+    kept = Kept()
+    kept.add("the file of --by-email", by_email)
+    kept.check("--output", output)
+    now = time.time()
+    emails, bad_lines = (None, 0) if by_email is None else finder.read_emails(by_email)
+    selection = finder.Selection(
+        disabled=True if disabled else False if enabled else None,
+        after=read_time(changed_after, "--changed-after", now),
+        before=read_time(changed_before, "--changed-before", now),
+        emails=emails,
+    )
+    code = finder.users(
+        commands.access(domain, api_key_file, timeout, attempts),
+        selection,
+        query=query,
+        group=group,
+        output=output,
+        form=table_format(output, form),
+        bad_lines=bad_lines,
+    )
+    raise typer.Exit(code)
 
 
 @app.command(epilog="Example: monocloud-async bulk users.csv --column id --failures failed.csv")

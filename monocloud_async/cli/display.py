@@ -184,7 +184,7 @@ class Display(AbstractContextManager["Display"]):
             parts.append(f"{self._tally.kinds.total():,} failed ({self._tally.listed()})")
         if self._ending:
             parts.append(self._ending)
-        elif status := _limiter_status(self._run.pace):
+        elif status := limiter_status(self._run.pace):
             parts.append(status)
         return parts
 
@@ -192,12 +192,14 @@ class Display(AbstractContextManager["Display"]):
 class LiveBar(Progress):
     """A progress bar with status lines below it."""
 
-    def __init__(self, console: Console, status: Callable[[], list[str]]) -> None:
+    def __init__(
+        self, console: Console, status: Callable[[], list[str]], *, amounts_of: str = ""
+    ) -> None:
         self._status = status  # first, because the base class renders in `__init__`
         super().__init__(
             SpinnerColumn(),
             BarColumn(bar_width=None),
-            _Amount(),
+            _Amount(amounts_of),
             _Rate(),
             TimeRemainingColumn(compact=True),
             TextColumn("left"),
@@ -215,9 +217,13 @@ class LiveBar(Progress):
 
 
 class _Amount(ProgressColumn):
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self._what = what
+
     def render(self, task: Task) -> Text:
         total = None if task.total is None else int(task.total)
-        return Text(_amount(int(task.completed), total))
+        return Text(f"{_amount(int(task.completed), total)} {self._what}".rstrip())
 
 
 class _Rate(ProgressColumn):
@@ -225,7 +231,7 @@ class _Rate(ProgressColumn):
         return Text("" if task.speed is None else f"{task.speed:,.0f}/s")
 
 
-def _limiter_status(limiter: RateLimiter) -> str:
+def limiter_status(limiter: RateLimiter) -> str:
     """Return how the tenant slows the run down, or an empty string."""
     if limiter.down:
         down = limiter.down_for(time.monotonic())  # the clock of event loops

@@ -22,6 +22,17 @@ def run(main: Coroutine[object, object, T]) -> T:
         return runner.run(main)
 
 
+async def until_interrupted(work: Coroutine[object, object, T]) -> T:
+    """Do the work; SIGINT and SIGTERM cancel it, and raise `CancelledError` here."""
+    task = asyncio.ensure_future(work)
+
+    def interrupt() -> None:
+        task.cancel()
+
+    with signals(interrupt):
+        return await task
+
+
 @contextmanager
 def signals(interrupt: Callable[[], None]) -> Iterator[None]:
     """Call this function on SIGINT and SIGTERM; the third signal ends the process at once."""

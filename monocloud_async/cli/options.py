@@ -1,11 +1,20 @@
 """Options that several commands share."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from monocloud_async.inputs import Format
+
+
+class TableFormat(StrEnum):
+    """The format of a table of users."""
+
+    CSV = "csv"
+    JSONL = "jsonl"
+
 
 Domain = Annotated[
     str | None,
@@ -44,4 +53,17 @@ Form = Annotated[
 ]
 Sheet = Annotated[
     str | None, typer.Option(help="The sheet of a workbook. Default: the only visible one.")
+]
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "-o",
+        "--output",
+        metavar="FILE",
+        help="Write the table to this file, which appears when it is complete.",
+    ),
+]
+Table = Annotated[
+    TableFormat | None,
+    typer.Option("--format", help="The format of the table. Default: from the file name, or csv."),
 ]

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from monocloud_async.cli.display import say
 from monocloud_async.cli.files import Kept, whole
+from monocloud_async.cli.tables import no_formula
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.inputs import Format
 from monocloud_async.inputs.lines import line_parser
@@ -22,8 +23,6 @@ MISSING_EXTRA = "the page needs its extra: pip install 'monocloud-async[report]'
 _GROUPS = 10
 _FORMS = {Format.CSV, Format.JSONL}
 _NOT_SENT = "InvalidUserIdError"
-# Spreadsheets treat these as formulas (OWASP, "CSV Injection"), also in full width.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 _NAMES = {
     "failed": "failed",
     "unknown": "unknown: a request was sent, but no response arrived",
@@ -161,7 +160,7 @@ def _line(form: Format, column: str, user_id: str) -> str:
     """Return the line of one id in the format of the input."""
     match form:
         case Format.CSV:
-            return _row(_no_formula(user_id))
+            return _row(no_formula(user_id))
         case Format.JSONL:
             return msgspec.json.encode({column: user_id}).decode() + "\n"
         case _:
@@ -172,11 +171,3 @@ def _row(cell: str) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerow([cell])
     return text.getvalue()
-
-
-def _no_formula(user_id: str) -> str:
-    """Return the id in a form that spreadsheets treat as text.
-
-    A leading space is enough, and `bulk` ignores spaces around a cell.
-    """
-    return f" {user_id}" if user_id.startswith(_FORMULA) else user_id

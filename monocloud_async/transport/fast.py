@@ -215,7 +215,7 @@ class FastTransport:
         self._credentials = credentials
         # Tells the connector where to connect; it is never sent.
         self._template = self._request(ENABLE)
-        self._heads: dict[Operation, MaskedKey] = {}  # all but the first line of a request
+        self._heads: dict[Operation[object], MaskedKey] = {}  # all but the first line of a request
         self._idle: list[tuple[Connection, FastProtocol]] = []  # the last one is reused first
         self._unused = 0  # how many, from the front, were not reused since the last cleanup
         self._cleanup: asyncio.TimerHandle | None = None
@@ -246,9 +246,9 @@ class FastTransport:
             self._unhooked = all(_is_original(getattr(kind, name)) for kind, name in HOOKS)
         return self._unhooked
 
-    async def send(self, operation: Operation, user_id: str, timeout: float) -> Response:
-        """The response to this operation on this user; errors are aiohttp's."""
-        path, due = operation.path(user_id), self._loop.time() + timeout
+    async def send(self, operation: Operation[object], target: str, timeout: float) -> Response:
+        """The response to this operation on this target; errors are aiohttp's."""
+        path, due = operation.path(target), self._loop.time() + timeout
         head = self._heads.get(operation) or self._head(operation)
         taken = self._take_idle()
         while True:
@@ -269,10 +269,10 @@ class FastTransport:
                     keep = True
                     return Response(_OK, answer, answer[start:], protocol.abort)
                 if protocol.is_whole:
-                    response, complete = await _read(protocol)
+                    response, complete = await _read(protocol, operation)
                 else:
                     async with self._deadlines.at(due):
-                        response, complete = await _read(protocol)
+                        response, complete = await _read(protocol, operation)
                 keep = complete and is_silent(protocol)
                 return response
             finally:
@@ -289,7 +289,7 @@ class FastTransport:
         while self._idle:
             self._idle.pop()[0].release()
 
-    def _request(self, operation: Operation) -> aiohttp.ClientRequest:
+    def _request(self, operation: Operation[object]) -> aiohttp.ClientRequest:
         return aiohttp.ClientRequest(
             operation.method,
             URL(self._base_url),
@@ -297,7 +297,7 @@ class FastTransport:
             loop=self._loop,
         )
 
-    def _head(self, operation: Operation) -> MaskedKey:
+    def _head(self, operation: Operation[object]) -> MaskedKey:
         """All but the first line of this operation's request, as aiohttp would send it."""
         headers = self._request(operation).headers.items()
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers)
@@ -372,14 +372,15 @@ class FastTransport:
         self._cleanup = self._loop.call_later(_KEEP_ALIVE / 2, self._close_unused) if more else None
 
 
-async def _read(protocol: FastProtocol) -> tuple[Response, bool]:
+async def _read(protocol: FastProtocol, operation: Operation[object]) -> tuple[Response, bool]:
     """The response from aiohttp's parser, and whether its body is complete."""
     while True:
         message, content = await protocol.read()
         check_length(message.raw_headers)
         if not is_informational(message.code):
             break
-    body, complete = await read_body(content, message.code)
+    limit = operation.body_limit(message.code)
+    body, complete = await read_body(content, message.code, limit)
     return Response(message.code, message.headers, body, protocol.abort), complete
 
 

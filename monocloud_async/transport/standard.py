@@ -22,7 +22,7 @@ from monocloud_async.connector import (
     has_unread_bytes,
     is_silent,
 )
-from monocloud_async.endpoint import Operation, Response, body_limit
+from monocloud_async.endpoint import Operation, Response
 
 CONNECT_SHARE: Final = 0.9  # of a request's timeout
 # `Connector` counts the bytes of headers. aiohttp's own connectors limit only the length of a line
@@ -91,8 +91,8 @@ class StandardTransport:
         self._places = _places(client.connector)
         self._deadlines = Deadlines()
 
-    async def send(self, operation: Operation, user_id: str, timeout: float) -> Response:
-        """The response to this operation on this user; errors are aiohttp's."""
+    async def send(self, operation: Operation[object], target: str, timeout: float) -> Response:
+        """The response to this operation on this target; errors are aiohttp's."""
         due = asyncio.get_running_loop().time() + timeout
         try:
             async with self._deadlines.at(due):
@@ -101,12 +101,12 @@ class StandardTransport:
             raise aiohttp.ConnectionTimeoutError from None
         try:
             async with self._deadlines.at(due):
-                return await self._send_again_if_stale(operation, user_id, timeout)
+                return await self._send_again_if_stale(operation, target, timeout)
         finally:
             self._places.release()
 
     async def _send_again_if_stale(
-        self, operation: Operation, user_id: str, timeout: float
+        self, operation: Operation[object], target: str, timeout: float
     ) -> Response:
         connector = self._client.connector
         for _ in range(_REUSED_AT_MOST):
@@ -114,7 +114,7 @@ class StandardTransport:
             if not self._has_idle(connector):
                 break
             try:
-                return await self._send(operation, user_id, timeout)
+                return await self._send(operation, target, timeout)
             except (TimeoutError, aiohttp.ClientConnectorError):
                 raise
             except (aiohttp.ServerDisconnectedError, OSError):
@@ -123,18 +123,18 @@ class StandardTransport:
                 for idle in self._idle_pools(connector):
                     for protocol, _since in idle:
                         protocol.close()
-        return await self._send(operation, user_id, timeout)
+        return await self._send(operation, target, timeout)
 
     def close(self) -> None:
         """End the requests in flight."""
         self._deadlines.close()
 
-    async def _send(self, operation: Operation, user_id: str, timeout: float) -> Response:
+    async def _send(self, operation: Operation[object], target: str, timeout: float) -> Response:
         client = self._client
         request = getattr(client, operation.method.lower())  # tools replace these methods
         counted = isinstance(client.connector, Connector)
         async with request(
-            URL(self._base_url + operation.path(user_id), encoded=True),
+            URL(self._base_url + operation.path(target), encoded=True),
             **request_options(operation, self._credentials),
             # aiohttp sends custom headers, the key among them, wherever a redirect points.
             allow_redirects=False,
@@ -147,7 +147,8 @@ class StandardTransport:
             # Once the body is read, nothing else has it; and a mocked response has none.
             protocol = getattr(response, "_protocol", None)
             check_length(response.raw_headers)
-            body, whole = await read_body(response.content, response.status)
+            limit = operation.body_limit(response.status)
+            body, whole = await read_body(response.content, response.status, limit)
             if not whole:
                 response.close()  # the rest is not worth reading
             end = _nothing if protocol is None else protocol.close
@@ -185,7 +186,7 @@ def _places(connector: aiohttp.BaseConnector | None) -> asyncio.Semaphore:
     return asyncio.Semaphore(min(filter(None, limits), default=sys.maxsize))
 
 
-def request_options(operation: Operation, credentials: Credentials) -> dict[str, Any]:
+def request_options(operation: Operation[object], credentials: Credentials) -> dict[str, Any]:
     """The headers and the body of this operation's request, as aiohttp takes them."""
     if not operation.body:
         # aiohttp would call an empty body an octet-stream.
@@ -212,13 +213,13 @@ def check_length(headers: Iterable[tuple[bytes, bytes]]) -> None:
         raise HeadersTooLongError
 
 
-async def read_body(content: aiohttp.StreamReader, status: int) -> tuple[bytes, bool]:
-    """The decompressed body, up to its limit and one chunk; and whether that is all of it.
+async def read_body(content: aiohttp.StreamReader, status: int, limit: int) -> tuple[bytes, bool]:
+    """The decompressed body, up to this limit and one chunk; and whether that is all of it.
 
     `response.read()` has no limit: 1 MiB of gzip made it use 2 GiB.
     """
     chunks: list[bytes] = []
-    size, limit = 0, body_limit(status)
+    size = 0
     try:
         while size <= limit and (chunk := await content.readany()):
             chunks.append(chunk)

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from limiters import Ours
 
-from monocloud_async.cli.display import _limiter_status
+from monocloud_async.cli.display import limiter_status
 from monocloud_async.ratelimit.estimator import Ticket
 from monocloud_async.ratelimit.limiter import RateLimiter, State
 from monocloud_async.ratelimit.pacer import Pacer
@@ -620,16 +620,14 @@ def test_it_follows_a_limit_that_changes(before: float, after: float) -> None:
 
 
 def test_the_display_says_what_the_tenant_does() -> None:
-    assert _limiter_status(RateLimiter()) == ""
+    assert limiter_status(RateLimiter()) == ""
     fast, _ = paced(20_000)
-    assert re.fullmatch(r"limited to 1\d,\d{3}/s", _limiter_status(fast))
+    assert re.fullmatch(r"limited to 1\d,\d{3}/s", limiter_status(fast))
     resting, now = RateLimiter(seed=1), time.monotonic()
     resting.refused(resting.send(now), 60.0, now)
-    assert re.fullmatch(
-        r"paused (60\.0|59\.\d) s at the tenant's request", _limiter_status(resting)
-    )
+    assert re.fullmatch(r"paused (60\.0|59\.\d) s at the tenant's request", limiter_status(resting))
     broken = RateLimiter()
     outage(broken, now)
     assert re.fullmatch(
-        r"the tenant is down for \d s: probing, for at most 300 s", _limiter_status(broken)
+        r"the tenant is down for \d s: probing, for at most 300 s", limiter_status(broken)
     )

@@ -11,7 +11,7 @@ from ways import Way, session_by
 import monocloud_async as m
 from monocloud_async import MonoCloudSession, RetryPolicy
 from monocloud_async.connector import Connector
-from monocloud_async.endpoint import Operation
+from monocloud_async.endpoint import UserOperation
 
 KEY = "sentinel-key-4711"
 ONCE = RetryPolicy(attempts=1)
@@ -56,7 +56,7 @@ def test_an_answer_may_take_all_of_the_time(way: Way) -> None:
 @every_way
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE"])
 def test_an_operation_is_sent_with_its_own_method(way: Way, method: str) -> None:
-    operation = Operation(name="any", method=method)
+    operation = UserOperation(name="any", method=method)
 
     async def main() -> bytes:
         async with (

@@ -1,0 +1,54 @@
+"""Shows how far a list of users is read: live on a terminal, plain lines elsewhere."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from rich.console import Console
+
+from monocloud_async.cli.display import PLAIN_TICK, TICK, LiveBar, limiter_status, say
+from monocloud_async.ratelimit.limiter import RateLimiter
+from monocloud_async.user_list import UserList
+
+
+@asynccontextmanager
+async def shown(console: Console, users: UserList, pace: RateLimiter) -> AsyncIterator[None]:
+    """Show the progress over the pages of the list while the context is open."""
+
+    def status() -> list[str]:
+        total = "" if users.total is None else f" of {users.total:,}"
+        parts = [f"{users.returned:,}{total} users read"]
+        if users.passes:
+            parts.append("reading the list again, because its pages shifted")
+        return [*parts, *filter(None, [limiter_status(pace)])]
+
+    live = console.is_terminal and not console.is_dumb_terminal
+    bar = LiveBar(console, status, amounts_of="pages")
+    task = bar.add_task("", total=None)
+
+    def refresh() -> None:
+        pages = users.pages
+        read = users.pages_read if pages is None else min(users.pages_read, pages)
+        bar.update(task, completed=read, total=pages)
+        bar.refresh()
+
+    async def tick() -> None:
+        while True:
+            await asyncio.sleep(TICK if live else PLAIN_TICK)
+            if live:
+                refresh()
+            else:
+                pages = "" if users.pages is None else f" of {users.pages:,}"
+                say(console, " | ".join([f"{users.pages_read:,}{pages} pages", *status()]))
+
+    if live:
+        bar.start()
+    ticking = asyncio.create_task(tick())
+    try:
+        yield
+    finally:
+        ticking.cancel()
+        await asyncio.gather(ticking, return_exceptions=True)
+        if live:
+            refresh()
+            bar.stop()

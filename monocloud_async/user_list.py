@@ -1,0 +1,250 @@
+"""Reads a list of users page by page, so that nobody is left out unnoticed.
+
+The API has no cursor, only numbers of pages. While a list is read, users sign up and leave, and
+all users behind them move to another place: read from the first page to the last, the same user
+may come twice, and another one never.
+
+So a list without an order of the caller's is sorted by the time of creation, and read from the last
+page to the first. Who leaves then only moves users from pages that were read to pages that were
+not, where they come twice; who signs up is on the last page, which is read again at the end. The
+counts must explain every user who came twice, or the whole list is read again.
+"""
+
+import logging
+from array import array
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Final
+
+from monocloud_async.endpoint import PAGINATION, UserPage
+from monocloud_async.errors import IncompleteListError, InvalidResponseError
+from monocloud_async.models import User
+
+STABLE_SORT: Final = "creation_time:1"
+_MAX_PASSES: Final = 5
+_TRIES: Final = 3  # for a page that contradicts its header: users may have changed in between
+_NUMBER: Final = (1 << 64) - 1
+
+FetchPage = Callable[[int, int], Awaitable[UserPage]]
+
+logger = logging.getLogger("monocloud_async")
+
+
+class IdSet:
+    """A set of user ids in 12 to 24 bytes each, where Python's own takes 110.
+
+    It has 64-bit numbers in place of the ids. The chance that two of a million ids have the same
+    number is one in 40 millions.
+    """
+
+    def __init__(self) -> None:
+        self._numbers = array("Q", [0]) * 1024  # open addressing; 0 is a free place
+        self._used = 0
+
+    def __len__(self) -> int:
+        return self._used
+
+    def __contains__(self, user_id: str) -> bool:
+        number = _number(user_id)
+        return self._numbers[self._place(number)] == number
+
+    def add(self, user_id: str) -> bool:
+        """Add the id; return whether it is new."""
+        number = _number(user_id)
+        place = self._place(number)
+        if self._numbers[place] == number:
+            return False
+        self._numbers[place] = number
+        self._used += 1
+        if 3 * self._used > 2 * len(self._numbers):
+            old, self._numbers = self._numbers, array("Q", [0]) * (2 * len(self._numbers))
+            for each in old:
+                if each:
+                    self._numbers[self._place(each)] = each
+        return True
+
+    def _place(self, number: int) -> int:
+        numbers, last = self._numbers, len(self._numbers) - 1
+        place = number & last
+        while (there := numbers[place]) and there != number:
+            place = (place + 1) & last
+        return place
+
+
+def _number(user_id: str) -> int:
+    return hash(user_id) & _NUMBER or 1
+
+
+class UserList:
+    """The users of a list, as an async iterator over all of them; each comes once.
+
+    A page that contradicts its own header is read again, and so is the whole list if its pages
+    shifted in a way that the counts do not explain; users who were missed come then. The iteration
+    ends with an `IncompleteListError` if users are still missing. Memory does not grow with the
+    users, except for 12 to 24 bytes each.
+
+    Attributes:
+        total: how many users the tenant says the list has; None before the first page.
+        returned: how many users the iterator has returned.
+        repeated: how often a user came again, because the pages shifted.
+        page_size: the maximum number of users on a page, as the tenant allows it.
+        pages_read: how many pages were read.
+        passes: how often the list was read from one end to the other.
+    """
+
+    def __init__(self, fetch: FetchPage, *, page_size: int, ordered: bool) -> None:
+        self.total: int | None = None
+        self.returned = 0
+        self.repeated = 0
+        self.page_size = page_size
+        self.pages_read = 0
+        self.passes = 0
+        self._fetch = fetch
+        self._ordered = ordered
+        self._seen = IdSet()
+        self._is_clean = True  # whether the counts explain whatever happened in this pass
+
+    def __repr__(self) -> str:
+        return f"<UserList {self.returned} of {self.total} users>"
+
+    @property
+    def pages(self) -> int | None:
+        """How many pages the list has; None before the first page."""
+        return None if self.total is None else -(-self.total // self.page_size)
+
+    def __aiter__(self) -> AsyncIterator[User]:
+        return self._users()
+
+    async def _users(self) -> AsyncIterator[User]:
+        while self.passes < _MAX_PASSES:
+            before = self.returned
+            first = await self._page(1)
+            for number in self._numbers():
+                is_first = number == 1 and (self._ordered or self.pages == 1)
+                page = first if is_first else await self._page(number)
+                if page.size != first.size:  # its users are others than those of this number
+                    self._is_clean = False
+                    break
+                unseen = self._unseen(page)
+                if not self.passes:
+                    self.repeated += len(page.users) - len(unseen)
+                for user in unseen:
+                    yield user
+            newcomers = self.returned
+            if not self._ordered and (self.repeated or self.total != first.total):
+                async for user in self._newest():
+                    yield user
+            newcomers = self.returned - newcomers
+            self.passes += 1
+            if self._is_complete(first.total or 0, newcomers, found=self.returned - before):
+                return
+            if self.passes > 1 and self.returned == before:
+                break  # to read it once more would find nobody either
+            logger.info("the pages of the list shifted while it was read; reading it again")
+        raise IncompleteListError(
+            f"the list of users is incomplete: {self.returned:,} were read in {self.passes} passes,"
+            f" and the tenant counts {self.total:,}",
+            returned=self.returned,
+            total=self.total or 0,
+        )
+
+    def _numbers(self) -> Iterator[int]:
+        """Yield the numbers of the pages of a pass; the total may change meanwhile."""
+        if not self._ordered:
+            yield from range(self.pages or 0, 0, -1)
+            return
+        number = 1
+        while number <= (self.pages or 0):
+            yield number
+            number += 1
+
+    async def _newest(self) -> AsyncIterator[User]:
+        """Yield the users who signed up while the list was read; they are on its last pages."""
+        number = self.pages or 0
+        while number:
+            page = await self._page(number)
+            unseen = self._unseen(page)
+            for user in unseen:
+                yield user
+            if len(unseen) < len(page.users):
+                return
+            number -= 1
+
+    def _unseen(self, page: UserPage) -> list[User]:
+        unseen = [user for user in page.users if self._seen.add(user.user_id)]
+        self.returned += len(unseen)
+        return unseen
+
+    def _is_complete(self, total_before: int, newcomers: int, *, found: int) -> bool:
+        """Return whether nobody can be missing after this pass.
+
+        Args:
+            total_before: how many users the list had when the pass began.
+            newcomers: how many users signed up during the pass.
+            found: how many users the pass found who were not known before.
+        """
+        total = self.total or 0
+        gone = total_before + newcomers - total
+        if self.passes > 1:
+            is_clean = not found
+        elif self._ordered:
+            is_clean = not self.repeated and not gone
+        else:
+            is_clean = self._is_clean and self.repeated <= max(0, gone)
+        return is_clean and self.returned >= total
+
+    async def _page(self, number: int) -> UserPage:
+        """Return a page that agrees with its own header.
+
+        Raises:
+            InvalidResponseError: it does not, also when it is read again.
+        """
+        problem: str | None = None
+        for _ in range(_TRIES):
+            page = await self._fetch(number, self.page_size)
+            self.pages_read += 1
+            if page.total is None:
+                if number == 1 and len(page.users) < self.page_size:
+                    return await self._whole(page)
+                problem = f"has no readable {PAGINATION} header, which tells whether there are more"
+                continue
+            size = page.size or self.page_size
+            problem = _problem(page, number, size)
+            if problem is None:
+                if size != self.page_size:
+                    logger.info("the tenant sends pages of %d users, not %d", size, self.page_size)
+                self.page_size = page.size = size
+                self.total = page.total
+                return page
+        raise _inconsistent(number, problem or "")
+
+    async def _whole(self, page: UserPage) -> UserPage:
+        """Return this only page of a list without headers, if the next one is empty."""
+        after = await self._fetch(2, self.page_size)
+        self.pages_read += 1
+        if after.users:
+            raise _inconsistent(
+                1, f"has {len(page.users)} users, not {self.page_size}, but it is not the last one"
+            )
+        page.total = self.total = len(page.users)
+        return page
+
+
+def _problem(page: UserPage, number: int, size: int) -> str | None:
+    """Return how a page contradicts its own header, or None."""
+    total = page.total or 0
+    expected = max(0, min(size, total - (number - 1) * size))
+    if len(page.users) != expected:
+        return f"has {len(page.users):,} users, and {expected:,} by its header"
+    if page.number not in {None, number}:
+        return f"is page {page.number} by its header"
+    is_last = number * size >= total
+    if page.has_next is is_last:
+        what = "not the last one" if is_last else "the last one"
+        return f"is {what} by its header, which counts {total:,} users"
+    return None
+
+
+def _inconsistent(number: int, problem: str) -> InvalidResponseError:
+    error = InvalidResponseError(f"page {number:,} of the list of users {problem}")
+    error.advice = "Nobody knows who is missing from this list: try again"
+    return error

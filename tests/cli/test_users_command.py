@@ -1,0 +1,231 @@
+"""The command `users`: whom it finds, what it writes, and what it says."""
+
+import csv
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from terminal import Cli, started, wait_for
+
+from monocloud_async import config
+from monocloud_async.cli.times import iso, read_time
+from monocloud_async.errors import ConfigurationError
+from monocloud_async.sandbox import Sandbox
+
+HOUR = 1_764_079_200  # 2025-11-25T14:00:00Z
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox(users=60, others=240, disabled_at=HOUR) as sandbox:
+        yield sandbox
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def expected(sandbox: Sandbox, *, disabled: bool | None = None, hour: bool = False) -> set[str]:
+    users = [sandbox.user(user_id) or {} for user_id in sandbox.user_ids()]
+    return {
+        user["user_id"]
+        for user in users
+        if (disabled is None or user["disabled"] is disabled)
+        and (not hour or HOUR <= user["last_updated"] < HOUR + 3600)
+    }
+
+
+@pytest.mark.parametrize("shift", [False, True])
+def test_who_was_disabled_in_an_hour_is_found_and_can_be_enabled(
+    cli: Cli, sandbox: Sandbox, tmp_path: Path, *, shift: bool
+) -> None:
+    lost = tmp_path / "lost.csv"
+    sandbox.shift_pages = shift
+    window = ["--changed-after", "2025-11-25T14:00Z", "--changed-before", "2025-11-25T16:00+01:00"]
+    done = cli("users", "--disabled", *window, "-o", lost)
+    assert done.code == 0
+    found = {row["user_id"] for row in rows(lost)}
+    assert found == expected(sandbox, disabled=True, hour=True)
+    assert len(found) == 60
+    assert f"{lost} has 60 users" in done.err
+    assert f"Reading the users of {sandbox.url}" in done.err
+    assert done.out == ""
+    assert cli("bulk", lost).code == 0
+    assert all(not sandbox.is_disabled(user_id) for user_id in found)
+
+
+@pytest.mark.parametrize(
+    ("option", "disabled"), [("--disabled", True), ("--enabled", False), (None, None)]
+)
+def test_the_row_decides_whether_a_user_is_disabled(
+    cli: Cli, sandbox: Sandbox, option: str | None, *, disabled: bool | None
+) -> None:
+    done = cli("users", *filter(None, [option]))
+    found = list(csv.DictReader(done.out.splitlines()))
+    assert {row["user_id"] for row in found} == expected(sandbox, disabled=disabled)
+    assert {row["disabled"] for row in found} <= {"true", "false"}
+
+
+def test_a_row_has_what_people_know_a_user_by(cli: Cli, sandbox: Sandbox, tmp_path: Path) -> None:
+    sandbox.add_user(
+        "ada",
+        disabled=False,
+        claims={"given_name": "Ada", "family_name": "=1+1"},
+        emails=[
+            {"email": "old@example.com", "primary": False},
+            {"email": "ada@example.com", "primary": True},
+        ],
+        username={"username": "=cmd"},
+        last_updated=HOUR,
+        last_sign_in_success=HOUR + 1,
+        block_until=2_000_000_000,
+    )
+    wanted = {
+        "user_id": "ada",
+        "disabled": False,
+        "email": "ada@example.com",
+        "username": "=cmd",
+        "name": "Ada =1+1",
+        "last_updated": "2025-11-25T14:00:00Z",
+        "last_sign_in": "2025-11-25T14:00:01Z",
+        "block_until": "2033-05-18T03:33:20Z",
+    }
+    found = tmp_path / "found.jsonl"
+    assert cli("users", "--filter", "ada@example", "-o", found).code == 0
+    assert [json.loads(line) for line in found.read_text().splitlines()] == [wanted]
+    table = tmp_path / "found.csv"
+    assert cli("users", "--filter", "ada@example", "-o", table).code == 0
+    (row,) = rows(table)
+    assert (row["username"], row["disabled"]) == (" =cmd", "false")  # no formula
+
+
+def test_addresses_find_their_users_and_doubts_are_told(
+    cli: Cli, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    ids = sandbox.user_ids()
+    mine = [(sandbox.user(user_id) or {})["emails"][0]["email"] for user_id in ids[:3]]
+    emails, found = tmp_path / "ticket.csv", tmp_path / "found.csv"
+    emails.write_text("name,E-Mail\n" + "".join(f"x,{address.upper()}\n" for address in mine))
+    done = cli("users", "--by-email", emails, "-o", found)
+    assert done.code == 0
+    assert {row["user_id"] for row in rows(found)} == set(ids[:3])
+    for twin in ("ada", "bob"):
+        sandbox.add_user(twin, emails=[{"email": "twin@example.com"}])
+    emails.write_text("email\nTwin@example.com\nnobody@example.com\nno address\n")
+    done = cli("users", "--by-email", emails, "-o", found)
+    assert done.code == 1
+    assert "no user has nobody@example.com" in done.err
+    assert "several users have twin@example.com" in done.err
+    assert "1 lines without an e-mail address" in done.err
+    assert {row["user_id"] for row in rows(found)} == {"ada", "bob"}
+
+
+def test_who_cannot_be_judged_is_told(cli: Cli, sandbox: Sandbox) -> None:
+    sandbox.add_user("ada", last_updated=HOUR)
+    assert cli("users", "--changed-after", "2025-11-25T14:00Z").code == 0
+    sandbox.add_user("eve")
+    sandbox._users._sql.execute(
+        """UPDATE users SET members = '{"last_updated": null}' WHERE user_id = 'eve'"""
+    )
+    done = cli("users", "--changed-after", "2025-11-25T14:00Z")
+    assert done.code == 1
+    assert "1 users were left out" in done.err
+
+
+def test_the_members_of_a_group(cli: Cli, sandbox: Sandbox) -> None:
+    sandbox.assign("staff", sandbox.user_ids()[:4])
+    done = cli("users", "--group", "staff")
+    assert len(done.out.splitlines()) == 5
+    assert cli("users", "--group", "..").code == 2
+    assert cli("users", "--group", "nobody").code == 3
+
+
+@pytest.mark.parametrize("fault", ["header", "key"])
+def test_no_file_is_better_than_a_part_of_one(
+    cli: Cli, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    lost = tmp_path / "lost.csv"
+    lost.write_text("of yesterday")
+    if fault == "header":
+        sandbox.paging_header = False
+    else:
+        monkeypatch.setenv(config.API_KEY, "wrong-4711")
+    done = cli("users", "--disabled", "-o", lost)
+    assert done.code == 3
+    assert len([line for line in done.err.splitlines() if line.startswith("Error: ")]) == 1
+    assert "Nothing was written" in done.err
+    assert "4711" not in done.err
+    assert lost.read_text() == "of yesterday"
+    assert list(tmp_path.iterdir()) == [lost]
+    assert cli("users").out == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--changed-after", "2025-11-25T14:00"], "--changed-after '2025-11-25T14:00' has no time"),
+        (["--changed-before", "yesterday"], "--changed-before 'yesterday' is no time"),
+        (["--disabled", "--enabled"], "contradict each other"),
+        (["--changed-after", "1 hour ago", "--changed-before", "2 hours ago"], "is not before"),
+        (["-o", "/nowhere/lost.csv"], "cannot write /nowhere/lost.csv: No such file"),
+        (["--by-email", "nowhere.csv"], "cannot read nowhere.csv"),
+    ],
+)
+def test_what_cannot_be_done_is_told_before_anything_is_sent(
+    cli: Cli, sandbox: Sandbox, arguments: list[str], message: str
+) -> None:
+    done = cli("users", *arguments)
+    assert done.code == 2
+    assert message in " ".join(done.err.split())
+    assert sandbox.stats().requests == 0
+
+
+def test_the_input_is_not_replaced(cli: Cli, tmp_path: Path) -> None:
+    emails = tmp_path / "emails.csv"
+    emails.write_text("email\nada@example.com\n")
+    done = cli("users", "--by-email", emails, "-o", emails)
+    assert (done.code, "is the file of --by-email" in done.err) == (2, True)
+    assert emails.read_text() == "email\nada@example.com\n"
+
+
+@pytest.mark.process
+def test_an_interrupted_list_leaves_nothing(sandbox: Sandbox, tmp_path: Path) -> None:
+    sandbox.latency = 0.2
+    lost = tmp_path / "lost.csv"
+    with started(sandbox, "users", "-o", lost) as process:
+        wait_for(lambda: sandbox.stats().requests > 2)
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "Interrupted; nothing was written" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("2 hours ago", 1_000_000 - 7200),
+        ("1 Day ago", 1_000_000 - 86_400),
+        ("90minutes ago", 1_000_000 - 5400),
+        ("1970-01-02T00:00Z", 86_400),
+        ("1970-01-02 01:00:00+01:00", 86_400),
+    ],
+)
+def test_a_time_is_iso_with_a_zone_or_ago(text: str, seconds: float) -> None:
+    assert read_time(text, "--changed-after", 1_000_000) == seconds
+
+
+@pytest.mark.parametrize(
+    "text", ["", "2 hours", "ago", "1970-01-02", "9999999 days ago", "\x1b[2J"]
+)
+def test_no_other_time_is_guessed(text: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        read_time(text, "--changed-after", 0)
+    assert "\x1b" not in str(caught.value)
+
+
+def test_a_time_without_a_date_is_none() -> None:
+    assert iso(10**20) is None

@@ -1,0 +1,417 @@
+"""Lists of users: nobody is left out unnoticed, whatever the pages do while they are read."""
+
+import tracemalloc
+from collections.abc import AsyncIterator, Callable
+from random import Random
+from typing import Any
+
+import pytest
+from conftest import QUICK
+from raw_server import RawServer, answering, http
+from virtual_time import run
+
+import monocloud_async as m
+from monocloud_async import MonoCloudSession, User, UserList
+from monocloud_async.endpoint import UserPage
+from monocloud_async.sandbox import Sandbox
+from monocloud_async.user_list import IdSet
+
+
+class Tenant:
+    """A tenant in memory, which something happens to after each page."""
+
+    def __init__(self, count: int, *, cap: int = 50) -> None:
+        self.users = [f"u{number}" for number in range(count)]
+        self.cap = cap
+        self.pages = list[int]()
+        self.after: Callable[[], None] = lambda: None
+        self.changed: Callable[[UserPage], UserPage] = lambda page: page
+
+    async def fetch(self, number: int, size: int) -> UserPage:
+        self.pages.append(number)
+        size = min(size, self.cap)
+        start = (number - 1) * size
+        page = UserPage(
+            [User(user_id=user_id) for user_id in self.users[start : start + size]],
+            len(self.users),
+            size,
+            number,
+            start + size < len(self.users),
+        )
+        self.after()
+        return self.changed(page)
+
+    def list(self, *, ordered: bool = False, page_size: int = 50) -> UserList:
+        return UserList(self.fetch, page_size=page_size, ordered=ordered)
+
+
+async def ids(users: AsyncIterator[User] | UserList) -> list[str]:
+    return [user.user_id async for user in users]
+
+
+@pytest.mark.parametrize("count", [0, 1, 49, 50, 51, 99, 100, 101, 1003])
+@pytest.mark.parametrize("ordered", [True, False])
+async def test_everybody_comes_once_in_as_few_requests_as_pages(
+    count: int, *, ordered: bool
+) -> None:
+    tenant = Tenant(count)
+    users = tenant.list(ordered=ordered)
+    found = await ids(users)
+    assert sorted(found) == sorted(tenant.users)
+    assert (found == tenant.users) or not ordered
+    pages = -(-count // 50)
+    # Without an order, the first page is read for the count, and again at the end.
+    assert len(tenant.pages) == max(1, pages if ordered or pages < 2 else pages + 1)
+    assert (users.total, users.returned, users.repeated) == (count, count, 0)
+
+
+async def test_who_leaves_moves_nobody_out_of_the_list() -> None:
+    tenant = Tenant(1000)
+    left = list[str]()
+    tenant.after = lambda: left.append(tenant.users.pop(0))
+    users = tenant.list()
+    found = await ids(users)
+    assert set(tenant.users) <= set(found)
+    assert len(found) == len(set(found))
+    assert users.repeated > 0
+    assert users.passes == 1
+
+
+async def test_who_leaves_while_another_one_signs_up_moves_nobody_out_of_the_list() -> None:
+    """The total stays the same, so a reader from the first page on would notice nothing."""
+    tenant = Tenant(1000)
+    first = set(tenant.users)
+
+    def after() -> None:
+        tenant.users.pop(0)
+        tenant.users.append(f"newcomer{len(tenant.pages)}")
+
+    tenant.after = after
+    users = tenant.list()
+    found = await ids(users)
+    assert first & set(tenant.users) <= set(found)
+    assert len(found) == len(set(found))
+    assert sum(user_id.startswith("newcomer") for user_id in found) > 10  # the newest as well
+    assert users.passes == 1
+
+
+async def test_users_without_a_stable_order_are_read_again_until_all_are_there() -> None:
+    """As with a database that sorts users of the same second differently for each page."""
+    tenant = Tenant(1000)
+    everybody = set(tenant.users)
+    rng = Random(1)
+    shuffles = 0
+
+    def after() -> None:
+        nonlocal shuffles
+        if shuffles < 30:
+            shuffles += 1
+            rng.shuffle(tenant.users)
+
+    tenant.after = after
+    users = tenant.list()
+    found = await ids(users)
+    assert set(found) == everybody
+    assert len(found) == len(everybody)
+    assert users.passes > 1
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+async def test_a_list_that_never_holds_still_ends_with_an_error(*, ordered: bool) -> None:
+    tenant = Tenant(1000)
+    rng = Random(1)
+
+    def after() -> None:
+        rng.shuffle(tenant.users)
+        tenant.users[:20] = [f"n{len(tenant.pages)}-{number}" for number in range(20)]
+
+    tenant.after = after
+    users = tenant.list(ordered=ordered)
+    with pytest.raises(m.IncompleteListError, match="1,000") as caught:
+        await ids(users)
+    assert caught.value.total == 1000
+    assert caught.value.returned == users.returned
+
+
+async def test_a_count_that_never_fits_is_an_error_after_a_second_pass() -> None:
+    tenant = Tenant(100)
+    tenant.users += tenant.users[:7]  # the tenant counts some users twice
+    with pytest.raises(m.IncompleteListError, match=r"100 were read in 2 passes, .* counts 107"):
+        await ids(tenant.list())
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+async def test_pages_that_the_tenant_cuts_are_followed(*, ordered: bool) -> None:
+    tenant = Tenant(230, cap=20)
+    users = tenant.list(ordered=ordered)
+    assert sorted(await ids(users)) == sorted(tenant.users)
+    assert (users.page_size, users.passes) == (20, 1)
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+async def test_a_size_that_is_cut_half_way_begins_a_new_pass(*, ordered: bool) -> None:
+    tenant = Tenant(430)
+
+    def after() -> None:
+        tenant.cap = 50 if len(tenant.pages) < 4 else 20
+
+    tenant.after = after
+    users = tenant.list(ordered=ordered)
+    assert sorted(await ids(users)) == sorted(tenant.users)
+    assert (users.page_size, users.passes > 1) == (20, True)
+
+
+async def test_a_page_is_read_again_if_it_contradicts_its_header() -> None:
+    tenant = Tenant(230)
+    wrong = 0
+
+    def changed(page: UserPage) -> UserPage:
+        nonlocal wrong
+        if page.number == 3 and wrong < 2:
+            wrong += 1
+            page.users.pop()
+        return page
+
+    tenant.changed = changed
+    assert len(await ids(tenant.list())) == 230
+    assert wrong == 2
+
+
+def short(page: UserPage) -> None:
+    page.users.pop()
+
+
+def headless(page: UserPage) -> None:
+    page.total = page.size = page.number = page.has_next = None
+
+
+def capped_count(page: UserPage) -> None:
+    page.total = 100
+
+
+def other_page(page: UserPage) -> None:
+    page.number = 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (short, "page 5 .* has 29 users, and 30 by its header"),
+        (headless, "page 5 .* has no readable x-pagination header"),
+        (other_page, "page 5 .* is page 1 by its header"),
+    ],
+)
+async def test_a_page_that_keeps_contradicting_its_header_is_an_error(
+    change: Callable[[UserPage], None], message: str
+) -> None:
+    tenant = Tenant(230)
+
+    def changed(page: UserPage) -> UserPage:
+        if len(tenant.pages) > 1:
+            change(page)
+        return page
+
+    tenant.changed = changed
+    with pytest.raises(m.InvalidResponseError, match=message):
+        await ids(tenant.list())
+    assert tenant.pages == [1, 5, 5, 5]
+
+
+async def test_a_count_that_is_capped_is_not_the_end() -> None:
+    """Search engines count up to ten thousand, and stop."""
+    tenant = Tenant(230)
+
+    def changed(page: UserPage) -> UserPage:
+        capped_count(page)
+        return page
+
+    tenant.changed = changed
+    with pytest.raises(
+        m.InvalidResponseError, match=r"page 2 .* is not the last one by its header, .* 100 users"
+    ):
+        await ids(tenant.list())
+
+
+@pytest.mark.parametrize(("count", "asked"), [(0, 2), (30, 2)])
+async def test_a_short_page_without_a_header_is_all_if_the_next_one_is_empty(
+    count: int, asked: int
+) -> None:
+    tenant = Tenant(count)
+
+    def changed(page: UserPage) -> UserPage:
+        headless(page)
+        return page
+
+    tenant.changed = changed
+    assert await ids(tenant.list()) == tenant.users
+    assert len(tenant.pages) == asked
+
+
+@pytest.mark.parametrize(("count", "cap"), [(50, 50), (230, 50), (230, 20)])
+async def test_without_a_header_nobody_knows_whether_there_are_more(count: int, cap: int) -> None:
+    """Also where the tenant cut the pages without saying so."""
+    tenant = Tenant(count, cap=cap)
+
+    def changed(page: UserPage) -> UserPage:
+        headless(page)
+        return page
+
+    tenant.changed = changed
+    with pytest.raises(m.InvalidResponseError, match="page 1 of the list of users has"):
+        await ids(tenant.list())
+
+
+def test_a_hundred_thousand_users_take_flat_memory() -> None:
+    def peak(count: int) -> int:
+        async def main() -> None:
+            tenant = Tenant(count)
+            tracemalloc.start()
+            try:
+                async for _user in tenant.list():
+                    pass
+            finally:
+                peaks.append(tracemalloc.get_traced_memory()[1])
+                tracemalloc.stop()
+
+        peaks = list[int]()
+        run(main(), sockets=False)
+        return peaks[0]
+
+    assert peak(100_000) - peak(1_000) < 4 << 20
+
+
+def test_an_id_set_is_a_set_of_ids() -> None:
+    found, expected = IdSet(), set[str]()
+    rng = Random(1)
+    for _ in range(5000):
+        user_id = str(rng.randrange(3000))
+        assert (user_id in found) is (user_id in expected)
+        assert found.add(user_id) is (user_id not in expected)
+        expected.add(user_id)
+    assert len(found) == len(expected)
+
+
+async def test_a_session_lists_its_tenant(sandbox: Sandbox, session: MonoCloudSession) -> None:
+    await session.enable_user(sandbox.user_ids()[0])
+    users = session.list_users(page_size=7)
+    states = {user.user_id: user.disabled async for user in users}
+    assert states == {user_id: sandbox.is_disabled(user_id) for user_id in sandbox.user_ids()}
+    assert users.pages == 3
+
+
+async def test_the_order_the_filter_and_the_group_are_the_tenants(
+    sandbox: Sandbox, session: MonoCloudSession
+) -> None:
+    everybody = [user async for user in session.list_users(sort="last_updated:-1")]
+    times = [user.last_updated or 0 for user in everybody]
+    assert times == sorted(times, reverse=True)
+    email = everybody[3].emails[0].email
+    assert await ids(session.list_users(filter=email)) == [everybody[3].user_id]
+    sandbox.assign("staff & co", sandbox.user_ids()[:2])
+    found = await ids(session.list_users(group="staff & co"))
+    assert sorted(found) == sorted(sandbox.user_ids()[:2])
+
+
+async def test_a_list_is_retried_and_paced_like_any_call(sandbox: Sandbox) -> None:
+    sandbox.error_rate = 0.3
+    retry = m.RetryPolicy(attempts=30, wait_initial=0.001, wait_max=0.002)
+    async with MonoCloudSession(sandbox.url, sandbox.api_key, retry=retry) as session:
+        assert len(await ids(session.list_users(page_size=2))) == 20
+        assert session.pace.state == "open"
+
+
+async def test_pages_that_shift_on_the_way_miss_nobody() -> None:
+    async with (
+        Sandbox(users=100, others=300, shift_pages=True) as sandbox,
+        MonoCloudSession(sandbox.url, sandbox.api_key, retry=QUICK) as session,
+    ):
+        disabled = {user_id for user_id in sandbox.user_ids() if sandbox.is_disabled(user_id)}
+        users = session.list_users(page_size=20)
+        assert {user.user_id async for user in users if user.disabled} == disabled
+        assert users.repeated > 0
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [(401, m.UnauthorizedError), (404, m.NotFoundError), (422, m.UnprocessableError)],
+)
+async def test_a_refusal_is_the_error_of_its_status_and_names_no_user(
+    status: int, error: type[m.StatusError]
+) -> None:
+    async with (
+        RawServer(answering(http(b"{}", status=status))) as server,
+        MonoCloudSession(server.url, "k", retry=QUICK) as session,
+    ):
+        with pytest.raises(error) as caught:
+            await ids(session.list_users())
+        assert caught.value.user_id is None
+        assert str(caught.value).startswith(str(status))
+
+
+@pytest.mark.parametrize(
+    ("body", "error", "message"),
+    [
+        (b"<html>", m.InvalidResponseError, "Check the domain"),
+        (b"{}", m.InvalidResponseError, "no list of users"),
+        (b'[{"disabled": true}]', m.InvalidResponseError, "a user who has no user_id"),
+        (b'[{"user_id": "ada"}, {"user_id"', m.TransportError, "cut short"),
+        (b'[{"user_id": "ada"}, 3]', m.InvalidResponseError, "a user who has no user_id"),
+    ],
+)
+async def test_what_is_no_list_is_told(
+    body: bytes, error: type[m.MonoCloudError], message: str
+) -> None:
+    answer = http(body, b'X-Pagination: {"total_count": 1}')
+    async with (
+        RawServer(answering(answer)) as server,
+        MonoCloudSession(server.url, "k", retry=QUICK) as session,
+    ):
+        with pytest.raises(error, match=message):
+            await ids(session.list_users())
+
+
+@pytest.mark.parametrize(
+    "header",
+    [b"", b"X-Pagination: nonsense", b'X-Pagination: {"total_count": "2"}', b"X-Pagination: {}"],
+)
+async def test_an_unreadable_header_is_none(header: bytes) -> None:
+    def answer(request: bytes) -> bytes:
+        body = b"[]" if b"page=2&" in request else b'[{"user_id": "ada"}, {"user_id": "bob"}]'
+        return http(body, *filter(None, [header]))
+
+    async with (
+        RawServer(answering(answer)) as server,
+        MonoCloudSession(server.url, "k", retry=QUICK) as session,
+    ):
+        assert await ids(session.list_users()) == ["ada", "bob"]
+        with pytest.raises(m.InvalidResponseError, match="no readable x-pagination"):
+            await ids(session.list_users(page_size=2))
+
+
+async def test_unusual_data_of_one_user_does_not_spoil_the_page() -> None:
+    members = b'"disabled": true, "emails": null, "claims": {"n": NaN}, "username": 3'
+    body = b'[{"user_id": "ada", %s}]' % members
+    answer = http(body, b'X-Pagination: {"total_count": 1}')
+    async with (
+        RawServer(answering(answer)) as server,
+        MonoCloudSession(server.url, "k", retry=QUICK) as session,
+    ):
+        (user,) = [user async for user in session.list_users()]
+    assert (user.user_id, user.disabled, user.emails, user.username) == ("ada", True, [], None)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"page_size": 0}, "page_size must be 1 or more"),
+        ({"page_size": "50"}, "page_size must be 1 or more"),
+        ({"sort": "\ud800"}, "valid Unicode"),
+        ({"group": ".."}, "dot segment"),
+    ],
+)
+async def test_options_are_checked_before_any_request(
+    session: MonoCloudSession, sandbox: Sandbox, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(m.MonoCloudError, match=message):
+        session.list_users(**options)
+    assert sandbox.stats().requests == 0
