@@ -24,7 +24,8 @@ class Outcome(Struct, frozen=True, kw_only=True):
         status: "enabled" or "disabled", as the run wanted; "failed", for a known reason;
             "unknown": a request was sent and no response arrived, so it may or may not be done;
             "not_attempted": the run ended before the tenant processed a request;
-            "already_enabled" or "already_disabled": according to the journal.
+            "already_enabled" or "already_disabled": according to the journal, or when the run
+            looked the user up first.
         user: the user in the tenant's response, if it was done.
         error: why it was not done; None if the call was cancelled.
         attempts: requests sent for this user, without those answered 429.
@@ -102,7 +103,7 @@ class BulkReport(DoneBeforeCounts, kw_only=True):
 
     @property
     def skipped(self) -> int:
-        """How many users were skipped, because the journal records them as done."""
+        """How many users were skipped: done before, by the journal or when they were looked up."""
         return sum(getattr(self, status) for status in _DONE_BEFORE)
 
     @property

@@ -44,7 +44,8 @@ def _no_text(*names: str) -> str:
 
 _USER: Final = (
     f"position NOT {_COUNT} OR typeof(user_id) <> 'text' OR length(user_id) > 1024"
-    " OR ifnull(outcome, '') NOT IN ('enabled', 'disabled', 'failed', 'unknown', 'not_attempted')"
+    " OR ifnull(outcome, '') NOT IN ('enabled', 'disabled', 'failed', 'unknown', 'not_attempted',"
+    " 'already_enabled', 'already_disabled')"
     f" OR ifnull(status, 200) NOT BETWEEN 100 AND 999 OR ifnull(attempts, -1) NOT {_COUNT}"
     f" OR ifnull(ms, -1) NOT {_TIME} OR ifnull(at, -1) NOT {_TIME}"
     f" OR {_no_text('error', 'title', 'trace_id')}"
@@ -68,8 +69,10 @@ _DAMAGE: Final = {
     "commands": _no_text("login", "folder", "command", "note"),
     "bad_lines": f"line NOT {_COUNT} OR typeof(problem) <> 'text' OR {_no_text('problem')}",
     "earlier": _USER,
+    "before": f"position NOT {_COUNT} OR typeof(user_id) <> 'text' OR length(user_id) > 1024"
+    " OR ifnull(disabled, 0) NOT IN (0, 1)",
 }
-_SINCE: Final = {"input": 2, "commands": 2, "bad_lines": 2, "earlier": 2}
+_SINCE: Final = {"input": 2, "commands": 2, "bad_lines": 2, "earlier": 2, "before": 2}
 
 
 class _DamageError(Exception):
