@@ -300,6 +300,22 @@ async def test_a_bounded_semaphore_holds_every_run_to_its_concurrency(
     assert 1 < sandbox.stats().peak_in_flight <= 7
 
 
+async def test_an_error_that_nobody_expects_ends_the_run_at_once() -> None:
+    async def send(user_id: str, _seconds: float) -> User:
+        if user_id == "ada":
+            return User(user_id=user_id)  # until then the first call is alone
+        if user_id == "bug":
+            raise ZeroDivisionError
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    running = bulk(["ada", "hangs", "bug", "hangs"], send)
+    async with asyncio.timeout(10):
+        with pytest.raises(ZeroDivisionError):
+            await running
+    assert (running.report.enabled, running.report.unknown, running.report.total) == (1, 3, 4)
+
+
 @pytest.mark.parametrize("concurrency", [0, -1, 1.5])
 def test_a_concurrency_that_makes_no_sense_is_refused(concurrency: int) -> None:
     with pytest.raises(m.ConfigurationError, match="concurrency"):
