@@ -9,7 +9,7 @@ BASE = "by hand"
 FLAT = 0.5  # MB per step of a run: less than that is noise
 
 
-class Turn(NamedTuple):
+class Round(NamedTuple):
     """The figures of one client in one round."""
 
     cpu: float  # microseconds per user
@@ -17,7 +17,7 @@ class Turn(NamedTuple):
     megabytes: float
 
 
-Turns = dict[tuple[str, str], list[Turn]]  # by column and client
+Rounds = dict[tuple[str, str], list[Round]]  # by column and client
 
 COLUMNS = ("plain/asyncio", "plain/uvloop", "TLS/asyncio", "TLS/uvloop")
 AIMS = [  # maximum ratio of the CPU time of two clients
@@ -31,7 +31,7 @@ AIMS = [  # maximum ratio of the CPU time of two clients
 ]
 
 
-def ratio(results: Turns, column: str, name: str, base: str) -> float | None:
+def ratio(results: Rounds, column: str, name: str, base: str) -> float | None:
     """Return the median of the ratios of all rounds, or None if one of the two did not run."""
     mine, theirs = results.get((column, name)), results.get((column, base))
     if mine is None or theirs is None:
@@ -39,26 +39,26 @@ def ratio(results: Turns, column: str, name: str, base: str) -> float | None:
     return statistics.median(a.cpu / b.cpu for a, b in zip(mine, theirs, strict=True))
 
 
-def table(names: list[str], columns: list[str], results: Turns) -> list[str]:
+def table(names: list[str], columns: list[str], results: Rounds) -> list[str]:
     """Return two tables: CPU and its ratio to the loop by hand, and speed with memory."""
     lines = _head("CPU", columns)
     for name in names:
         cells = []
         for column in columns:
-            turns, share = results.get((column, name)), ratio(results, column, name, BASE)
-            text = "" if turns is None else f"{statistics.median(t.cpu for t in turns):.0f}"
+            rounds, share = results.get((column, name)), ratio(results, column, name, BASE)
+            text = "" if rounds is None else f"{statistics.median(t.cpu for t in rounds):.0f}"
             cells.append(text if share is None else f"{text} ({share:.2f})")
         lines.append(f"| {name} | {' | '.join(cells)} |")
     lines += ["", *_head("Users per second, peak memory", columns)]
     for name in names:
         cells = []
         for column in columns:
-            turns = results.get((column, name), [])
+            rounds = results.get((column, name), [])
             rate, most = (
                 statistics.median(values)
-                for values in ([t[i] for t in turns] or [0] for i in (1, 2))
+                for values in ([t[i] for t in rounds] or [0] for i in (1, 2))
             )
-            cells.append(f"{rate:,.0f}, {most:.0f} MB" if turns else "")
+            cells.append(f"{rate:,.0f}, {most:.0f} MB" if rounds else "")
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines
 
@@ -90,7 +90,7 @@ def growth(found: dict[str, tuple[list[float], float]], step: int) -> list[str]:
     return lines
 
 
-def aims(results: Turns, took: dict[str, float]) -> list[str]:
+def aims(results: Rounds, took: dict[str, float]) -> list[str]:
     """Return each aim, and whether it was met."""
     lines = []
     for column, name, base, most in AIMS:

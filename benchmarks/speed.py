@@ -1,13 +1,13 @@
 """Measures client CPU per user, for this package and other clients that make the same calls.
 
     python benchmarks/speed.py                      the table of docs/performance.md, and start-up
-    python benchmarks/speed.py --turns 1 --only "bulk,by hand" --columns TLS/asyncio
+    python benchmarks/speed.py --rounds 1 --only "bulk,by hand" --columns TLS/asyncio
     python benchmarks/speed.py --memory [USERS]     a million users, and the memory of that
     python benchmarks/speed.py --startup            how long until a program can begin
 
-Every client runs in a process of its own, turn by turn, so that a machine that is busy for a while
-is busy for all of them. A ratio is to another client of the same turn and column; what is printed
-are medians over the turns. What is not installed is left out, and a line says so.
+Every client runs in a process of its own, once in each round, so that a machine that is busy for a
+while is busy for all of them. A ratio compares clients of the same round and column; the printed
+values are medians over the rounds. Clients that are not installed are left out, and a line says so.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from contestants import CONTESTANTS
-from figures import BASE, COLUMNS, Turn, Turns, aims, beginnings, growth, table
+from figures import BASE, COLUMNS, Round, Rounds, aims, beginnings, growth, table
 from startup import startup
 from web_server import serving
 
@@ -116,19 +116,19 @@ class Field:
         return said
 
 
-def measure(field: Field, urls: dict[str, str], users: int, turns: int) -> Turns:
+def measure(field: Field, urls: dict[str, str], users: int, rounds: int) -> Rounds:
     """Run all clients in all columns, in rounds."""
-    results: Turns = defaultdict(list)
-    for turn in range(turns):
+    results: Rounds = defaultdict(list)
+    for round_number in range(1, rounds + 1):
         for column in field.columns:
             security, loop = column.split("/")
             for name in field.names:
                 if field.plays(name, column):
-                    progress(f"turn {turn + 1} of {turns}: {column}: {name}")
+                    progress(f"round {round_number} of {rounds}: {column}: {name}")
                     number = min(users, AT_MOST.get(name, users))
                     said = field.run(name, urls[security], number, loop)
                     results[column, name].append(
-                        Turn(
+                        Round(
                             said["cpu"] / number * 1e6, number / said["seconds"], said["megabytes"]
                         )
                     )
@@ -186,8 +186,8 @@ def several(known: list[str]) -> Any:
 def main() -> None:
     parser = argparse.ArgumentParser(description="What a call costs, beside other ways to make it.")
     names, columns = several([*CONTESTANTS, *NODE]), several(list(COLUMNS))
-    parser.add_argument("--users", type=int, default=20_000, help="in each turn, after a warm-up")
-    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--users", type=int, default=20_000, help="in each round, after a warm-up")
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", type=names, default=[], metavar="NAME[,NAME]")
     parser.add_argument("--columns", type=columns, default=list(COLUMNS), metavar="NAME[,NAME]")
     parser.add_argument("--memory", type=int, nargs="?", const=1_000_000, metavar="USERS")
@@ -204,10 +204,10 @@ def main() -> None:
             took = startup(Path(folder), progress)
             lines += [*beginnings(took), "", *aims({}, took)]
         else:
-            results = measure(field, urls, options.users, options.turns)
+            results = measure(field, urls, options.users, options.rounds)
             took = startup(Path(folder), progress)
             lines += [
-                f"{options.users:,} users a turn, {options.turns} turns, 100 at a time.",
+                f"{options.users:,} users a round, {options.rounds} rounds, 100 at a time.",
                 f"CPU per user in µs, in brackets the ratio to `{BASE}`:\n",
                 *table(field.names, field.columns, results),
                 "",

@@ -326,7 +326,7 @@ class MonoCloudSession:
         policy: RetryPolicy,
         time_left: float,
     ) -> T:
-        """One request of a single call, and again after what is news of the tenant alone."""
+        """Return the result of one request, which is repeated after a 429 or in an outage."""
         limiter, clock = self._limiter, asyncio.get_running_loop().time
         deadline = clock() + time_left
         refused = None

@@ -137,8 +137,8 @@ async def test_leaving_early_cancels_what_is_in_flight_and_leaves_no_task(
 
 # A task that is cancelled before its first step has not awaited it.
 @pytest.mark.filterwarnings("ignore:bulk_enable was never awaited:RuntimeWarning")
-@pytest.mark.parametrize("turns", range(0, 40, 3))
-def test_a_cancelled_run_counts_everybody_and_leaves_no_task(turns: int) -> None:
+@pytest.mark.parametrize("steps", range(0, 40, 3))
+def test_a_cancelled_run_counts_everybody_and_leaves_no_task(steps: int) -> None:
     async def main() -> None:
         running = bulk([f"u{i}" for i in range(50)], enable, concurrency=4)
         before = asyncio.all_tasks()
@@ -147,7 +147,7 @@ def test_a_cancelled_run_counts_everybody_and_leaves_no_task(turns: int) -> None
             return await running
 
         task = asyncio.create_task(wait())
-        for _ in range(turns):
+        for _ in range(steps):
             await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
