@@ -236,7 +236,7 @@ class BulkOperation(UserOperation):
     Attributes:
         doing: what a run does to the users, for messages.
         done: the `Outcome.status` of a user for whom it is done.
-        done_before: the `Outcome.status` of a user for whom it is done according to the journal.
+        done_before: the `Outcome.status` of a user for whom it was done before the run.
         contradicted_by: returns whether the user in a successful response is in another state.
     """
 

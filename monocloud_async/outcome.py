@@ -12,7 +12,7 @@ from monocloud_async.models import User
 Status = Literal[Done, "failed", "unknown", "not_attempted", DoneBefore]
 
 DONE: Final[tuple[Done, ...]] = get_args(Done)
-_DONE_BEFORE: Final[tuple[DoneBefore, ...]] = get_args(DoneBefore)
+DONE_BEFORE: Final[tuple[DoneBefore, ...]] = get_args(DoneBefore)
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
@@ -24,7 +24,8 @@ class Outcome(Struct, frozen=True, kw_only=True):
         status: "enabled" or "disabled", as the run wanted; "failed", for a known reason;
             "unknown": a request was sent and no response arrived, so it may or may not be done;
             "not_attempted": the run ended before the tenant processed a request;
-            "already_enabled" or "already_disabled": according to the journal.
+            "already_enabled" or "already_disabled": according to the journal, or when the run
+            looked the user up first.
         user: the user in the tenant's response, if it was done.
         error: why it was not done; None if the call was cancelled.
         attempts: requests sent for this user, without those answered 429.
@@ -43,7 +44,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
 _MAX_FAILURES: Final = 1000
 # The fields of a report, in the order in which they are shown.
 REPORT_FIELDS: Final = (
-    *("total", *DONE, "failed", "unknown", "not_attempted", *_DONE_BEFORE, "unconfirmed"),
+    *("total", *DONE, "failed", "unknown", "not_attempted", *DONE_BEFORE, "unconfirmed"),
     *("requests", "retries", "throttled", "paused_seconds", "seconds", "exhausted"),
 )
 
@@ -102,8 +103,8 @@ class BulkReport(DoneBeforeCounts, kw_only=True):
 
     @property
     def skipped(self) -> int:
-        """How many users were skipped, because the journal records them as done."""
-        return sum(getattr(self, status) for status in _DONE_BEFORE)
+        """How many users were skipped: done before, by the journal or when they were looked up."""
+        return sum(getattr(self, status) for status in DONE_BEFORE)
 
     @property
     def seconds(self) -> float:

@@ -11,9 +11,11 @@ import aiohttp
 from aiohttp.http import HttpProcessingError
 
 from monocloud_async import config, user_list
+from monocloud_async.bulk.lookup import Lookup
 from monocloud_async.bulk.results import OnOutcome
 from monocloud_async.bulk.run import MAX_OUTAGE, BulkRun
 from monocloud_async.bulk.source import UserIds
+from monocloud_async.bulk.stop_rules import MAX_SAME_FAILURES
 from monocloud_async.endpoint import (
     DISABLE,
     DISABLE_AND_REVOKE_SESSIONS,
@@ -371,6 +373,9 @@ class MonoCloudSession:
         retry: RetryPolicy | None = None,
         max_rate: float | None = None,
         max_outage: float = MAX_OUTAGE,
+        max_same_failures: int | None = MAX_SAME_FAILURES,
+        check: bool = False,
+        limit: int | None = None,
         on_outcome: OnOutcome | None = None,
         journal: str | os.PathLike[str] | Journal | None = None,
     ) -> BulkRun:
@@ -389,6 +394,13 @@ class MonoCloudSession:
             retry: the limits for retries, instead of the session's.
             max_rate: maximum requests per second of this run.
             max_outage: seconds that the run waits for a tenant that is down.
+            max_same_failures: the run stops if so many users, from the first one on, all fail in
+                the same way; None for no limit.
+            check: look first, and leave out who is enabled already. A journal then has what was
+                before. Users are looked up one by one, or in the list of all users if that takes
+                fewer requests (only where the number of ids is known before they are read).
+            limit: the number of users after which the run ends, without those who are enabled
+                according to the journal.
             on_outcome: called with every `Outcome`, in the order in which they finish.
             journal: a file from which the same call with the same ids can resume the run after a
                 crash: users who are enabled there are "already_enabled" and not sent again. An
@@ -398,9 +410,10 @@ class MonoCloudSession:
 
         Raises:
             RunStoppedError: (from the run) the key was refused, something other than MonoCloud
-                answered, the tenant was down for longer than `max_outage` or answered only 429 for
-                15 minutes, or the journal cannot be written. Its `report` has the results, and the
-                rest of the ids stays unread.
+                answered, the first hundred users all failed in the same way, the tenant was down
+                for longer than `max_outage` or answered only 429 for 15 minutes, or the journal
+                cannot be written. Its `report` has the results, and the rest of the ids stays
+                unread.
             ConfigurationError: (from the run) the journal is in use, or of another tenant,
                 another input or a newer version; or `user_ids` is a set or has no stable order for
                 another reason, so that no journal can resume it.
@@ -413,6 +426,9 @@ class MonoCloudSession:
             retry=retry,
             max_rate=max_rate,
             max_outage=max_outage,
+            max_same_failures=max_same_failures,
+            check=check,
+            limit=limit,
             on_outcome=on_outcome,
             journal=journal,
         )
@@ -427,6 +443,9 @@ class MonoCloudSession:
         retry: RetryPolicy | None = None,
         max_rate: float | None = None,
         max_outage: float = MAX_OUTAGE,
+        max_same_failures: int | None = MAX_SAME_FAILURES,
+        check: bool = False,
+        limit: int | None = None,
         on_outcome: OnOutcome | None = None,
         journal: str | os.PathLike[str] | Journal | None = None,
     ) -> BulkRun:
@@ -443,6 +462,9 @@ class MonoCloudSession:
             retry: as for `bulk_enable`.
             max_rate: as for `bulk_enable`.
             max_outage: as for `bulk_enable`.
+            max_same_failures: as for `bulk_enable`.
+            check: look first, and leave out who is disabled already.
+            limit: as for `bulk_enable`.
             on_outcome: as for `bulk_enable`.
             journal: as for `bulk_enable`.
 
@@ -457,6 +479,9 @@ class MonoCloudSession:
             retry=retry,
             max_rate=max_rate,
             max_outage=max_outage,
+            max_same_failures=max_same_failures,
+            check=check,
+            limit=limit,
             on_outcome=on_outcome,
             journal=journal,
         )
@@ -471,11 +496,18 @@ class MonoCloudSession:
         retry: RetryPolicy | None = None,
         max_rate: float | None = None,
         max_outage: float = MAX_OUTAGE,
+        max_same_failures: int | None = MAX_SAME_FAILURES,
+        check: bool = False,
+        limit: int | None = None,
         on_outcome: OnOutcome | None = None,
         journal: str | os.PathLike[str] | Journal | None = None,
+        count: int | None = None,
     ) -> BulkRun:
-        """Return a run of this operation, for callers that have it as a value."""
-        limit = self._timeout if timeout is None else config.positive("timeout", timeout)
+        """Return a run of this operation, for callers that have it as a value.
+
+        `count` is about how many ids there are, if `user_ids` does not tell.
+        """
+        seconds = self._timeout if timeout is None else config.positive("timeout", timeout)
         if isinstance(journal, str | os.PathLike):
             from monocloud_async.journal.file import JournalFile  # noqa: PLC0415  SQLite, threads
 
@@ -483,14 +515,24 @@ class MonoCloudSession:
         return BulkRun(
             operation,
             user_ids,
-            lambda user_id, left: self._send(operation, user_id, min(limit, left)),
+            lambda user_id, left: self._send(operation, user_id, min(seconds, left)),
             policy=self._retry if retry is None else checked_policy(retry),
             queue=self._queue,
             concurrency=self._connections(concurrency),
             max_rate=None if max_rate is None else config.positive("max_rate", max_rate),
             max_outage=config.positive("max_outage", max_outage),
+            max_same_failures=max_same_failures,
             on_outcome=on_outcome,
             journal=journal,
+            lookup=self._lookup(seconds) if check else None,
+            limit=limit,
+            count=count,
+        )
+
+    def _lookup(self, seconds: float) -> Lookup:
+        return Lookup(
+            lambda user_id, left: self._send(GET_USER, user_id, min(seconds, left)),
+            self.list_users,
         )
 
     async def _send(self, operation: Operation[T], target: str, timeout: float) -> T:

@@ -27,6 +27,7 @@ def bulk(
     concurrency: int = 10,
     max_rate: float | None = None,
     max_outage: float = 300.0,
+    max_same_failures: int | None = 100,
     on_outcome: Callable[[Outcome], None] | None = None,
     limiter: RateLimiter | None = None,
     journal: Journal | None = None,
@@ -41,6 +42,7 @@ def bulk(
         concurrency=concurrency,
         max_rate=max_rate,
         max_outage=max_outage,
+        max_same_failures=max_same_failures,
         on_outcome=on_outcome,
         journal=journal,
     )

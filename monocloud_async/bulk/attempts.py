@@ -3,9 +3,10 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from monocloud_async import retry
+from monocloud_async.bulk.lookup import Lookup
 from monocloud_async.bulk.stop_rules import StopReason, StopRules
 from monocloud_async.endpoint import BulkOperation
 from monocloud_async.errors import MonoCloudError, RateLimitedError, StatusError, TransportError
@@ -14,6 +15,9 @@ from monocloud_async.outcome import BulkReport, Outcome, Status
 from monocloud_async.ratelimit.admission_queue import RunAdmission, record_failure
 from monocloud_async.ratelimit.estimator import Ticket
 from monocloud_async.retry import RetryPolicy
+
+if TYPE_CHECKING:  # SQLite and threads, only where a journal is kept
+    from monocloud_async.journal.writer import JournalWriter
 
 T = TypeVar("T")
 Send = Callable[[str, float], Awaitable[User]]
@@ -59,6 +63,15 @@ class RunCall:
         """Return the outcome after a success."""
         return self._outcome(self.operation.done, user=user)
 
+    def done_before(self) -> Outcome:
+        """Return the outcome if the user was in the wanted state already."""
+        return self._outcome(self.operation.done_before)
+
+    def looked_up(self) -> None:
+        """Forget what happened while the user was looked up: nothing can have changed by it."""
+        self.error = None
+        self.own_failure = self.may_have_succeeded = self.in_flight = False
+
     def failed(self, error: MonoCloudError) -> Outcome:
         """Return the outcome when the last attempt ended with this error."""
         # Only a final refusal settles an earlier attempt that got no response.
@@ -100,6 +113,8 @@ class CallRunner:
         stop_rules: decides which responses stop the run.
         report: counts the requests.
         on_stop: called once, when the run has to stop.
+        lookup: looks each user up first, if given.
+        writer: records what the lookup finds, if there is a journal.
     """
 
     def __init__(
@@ -111,6 +126,8 @@ class CallRunner:
         stop_rules: StopRules,
         report: BulkReport,
         on_stop: Callable[[], None],
+        lookup: Lookup | None = None,
+        writer: "JournalWriter | None" = None,
     ) -> None:
         self.queue = queue
         self.proved = asyncio.Event()  # the first request has ended, in any way
@@ -121,6 +138,8 @@ class CallRunner:
         self._stop_rules = stop_rules
         self._report = report
         self._on_stop = on_stop
+        self._lookup = lookup
+        self._writer = writer
 
     async def run(self, call: RunCall) -> Outcome:
         """Make the call, and return its outcome.
@@ -129,35 +148,62 @@ class CallRunner:
             CancelledError: the run ended first; `call.interrupted()` is the outcome.
         """
         try:
-            user = await self._attempt(call, self._policy.total)
+            if self._lookup is not None and await self._has_wanted_state(call, self._lookup):
+                return call.done_before()
+            user = await self._call(call, self._send)
+        except MonoCloudError as error:
+            outcome = call.failed(error)
+            self.stop(self._stop_rules.user_failed(error, skipped=self._report.skipped))
+            return outcome
+        self._stop_rules.user_done()
+        return call.succeeded(user)
+
+    async def _has_wanted_state(self, call: RunCall, lookup: Lookup) -> bool:
+        """Look the user up; if there is something to do, record first what was before.
+
+        Raises:
+            MonoCloudError: the user cannot be looked up.
+        """
+        if lookup.reads_list:
+            disabled = lookup.disabled(call.user_id)
+        else:
+            try:
+                disabled = (await self._call(call, lookup.get)).disabled
+            finally:
+                call.looked_up()
+        known = User(user_id=call.user_id, disabled=disabled)
+        is_done = disabled is not None and not call.operation.contradicted_by(known)
+        if self._writer is not None:
+            record = partial(self._writer.add_before, call.position, call.user_id, disabled)
+            await self._wait(call, record)
+        return is_done
+
+    async def _call(self, call: RunCall, send: Send) -> User:
+        """Make the attempts with this function, and return the user."""
+        try:
+            return await self._attempt(call, send, self._policy.total)
         except MonoCloudError as error:
             first = error
-        else:
-            return call.succeeded(user)
         # Outside the `except`, or later errors would carry this one as `__context__`.
-        return await self._retry(call, first)
+        return await self._retry(call, send, first)
 
-    async def _retry(self, call: RunCall, error: MonoCloudError) -> Outcome:
-        """Retry after the first attempt failed, and return the outcome."""
+    async def _retry(self, call: RunCall, send: Send, error: MonoCloudError) -> User:
+        """Retry after the first attempt failed."""
         policy, clock = self._policy, call.clock
 
         async def sleep(seconds: float) -> None:
             await self._wait(call, partial(self.queue.sleep, seconds))
 
-        try:
-            user = await retry.retry_call(
-                policy,
-                error,
-                partial(self._attempt, call),
-                deadline=call.began + policy.total,
-                clock=lambda: clock() - call.paused,
-                sleep=sleep,
-            )
-        except MonoCloudError as last:
-            return call.failed(last)
-        return call.succeeded(user)
+        return await retry.retry_call(
+            policy,
+            error,
+            partial(self._attempt, call, send),
+            deadline=call.began + policy.total,
+            clock=lambda: clock() - call.paused,
+            sleep=sleep,
+        )
 
-    async def _attempt(self, call: RunCall, left: float) -> User:
+    async def _attempt(self, call: RunCall, send: Send, left: float) -> User:
         """Send a request, and repeat it after failures that are not this user's own."""
         queue, report, clock = self.queue, self._report, call.clock
         refused = None
@@ -173,7 +219,7 @@ class CallRunner:
             report.retries += call.error is not None and not call.was_throttled
             call.in_flight = True
             try:
-                user = await self._send(call.user_id, left)
+                user = await send(call.user_id, left)
             except BaseException as error:
                 now = clock()
                 record_failure(
@@ -187,7 +233,6 @@ class CallRunner:
                 call.in_flight = False
                 call.attempts += 1
                 queue.limiter.granted(ticket, clock())
-                self._stop_rules.user_done()
                 return user
             finally:
                 self.proved.set()
@@ -198,14 +243,17 @@ class CallRunner:
         """Return whether the failure is the user's own, and not a 429 or an outage."""
         call.add_failure(error)
         self._report.throttled += call.was_throttled
-        stop_reason = self._stop_rules.check(error, now, first=not self.proved.is_set())
-        if self.stop_reason is None and stop_reason is not None:
-            self.stop_reason = stop_reason
-            self._on_stop()
+        self.stop(self._stop_rules.check(error, now, first=not self.proved.is_set()))
         if call.was_throttled or (error.transient and self.queue.limiter.down):
             return False
         call.own_failure = True
         return True
+
+    def stop(self, reason: StopReason | None) -> None:
+        """Stop the run, if there is a reason; the first one counts."""
+        if self.stop_reason is None and reason is not None:
+            self.stop_reason = reason
+            self._on_stop()
 
     async def _wait_for_admission(self, call: RunCall, refused: Ticket | None) -> Ticket:
         """Wait until the request may be sent, and return its ticket."""

@@ -6,10 +6,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from monocloud_async.bulk.attempts import CallRunner, RunCall
+from monocloud_async.bulk.lookup import Lookup
 from monocloud_async.bulk.results import Results
 from monocloud_async.bulk.source import YIELD_EVERY, End, Source
+from monocloud_async.bulk.stop_rules import StopReason
 from monocloud_async.endpoint import BulkOperation, check_user_id
-from monocloud_async.errors import InvalidUserIdError
+from monocloud_async.errors import ConfigurationError, InvalidUserIdError, MonoCloudError
 from monocloud_async.outcome import BulkReport
 
 if TYPE_CHECKING:  # SQLite and threads, only where a journal is kept
@@ -27,6 +29,7 @@ class Dispatcher:
         writer: writes the journal, if there is one; while it is behind, no user is handed out.
         report: the report of the run.
         is_idle: returns whether no call is in progress.
+        lookup: looks users up, if given; it may have to read the list first.
 
     Attributes:
         clock: the clock of the event loop, once there is one.
@@ -42,6 +45,7 @@ class Dispatcher:
         writer: "JournalWriter | None",
         report: BulkReport,
         is_idle: Callable[[], bool],
+        lookup: Lookup | None = None,
     ) -> None:
         self.clock: Callable[[], float] = time.monotonic
         self._operation = operation
@@ -51,6 +55,7 @@ class Dispatcher:
         self._writer = writer
         self._report = report
         self._is_idle = is_idle
+        self._lookup = lookup
         self._reading = False  # a worker waits for the next user
 
     async def next(self) -> RunCall | None:
@@ -66,12 +71,25 @@ class Dispatcher:
             if not self._source.opened:
                 results = self._results
                 await self._source.open(results.record_skipped if results.has_listener else None)
+                if self._lookup is not None:
+                    await self._prepare(self._lookup)
             return await self._read()
         except BaseException:
             self._runner.draining = True  # no more ids are read
             raise
         finally:
             self._reading = False
+
+    async def _prepare(self, lookup: Lookup) -> None:
+        """Read the list of users for the lookup; the run stops if that is not possible."""
+        try:
+            await lookup.prepare(self._source.expected)
+        except ConfigurationError:
+            raise
+        except MonoCloudError as error:
+            self._runner.stop(StopReason(error, ", because the list of users cannot be read"))
+        finally:
+            self._report.requests += lookup.requests
 
     def cut_off(self) -> None:
         """Record the outcome of an id that was read but not handed out when the run ended."""

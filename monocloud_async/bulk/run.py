@@ -18,9 +18,10 @@ from typing import Final, Self
 
 from monocloud_async.bulk.attempts import CallRunner, RunCall, Send
 from monocloud_async.bulk.dispatcher import Dispatcher
+from monocloud_async.bulk.lookup import Lookup
 from monocloud_async.bulk.results import OnOutcome, Results
 from monocloud_async.bulk.source import Source, UserIds
-from monocloud_async.bulk.stop_rules import StopRules
+from monocloud_async.bulk.stop_rules import MAX_SAME_FAILURES, StopRules
 from monocloud_async.bulk.telemetry import observe
 from monocloud_async.endpoint import BulkOperation
 from monocloud_async.errors import ConfigurationError
@@ -62,8 +63,12 @@ class BulkRun:
         concurrency: int,
         max_rate: float | None = None,
         max_outage: float = MAX_OUTAGE,
+        max_same_failures: int | None = MAX_SAME_FAILURES,
         on_outcome: OnOutcome | None = None,
         journal: Journal | None = None,
+        lookup: Lookup | None = None,
+        limit: int | None = None,
+        count: int | None = None,
     ) -> None:
         if not isinstance(concurrency, int) or concurrency < 1:
             raise ConfigurationError(f"concurrency must be 1 or more, not {concurrency!r}")
@@ -71,6 +76,9 @@ class BulkRun:
             raise ConfigurationError(f"on_outcome must be a function, not {on_outcome!r}")
         if journal is not None and not isinstance(journal, Journal):
             raise ConfigurationError(f"journal must be a path or a Journal, not {journal!r}")
+        for name, value in (("limit", limit), ("max_same_failures", max_same_failures)):
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise ConfigurationError(f"{name} must be 1 or more, or None, not {value!r}")
         me = weakref.ref(self)
 
         def drain() -> None:  # not a method, because a reference cycle would delay `__del__`
@@ -81,20 +89,25 @@ class BulkRun:
         self.operation = operation
         limiter = queue.limiter
         self._queue = queue.for_run(max_rate)
-        self._runner = CallRunner(
-            send,
-            self._queue,
-            policy=policy,
-            stop_rules=StopRules(limiter, max_outage),
-            report=self.report,
-            on_stop=drain,
-        )
         self._writer = None
         if journal is not None:
             from monocloud_async.journal.writer import JournalWriter  # noqa: PLC0415  SQLite
 
             self._writer = JournalWriter(journal, self.report, limiter, drain)
-        self._source = Source(operation, user_ids, self.report, self._writer)
+        self.lookup = lookup
+        self._runner = CallRunner(
+            send,
+            self._queue,
+            policy=policy,
+            stop_rules=StopRules(limiter, max_outage, max_same_failures),
+            report=self.report,
+            on_stop=drain,
+            lookup=lookup,
+            writer=self._writer,
+        )
+        self._source = Source(
+            operation, user_ids, self.report, self._writer, limit=limit, count=count
+        )
         self._places = asyncio.BoundedSemaphore(concurrency)
         self._workers = workers = dict[asyncio.Task[None], RunCall | None]()  # and their calls
         self._reader: asyncio.Task[None] | None = None  # the reader of an async input
@@ -107,6 +120,7 @@ class BulkRun:
             writer=self._writer,
             report=self.report,
             is_idle=lambda: not any(workers.values()),
+            lookup=lookup,
         )
         self._run_task: asyncio.Task[BulkReport] | None = None
         self._started = False
@@ -240,7 +254,9 @@ class BulkRun:
         """Return how the run ended, for the journal."""
         if (reason := self._runner.stop_reason) is not None:
             return f"stopped{reason.why}: {reason.error.args[0]}"
-        return "finished" if self.report.exhausted else "interrupted"
+        if self.report.exhausted:
+            return "finished"
+        return "finished, at its limit" if self._source.is_at_limit else "interrupted"
 
     def _tasks(self) -> list[asyncio.Task[None]]:
         reader = self._reader

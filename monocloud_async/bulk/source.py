@@ -1,6 +1,7 @@
 """Reads the ids of a run one at a time, and skips those that its journal records as done."""
 
 import asyncio
+import math
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
@@ -12,6 +13,7 @@ from collections.abc import (
     Mapping,
     MappingView,
     Sequence,
+    Sized,
 )
 from collections.abc import (
     Set as AbstractSet,
@@ -61,6 +63,8 @@ class Source:
         user_ids: any iterable or async iterable.
         report: counts the skipped users.
         writer: gives access to the journal, if there is one.
+        limit: how many ids to return at most, without those that the journal records as done.
+        count: about how many ids there are, if `user_ids` does not tell.
 
     Attributes:
         needs_own_task: whether a single task has to read and close the input: an async generator
@@ -78,6 +82,9 @@ class Source:
         user_ids: UserIds,
         report: BulkReport,
         writer: "JournalWriter | None",
+        *,
+        limit: int | None = None,
+        count: int | None = None,
     ) -> None:
         if isinstance(user_ids, str | bytes):
             raise ConfigurationError("user_ids must be many ids; pass a single one as [user_id]")
@@ -90,6 +97,8 @@ class Source:
         self._user_ids = user_ids
         self._report = report
         self._writer = writer
+        self._left = math.inf if limit is None else limit
+        self._count = len(user_ids) if isinstance(user_ids, Sized) else count
         self._on_skipped: OnSkipped | None = None
         self._async_iterator: AsyncIterator[str] | None = None
         self._iterator: Iterator[str] = iter(())
@@ -125,8 +134,28 @@ class Source:
         if isinstance(self._async_iterator, AsyncGenerator):
             await self._async_iterator.aclose()
 
+    @property
+    def is_at_limit(self) -> bool:
+        """Whether `next` returns no more ids, although there may be more."""
+        return self._left <= 0
+
+    @property
+    def expected(self) -> int | None:
+        """About how many ids `next` will return, or None if that is unknown."""
+        if self._count is None:
+            return None
+        done = 0 if self._writer is None else self._writer.users_done
+        return round(min(self._left, max(0, self._count - done)))
+
     async def next(self) -> str | End:
-        """Return the next id that the journal does not record as done."""
+        """Return the next id that the journal does not record as done; END also at the limit."""
+        if self.is_at_limit:
+            return End.END
+        user_id = await self._next()
+        self._left -= 1
+        return user_id
+
+    async def _next(self) -> str | End:
         report, writer, on_skipped, async_iterator = (
             self._report,
             self._writer,

@@ -9,6 +9,7 @@ from monocloud_async.errors import (
     MonoCloudError,
     PaymentRequiredError,
     RateLimitedError,
+    StatusError,
     TransportError,
     UnauthorizedError,
 )
@@ -16,6 +17,8 @@ from monocloud_async.outcome import BulkReport, RunStoppedError
 from monocloud_async.ratelimit.limiter import RateLimiter
 
 MAX_PAUSE: Final = 900.0  # seconds that a run waits for a tenant that answers only 429
+
+MAX_SAME_FAILURES: Final = 100  # users, from the first one on
 
 _MAX_BLOCKED: Final = 100  # responses in a row that are not due to a user
 
@@ -41,17 +44,48 @@ class StopRules:
     - 403, a redirect, or a page that is not MonoCloud's: as the first response, or if the last
       hundred responses were all like that.
     - An invalid certificate or host name: in the first call.
+    - The first hundred users all failed in the same way.
     - The tenant is down for longer than `max_outage`, or answers only 429 for 15 minutes.
     """
 
-    def __init__(self, limiter: RateLimiter, max_outage: float) -> None:
+    def __init__(
+        self,
+        limiter: RateLimiter,
+        max_outage: float,
+        max_same_failures: int | None = MAX_SAME_FAILURES,
+    ) -> None:
         self._limiter = limiter
         self._max_outage = max_outage
         self._blocked = 0
+        self._max_same = max_same_failures  # None once they differ
+        self._same = 0
+        self._way: tuple[type[MonoCloudError], int | None] | None = None
 
     def user_done(self) -> None:
         """Record that the operation was done for a user."""
         self._blocked = 0
+        self._max_same = None
+
+    def user_failed(self, error: MonoCloudError, *, skipped: int) -> StopReason | None:
+        """Record that a user failed; return why the run has to stop, or None if it may continue.
+
+        `skipped` users were done before, so the key and the ids are right.
+        """
+        if self._max_same is None:
+            return None
+        way = type(error), error.status if isinstance(error, StatusError) else None
+        if skipped or self._way not in {None, way}:
+            self._max_same = None
+            return None
+        self._way = way
+        self._same += 1
+        if self._same < self._max_same:
+            return None
+        return StopReason(
+            error,
+            f", because the first {self._same:,} users all failed in the same way (if that is to be"
+            " expected, allow it with max_same_failures)",
+        )
 
     def check(self, error: MonoCloudError, now: float, *, first: bool) -> StopReason | None:
         """Return why the run has to stop, or None if it may continue."""

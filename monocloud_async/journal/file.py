@@ -16,6 +16,7 @@ import time
 from collections.abc import AsyncIterable, Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from itertools import islice
 from typing import Final, TypeVar, TypeVarTuple
 
@@ -26,7 +27,15 @@ from monocloud_async.errors import ConfigurationError
 from monocloud_async.journal.lock import Lock
 from monocloud_async.journal.paths import check_files, lock_path, real_path
 from monocloud_async.journal.snapshot import is_locked
-from monocloud_async.journal.store import InputInfo, JournalStore, Page, Rows, Sample, quoted
+from monocloud_async.journal.store import (
+    InputInfo,
+    JournalStore,
+    Page,
+    Rows,
+    Sample,
+    StateBefore,
+    quoted,
+)
 from monocloud_async.outcome import BulkReport, Outcome
 from monocloud_async.ratelimit.limiter import RateLimiter
 
@@ -64,6 +73,7 @@ class JournalFile:
         self._store = JournalStore(self._path, tenant, operation, self._input_info)
         self._thread: ThreadPoolExecutor | None = None
         self._rows = Rows([], [])  # rows to write in the next commit
+        self._before: list[StateBefore] = []  # the same
         self._sampling: asyncio.Task[None] | None = None
         self._paused_before = 0.0  # seconds, in earlier runs of the same session
         self._page = _NO_PAGE
@@ -104,7 +114,7 @@ class JournalFile:
             if self._sampling is not None:
                 self._sampling.cancel()
                 await asyncio.gather(self._sampling, return_exceptions=True)
-                if report.total > report.skipped:
+                if report.requests or report.total > report.skipped:
                     await self._add_sample(report, limiter, how)
         finally:
             await self._run(self._let_go)
@@ -151,10 +161,21 @@ class JournalFile:
         """Add an outcome to the next commit."""
         self._rows.add(outcome, self._milliseconds())
 
+    def add_before(self, position: int, user_id: str, disabled: bool | None) -> None:  # noqa: FBT001  a state
+        """Add to the next commit whether the user was disabled before the run; None: unknown."""
+        self._before.append((position, user_id, disabled))
+
     async def commit(self) -> None:
-        """Write the added outcomes; raises `sqlite3.Error` if that fails."""
+        """Write what was added; raises `sqlite3.Error` if that fails."""
         rows, self._rows = self._rows, Rows([], [])
-        await self._run(self._store.write, rows, self._milliseconds())
+        before, self._before = self._before, []
+        write = partial(self._store.write, before=before)
+        await self._run(write, rows, self._milliseconds())
+
+    @property
+    def users_done(self) -> int:
+        """How many users are done, according to the journal."""
+        return self._store.users_done
 
     def check_length(self, length: int) -> None:
         """Raise `ConfigurationError` if an input of this length has fewer ids than the journal."""

@@ -35,6 +35,8 @@ _FIRST: Final = {
 # Since format 2. `input` has one row: `ids` is NULL until the input was read to its end; the input
 # has `at_least` so many, and about `about`. `commands` tells who ran each sitting. `bad_lines` has
 # the lines without a valid id, and `earlier` the failures that a later sitting tried again.
+# `before` has whether users were disabled before the run, as far as it looked, and is written
+# before the request.
 _SECOND: Final = {
     "input": """CREATE TABLE input (
     path TEXT, ids INTEGER, at_least INTEGER, about INTEGER, bad_lines INTEGER)""",
@@ -45,6 +47,8 @@ _SECOND: Final = {
     "earlier": """CREATE TABLE earlier (
     position INTEGER, user_id TEXT, outcome TEXT, status INTEGER, attempts INTEGER,
     ms INTEGER, at INTEGER, error TEXT, title TEXT, trace_id TEXT)""",
+    "before": """CREATE TABLE before (
+    position INTEGER PRIMARY KEY, user_id TEXT, disabled INTEGER)""",
 }
 _TABLES: Final = {1: _FIRST, 2: _FIRST | _SECOND}
 

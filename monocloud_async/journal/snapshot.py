@@ -18,7 +18,7 @@ from typing import Final
 
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.journal.schema import MAGIC, SMALLEST, check, no_journal
-from monocloud_async.outcome import DONE
+from monocloud_async.outcome import DONE, DONE_BEFORE
 from monocloud_async.sanitize import clean
 
 _WAL_HEADER: Final = 32  # bytes
@@ -43,7 +43,7 @@ def _no_text(*names: str) -> str:
     return " OR ".join(f"typeof({n}) = 'blob' OR length({n}) > {_LONGEST_TEXT}" for n in names)
 
 
-_OUTCOMES: Final = str((*DONE, "failed", "unknown", "not_attempted"))
+_OUTCOMES: Final = str((*DONE, *DONE_BEFORE, "failed", "unknown", "not_attempted"))
 _USER: Final = (
     f"position NOT {_COUNT} OR typeof(user_id) <> 'text' OR length(user_id) > 1024"
     f" OR ifnull(outcome, '') NOT IN {_OUTCOMES}"
@@ -70,8 +70,10 @@ _DAMAGE: Final = {
     "commands": _no_text("login", "folder", "command", "note"),
     "bad_lines": f"line NOT {_COUNT} OR typeof(problem) <> 'text' OR {_no_text('problem')}",
     "earlier": _USER,
+    "before": f"position NOT {_COUNT} OR typeof(user_id) <> 'text' OR length(user_id) > 1024"
+    " OR ifnull(disabled, 0) NOT IN (0, 1)",
 }
-_SINCE: Final = {"input": 2, "commands": 2, "bad_lines": 2, "earlier": 2}
+_SINCE: Final = {"input": 2, "commands": 2, "bad_lines": 2, "earlier": 2, "before": 2}
 
 
 class _DamageError(Exception):

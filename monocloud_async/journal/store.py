@@ -49,6 +49,14 @@ WHERE excluded.outcome <> 'not_attempted'
 """
 
 
+# What was before the first run of a journal, and not before a later one, which resumes it.
+_BEFORE: Final = """
+INSERT INTO before VALUES (?, ?, ?) ON CONFLICT (position) DO UPDATE SET
+    user_id = excluded.user_id, disabled = excluded.disabled WHERE user_id <> excluded.user_id
+"""
+StateBefore = tuple[int, str, bool | None]  # position, user id, and whether it was disabled
+
+
 @cache
 def _upserts(row: str) -> list[tuple[int, str]]:
     """Return (number of values, statement) pairs: few sizes, so each is prepared only once."""
@@ -58,7 +66,7 @@ def _upserts(row: str) -> list[tuple[int, str]]:
 
 # The whole page in one row, for the same reason.
 _PAGE_OF_USERS: Final = """
-SELECT count(*), json_group_array(user_id), group_concat(ifnull(outcome = ?, 0), '')
+SELECT count(*), json_group_array(user_id), group_concat(ifnull(outcome IN (?, ?), 0), '')
 FROM users WHERE position >= ? AND position < ?
 """
 _POSITIONS: Final = """
@@ -221,8 +229,8 @@ class JournalStore:
                 tenant, endpoint = sql.execute("SELECT tenant, endpoint FROM header").fetchone()
                 self.reached, self.users_done, self.latest = sql.execute(
                     "SELECT ifnull(max(position) + 1, 0),"
-                    " count(*) FILTER (WHERE outcome = ?), ifnull(max(at), 0) FROM users",
-                    (self._operation.done,),
+                    " count(*) FILTER (WHERE outcome IN (?, ?)), ifnull(max(at), 0) FROM users",
+                    (self._operation.done, self._operation.done_before),
                 ).fetchone()
         except EmptyJournalError:
             return  # a kill came before the first transaction
@@ -243,9 +251,8 @@ class JournalStore:
         assert self._sql is not None  # noqa: S101  called only for positions before `reached`
         end = min(start + PAGE, self.reached)
         span = (start, end)
-        count, ids, done = self._sql.execute(
-            _PAGE_OF_USERS, (self._operation.done, *span)
-        ).fetchone()
+        done_statuses = self._operation.done, self._operation.done_before
+        count, ids, done = self._sql.execute(_PAGE_OF_USERS, (*done_statuses, *span)).fetchone()
         found: Sequence[str | None] = _ids.decode(ids)
         if count < end - start:
             (positions,) = self._sql.execute(_POSITIONS, span).fetchone()
@@ -279,13 +286,23 @@ class JournalStore:
             self._run_id = added.lastrowid
         return self._sql
 
-    def write(self, rows: Rows, now: int, *first: tuple[str, Sequence[object]]) -> None:
-        """Run the statements of `first` and write the rows, in one transaction."""
+    def write(
+        self,
+        rows: Rows,
+        now: int,
+        *first: tuple[str, Sequence[object]],
+        before: Sequence[StateBefore] = (),
+    ) -> None:
+        """Run the statements of `first` and write the rows, in one transaction.
+
+        `before` has users and whether they were disabled, as far as is known.
+        """
         sql = self.connection(now)
         sql.execute("BEGIN IMMEDIATE")
         try:
             for text, bound in first:
                 sql.execute(text, bound)
+            sql.executemany(_BEFORE, before)
             forms = _DONE.format(done=self._operation.done), _OTHER
             for values, form in zip(rows, forms, strict=True):
                 start = 0

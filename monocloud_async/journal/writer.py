@@ -51,6 +51,7 @@ class JournalWriter:
         self._waiting = 0
         self._outcomes: list[Outcome] = []  # to be written; a file has its own list
         self._writing: asyncio.Task[None] | None = None
+        self._next_commit: asyncio.Future[None] | None = None  # if a call waits for it
         self._caught_up = asyncio.Event()
         self._caught_up.set()
 
@@ -62,6 +63,11 @@ class JournalWriter:
     def done_from(self, position: int) -> Sequence[str | None]:
         """Return the ids of consecutive done users from this position on that are in memory."""
         return () if self._file is None else self._file.done_from(position)
+
+    @property
+    def users_done(self) -> int:
+        """How many users are done according to the journal; 0 if only asking for each tells."""
+        return 0 if self._file is None else self._file.users_done
 
     def input_ended(self, length: int) -> None:
         """Check the length of the whole input; raises `ConfigurationError` if ids are missing."""
@@ -78,6 +84,21 @@ class JournalWriter:
             self._file.add(outcome)
         if self._writing is None and self.error is None:
             self._start()
+
+    async def add_before(self, position: int, user_id: str, disabled: bool | None) -> None:  # noqa: FBT001  a state
+        """Write whether the user was disabled before the run, and return when it is on disk.
+
+        So a killed run knows it also of users who were in flight. Other journals do not keep it.
+        """
+        if self._file is None:
+            return
+        self._file.add_before(position, user_id, disabled)
+        if self._next_commit is None:
+            self._next_commit = asyncio.get_running_loop().create_future()
+        committed = self._next_commit
+        if self._writing is None and self.error is None:
+            self._start()
+        await asyncio.shield(committed)
 
     @property
     def is_behind(self) -> bool:  # noqa: D102  see the class
@@ -114,17 +135,20 @@ class JournalWriter:
     async def _write(self) -> None:
         """Write groups until no outcome is left."""
         loop = asyncio.get_running_loop()
-        while self._waiting:
+        while self._waiting or self._next_commit is not None:
             timer = loop.call_later(_LATE, self._caught_up.clear)
             try:
                 await asyncio.sleep(_GROUP)
                 group, self._waiting = self._waiting, 0
+                committed, self._next_commit = self._next_commit, None
                 if self._file is None:
                     outcomes, self._outcomes = self._outcomes, []
                     await self._journal.write(outcomes)
                 else:
                     await self._file.commit()
                 self.unwritten -= group
+                if committed is not None:
+                    committed.set_result(None)
             finally:
                 timer.cancel()
                 self._caught_up.set()
@@ -135,5 +159,7 @@ class JournalWriter:
         if error is not None:
             self.error = error
             self._on_failure()
-        elif self._waiting:  # outcomes came after the loop had ended
+        elif (
+            self._waiting or self._next_commit is not None
+        ):  # outcomes came after the loop had ended
             self._start()

@@ -1,0 +1,200 @@
+"""A run that looks first: whom it leaves out, what it costs, and what its journal has of before."""
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import QUICK
+
+import monocloud_async as m
+from monocloud_async import MonoCloudSession
+from monocloud_async.sandbox import Sandbox
+
+
+@pytest.fixture
+async def sandbox() -> AsyncIterator[Sandbox]:
+    async with Sandbox(users=30, others=170) as sandbox:
+        yield sandbox
+
+
+def before(path: Path) -> dict[str, int | None]:
+    with closing(sqlite3.connect(path)) as sql:
+        return dict(sql.execute("SELECT user_id, disabled FROM before"))
+
+
+def outcomes(path: Path) -> dict[str, str]:
+    with closing(sqlite3.connect(path)) as sql:
+        return dict(sql.execute("SELECT user_id, outcome FROM users"))
+
+
+def states(sandbox: Sandbox) -> dict[str, bool]:
+    return {user_id: sandbox.is_disabled(user_id) for user_id in sandbox.user_ids()}
+
+
+async def test_many_users_are_looked_up_in_the_list(
+    sandbox: Sandbox, session: MonoCloudSession, tmp_path: Path
+) -> None:
+    was, path = states(sandbox), tmp_path / "journal"
+    report = await session.bulk_enable([*was, "nobody"], check=True, journal=path)
+    disabled = sum(was.values())
+    assert (report.enabled, report.already_enabled, report.failed) == (
+        disabled,
+        200 - disabled,
+        1,
+    )
+    # Four pages, the first one twice; then who is disabled, and who is not in the list.
+    assert report.requests == sandbox.stats().requests == 5 + disabled + 1
+    assert before(path) == {**was, "nobody": None}
+    assert sandbox.stats().users["disabled"] == 0
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_few_users_or_an_unknown_number_are_looked_up_one_by_one(
+    sandbox: Sandbox, session: MonoCloudSession, tmp_path: Path, *, known: bool
+) -> None:
+    ids = sandbox.user_ids()
+    wanted = [ids[0], next(each for each in ids if not sandbox.is_disabled(each))]
+    was, path = states(sandbox), tmp_path / "journal"
+    input_ids = wanted if known else iter([*wanted, "nobody"])
+    report = await session.bulk_enable(input_ids, check=True, journal=path)
+    assert (report.enabled, report.already_enabled) == (1, 1)
+    assert report.failed == (0 if known else 1)
+    assert sandbox.stats().requests == (3 if known else 4)
+    assert before(path) == {user_id: was[user_id] for user_id in wanted}
+
+
+async def test_a_list_with_more_pages_than_users_is_not_read(
+    sandbox: Sandbox, session: MonoCloudSession
+) -> None:
+    ids = sandbox.user_ids()[:4]
+    report = await session.bulk_enable(ids, check=True)
+    assert report.enabled == 4
+    assert sandbox.stats().requests == 2 + 4 + 4  # the list has as many pages as there are users
+
+
+async def test_users_of_a_lookup_are_not_looked_up_again(
+    sandbox: Sandbox, session: MonoCloudSession, tmp_path: Path
+) -> None:
+    ids, path = sandbox.user_ids(), tmp_path / "journal"
+    await session.bulk_enable(ids, check=True, journal=path)
+    requests = sandbox.stats().requests
+    again = await session.bulk_enable(ids, check=True, journal=path)
+    assert (again.already_enabled, again.total) == (200, 200)
+    assert sandbox.stats().requests == requests
+
+
+async def test_what_was_before_is_on_disk_before_the_request(
+    sandbox: Sandbox, session: MonoCloudSession, tmp_path: Path
+) -> None:
+    ids, path = sandbox.user_ids()[:2], tmp_path / "journal"
+    sandbox.script(ids[0], "hang")
+    run = session.bulk_enable(ids, check=True, journal=path)
+    task = asyncio.ensure_future(run)
+    while sandbox.stats().in_flight == 0 or not path.exists() or not before(path):  # noqa: ASYNC110  a file has no event
+        await asyncio.sleep(0.01)
+    assert before(path)[ids[0]] == 1
+    assert ids[0] not in outcomes(path)
+    run.cancel()
+    await task
+    assert outcomes(path)[ids[0]] == "unknown"
+
+
+async def test_the_first_look_of_a_journal_counts(
+    sandbox: Sandbox, session: MonoCloudSession, tmp_path: Path
+) -> None:
+    """A killed run has enabled users without a record; the next one finds them enabled."""
+    (user_id, other), path = sandbox.user_ids()[:2], tmp_path / "journal"
+    sandbox.script(user_id, 422, 200)
+    await session.bulk_enable([user_id, other], check=True, journal=path)
+    await session.enable_user(user_id)
+    again = await session.bulk_enable([user_id, other], check=True, journal=path)
+    assert again.already_enabled == 2
+    assert before(path) == {user_id: 1, other: 1}
+
+
+async def test_a_user_who_cannot_be_looked_up_fails_and_nothing_was_sent(
+    sandbox: Sandbox, session: MonoCloudSession
+) -> None:
+    report = await session.bulk_enable(iter(["nobody"]), check=True)
+    (outcome,) = report.failures
+    assert (outcome.status, type(outcome.error)) == ("failed", m.NotFoundError)
+    assert sandbox.stats().requests == 1
+
+
+async def test_a_list_that_cannot_be_read_stops_the_run(sandbox: Sandbox) -> None:
+    async with MonoCloudSession(sandbox.url, "wrong", retry=QUICK) as session:
+        with pytest.raises(m.RunStoppedError, match="the list of users cannot be read") as caught:
+            await session.bulk_enable(sandbox.user_ids(), check=True)
+    assert isinstance(caught.value.__cause__, m.UnauthorizedError)
+    assert sandbox.stats().requests == 1
+
+
+async def test_disable_looks_for_the_other_state(
+    sandbox: Sandbox, session: MonoCloudSession
+) -> None:
+    was = states(sandbox)
+    report = await session.bulk_disable(list(was), check=True)
+    assert (report.already_disabled, report.disabled) == (
+        sum(was.values()),
+        200 - sum(was.values()),
+    )
+
+
+def endless(ids: list[str]) -> Iterator[str]:
+    yield from ids
+    raise AssertionError("read too far")
+
+
+async def test_a_limit_ends_the_run_after_the_first_who_are_left(
+    sandbox: Sandbox, session: MonoCloudSession, tmp_path: Path
+) -> None:
+    ids, path = sandbox.user_ids(), tmp_path / "journal"
+    first = await session.bulk_enable(ids, limit=3, journal=path)
+    second = await session.bulk_enable(ids, limit=4, journal=path)
+    assert (first.enabled, second.already_enabled, second.enabled) == (3, 3, 4)
+    assert (first.exhausted, first.total) == (False, 3)
+    third = await session.bulk_enable(endless(ids[7:9]), limit=2)
+    assert third.enabled == 2
+    assert [sandbox.is_disabled(user_id) for user_id in ids[:10]] == [False] * 9 + [True]
+
+
+@pytest.mark.parametrize("options", [{"limit": 0}, {"max_same_failures": 0}, {"limit": 1.5}])
+async def test_a_limit_is_a_number_above_0(
+    session: MonoCloudSession, options: dict[str, Any]
+) -> None:
+    with pytest.raises(m.ConfigurationError, match="must be 1 or more"):
+        session.bulk_enable(["ada"], **options)
+
+
+async def test_a_hundred_who_fail_in_the_same_way_from_the_first_one_on_stop_the_run(
+    sandbox: Sandbox, session: MonoCloudSession
+) -> None:
+    nobody = [f"nobody{number}" for number in range(1000)]
+    with pytest.raises(m.RunStoppedError, match="first 100 users all failed in the same way"):
+        await session.bulk_enable(nobody, concurrency=5)
+    assert 100 <= sandbox.stats().requests < 110
+    report = await session.bulk_enable(nobody, max_same_failures=None)
+    assert report.failed == 1000
+
+
+@pytest.mark.parametrize("place", [0, 50, 99])
+async def test_one_other_outcome_among_them_is_enough_to_go_on(
+    sandbox: Sandbox, session: MonoCloudSession, place: int
+) -> None:
+    nobody = [f"nobody{number}" for number in range(300)]
+    nobody[place] = sandbox.user_ids()[0]
+    report = await session.bulk_enable(nobody, concurrency=1)
+    assert (report.failed, report.enabled) == (299, 1)
+
+
+async def test_who_is_enabled_by_the_journal_proves_the_ids(
+    sandbox: Sandbox, session: MonoCloudSession, tmp_path: Path
+) -> None:
+    ids = [sandbox.user_ids()[0], *(f"nobody{number}" for number in range(150))]
+    for _ in range(2):
+        report = await session.bulk_enable(ids, journal=tmp_path / "journal")
+        assert report.failed == 150
