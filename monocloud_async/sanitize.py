@@ -13,9 +13,9 @@ UNSAFE: Final = re.compile(
 )
 
 
-def clean(text: str) -> str:
-    """Return the text as one harmless line of at most 500 characters."""
-    return UNSAFE.sub(" ", text[: _LONGEST + 1])[:_LONGEST]
+def clean(text: str, longest: int = _LONGEST) -> str:
+    """Return the text as one harmless line of at most so many characters."""
+    return UNSAFE.sub(" ", text[: longest + 1])[:longest]
 
 
 def format_time(seconds: float) -> str:

@@ -254,9 +254,12 @@ class BulkRun:
         """Return how the run ended, for the journal."""
         if (reason := self._runner.stop_reason) is not None:
             return f"stopped{reason.why}: {reason.error.args[0]}"
-        if self.report.exhausted:
-            return "finished"
-        return "finished, at its limit" if self._source.is_at_limit else "interrupted"
+        if (error := self._results.error or self._input_error) is not None:
+            return f"stopped: {type(error).__name__}"  # its text is the caller's
+        if self._source.is_at_limit and not self.report.not_attempted:
+            return "finished, at its limit"
+        whole = self.report.exhausted and not self.report.not_attempted
+        return "finished" if whole else "interrupted"
 
     def _tasks(self) -> list[asyncio.Task[None]]:
         reader = self._reader

@@ -22,9 +22,16 @@ from monocloud_async.cli.options import (
 )
 from monocloud_async.version import __version__
 
+ARGUMENTS = "monocloud_async.arguments"  # of the context's `meta`
+
 
 class _Commands(TyperGroup):
     """Commands that end with one line when the library raises an error."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Keep the arguments, which the journal of a run records."""
+        ctx.meta[ARGUMENTS] = list(args)
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
@@ -167,6 +174,7 @@ def users(
 
 @app.command(epilog="Example: monocloud-async bulk users.csv --column id --failures failed.csv")
 def bulk(
+    ctx: typer.Context,
     file: Annotated[
         Path,
         typer.Argument(
@@ -201,6 +209,9 @@ def bulk(
     no_journal: Annotated[
         bool, typer.Option("--no-journal", help="Keep no journal, and send every id.")
     ] = False,
+    note: Annotated[
+        str, typer.Option(help="A note for the journal and its report, such as a ticket.")
+    ] = "",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check the input and the options, and send nothing.")
     ] = False,
@@ -235,6 +246,7 @@ def bulk(
                 max_rate=max_rate,
                 failures=kept,
                 journal=place,
+                caller=commands.caller(access, ctx.meta[ARGUMENTS], note),
                 json=json,
             )
             raise typer.Exit(code)

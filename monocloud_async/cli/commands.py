@@ -1,5 +1,8 @@
 """Implements `enable` and `bulk`: builds a run from the options and the input."""
 
+import os
+import re
+import shlex
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from io import FileIO
@@ -14,17 +17,19 @@ from monocloud_async.cli.exit_codes import ALL_DONE, SOME_FAILED
 from monocloud_async.cli.files import Kept
 from monocloud_async.cli.job import Job
 from monocloud_async.cli.outputs import FailuresFile, JsonLines, open_failures
+from monocloud_async.config import API_KEY
 from monocloud_async.endpoint import ENABLE, BulkOperation, check_user_id
 from monocloud_async.inputs.lines import Line
 from monocloud_async.inputs.reader import STDIN, IdReader, open_ids
 from monocloud_async.journal.file import JournalFile
-from monocloud_async.journal.store import InputInfo
+from monocloud_async.journal.store import Caller, InputInfo
 from monocloud_async.models import User
 from monocloud_async.sanitize import format_time
 
 __all__ = [
     "access",
     "bulk",
+    "caller",
     "dry_run",
     "enable",
     "journal_path",
@@ -33,6 +38,7 @@ __all__ = [
     "open_ids",
 ]
 
+_PASSWORD = re.compile(r"(?<=://)[^/@\s]*@")  # of an address
 _SHOWN = 20  # bad lines that a dry run lists one by one
 
 
@@ -77,27 +83,44 @@ def bulk(
     max_rate: float | None = None,
     failures: FileIO | None = None,
     journal: Path | None = None,
+    caller: Caller | None = None,
     json: bool = False,
 ) -> int:
     """Run over the input, print a summary, and return the exit code."""
+    about = reader.expected()
     job = Job(
         operation,
         reader.name,
         reader,
-        expected=reader.expected(),
+        expected=about,
         blocking=reader.size is None,
         notes=reader.notes,
     )
     if journal is not None:
-        origin = InputInfo(reader.name, reader.form, reader.column, reader.reread())
-        job.keep(
-            JournalFile(journal, access.tenant, operation=operation, input_info=origin), journal
+        whole = "" if reader.path is None else str(reader.path.absolute())
+        origin = InputInfo(
+            reader.name, reader.form, reader.column, reader.reread(), path=whole, about=about
         )
+        file = JournalFile(
+            journal, access.tenant, operation=operation, input_info=origin, caller=caller
+        )
+        job.keep(file, journal)
     if json:
         job.json = JsonLines(job.stop)
     if failures is not None:
         job.failures = FailuresFile(failures, reader, job.stop)
     return loop.run(job.run(access, concurrency, max_rate))
+
+
+def caller(access: Access, arguments: Sequence[str], note: str) -> Caller:
+    """Return what the journal records of a command: its arguments without secrets, and the note."""
+    secrets = [key for key in (access.api_key, os.environ.get(API_KEY)) if key]
+    shown = list(arguments)
+    for secret in secrets:
+        shown = [argument.replace(secret, "****") for argument in shown]
+        note = note.replace(secret, "****")
+    shown = [_PASSWORD.sub("****@", argument) for argument in shown]
+    return Caller(shlex.join(["monocloud-async", *shown]), note)
 
 
 def journal_path(reader: IdReader, named: Path | None, *, wanted: bool) -> Path | None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import signal
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import TypeVar
@@ -67,7 +68,7 @@ async def _until_interrupted(part: Coroutine[object, object, None], what: str) -
     console = Console(stderr=True, highlight=False)
     task = asyncio.create_task(part)
 
-    def interrupt() -> None:
+    def interrupt(_signal: signal.Signals) -> None:
         say(console, "Stopping: calls in flight finish first")
         task.cancel()
 
@@ -150,7 +151,7 @@ async def _status(domain: str | None, *, follow: bool, json: bool) -> int:
         return ALL_DONE
     task = asyncio.create_task(watch(run, Console(stderr=True, highlight=False)))
 
-    def stop_watching() -> None:
+    def stop_watching(_signal: signal.Signals) -> None:
         task.cancel()
 
     with loop.signals(stop_watching):

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -95,7 +96,7 @@ async def _to_its_end(run: FleetRun, err: Console, program: str) -> FleetReport:
     """Watch the run; the first Ctrl-C cancels it."""
     cancels: set[asyncio.Task[None]] = set()
 
-    def interrupt() -> None:
+    def interrupt(_signal: signal.Signals) -> None:
         say(err, "Cancelling: the calls in flight finish and are recorded; Ctrl-C again gives up")
         cancels.add(asyncio.create_task(run.cancel()))
 

@@ -1,6 +1,7 @@
 """Runs one input from the command line: reads lines, shows outcomes, obeys signals."""
 
 import asyncio
+import signal
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
@@ -122,6 +123,8 @@ class Job:
         """Stop the run, because results cannot be written; the calls in flight finish."""
         if not self._broken and self._run is not None and self._display is not None:
             self._broken = True
+            if self._journal is not None:
+                self._journal.ending = f"stopped: {why}"
             self._run.drain()
             self._display.ending(f"Stopping: {why}")
 
@@ -171,6 +174,8 @@ class Job:
             self.failures.begin()
         if line.user_id is None:
             self.tally.bad_line()
+            if self._journal is not None:
+                self._journal.add_bad_line(line.number, line.problem or "")
             if self._display is not None:
                 self._display.failure(f"line {line.number} {line.problem}")
             if self.json is not None:
@@ -204,8 +209,10 @@ class Job:
             what = what.removesuffix(f" [trace {outcome.error.trace_id}]")
         return f"{where}user {outcome.user_id!r}: {what}"
 
-    def _interrupt(self) -> None:
+    def _interrupt(self, heard: signal.Signals) -> None:
         self._interrupts += 1
+        if self._journal is not None:
+            self._journal.ending = f"interrupted by {heard.name}"
         if self._run is None or self._display is None:
             return
         if self._interrupts == 1:

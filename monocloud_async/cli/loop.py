@@ -26,7 +26,7 @@ async def until_interrupted(work: Coroutine[object, object, T]) -> T:
     """Do the work; SIGINT and SIGTERM cancel it, and raise `CancelledError` here."""
     task = asyncio.ensure_future(work)
 
-    def interrupt() -> None:
+    def interrupt(_signal: signal.Signals) -> None:
         task.cancel()
 
     with signals(interrupt):
@@ -34,24 +34,24 @@ async def until_interrupted(work: Coroutine[object, object, T]) -> T:
 
 
 @contextmanager
-def signals(interrupt: Callable[[], None]) -> Iterator[None]:
-    """Call this function on SIGINT and SIGTERM; the third signal ends the process at once."""
+def signals(interrupt: Callable[[signal.Signals], None]) -> Iterator[None]:
+    """Call this function with each SIGINT or SIGTERM; the third one ends the process at once."""
     loop = asyncio.get_running_loop()
     numbers = (signal.SIGINT, signal.SIGTERM)
     heard = 0
 
-    def hear() -> None:
+    def hear(heard_one: signal.Signals) -> None:
         nonlocal heard
         heard += 1
         if heard > 1:  # cancelled: the next signal must end even a stuck process
             for number in numbers:
                 loop.remove_signal_handler(number)
                 signal.signal(number, signal.SIG_DFL)
-        interrupt()
+        interrupt(heard_one)
 
     for number in numbers:
         with suppress(NotImplementedError):  # Windows: Ctrl-C raises KeyboardInterrupt instead
-            loop.add_signal_handler(number, hear)
+            loop.add_signal_handler(number, hear, number)
     try:
         yield
     finally:

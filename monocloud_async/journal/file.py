@@ -28,7 +28,9 @@ from monocloud_async.journal.lock import Lock
 from monocloud_async.journal.paths import check_files, lock_path, real_path
 from monocloud_async.journal.snapshot import is_locked
 from monocloud_async.journal.store import (
+    Caller,
     InputInfo,
+    InputState,
     JournalStore,
     Page,
     Rows,
@@ -43,6 +45,7 @@ Args = TypeVarTuple("Args")
 T = TypeVar("T")
 
 _SAMPLE_EVERY: Final = 1.0  # seconds between two samples of the counts
+_MOST_BAD_LINES: Final = 100_000  # whose numbers and problems are recorded
 _NO_PAGE: Final = Page(0, 0, (), "")
 
 
@@ -54,7 +57,11 @@ class JournalFile:
         tenant: the address of the tenant; a journal belongs to one tenant.
         operation: the operation of the run; a journal belongs to one operation.
         input_info: where the ids come from, for the report; None if unknown.
+        caller: what the user ran, for the report; None if unknown.
         now: returns the current time in seconds since 1970.
+
+    Attributes:
+        ending: how the run ended, if the caller ends it early, such as "interrupted by SIGTERM".
     """
 
     def __init__(
@@ -64,13 +71,22 @@ class JournalFile:
         *,
         operation: BulkOperation = ENABLE,
         input_info: InputInfo | None = None,
+        caller: Caller | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._path = real_path(path)  # one lock per file, whatever leads to its folder
         self._input_info = input_info or InputInfo()
         self._now = now
         self._lock = Lock(lock_path(self._path), f"the journal {path}")
-        self._store = JournalStore(self._path, tenant, operation, self._input_info)
+        self._store = JournalStore(
+            self._path, tenant, operation, self._input_info, caller or Caller()
+        )
+        self.ending = ""
+        self._report = BulkReport()  # until `open`
+        self._ids: int | None = None  # how many the input has
+        self._bad_lines = 0
+        self._numbered: list[tuple[int, str]] = []  # bad lines to write in the next commit
+        self._is_refused = False
         self._thread: ThreadPoolExecutor | None = None
         self._rows = Rows([], [])  # rows to write in the next commit
         self._before: list[StateBefore] = []  # the same
@@ -102,6 +118,8 @@ class JournalFile:
             await self._run(self._lock.take)
             await self._run(self._store.open)
             await self._check(self._reread(user_ids))
+        self._report = report
+        self._ids = len(user_ids) if isinstance(user_ids, Collection) else None
         self._paused_before = limiter.paused_seconds(_clock())
         self._sampling = asyncio.create_task(self._sample_regularly(report, limiter))
         return self._store.reached
@@ -114,7 +132,9 @@ class JournalFile:
             if self._sampling is not None:
                 self._sampling.cancel()
                 await asyncio.gather(self._sampling, return_exceptions=True)
-                if report.requests or report.total > report.skipped:
+                if (report.total or self._bad_lines) and not self._is_refused:
+                    if how == "interrupted" and self.ending:
+                        how = self.ending
                     await self._add_sample(report, limiter, how)
         finally:
             await self._run(self._let_go)
@@ -169,13 +189,32 @@ class JournalFile:
         """Write what was added; raises `sqlite3.Error` if that fails."""
         rows, self._rows = self._rows, Rows([], [])
         before, self._before = self._before, []
-        write = partial(self._store.write, before=before)
+        state = self._state() if self._numbered or self._report.exhausted else None
+        write = partial(self._store.write, before=before, state=state)
         await self._run(write, rows, self._milliseconds())
+
+    def add_bad_line(self, number: int, problem: str) -> None:
+        """Add a line of the input that has no valid id, for the report."""
+        self._bad_lines += 1
+        if self._bad_lines <= _MOST_BAD_LINES:
+            self._numbered.append((number, problem))
 
     @property
     def users_done(self) -> int:
         """How many users are done, according to the journal."""
         return self._store.users_done
+
+    @property
+    def latest(self) -> float:
+        """When the last outcome of an earlier run was recorded, in seconds since 1970."""
+        return self._store.latest / 1000
+
+    def _state(self) -> InputState:
+        numbered, self._numbered = self._numbered, []
+        total = self._report.total
+        if self._report.exhausted:
+            self._ids = total
+        return InputState(self._ids, total, self._bad_lines, numbered)
 
     def check_length(self, length: int) -> None:
         """Raise `ConfigurationError` if an input of this length has fewer ids than the journal."""
@@ -194,7 +233,7 @@ class JournalFile:
     async def _sample_regularly(self, report: BulkReport, limiter: RateLimiter) -> None:
         while True:
             await asyncio.sleep(_SAMPLE_EVERY)
-            if report.requests:
+            if report.requests or (self._numbered and report.total >= self._store.reached):
                 await self._add_sample(report, limiter)
 
     async def _add_sample(
@@ -207,8 +246,11 @@ class JournalFile:
             round(1000 * (limiter.paused_seconds(_clock()) - self._paused_before)),
             limiter.down,
         )
+        now = self._milliseconds()
         with suppress(sqlite3.Error):  # a report works without this sample
-            await self._run(self._store.add_sample, sample, self._milliseconds(), how)
+            await self._run(self._store.add_sample, sample, now, how, self._state())
+            if how is not None and report.exhausted:
+                await self._run(self._store.forget_mended_lines, now)
 
     def _reread(self, user_ids: Iterable[str] | AsyncIterable[str]) -> Iterable[str] | None:
         """Return the ids for a check before the run, or None if they can be read only once."""
@@ -263,6 +305,7 @@ class JournalFile:
             )
 
     def _changed(self, how: str) -> ConfigurationError:
+        self._is_refused = True
         return ConfigurationError(
             f"the input is not the one that the journal {self._path} was started with: {how};"
             " restore the input (ids may only be added at its end), or start a new journal"

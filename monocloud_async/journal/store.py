@@ -8,6 +8,7 @@ import os
 import socket
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -21,7 +22,7 @@ from monocloud_async.errors import (
     InvalidUserIdError,
     StatusError,
 )
-from monocloud_async.journal.paths import close_to_others
+from monocloud_async.journal.paths import close_to_others, owner
 from monocloud_async.journal.schema import FORMAT, create, upgrade
 from monocloud_async.journal.snapshot import EmptyJournalError, reading
 from monocloud_async.outcome import DONE, Outcome
@@ -31,6 +32,7 @@ from monocloud_async.version import __version__
 PAGE: Final = 8192  # positions read by one query
 _LONGEST_PAGE: Final = 1 << 26  # bytes: its ids as JSON, where a byte can take six
 _MAX_TEXT: Final = 1000
+_LONGEST_COMMAND: Final = 4000  # characters
 
 # `sqlite3` releases the GIL at each step of a statement. Beside a busy event loop, it then waits up
 # to 5 ms to get the GIL back. So one step writes many rows. Rows of users who are done have the
@@ -73,6 +75,13 @@ _POSITIONS: Final = """
 SELECT json_group_array(position) FROM users WHERE position >= ? AND position < ?
 """
 
+# A user who failed in an earlier run, and was asked for again: when that was, and why.
+_KEEP_EARLIER: Final = """
+INSERT INTO earlier SELECT * FROM users
+WHERE position IN (SELECT value FROM json_each(?)) AND outcome <> 'not_attempted'
+"""
+
+_json = msgspec.json.Encoder()
 _numbers = msgspec.json.Decoder(list[int])
 _ids = msgspec.json.Decoder(list[str])
 
@@ -96,16 +105,43 @@ class InputInfo(NamedTuple):
     """Where the ids come from, so that a report can write failures in the format of the input.
 
     Attributes:
-        name: the path of the file.
+        name: the path of the file, as it was given.
         form: the format: "txt", "csv" or "jsonl".
         column: the column that has the ids.
         reread: the ids, read again from the start, or None if that is not possible.
+        path: the whole path of the file, or an empty string.
+        about: about how many ids there are, or None.
     """
 
     name: str = ""
     form: str = "txt"
     column: str | None = None
     reread: Iterable[str] | None = None
+    path: str = ""
+    about: int | None = None
+
+
+class Caller(NamedTuple):
+    """What the user ran: the command, without secrets, and a note such as a ticket."""
+
+    command: str = ""
+    note: str = ""
+
+
+class InputState(NamedTuple):
+    """What a run knows about its input so far.
+
+    Attributes:
+        ids: how many ids the input has, or None until it was read to its end.
+        at_least: how many ids were read.
+        bad_lines: how many lines without a valid id were read.
+        numbered: those that are new, with their number and their problem.
+    """
+
+    ids: int | None
+    at_least: int
+    bad_lines: int
+    numbered: Sequence[tuple[int, str]] = ()
 
 
 class Sample(NamedTuple):
@@ -153,6 +189,16 @@ class Rows(NamedTuple):
         """Return the positions of these users."""
         return {*self.done[::_DONE_VALUES], *self.others[::_OTHER_VALUES]}
 
+    def tried_again(self, reached: int) -> list[object]:
+        """Return the positions before this one of users who were asked for."""
+        found = [position for position in self.done[::_DONE_VALUES] if _before(position, reached)]
+        for position, outcome in zip(
+            self.others[::_OTHER_VALUES], self.others[2::_OTHER_VALUES], strict=True
+        ):
+            if _before(position, reached) and outcome != "not_attempted":
+                found.append(position)
+        return found
+
     @property
     def users_done(self) -> int:
         """How many users are done."""
@@ -177,6 +223,10 @@ class Rows(NamedTuple):
         return rows
 
 
+def _before(position: object, reached: int) -> bool:
+    return isinstance(position, int) and position < reached
+
+
 class JournalStore:
     """The database of a journal during one run.
 
@@ -185,6 +235,7 @@ class JournalStore:
         tenant: the tenant of the users.
         operation: the operation of the run.
         input_info: where the ids come from.
+        caller: what the user ran.
 
     Attributes:
         reached: the first position after the last record.
@@ -193,7 +244,12 @@ class JournalStore:
     """
 
     def __init__(
-        self, path: Path, tenant: str, operation: BulkOperation, input_info: InputInfo
+        self,
+        path: Path,
+        tenant: str,
+        operation: BulkOperation,
+        input_info: InputInfo,
+        caller: Caller = Caller(),  # noqa: B008  immutable
     ) -> None:
         self.reached = 0
         self.users_done = 0
@@ -203,6 +259,7 @@ class JournalStore:
         self._tenant = tenant
         self._operation = operation
         self._input_info = input_info
+        self._caller = caller
         self._sql: sqlite3.Connection | None = None
         self._run_id: int | None = None  # None until there is something to write
 
@@ -279,12 +336,24 @@ class JournalStore:
         if self._run_id is None:
             self._sql.execute("PRAGMA synchronous = FULL")
             upgrade(self._sql, self._form or FORMAT)
-            added = self._sql.execute(
-                "INSERT INTO sittings (began, process, host, version) VALUES (?, ?, ?, ?)",
-                (now, os.getpid(), socket.gethostname(), __version__),
-            )
-            self._run_id = added.lastrowid
+            with _transaction(self._sql):
+                self._run_id = self._begin(self._sql, now)
         return self._sql
+
+    def _begin(self, sql: sqlite3.Connection, now: int) -> int | None:
+        """Add this run, and return its number."""
+        added = sql.execute(
+            "INSERT INTO sittings (began, process, host, version) VALUES (?, ?, ?, ?)",
+            (now, os.getpid(), socket.gethostname(), __version__),
+        )
+        told = (_login(), _folder(), self._caller.command, self._caller.note)
+        sql.execute(
+            "INSERT INTO commands VALUES (?, ?, ?, ?, ?)",
+            (added.lastrowid, *(_text(text, _LONGEST_COMMAND) for text in told)),
+        )
+        path = self._input_info.path.encode(errors="replace").decode()
+        sql.execute("UPDATE input SET path = ?, about = ?", (path, self._input_info.about))
+        return added.lastrowid
 
     def write(
         self,
@@ -292,17 +361,19 @@ class JournalStore:
         now: int,
         *first: tuple[str, Sequence[object]],
         before: Sequence[StateBefore] = (),
+        state: InputState | None = None,
     ) -> None:
-        """Run the statements of `first` and write the rows, in one transaction.
+        """Run the statements of `first`, and write the rest, in one transaction.
 
-        `before` has users and whether they were disabled, as far as is known.
+        `before` has users, and whether they were disabled, as far as is known.
         """
         sql = self.connection(now)
-        sql.execute("BEGIN IMMEDIATE")
-        try:
+        with _transaction(sql):
             for text, bound in first:
                 sql.execute(text, bound)
             sql.executemany(_BEFORE, before)
+            if self.reached and (again := rows.tried_again(self.reached)):
+                sql.execute(_KEEP_EARLIER, (_json.encode(again),))
             forms = _DONE.format(done=self._operation.done), _OTHER
             for values, form in zip(rows, forms, strict=True):
                 start = 0
@@ -310,23 +381,51 @@ class JournalStore:
                     while len(values) - start >= size:
                         sql.execute(statement, values[start : start + size])
                         start += size
-            sql.execute("COMMIT")
-        except BaseException:
-            if sql.in_transaction:
-                sql.execute("ROLLBACK")
-            raise
+            if state is not None:
+                self._save(sql, state)
 
-    def add_sample(self, sample: Sample, now: int, how: str | None = None) -> None:
+    def add_sample(
+        self,
+        sample: Sample,
+        now: int,
+        how: str | None = None,
+        state: InputState | None = None,
+    ) -> None:
         """Commit the counts of this moment; with `how`, also that the run ended, and how."""
         sql = self.connection(now)
-        sql.execute(
-            "INSERT INTO samples VALUES (?, ?, ?, ?, ?, ?, ?)", (self._run_id, now, *sample)
-        )
-        if how is not None:
+        with _transaction(sql):
             sql.execute(
-                "UPDATE sittings SET ended = ?, how = ? WHERE sitting = ?",
-                (now, _text(how), self._run_id),
+                "INSERT INTO samples VALUES (?, ?, ?, ?, ?, ?, ?)", (self._run_id, now, *sample)
             )
+            if state is not None:
+                self._save(sql, state)
+            if how is not None:
+                sql.execute(
+                    "UPDATE sittings SET ended = ?, how = ? WHERE sitting = ?",
+                    (now, _text(how), self._run_id),
+                )
+
+    def _save(self, sql: sqlite3.Connection, state: InputState) -> None:
+        ids, at_least, bad_lines, numbered = state
+        sql.executemany(
+            "INSERT OR REPLACE INTO bad_lines VALUES (?, ?, ?)",
+            [(number, self._run_id, _text(problem)) for number, problem in numbered],
+        )
+        if ids is None:  # an earlier run may have read further, or a shorter input
+            sql.execute(
+                "UPDATE input SET ids = iif(ids < ?1, NULL, ids), at_least = max(at_least, ?1),"
+                " bad_lines = max(bad_lines, ?2)",
+                (at_least, bad_lines),
+            )
+        else:
+            sql.execute(
+                "UPDATE input SET ids = ?, at_least = ?, bad_lines = ?", (ids, at_least, bad_lines)
+            )
+
+    def forget_mended_lines(self, now: int) -> None:
+        """Remove the bad lines of earlier runs, after this one has read the whole input."""
+        sql = self.connection(now)
+        sql.execute("DELETE FROM bad_lines WHERE sitting <> ?", (self._run_id,))
 
     def close(self) -> None:
         """Close the file, and remove it if nothing was written."""
@@ -334,6 +433,18 @@ class JournalStore:
             self._sql.close()
         elif not self._path.lstat().st_size:
             self._path.unlink()
+
+
+@contextmanager
+def _transaction(sql: sqlite3.Connection) -> Iterator[None]:
+    sql.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        sql.execute("COMMIT")
+    except BaseException:
+        if sql.in_transaction:
+            sql.execute("ROLLBACK")
+        raise
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -361,5 +472,18 @@ def _row(outcome: Outcome, ms: int, now: int) -> tuple[object, ...]:
     )  # fmt: skip
 
 
-def _text(text: str) -> str:
-    return clean(text).encode(errors="replace").decode()
+def _login() -> str:
+    """Return the name of the user whose rights this process has, and who became that user."""
+    name = owner(os.geteuid()) if hasattr(os, "geteuid") else os.environ.get("USERNAME", "")
+    before = os.environ.get("SUDO_USER")
+    return f"{name}, by {before}" if before else name
+
+
+def _folder() -> str:
+    with suppress(OSError):  # it was removed
+        return str(Path.cwd())
+    return ""
+
+
+def _text(text: str, longest: int = 500) -> str:
+    return clean(text, longest).encode(errors="replace").decode()
