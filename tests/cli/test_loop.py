@@ -51,8 +51,9 @@ def test_two_signals_are_heard_and_the_next_one_ends_the_process(number: signal.
     async def main() -> None:
         heard, times = asyncio.Event(), 0
 
-        def interrupt() -> None:
+        def interrupt(which: signal.Signals) -> None:
             nonlocal times
+            assert which is number
             times += 1
             heard.set()
 
@@ -77,7 +78,7 @@ def test_two_signals_are_heard_and_the_next_one_ends_the_process(number: signal.
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_afterwards_signals_are_nobody_s(number: signal.Signals) -> None:
     async def main() -> None:
-        with loop.signals(lambda: None):
+        with loop.signals(lambda _: None):
             during = signal.getsignal(number)
         assert signal.getsignal(number) is not during
 
