@@ -17,8 +17,7 @@ class CircuitBreaker:
     """Considers the tenant down when the requests of several users failed in a row.
 
     A single user can fail repeatedly for its own reasons, and a run may retry several such users in
-    a row. But in a healthy tenant, five different users do not fail in a row on their first request.
-    If requests often fail although the tenant is not down, more users have to fail in a row.
+    a row. But in a healthy tenant, the first requests of five users do not fail in a row. often fail although the tenant is not down, more users have to fail.
 
     Attributes:
         down_since: when the tenant went down, or None.
@@ -67,7 +66,7 @@ class CircuitBreaker:
         self._failure_share += (failure - self._failure_share) / _RECENT
 
     def _needed(self) -> int:
-        """Return how many users must fail in a row: by chance, that happens once in 10,000 times."""
+        """Return how many users have to fail in a row; by chance, they do once in 10,000 times."""
         share = self._failure_share
         if share <= _CHANCE:
             return _FAILED_USERS
