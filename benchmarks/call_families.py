@@ -44,16 +44,16 @@ class Session(MonoCloudSession):
         self.tenant_limit, self.retry_after = tenant, retry_after
         self.granted_to_run = self.granted_to_calls = self.refused = 0
 
-    async def _send(self, operation: Operation, user_id: str, timeout: float) -> User:
+    async def _send(self, operation: Operation[Any], target: str, timeout: float) -> Any:
         await asyncio.sleep(LATENCY)
         if self.tenant_limit.take(asyncio.get_running_loop().time()) is not None:
             self.refused += 1
-            raise RateLimitedError(status=429, user_id=user_id, retry_after=self.retry_after)
-        if user_id.startswith(BULK):
+            raise RateLimitedError(status=429, user_id=target, retry_after=self.retry_after)
+        if target.startswith(BULK):
             self.granted_to_run += 1
         else:
             self.granted_to_calls += 1
-        return User(user_id=user_id)
+        return User(user_id=target)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ class CircuitBreaker:
     """Considers the tenant down when the requests of several users failed in a row.
 
     A single user can fail repeatedly for its own reasons, and a run may retry several such users in
-    a row. But in a healthy tenant, the first requests of five users do not fail in a row. often fail although the tenant is not down, more users have to fail.
+    a row. But in a healthy tenant, the first requests of five users do not fail in a row. If
+    requests often fail although the tenant is not down, more users have to fail.
 
     Attributes:
         down_since: when the tenant went down, or None.
