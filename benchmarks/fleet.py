@@ -3,8 +3,8 @@
     python benchmarks/fleet.py [name ...]
 
 12,000 users, 300 requests a second, 3 workers, answers after 20 ms. Prints the table of
-docs/fleet.md. About fifteen minutes for all; what a fault costs differs from run to run, by
-where in a heartbeat it strikes.
+docs/fleet.md. About fifteen minutes for all; the cost of a fault differs between runs,
+because it depends on the time since the last heartbeat.
 """
 
 import asyncio

@@ -2,7 +2,7 @@
 
     python benchmarks/journal.py [--records 10000000] [--rounds 5]
 
-Figures are medians; ratios are taken turn by turn. Everything is a process of its own, on loopback.
+Figures are medians; a ratio is of one round. Everything runs in its own process, on loopback.
 """
 
 import argparse
@@ -146,7 +146,7 @@ def measure_bulk(folder: Path, rounds: int) -> tuple[float, float, float]:
     """Return medians without and with a journal, and of the ratio of each round."""
     listed = folder / "ids.txt"
     pairs = []
-    for turn in range(rounds):
+    for number in range(rounds):
         with subprocess.Popen(
             [
                 sys.executable,
@@ -168,8 +168,8 @@ def measure_bulk(folder: Path, rounds: int) -> tuple[float, float, float]:
             url = process.stdout.readline().strip()
             env = {"BENCH_IDS": str(listed)}
             pair = {}
-            for kept in (False, True) if turn % 2 else (True, False):
-                path = folder / f"bulk-{turn}.journal" if kept else ""
+            for kept in (False, True) if number % 2 else (True, False):
+                path = folder / f"bulk-{number}.journal" if kept else ""
                 pair[kept] = child("--child", "bulk", url, path, env=env)
             pairs.append((pair[False], pair[True]))
             process.terminate()
@@ -208,9 +208,9 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        turns = [
-            child("--child", "record", folder / f"record-{turn}", 100_000, 10_000)
-            for turn in range(options.rounds)
+        results = [
+            child("--child", "record", folder / f"record-{number}", 100_000, 10_000)
+            for number in range(options.rounds)
         ]
         for key, what in [
             ("cpu_us", "us of CPU a record, both threads"),
@@ -218,10 +218,10 @@ def main() -> None:
             ("lag_p99_ms_without", "ms, the same loop without the journal"),
             ("bytes", "bytes a record"),
         ]:
-            print(f"{statistics.median(turn[key] for turn in turns):10.2f}  {what}")
+            print(f"{statistics.median(result[key] for result in results):10.2f}  {what}")
         without, kept, ratio = measure_bulk(folder, options.rounds)
         print(f"{without:10.1f}  us of client CPU per user of a bulk run, without a journal")
-        print(f"{kept:10.1f}  us with one; the median of the turns' ratios: {ratio:.3f}")
+        print(f"{kept:10.1f}  us with one; the median ratio of the rounds: {ratio:.3f}")
         path = folder / "resume.journal"
         child("--child", "make", path, options.records)
         found = [child("--child", "resume", path, options.records) for _ in range(3)]

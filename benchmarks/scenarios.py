@@ -1,4 +1,4 @@
-"""The tenants that the pace is judged by, and what nobody could do better on each."""
+"""The tenants of the pace benchmark, and the shortest possible time with each."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -42,7 +42,7 @@ class Scenario:
         return LONG / 2 if long else SHORT / 2 / self.rate(0.0, 1.0)
 
     def ideal(self, *, long: bool) -> float:
-        """Seconds that nobody could beat: the tenant's rate, and one round trip."""
+        """The shortest possible time in seconds: the tenant's rate, and one round trip."""
         users, middle = self.users(long=long), self.middle(long=long)
         low, high = 0.0, 100_000.0
         while high - low > 1e-3 * high:

@@ -2,8 +2,8 @@
 
     python benchmarks/soak.py [--minutes 10]
 
-The tenant is a process of its own over a database; each kill is a SIGKILL. In the end its database
-is held against the journal of the run, user by user. Exit code 1: a bound was broken.
+The tenant is a process of its own over a database; each kill is a SIGKILL. At the end, its database
+is compared with the journal of the run, user by user. Exit code 1: a limit was exceeded.
 """
 
 import argparse
@@ -152,20 +152,20 @@ async def soak(tenant: Tenant, journal: Path, seconds: float) -> tuple[BulkRepor
 def differences(tenant: Path, journal: Path, total: int) -> dict[str, int]:
     """Return the users for whom the journal and the tenant's database differ.
 
-    A user who was refused, or of whom nobody knows, may be anything there; nobody else may.
+    A user who failed or is unknown may have any state in the database; all others are compared.
     """
     with closing(sqlite3.connect(tenant)) as sql:
         sql.execute("ATTACH ? AS run", (str(journal),))
-        told, strangers, not_enabled = sql.execute(
+        recorded, unrequested, not_enabled = sql.execute(
             """
             SELECT count(*), sum(u.user_id IS NULL), sum(j.outcome = 'enabled' AND u.disabled)
             FROM run.users j LEFT JOIN users u USING (user_id)
             """
         ).fetchone()
     return {
-        "users without an outcome": total - told,
-        "users that nobody asked for": strangers,
-        "users told as enabled who are not": not_enabled,
+        "users without an outcome": total - recorded,
+        "users who were not in the input": unrequested,
+        "users recorded as enabled who are not": not_enabled,
     }
 
 

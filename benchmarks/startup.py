@@ -33,8 +33,8 @@ def startup(scratch: Path, progress: Callable[[str], None]) -> dict[str, float]:
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     environment["PYTHONPYCACHEPREFIX"] = str(scratch / "bytecode")
     took: dict[str, list[float]] = {name: [] for name in PROGRAMS}
-    for turn in range(TIMES + 1):
-        progress(f"start-up {turn} of {TIMES}")
+    for start in range(TIMES + 1):
+        progress(f"start-up {start} of {TIMES}")
         for name, arguments in PROGRAMS.items():
             began = time.perf_counter()
             subprocess.run(
@@ -43,7 +43,7 @@ def startup(scratch: Path, progress: Callable[[str], None]) -> dict[str, float]:
                 env=environment,
                 stdout=subprocess.DEVNULL,
             )
-            if turn:  # the first writes the byte code
+            if start:  # the first one writes the byte code
                 took[name].append((time.perf_counter() - began) * 1e3)
     progress("")
     return {name: statistics.median(each) for name, each in took.items()}

@@ -58,7 +58,7 @@ class Window:
 
 
 class SlidingWindow:
-    """So many requests in any stretch of so many seconds."""
+    """Grants at most `quota` requests in any interval of `seconds`."""
 
     def __init__(self, quota: int, seconds: float, *, tells: bool = True) -> None:
         self.quota, self.seconds, self.tells = quota, seconds, tells

@@ -55,9 +55,16 @@ class Credentials:
 
     headers: Mapping[str, str]
 
-    def __init__(self, api_key: MaskedKey) -> None:
+    def __init__(self, api_key: MaskedKey, *, compression: bool) -> None:
         self.headers = CIMultiDictProxy(
-            CIMultiDict({"X-API-KEY": api_key, "Accept": ACCEPT, "User-Agent": USER_AGENT})
+            CIMultiDict(
+                {
+                    "X-API-KEY": api_key,
+                    "Accept": ACCEPT,
+                    "Accept-Encoding": "gzip" if compression else "identity",
+                    "User-Agent": USER_AGENT,
+                }
+            )
         )
 
     def __repr__(self) -> str:
@@ -75,7 +82,7 @@ def mask_key(api_key: str | None) -> MaskedKey:
     return MaskedKey(api_key) if isinstance(api_key, str) else MaskedKey(" ")
 
 
-def credentials(api_key: MaskedKey) -> Credentials:
+def credentials(api_key: MaskedKey, *, compression: bool = False) -> Credentials:
     """Return the headers for this key.
 
     Raises:
@@ -90,7 +97,7 @@ def credentials(api_key: MaskedKey) -> Credentials:
             "the API key is no text, too long, or has characters other than visible ASCII;"
             " look for a stray space or line break"
         )
-    return Credentials(api_key)
+    return Credentials(api_key, compression=compression)
 
 
 def base_url(domain: str | None) -> str:

@@ -12,7 +12,7 @@ from monocloud_async.models import User
 Status = Literal[Done, "failed", "unknown", "not_attempted", DoneBefore]
 
 DONE: Final[tuple[Done, ...]] = get_args(Done)
-_DONE_BEFORE: Final[tuple[DoneBefore, ...]] = get_args(DoneBefore)
+DONE_BEFORE: Final[tuple[DoneBefore, ...]] = get_args(DoneBefore)
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
@@ -44,7 +44,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
 _MAX_FAILURES: Final = 1000
 # The fields of a report, in the order in which they are shown.
 REPORT_FIELDS: Final = (
-    *("total", *DONE, "failed", "unknown", "not_attempted", *_DONE_BEFORE, "unconfirmed"),
+    *("total", *DONE, "failed", "unknown", "not_attempted", *DONE_BEFORE, "unconfirmed"),
     *("requests", "retries", "throttled", "paused_seconds", "seconds", "exhausted"),
 )
 
@@ -104,7 +104,7 @@ class BulkReport(DoneBeforeCounts, kw_only=True):
     @property
     def skipped(self) -> int:
         """How many users were skipped: done before, by the journal or when they were looked up."""
-        return sum(getattr(self, status) for status in _DONE_BEFORE)
+        return sum(getattr(self, status) for status in DONE_BEFORE)
 
     @property
     def seconds(self) -> float:

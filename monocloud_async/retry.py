@@ -3,9 +3,9 @@
 All operations are idempotent: enabling an enabled user changes nothing. So every transient failure
 is safe to retry, even if nobody knows whether the tenant received the request.
 
-tenacity drives every retry but those after a 429. A 429 is news about the tenant and not a failure
-of the call: the call goes back into the admission queue, spends no attempt and no budget, and waits
-for its turn as if it had not been sent.
+tenacity drives every retry except after a 429. A 429 is about the tenant's rate, and not a failure
+of the call: the call goes back into the admission queue and waits as if it had not been sent. It
+uses no attempt and no retry time.
 """
 
 import asyncio

@@ -213,7 +213,7 @@ class CallRunner:
         while True:
             sent_at = clock()
             if queue.must_wait(sent_at):
-                ticket = await self._wait_turn(call, refused)
+                ticket = await self._wait_for_admission(call, refused)
                 call.paused += clock() - sent_at  # the wait is no retry time
                 sent_at = clock()
             else:
@@ -258,8 +258,8 @@ class CallRunner:
             self.stop_reason = reason
             self._on_stop()
 
-    async def _wait_turn(self, call: RunCall, refused: Ticket | None) -> Ticket:
-        """The ticket of its request, when its turn has come."""
+    async def _wait_for_admission(self, call: RunCall, refused: Ticket | None) -> Ticket:
+        """Wait until the request may be sent, and return its ticket."""
         failed = call.error is not None and not call.was_throttled
         return await self._wait(call, partial(self.queue.wait, refused=refused, is_retry=failed))
 

@@ -316,7 +316,7 @@ class BulkRun:
     async def _make(self, call: RunCall) -> None:
         try:
             outcome = await self._runner.run(call)
-        except asyncio.CancelledError:
+        except BaseException:  # a cancellation, or a fault of this package
             self._results.record(call.interrupted())
             raise
         self._results.record(outcome)

@@ -264,7 +264,7 @@ class Job:
             return STOPPED
         if ended == "interrupted":
             return INTERRUPTED
-        return SOME_FAILED if self.tally.kinds or report.not_attempted else ALL_DONE
+        return SOME_FAILED if self.tally.kinds else ALL_DONE
 
     def _sum_up(self, console: Console, report: BulkReport) -> None:
         console.print(summary(self.operation, report, self.tally))

@@ -52,8 +52,9 @@ def show(journal: Path) -> None:
         times = figures.percentiles
         say(
             out,
-            f"Half were {figures.done_status} within {times[50]:,} ms, 90 % within {times[90]:,}"
-            f" ms, 99 % within {times[99]:,} ms, all within {times[100]:,} ms",
+            f"Half were {figures.done_status} within {times[50]:,} ms,"
+            f" 90 % within {times[90]:,} ms, 99 % within {times[99]:,} ms,"
+            f" all within {times[100]:,} ms",
         )
     _show_table(out, "Runs", _runs(figures))
     if figures.groups:

@@ -60,31 +60,41 @@ class FleetJournal:
         self._lock.take()
         try:
             self._store.open()
-            self._begin(now)
+            self._begin(now, is_new=self._check())
         except BaseException:
             self._store.close()
             self._lock.release()
             raise
 
-    def _begin(self, now: int) -> None:
-        sql, source = self._store.connection(now), self._source
-        for table in _TABLES:
-            sql.execute(table)
-        here = (source.size, source.mark)
-        there = sql.execute("SELECT size, mark FROM fleet").fetchone()
-        if there is None:
+    def _check(self) -> bool:
+        """Return whether the journal is new; writes nothing, so a refused one stays as it is."""
+        sql, source = self._store.opened, self._source
+        if sql is None:
+            return True
+        tables = "SELECT 1 FROM sqlite_master WHERE name = 'fleet'"
+        if not sql.execute(tables).fetchone():
             if self._store.reached:
                 raise ConfigurationError(
                     f"the journal {self.path} is of a run on one machine: resume it with"
                     " `monocloud-async bulk`, or name another journal"
                 )
-            sql.execute("INSERT INTO fleet VALUES (?, ?)", here)
-        elif there != here:
+            return True  # a kill came in the middle of `_begin`
+        here = (source.size, source.mark)
+        there = sql.execute("SELECT size, mark FROM fleet").fetchone()
+        if there not in {None, here}:
             raise ConfigurationError(
                 f"the journal {self.path} was started with another file: it had {there[0]:,} bytes"
                 f" ({clean(there[1])}), {clean(source.where)} has {here[0]:,} ({clean(here[1])});"
                 " restore that file, or name another journal"
             )
+        return there is None
+
+    def _begin(self, now: int, *, is_new: bool) -> None:
+        sql = self._store.connection(now)
+        for table in _TABLES:
+            sql.execute(table)
+        if is_new:
+            sql.execute("INSERT INTO fleet VALUES (?, ?)", (self._source.size, self._source.mark))
 
     def left(self, now: int) -> Left:
         """Return the work that is left, and the counts of the recorded users."""

@@ -18,6 +18,7 @@ from typing import Final
 
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.journal.schema import MAGIC, SMALLEST, check, no_journal
+from monocloud_async.outcome import DONE, DONE_BEFORE
 from monocloud_async.sanitize import clean
 
 _WAL_HEADER: Final = 32  # bytes
@@ -42,10 +43,10 @@ def _no_text(*names: str) -> str:
     return " OR ".join(f"typeof({n}) = 'blob' OR length({n}) > {_LONGEST_TEXT}" for n in names)
 
 
+_OUTCOMES: Final = str((*DONE, *DONE_BEFORE, "failed", "unknown", "not_attempted"))
 _USER: Final = (
     f"position NOT {_COUNT} OR typeof(user_id) <> 'text' OR length(user_id) > 1024"
-    " OR ifnull(outcome, '') NOT IN ('enabled', 'disabled', 'failed', 'unknown', 'not_attempted',"
-    " 'already_enabled', 'already_disabled')"
+    f" OR ifnull(outcome, '') NOT IN {_OUTCOMES}"
     f" OR ifnull(status, 200) NOT BETWEEN 100 AND 999 OR ifnull(attempts, -1) NOT {_COUNT}"
     f" OR ifnull(ms, -1) NOT {_TIME} OR ifnull(at, -1) NOT {_TIME}"
     f" OR {_no_text('error', 'title', 'trace_id')}"

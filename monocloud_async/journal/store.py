@@ -319,6 +319,11 @@ class JournalStore:
             found, done = [row[0] for row in spread], "".join(row[1] for row in spread)
         return Page(start, end, found, done)
 
+    @property
+    def opened(self) -> sqlite3.Connection | None:
+        """The connection, without adding this run to the file; None for a new file."""
+        return self._sql
+
     def connection(self, now: int) -> sqlite3.Connection:
         """Return the connection, after adding this run to the file."""
         if self._sql is None:

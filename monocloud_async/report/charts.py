@@ -128,7 +128,8 @@ def _timeline(figures: Figures) -> Chart:
         f"{figures.rate:,.0f} users a second on average, {peak:,.0f} at most;"
         f" {seconds('paused'):,.0f} s with pauses and {seconds('outage'):,.0f} s of outage."
     )
-    header = ("Seconds of work", "Enabled a second", "Others a second", "Meanwhile")
+    done = f"{figures.done_status.capitalize()} a second"
+    header = ("Seconds of work", done, "Others a second", "Meanwhile")
     return _chart("Users a second", summary, spec, header, _by_time(figures))
 
 

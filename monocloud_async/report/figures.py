@@ -270,7 +270,7 @@ def _read_times(figures: Figures, sql: sqlite3.Connection) -> None:
 def _read_timeline(figures: Figures, sql: sqlite3.Connection) -> None:
     """Read the timeline, with the runs one after another and no gaps between them."""
     total = figures.seconds
-    step = next((step for step in _STEPS if total / step <= _POINTS), _STEPS[-1])
+    step = next((step for step in _STEPS if total / step <= _POINTS), total / _POINTS)
     figures.step = step
     began = [run.began for run in figures.runs]
     offsets = [0.0]

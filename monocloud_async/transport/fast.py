@@ -3,19 +3,18 @@
 For each request `ClientSession` builds a request, a response, a timer and several copies of the
 same headers: more than half of a client's CPU time (docs/performance.md). Here aiohttp still makes
 the connections and parses most responses. What is the same for every request is built once, and a
-plain response, complete and in one segment, is taken without a parser (`plain_body`).
+plain response is taken without a parser (`plain_response`).
 
 The standard transport is used instead while somebody hooks `ClientSession` (`HOOKS`), and with an
 aiohttp that lacks something that this file needs (`REQUIRED`).
 
-To do without: delete this file, the lines of `session` that name it, whose connector is then a
-`Connector`, and the tests that import it.
+To do without: delete this file and `plain_response`, the lines of `session` that name it, whose connector is
+then a `Connector`, and the tests that import them.
 """
 
 import asyncio
 import logging
 import math
-import re
 from functools import cache, partial
 from operator import attrgetter
 from types import FunctionType
@@ -37,6 +36,7 @@ from monocloud_async.connector import (
     is_silent,
 )
 from monocloud_async.endpoint import ENABLE, Operation, Response
+from monocloud_async.transport.plain_response import NoBody, plain_body
 from monocloud_async.transport.standard import (
     ClosedError,
     Deadlines,
@@ -46,42 +46,20 @@ from monocloud_async.transport.standard import (
     request_options,
 )
 
-# RFC 9112, sections 4 and 5, in their plainest form: no folded line, no bare LF, printable ASCII.
-_HEAD: Final = re.compile(
-    rb"HTTP/1\.1 200 [ -~]{0,100}\r\n(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~]{0,4000}\r\n){1,60}\r\n"
-)
-# Section 6: whatever has a say in where the answer ends, or in what comes after it.
-_FRAMING: Final = re.compile(
-    rb"\n(?:content-length: ([0-9]{1,6})\r|"
-    rb"(?:content-(?:length|encoding)|transfer-encoding|upgrade|trailer|"
-    rb"proxy-connection|sec-websocket-[a-z0-9-]+):|"
-    rb"connection:(?! keep-alive\r))",
-    re.IGNORECASE,
-)
-
-
-def plain_body(answer: bytes) -> int:
-    """Where the body of a plain 200 begins, or 0 where aiohttp has to parse the response.
-
-    No two parsers can differ about the end of a plain response: HTTP/1.1, one Content-Length that
-    is met to the byte, no content or transfer coding, and nothing behind it.
-    """
-    head = _HEAD.match(answer)
-    if head is None:
-        return 0
-    start = head.end()
-    framing = _FRAMING.findall(answer, 0, start)
-    plain = len(framing) == 1 and framing[0] and len(answer) == start + int(framing[0])
-    return start if plain and start <= MAX_HEADERS else 0
+_PIECES: Final = 4  # of a response that are read here; a slow one may have any number
+_PIECE: Final = 1 << 16  # bytes of all but the last one
 
 
 class FastProtocol(GuardedProtocol):
     """Takes a plain response without a parser, and leaves any other to aiohttp's parser."""
 
-    _pending: asyncio.Future[tuple[bytes, int]] | None = None
+    _pending: asyncio.Future[tuple[bytes, bytes | None]] | None = None
+    _pieces: tuple[bytes, ...] = ()  # of a plain response that is not complete
 
-    def send_request(self, method: str, path: str, head: str) -> asyncio.Future[tuple[bytes, int]]:
-        """The first bytes of the response, and where the body begins if it is a plain one, or 0.
+    def send_request(
+        self, method: str, path: str, head: str
+    ) -> asyncio.Future[tuple[bytes, bytes | None]]:
+        """The response and its body if it is a plain one; else None for the body.
 
         Raises:
             ServerDisconnectedError, ClientOSError: the connection ended before any byte came.
@@ -96,20 +74,26 @@ class FastProtocol(GuardedProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Hand a plain response to the waiting task; parse anything else."""
-        waiter, self._pending = self._pending, None
-        if waiter is None:
+        if self._pending is None:
             super().data_received(data)
             return
-        start = plain_body(data)
-        if start:
+        pieces = self._pieces
+        response = data if not pieces else b"".join((*pieces, data))
+        body = plain_body(response)
+        if isinstance(body, bytes):
             self.mark_idle()  # no response is expected any more
+            waiter, self._pending, self._pieces = self._pending, None, ()
+            if not waiter.done():
+                waiter.set_result((response, body))
+        elif body is NoBody.INCOMPLETE and len(pieces) < _PIECES and len(response) <= _PIECE:
+            self._pieces = (*pieces, data)
         else:
             self.leave_to_aiohttp(data)
-        if not waiter.done():
-            waiter.set_result((data, start))
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Raise the reason in the waiting task."""
+        if self._pieces and self._pending is not None:
+            self.leave_to_aiohttp(b"")  # which says that the response was cut short
         super().connection_lost(exc)
         self.fail(
             aiohttp.ClientOSError(*exc.args)
@@ -117,8 +101,10 @@ class FastProtocol(GuardedProtocol):
             else aiohttp.ServerDisconnectedError()
         )
 
-    def leave_to_aiohttp(self, answer: bytes) -> None:
-        """Let aiohttp's parser read these bytes and all that follow."""
+    def leave_to_aiohttp(self, data: bytes) -> None:
+        """Let aiohttp's parser read what came so far, these bytes, and all that follow."""
+        waiter, self._pending = self._pending, None
+        pieces, self._pieces = self._pieces, ()
         self.expect()
         self.set_response_params(
             read_until_eof=True,
@@ -127,7 +113,11 @@ class FastProtocol(GuardedProtocol):
             max_field_size=MAX_HEADERS,
             max_headers=MAX_LINES,
         )
-        super().data_received(answer)
+        # Each piece as it came: what is wrong in one does not undo what the ones before it said.
+        for piece in (*pieces, data):
+            super().data_received(piece)
+        if waiter is not None and not waiter.done():
+            waiter.set_result((b"", None))
 
     def fail(self, error: Exception) -> None:
         """Raise this error in the task that waits for the first bytes, if one does."""
@@ -257,7 +247,7 @@ class FastTransport:
             keep = False
             try:
                 try:
-                    answer, start = await protocol.send_request(operation.method, path, head)
+                    answer, body = await protocol.send_request(operation.method, path, head)
                 except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
                     if not protocol.reused:
                         raise
@@ -265,9 +255,9 @@ class FastTransport:
                     # nothing about the tenant; a new connection will.
                     taken = None
                     continue
-                if start:
+                if body is not None:
                     keep = True
-                    return Response(_OK, answer, answer[start:], protocol.abort)
+                    return Response(_OK, answer, body, protocol.abort)
                 if protocol.is_whole:
                     response, complete = await _read(protocol, operation)
                 else:

@@ -224,9 +224,10 @@ async def read_body(content: aiohttp.StreamReader, status: int, limit: int) -> t
         while size <= limit and (chunk := await content.readany()):
             chunks.append(chunk)
             size += len(chunk)
-    except aiohttp.ClientPayloadError:
+    except (aiohttp.ClientPayloadError, RuntimeError) as error:
+        # After a chunk that it cannot parse, aiohttp closes the connection, and reading says so.
         if status == 200:  # noqa: PLR2004  an incomplete user is no user
-            raise
+            raise aiohttp.ClientPayloadError from error
         return b"", True  # the status says enough
     return b"".join(chunks), size <= limit
 

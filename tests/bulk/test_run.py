@@ -137,8 +137,8 @@ async def test_leaving_early_cancels_what_is_in_flight_and_leaves_no_task(
 
 # A task that is cancelled before its first step has not awaited it.
 @pytest.mark.filterwarnings("ignore:bulk_enable was never awaited:RuntimeWarning")
-@pytest.mark.parametrize("turns", range(0, 40, 3))
-def test_a_cancelled_run_counts_everybody_and_leaves_no_task(turns: int) -> None:
+@pytest.mark.parametrize("steps", range(0, 40, 3))
+def test_a_cancelled_run_counts_everybody_and_leaves_no_task(steps: int) -> None:
     async def main() -> None:
         running = bulk([f"u{i}" for i in range(50)], enable, concurrency=4)
         before = asyncio.all_tasks()
@@ -147,7 +147,7 @@ def test_a_cancelled_run_counts_everybody_and_leaves_no_task(turns: int) -> None
             return await running
 
         task = asyncio.create_task(wait())
-        for _ in range(turns):
+        for _ in range(steps):
             await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -299,6 +299,22 @@ async def test_a_bounded_semaphore_holds_every_run_to_its_concurrency(
     assert (places.places, places.held) == (7, 0)
     assert 1 < places.most <= 7
     assert 1 < sandbox.stats().peak_in_flight <= 7
+
+
+async def test_an_error_that_nobody_expects_ends_the_run_at_once() -> None:
+    async def send(user_id: str, _seconds: float) -> User:
+        if user_id == "ada":
+            return User(user_id=user_id)  # until then the first call is alone
+        if user_id == "bug":
+            raise ZeroDivisionError
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    running = bulk(["ada", "hangs", "bug", "hangs"], send)
+    async with asyncio.timeout(10):
+        with pytest.raises(ZeroDivisionError):
+            await running
+    assert (running.report.enabled, running.report.unknown, running.report.total) == (1, 3, 4)
 
 
 @pytest.mark.parametrize("concurrency", [0, -1, 1.5])

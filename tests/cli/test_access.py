@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from terminal import Cli
+from terminal import Cli, started, wait_for
 
 from monocloud_async import config
 from monocloud_async.cli.access import Access
@@ -81,3 +81,16 @@ def test_an_empty_key_file_is_told_as_that(cli: Cli, tmp_path: Path) -> None:
     key.write_text("\n")
     key.chmod(0o600)
     assert f"the key file {key} is empty" in cli("enable", "ada", "--api-key-file", key).err
+
+
+@pytest.mark.process
+def test_no_process_shows_the_key(sandbox: Sandbox, tmp_path: Path) -> None:
+    users, key = tmp_path / "users.txt", tmp_path / "key"
+    users.write_text(f"{sandbox.user_ids()[0]}\n")
+    key.write_text(sandbox.api_key)
+    sandbox.script(sandbox.user_ids()[0], "hang")
+    with started(sandbox, "bulk", users, "--api-key-file", key) as process:
+        wait_for(lambda: sandbox.stats().in_flight == 1)
+        arguments = Path(f"/proc/{process.pid}/cmdline").read_bytes()
+        assert b"users.txt" in arguments
+        assert sandbox.api_key.encode() not in arguments

@@ -1,15 +1,25 @@
-"""What people see of a run where there is no terminal, and the counts of what failed."""
+"""What people see of a run, in a terminal and elsewhere, and the counts of failures."""
 
 import asyncio
 import io
+import os
+import pty
+import re
+import select
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
 
+import pytest
 from rich.console import Console
 from runs import bulk
+from terminal import PROGRAM, environment
 from virtual_time import run
 
 import monocloud_async as m
 from monocloud_async import Outcome, User
 from monocloud_async.cli.display import Display, Tally, reasons
+from monocloud_async.sandbox import Sandbox
 
 
 def test_of_many_kinds_of_failure_the_first_hundred_are_told_apart() -> None:
@@ -44,3 +54,51 @@ def test_a_log_has_a_line_every_ten_seconds() -> None:
     assert title == "Enabling"
     assert [line.split(" |")[0] for line in lines] == ["10 of 35", "20 of 35", "30 of 35"]
     assert lines[0].endswith("| 10 enabled, 1 in flight")
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox(users=400) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def users(sandbox: Sandbox, tmp_path: Path) -> Path:
+    path = tmp_path / "users.txt"
+    path.write_text("".join(f"{user_id}\n" for user_id in sandbox.user_ids()))
+    return path
+
+
+def in_terminal(columns: int, environ: dict[str, str], *argv: str) -> tuple[int, str]:
+    """Return the exit code, and everything written to a terminal of this width."""
+    master, slave = pty.openpty()
+    environ = environ | {"COLUMNS": str(columns), "LINES": "30", "TERM": "xterm-256color"}
+    with subprocess.Popen(
+        [*PROGRAM, *argv], env=environ, stdin=slave, stdout=slave, stderr=slave
+    ) as process:
+        os.close(slave)
+        seen = b""
+        while select.select([master], [], [], 60)[0]:
+            try:
+                seen += os.read(master, 65536)
+            except OSError:  # how Linux reports the end of a terminal
+                break
+        os.close(master)
+    return process.returncode, seen.decode()
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("columns", [80, 120])
+def test_a_terminal_shows_the_run_live(sandbox: Sandbox, users: Path, columns: int) -> None:
+    sandbox.rate_limit, sandbox.burst = 200, 50
+    users.write_text("".join(f"{user_id}\n" for user_id in sandbox.user_ids()[:150]))
+    sandbox.script(sandbox.user_ids()[0], 404)
+    code, seen = in_terminal(columns, environment(sandbox), "bulk", str(users))
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen)
+    assert code == 1
+    assert re.search(r"\d+ of 150 +[\d,]+/s +\d\d:\d\d left", text)
+    assert re.search(r"\d+ enabled, \d+ in flight", text)
+    assert "1 failed (404 Not Found: 1)" in text
+    assert re.search(r"paused \d\.\d s at the tenant's request", text)
+    assert "149  enabled" in text
+    assert seen.count("\x1b[?25l") == seen.count("\x1b[?25h") > 0  # the cursor is back

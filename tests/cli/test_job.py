@@ -1,9 +1,12 @@
 """A run of the command line, for any operation: what it says, and its exit code."""
 
+import json
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from terminal import started, wait_for
 
 from monocloud_async.cli import commands
 from monocloud_async.cli.access import Access
@@ -42,3 +45,37 @@ def test_a_run_of_another_operation_says_so_everywhere(
     assert "users disabled there are not sent again" in told
     assert "enabl" not in (out + err + more + told).lower()
     assert sandbox.stats().requests == 50
+
+
+@pytest.mark.process
+def test_ids_are_read_from_a_pipe_as_they_come(sandbox: Sandbox) -> None:
+    first, second = sandbox.user_ids()[:2]
+    with started(sandbox, "bulk", "-", "--json") as process:
+        assert process.stdin
+        process.stdin.write(f"{first}\n")
+        process.stdin.flush()
+        wait_for(lambda: not sandbox.is_disabled(first))
+        out, _ = process.communicate(f"{second}\n", timeout=30)
+    assert process.returncode == 0
+    assert json.loads(out.splitlines()[-1])["summary"]["enabled"] == 2
+    assert not sandbox.is_disabled(second)
+
+
+@pytest.mark.process
+def test_a_pipe_that_says_no_more_does_not_hold_up_the_end(sandbox: Sandbox) -> None:
+    with started(sandbox, "bulk", "-") as process:
+        assert process.stdin
+        process.stdin.write(f"{sandbox.user_ids()[0]}\n")
+        process.stdin.flush()
+        wait_for(lambda: sandbox.stats().users["enabled"] == 1)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == 130
+
+
+@pytest.mark.process
+def test_a_bad_header_on_a_pipe_is_an_error_of_usage(sandbox: Sandbox) -> None:
+    with started(sandbox, "bulk", "-", "--format", "csv") as process:
+        _, err = process.communicate("a,b\nx,y\n", timeout=30)
+    assert process.returncode == 2
+    assert "stdin" in err
+    assert "--column" in err

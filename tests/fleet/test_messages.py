@@ -4,9 +4,9 @@ from typing import Any
 
 import msgspec
 import pytest
+from plans import plan
 
 from monocloud_async import Outcome
-from monocloud_async.fleet.id_file import IdFile
 from monocloud_async.fleet.messages import (
     Chunk,
     ChunkResult,
@@ -19,28 +19,8 @@ from monocloud_async.fleet.messages import (
     add_result,
     new_state,
 )
-from monocloud_async.inputs import Format
 from monocloud_async.journal.store import Rows
 from monocloud_async.outcome import Status
-
-SOURCE = IdFile(
-    where="ids.txt",
-    form=Format.TXT,
-    column=None,
-    size=1000,
-    mark="m",
-    begin=100,
-    header="",
-    line=9.0,
-)
-
-
-def plan(**changes: Any) -> Plan:
-    options: dict[str, Any] = {
-        "tenant": "https://acme", "source": SOURCE, "journal": "j", "max_rate": 10.0,
-        "max_outage": 5.0, **changes,
-    }  # fmt: skip
-    return Plan(**options)
 
 
 def result(*statuses: Status, **members: Any) -> ChunkResult:

@@ -4,13 +4,10 @@ How well it keeps its pace meanwhile is measured by `benchmarks/fleet.py`, which
 faults too; here it is counted who was enabled, who was asked for twice, and what is recorded.
 """
 
-import ast
 import asyncio
-import re
 import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from fleets import Fleet, Temporal, fleet, temporal
@@ -18,7 +15,6 @@ from temporalio.client import WorkflowHistory
 from temporalio.worker import Replayer, UnsandboxedWorkflowRunner
 from temporalio.workflow import NondeterminismError
 
-from monocloud_async import ConfigurationError, config
 from monocloud_async.fleet import FleetError, FleetRun, run_coordinator, workflow
 from monocloud_async.fleet.temporal import converter, workflow_id
 
@@ -180,28 +176,6 @@ async def test_a_user_who_is_forbidden_is_no_news_of_a_key_that_is_good(parts: F
     assert (report.enabled, report.failed) == (USERS - 1, 1)
 
 
-async def test_the_page_shows_a_run_from_python(
-    parts: Fleet, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "fleet.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
-    for name, value in {config.DOMAIN: parts.sandbox.url, **parts.server.environment}.items():
-        monkeypatch.setenv(name, value)
-    parts.part("coordinator")
-    parts.part("worker")
-    await parts.until_hosted()
-    names: dict[str, Any] = {}
-    code = compile(
-        block.replace("/shared/users.csv", str(parts.ids)),
-        "fleet.md",
-        "exec",
-        flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT,
-    )
-    await eval(code, names)  # noqa: S307  our own page
-    assert names["report"].enabled == USERS
-    assert names["progress"].expected == USERS
-
-
 async def test_a_key_that_is_refused_pauses_the_run(parts: Fleet) -> None:
     parts.part("coordinator")
     worker = parts.part("worker")
@@ -267,13 +241,6 @@ async def test_a_fleet_disables_and_does_the_rest_of_its_journal(parts: Fleet) -
     assert parts.recorded() == {"disabled": USERS}
 
 
-async def test_one_run_a_tenant(parts: Fleet) -> None:
-    run = await parts.start(RATE)
-    with pytest.raises(FleetError, match="already has a run"):
-        await parts.start(RATE)
-    await run.cancel()
-
-
 async def test_a_file_that_changes_pauses_the_run(parts: Fleet) -> None:
     parts.part("coordinator")
     run = await parts.start(RATE)
@@ -294,17 +261,6 @@ async def test_a_journal_of_something_else_ends_the_run(parts: Fleet) -> None:
     with pytest.raises(FleetError, match="is not a journal of this program"):
         await run.result()
     assert parts.journal.read_text() == "somebody's notes\n"
-
-
-async def test_what_cannot_be_a_run_is_refused_before_it(parts: Fleet) -> None:
-    with pytest.raises(ConfigurationError, match="max_rate must be a number above 0"):
-        await parts.start(0)
-    with pytest.raises(ConfigurationError, match="operation must be one of enable, disable, "):
-        await parts.start(RATE, operation="delete")
-    client = await parts.server.client()
-    nobody = await FleetRun.attach("nobody.eu.monocloud.com", client=client)
-    with pytest.raises(FleetError, match="no run is in progress for https://nobody"):
-        await nobody.progress()
 
 
 async def test_a_long_run_goes_on_in_a_new_history(

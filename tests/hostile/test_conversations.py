@@ -183,6 +183,16 @@ def script(calls: list[Call]) -> str:
     )
 
 
+def is_alike(call: Call, same: Call) -> bool:
+    """Whether both ways tell the same.
+
+    After a chunk that it cannot parse, aiohttp wakes nobody who waits for more; then the deadline
+    does, on one way or the other.
+    """
+    kinds = {call.kind(), same.kind()}
+    return len(kinds) == 1 or kinds == {"RequestTimeoutError", "TransportError"}
+
+
 @pytest.mark.parametrize(
     ("way", "other", "tls"),
     [
@@ -215,9 +225,7 @@ def test_every_answer_belongs_to_its_question(
                         # in two ways; then one of them asks again.
                         if len(call.replies) == len(same.replies):
                             told = f"call {call.number}, {call.kind()} and {same.kind()}"
-                            assert call.kind() == same.kind(), (
-                                f"{seed}, {told}:\n{script(ended[0])}"
-                            )
+                            assert is_alike(call, same), f"{seed}, {told}:\n{script(ended[0])}"
 
     with trusted(trusting(AUTHORITY)):
         run(main())

@@ -45,6 +45,18 @@ async def test_somebody_elses_database_is_refused_and_left_alone(
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize("page_size", [512, 4096])
+async def test_a_journal_whose_maker_was_killed_before_the_first_transaction_is_empty(
+    sandbox: Sandbox, session: MonoCloudSession, path: Path, page_size: int
+) -> None:
+    with closing(sqlite3.connect(path)) as sql:
+        sql.execute(f"PRAGMA page_size = {page_size}")
+        sql.execute("PRAGMA journal_mode = WAL")
+    assert path.stat().st_size == page_size
+    assert (await session.bulk_enable(sandbox.user_ids(), journal=path)).enabled == 20
+    assert (await session.bulk_enable(sandbox.user_ids(), journal=path)).already_enabled == 20
+
+
 async def test_a_newer_format_is_refused(
     sandbox: Sandbox, session: MonoCloudSession, path: Path
 ) -> None:

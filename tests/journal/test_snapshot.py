@@ -163,7 +163,7 @@ def test_a_file_that_is_laid_out_otherwise_is_no_journal(path: Path, statements:
         "UPDATE samples SET requests = 'x'",
         "UPDATE input SET ids = 'many'",
         "INSERT INTO bad_lines VALUES (-1, 1, 'no')",
-        "INSERT INTO commands VALUES (1, x'ff', '', '', '')",
+        "UPDATE commands SET login = x'ff'",
         "INSERT INTO earlier SELECT * FROM users; UPDATE earlier SET ms = 'x'",
     ],
 )

@@ -45,6 +45,14 @@ def test_a_journal_of_an_unknown_operation_is_refused(
         look(journal)
 
 
+def test_a_run_of_any_length_has_a_bounded_timeline(journal: Path) -> None:
+    with closing(sqlite3.connect(journal, isolation_level=None)) as sql:
+        sql.execute("UPDATE sittings SET ended = began + 100000000000000 WHERE sitting = 2")
+    figures = read(journal)
+    assert 100 <= len(figures.timeline) <= 201
+    assert sum(point.done for point in figures.timeline) * figures.step == pytest.approx(200)
+
+
 async def test_a_run_can_be_looked_at_while_it_is_at_work(tmp_path: Path) -> None:
     path = tmp_path / "j"
     async with Sandbox(users=20) as sandbox:

@@ -24,7 +24,6 @@ from monocloud_async.transport.fast import (
     FastConnector,
     FastProtocol,
     FastTransport,
-    plain_body,
 )
 
 if TYPE_CHECKING:
@@ -82,66 +81,6 @@ async def test_a_plain_answer_costs_no_parser_and_any_other_one_does(
     with pytest.raises(m.NotFoundError):
         await session.enable_user("nobody")
     assert len(read_by_aiohttp) == 1
-
-
-HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 17\r\n"
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        HEAD + b"\r\n" + ADA,
-        HEAD + b"Connection: keep-alive\r\nX-Empty:\r\n\r\n" + ADA,
-        HEAD.replace(b"Content-Length", b"content-length") + b"\r\n" + ADA,
-        HEAD.replace(b"200 OK", b"200 ") + b"\r\n" + ADA,
-    ],
-)
-def test_an_answer_is_plain(answer: bytes) -> None:
-    assert answer[plain_body(answer) :] == ADA
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        b"",
-        HEAD,
-        HEAD + b"\r\n",
-        HEAD + b"\r\n" + ADA[:-1],
-        HEAD + b"\r\n" + ADA + b"H",
-        HEAD + b"\r\n" + ADA + HEAD + b"\r\n" + ADA,
-        HEAD.replace(b"200", b"201") + b"\r\n" + ADA,
-        HEAD.replace(b"HTTP/1.1", b"HTTP/1.0") + b"\r\n" + ADA,
-        HEAD.replace(b"\r\n", b"\n") + b"\n" + ADA,
-        HEAD.replace(b"17", b"+17") + b"\r\n" + ADA,
-        HEAD.replace(b"17", b"17, 17") + b"\r\n" + ADA,
-        HEAD.replace(b"17", b"0017000") + b"\r\n" + ADA,
-        HEAD.replace(b"Content-Length:", b"Content-Length :") + b"\r\n" + ADA,
-        HEAD.replace(b"Content-Length: 17", b"X: y") + b"\r\n" + ADA,
-        HEAD + b"Content-Length: 17\r\n\r\n" + ADA,
-        HEAD + b"content-length: 5\r\n\r\n" + ADA,
-        HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + ADA,
-        HEAD + b"transfer-encoding: identity\r\n\r\n" + ADA,
-        HEAD + b"Content-Encoding: gzip\r\n\r\n" + ADA,
-        HEAD + b"Connection: close\r\n\r\n" + ADA,
-        HEAD + b"Connection: keep-alive, close\r\n\r\n" + ADA,
-        HEAD + b"Connection: keep-alive\r\nConnection: close\r\n\r\n" + ADA,
-        HEAD + b"Upgrade: h2c\r\n\r\n" + ADA,
-        HEAD + b"Trailer: X\r\n\r\n" + ADA,
-        HEAD + b"Proxy-Connection: close\r\n\r\n" + ADA,
-        HEAD + b"Sec-WebSocket-Key1: x\r\n\r\n" + ADA,
-        HEAD.replace(b"OK", b"O" * 9000) + b"\r\n" + ADA,
-        HEAD + b"X: y\r\n folded\r\n\r\n" + ADA,
-        HEAD + b"X: \x00\r\n\r\n" + ADA,
-        HEAD + b"X: \xff\r\n\r\n" + ADA,
-        HEAD + b"X\r\n\r\n" + ADA,
-        HEAD + b": x\r\n\r\n" + ADA,
-        HEAD + b"X: y\rContent-Length: 5\r\n\r\n" + ADA,
-        HEAD + b"X: y\r\n" * 100 + b"\r\n" + ADA,
-        HEAD + b"X: " + b"y" * 5000 + b"\r\n\r\n" + ADA,
-    ],
-)
-def test_an_answer_is_not_plain(answer: bytes) -> None:
-    assert plain_body(answer) == 0
 
 
 def test_each_call_ends_at_its_own_time() -> None:

@@ -1,6 +1,7 @@
 """The standard path, through `ClientSession`, and what both paths have of it."""
 
 import asyncio
+from typing import cast
 
 import aiohttp
 import pytest
@@ -12,6 +13,7 @@ import monocloud_async as m
 from monocloud_async import MonoCloudSession, RetryPolicy
 from monocloud_async.connector import Connector
 from monocloud_async.endpoint import UserOperation
+from monocloud_async.transport.standard import read_body
 
 KEY = "sentinel-key-4711"
 ONCE = RetryPolicy(attempts=1)
@@ -117,3 +119,27 @@ def test_behind_a_limit_an_answer_too_many_is_told_to_nobody(
             assert [user.user_id for user in users] == ids
 
     run(main())
+
+
+class Body:
+    """The content of a response, in chunks that each are in memory only once they are asked for."""
+
+    def __init__(self, *chunks: bytes) -> None:
+        self.left = list(chunks)
+
+    async def readany(self) -> bytes:
+        return self.left.pop(0) if self.left else b""
+
+
+async def test_of_a_body_that_is_too_long_no_more_is_read_than_tells_it() -> None:
+    content = Body(*[b"1234"] * 9)
+    told = await read_body(cast("aiohttp.StreamReader", content), 200, 8)
+    assert told == (b"1234" * 3, False)
+    assert len(content.left) == 6
+
+
+@pytest.mark.parametrize("more", [0, 1])
+async def test_whether_a_body_is_whole_is_known_to_the_byte(more: int) -> None:
+    content = Body(*filter(None, (b"12345678", b"9" * more)))
+    told = await read_body(cast("aiohttp.StreamReader", content), 200, 8)
+    assert told == (b"12345678" + b"9" * more, not more)

@@ -1,0 +1,156 @@
+"""The event loop of the command line, and signals."""
+
+import asyncio
+import json
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from terminal import started, wait_for
+
+from monocloud_async.cli import loop
+from monocloud_async.sandbox import Sandbox
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox(users=400) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def users(sandbox: Sandbox, tmp_path: Path) -> Path:
+    path = tmp_path / "users.txt"
+    path.write_text("".join(f"{user_id}\n" for user_id in sandbox.user_ids()))
+    return path
+
+
+def summary(out: str) -> dict[str, object]:
+    found: dict[str, object] = json.loads(out.splitlines()[-1])["summary"]
+    return found
+
+
+@pytest.mark.parametrize("kind", ["uvloop", "asyncio"])
+def test_the_loop_is_uvloop_where_it_is_installed(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kind == "asyncio":
+        monkeypatch.setitem(sys.modules, "uvloop", None)
+
+    async def module() -> str:
+        return type(asyncio.get_running_loop()).__module__.partition(".")[0]
+
+    assert loop.run(module()) == kind
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_two_signals_are_heard_and_the_next_one_ends_the_process(number: signal.Signals) -> None:
+    async def main() -> None:
+        heard, times = asyncio.Event(), 0
+
+        def interrupt(which: signal.Signals) -> None:
+            nonlocal times
+            assert which is number
+            times += 1
+            heard.set()
+
+        with loop.signals(interrupt):
+            for count in (1, 2):
+                assert signal.getsignal(number) is not signal.SIG_DFL
+                signal.raise_signal(number)
+                await asyncio.wait_for(heard.wait(), 10)
+                heard.clear()
+                assert times == count
+            for each in (signal.SIGINT, signal.SIGTERM):
+                assert signal.getsignal(each) is signal.SIG_DFL
+
+    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        loop.run(main())
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_afterwards_signals_are_nobody_s(number: signal.Signals) -> None:
+    async def main() -> None:
+        with loop.signals(lambda _: None):
+            during = signal.getsignal(number)
+        assert signal.getsignal(number) is not during
+
+    before = signal.getsignal(number)
+    try:
+        loop.run(main())
+    finally:
+        signal.signal(number, before)
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_drains(sandbox: Sandbox, users: Path, number: signal.Signals) -> None:
+    sandbox.latency = 0.3
+    with started(sandbox, "bulk", users, "--json", "--concurrency", 5) as process:
+        wait_for(lambda: sandbox.stats().peak_in_flight == 5)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=30)
+    told = summary(out)
+    assert process.returncode == 130
+    assert "calls in flight finish first; Ctrl-C again cancels them" in err
+    assert "The run was interrupted; the rest of" in err
+    assert told["ended"] == "interrupted"
+    assert told["unknown"] == told["failed"] == 0
+    assert told["enabled"] == told["total"] == sandbox.stats().users["enabled"]
+    assert len(out.splitlines()) - 1 == told["total"]
+
+
+@pytest.mark.process
+def test_the_second_signal_cancels_and_counts_what_nobody_knows(
+    sandbox: Sandbox, users: Path, tmp_path: Path
+) -> None:
+    ids = sandbox.user_ids()
+    for user_id in ids[3:]:
+        sandbox.script(user_id, "hang")
+    failed = tmp_path / "failed.txt"
+    with started(
+        sandbox, "bulk", users, "--json", "--concurrency", 5, "--failures", failed
+    ) as process:
+        wait_for(lambda: sandbox.stats().in_flight == 5)
+        process.send_signal(signal.SIGINT)
+        assert process.stderr
+        while not process.stderr.readline().startswith("Stopping"):
+            pass
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    told = summary(out)
+    assert process.returncode == 130
+    assert (told["enabled"], told["unknown"], told["total"]) == (3, 5, 8)
+    assert "unknown, cancelled" in err
+    assert sorted(failed.read_text().split()) == sorted(ids[3:8])
+
+
+def stands_still(sandbox: Sandbox) -> bool:
+    requests = sandbox.stats().requests
+    time.sleep(0.2)  # time for the process to do more
+    return sandbox.stats().in_flight == 0 and sandbox.stats().requests == requests
+
+
+@pytest.mark.process
+def test_the_third_signal_ends_even_a_process_whose_output_is_stuck(tmp_path: Path) -> None:
+    users = tmp_path / "users.txt"
+    with Sandbox(users=3000) as sandbox:
+        users.write_text("".join(f"{user_id}\n" for user_id in sandbox.user_ids()))
+        with started(sandbox, "bulk", users, "--json") as process:  # without a reader of its stdout
+            wait_for(lambda: sandbox.stats().users["enabled"] > 300)
+            wait_for(lambda: stands_still(sandbox))
+            assert process.stderr
+            for told in ("Stopping", "Cancelling"):
+                process.send_signal(signal.SIGINT)
+                while not process.stderr.readline().startswith(told):
+                    pass
+            assert process.poll() is None
+            process.send_signal(signal.SIGINT)
+            assert process.wait(timeout=30) == -signal.SIGINT

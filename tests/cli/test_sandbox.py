@@ -1,0 +1,44 @@
+"""The command `sandbox`."""
+
+import os
+import re
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from terminal import PROGRAM
+
+
+@pytest.mark.process
+def test_a_sandbox_in_the_terminal(tmp_path: Path) -> None:
+    ids, db = tmp_path / "ids.txt", tmp_path / "tenant.db"
+    command = ["sandbox", "--port", "0", "--users", "3", "--ids", str(ids), "--db", str(db)]
+    with subprocess.Popen(
+        [*PROGRAM, *command, "--script", "a=b=422:keyed,200"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout
+        url, told, export = (process.stdout.readline().strip() for _ in range(3))
+        assert re.fullmatch(r"http://127\.0\.0\.1:\d+", url)
+        assert told == "4 disabled users, 0 enabled; Ctrl-C ends it"
+        settings = [part.partition("=") for part in export.split()[1:]]
+        environ = os.environ | {name: value for name, _, value in settings}
+        argv = [*PROGRAM, "enable", "a=b", *ids.read_text().split()]
+        enabled = subprocess.run(argv, env=environ, capture_output=True, text=True, check=False)
+        assert enabled.returncode == 1
+        assert "422 Unprocessable Entity: user_id: The user id is malformed" in enabled.stderr
+        with subprocess.Popen(
+            [*PROGRAM, "sandbox", "--port", url.rpartition(":")[2]],
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as second:
+            _, err = second.communicate(timeout=30)
+            assert second.returncode == 2
+            assert "cannot listen on 127.0.0.1 port" in err
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert err == "5 requests: 4 answered 200, 1 answered 422\n"

@@ -1,0 +1,90 @@
+"""Starting, watching and steering a run over a fleet, from Python."""
+
+import ast
+import re
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fleets import Fleet, Temporal, fleet, temporal
+
+from monocloud_async import ConfigurationError, config
+from monocloud_async.fleet import FleetError, FleetRun
+
+pytestmark = pytest.mark.process
+
+USERS = 500
+RATE = 300.0
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Temporal]:
+    with temporal(tmp_path_factory.mktemp("temporal")) as server:
+        yield server
+
+
+@pytest.fixture
+async def parts(tmp_path: Path, server: Temporal) -> AsyncIterator[Fleet]:
+    async with fleet(tmp_path, server, USERS) as parts:
+        yield parts
+
+
+async def test_one_run_a_tenant(parts: Fleet) -> None:
+    run = await parts.start(RATE)
+    with pytest.raises(FleetError, match="already has a run"):
+        await parts.start(RATE)
+    await run.cancel()
+
+
+async def test_what_cannot_be_a_run_is_refused_before_it(parts: Fleet) -> None:
+    with pytest.raises(ConfigurationError, match="max_rate must be a number above 0"):
+        await parts.start(0)
+    with pytest.raises(ConfigurationError, match="operation must be one of enable, disable, "):
+        await parts.start(RATE, operation="delete")
+    client = await parts.server.client()
+    nobody = await FleetRun.attach("nobody.eu.monocloud.com", client=client)
+    with pytest.raises(FleetError, match="no run is in progress for https://nobody"):
+        await nobody.progress()
+
+
+async def test_the_page_shows_a_run_from_python(
+    parts: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "fleet.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    for name, value in {config.DOMAIN: parts.sandbox.url, **parts.server.environment}.items():
+        monkeypatch.setenv(name, value)
+    parts.part("coordinator")
+    parts.part("worker")
+    await parts.until_hosted()
+    names: dict[str, Any] = {}
+    code = compile(
+        block.replace("/shared/users.csv", str(parts.ids)),
+        "fleet.md",
+        "exec",
+        flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT,
+    )
+    await eval(code, names)  # noqa: S307  our own page
+    assert names["report"].enabled == USERS
+    assert names["progress"].expected == USERS
+
+
+async def test_a_run_that_is_over_can_be_asked_for_its_end_again(parts: Fleet) -> None:
+    run = await parts.start(RATE)
+    assert not await run.over()
+    await run.cancel()
+    parts.part("coordinator")
+    report = await run.result()
+    assert await run.over()
+    again = await FleetRun.attach(parts.sandbox.url, client=await parts.server.client())
+    assert await again.result() == report
+    assert (report.how, report.enabled) == ("cancelled", 0)
+    assert repr(again) == f"<FleetRun {parts.sandbox.url}>"
+
+
+async def test_a_rate_is_checked_before_it_is_sent(parts: Fleet) -> None:
+    run = await parts.start(RATE)
+    with pytest.raises(ConfigurationError, match="max_rate must be a number above 0"):
+        await run.set_rate(-1)
+    await run.cancel()

@@ -1,0 +1,198 @@
+"""One chunk of a fleet's run: what is done, what is handed back, and why the run pauses."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from plans import plan
+from temporalio.activity import ActivityCancellationDetails
+from temporalio.exceptions import ApplicationError
+from temporalio.testing import ActivityEnvironment
+
+from monocloud_async import MonoCloudSession, RetryPolicy
+from monocloud_async.fleet import worker
+from monocloud_async.fleet.id_file import inspect_file
+from monocloud_async.fleet.messages import Chunk, ChunkResult, Plan, Span
+from monocloud_async.sandbox import Sandbox
+
+RATE = 1000.0
+ONCE = RetryPolicy(attempts=1)
+
+
+class Work:
+    """A worker with a file of ids, and all of the file as one chunk."""
+
+    def __init__(self, sandbox: Sandbox, session: MonoCloudSession, path: Path) -> None:
+        self.sandbox = sandbox
+        self.path = path
+        self.told: list[ChunkResult] = []  # the heartbeats
+        self.environment = ActivityEnvironment()
+        self.environment.on_heartbeat = self._heartbeat
+        self._activities = worker._Activities(session)
+
+    def _heartbeat(self, result: ChunkResult) -> None:
+        self.told.append(msgspec.convert(msgspec.to_builtins(result), ChunkResult))
+
+    def write(self, *ids: str) -> None:
+        self.path.write_text("".join(f"{user_id}\n" for user_id in ids))
+
+    async def plan(self, **changes: Any) -> Plan:
+        source = await inspect_file(str(self.path), None, None)
+        return msgspec.structs.replace(plan(**changes), source=source)
+
+    async def do(
+        self, so_far: ChunkResult | None = None, *, proved: bool = False, **changes: Any
+    ) -> ChunkResult:
+        task = await self.plan(**changes)
+        chunk = Chunk(span=Span(0, task.source.size), so_far=so_far or ChunkResult(), proved=proved)
+        return await self.environment.run(self._activities.run_chunk, task, chunk, RATE)
+
+
+@pytest.fixture
+async def work(sandbox: Sandbox, tmp_path: Path) -> AsyncIterator[Work]:
+    async with MonoCloudSession(sandbox.url, sandbox.api_key, retry=ONCE) as session:
+        work = Work(sandbox, session, tmp_path / "ids.txt")
+        work.write(*sandbox.user_ids())
+        yield work
+
+
+def outcomes(result: ChunkResult) -> dict[object, object]:
+    """Return position and outcome of the users who are not done."""
+    return {row[0]: row[2] for row in result.rows.others_each()}
+
+
+async def test_a_chunk_is_done_with_every_id_at_its_place_in_it(work: Work) -> None:
+    work.write("nobody", "", "..", *work.sandbox.user_ids()[:3])
+    result = await work.do()
+    assert (result.done, result.why, result.bad_lines) == (True, None, 1)
+    assert (result.rows.users_done, outcomes(result)) == (3, {0: "failed"})
+    assert result.rows.positions() == {0, 1, 2, 3}
+    assert result.requests == 4
+    ids = [row[1] for row in result.rows.others_each()]
+    assert ids == [""]  # results have no ids
+
+
+async def test_the_operation_is_the_plan_s(work: Work) -> None:
+    await work.do()
+    assert (await work.do(operation="disable")).rows.users_done == 20
+    assert work.sandbox.stats().users == {"enabled": 0, "disabled": 20}
+
+
+async def test_an_operation_that_is_unknown_here_pauses_the_run(work: Work) -> None:
+    result = await work.do(operation="promote")
+    assert not result.done
+    assert "operation must be one of enable, " in (result.why or "")
+    assert work.sandbox.stats().requests == 0
+
+
+async def test_who_is_done_is_not_sent_again_and_counts_go_on(work: Work) -> None:
+    first, *_, last = ids = work.sandbox.user_ids()
+    work.write(*ids[:5])
+    before = await work.do()
+    work.write(*ids)
+    result = await work.do(before)
+    assert (result.done, result.rows.users_done, result.requests) == (True, 20, 20)
+    assert not work.sandbox.is_disabled(first)
+    assert not work.sandbox.is_disabled(last)
+    assert work.sandbox.stats().requests == 20
+
+
+async def test_a_refused_key_pauses_the_run_and_its_users_are_handed_back(work: Work) -> None:
+    ids = work.sandbox.user_ids()
+    work.sandbox.script(ids[0], 401)
+    result = await work.do()
+    assert not result.done
+    assert "401 Unauthorized" in (result.why or "")
+    assert result.rows.positions() == set()
+    assert work.sandbox.stats().requests == 1
+    assert (await work.do(result)).done
+
+
+async def test_who_failed_for_another_reason_than_the_run_is_not_sent_again(work: Work) -> None:
+    ids = work.sandbox.user_ids()
+    work.sandbox.latency = 0.05  # the user fails while the refusal is on its way
+    work.write(ids[0], "nobody", *ids[1:])
+    work.sandbox.script(ids[1], 401)
+    work.sandbox.script(ids[2], 503)
+    result = await work.do()
+    assert "401" in (result.why or "")
+    assert outcomes(result) == {1: "failed"}  # neither the refused one nor the transient one
+
+
+async def test_a_forbidden_user_is_no_refusal_where_the_key_is_known_to_be_good(
+    work: Work,
+) -> None:
+    work.sandbox.script(work.sandbox.user_ids()[0], 403)
+    assert "403" in ((await work.do()).why or "")
+    work.sandbox.script(work.sandbox.user_ids()[0], 403)
+    result = await work.do(proved=True)
+    assert (result.done, result.why, outcomes(result)) == (True, None, {0: "failed"})
+
+
+async def test_a_file_that_changed_pauses_the_run_before_any_call(work: Work) -> None:
+    task = await work.plan()
+    work.write("somebody-else")
+    chunk = Chunk(span=Span(0, 10), so_far=ChunkResult(requests=7))
+    result = await work.environment.run(work._activities.run_chunk, task, chunk, RATE)
+    assert (result.done, result.requests) == (False, 7)
+    assert "changed since the run was planned" in (result.why or "")
+    assert work.sandbox.stats().requests == 0
+
+
+async def test_a_file_that_cannot_be_read_is_an_error_with_the_result_so_far(work: Work) -> None:
+    task = await work.plan()
+    work.path.unlink()
+    chunk = Chunk(span=Span(0, 10), so_far=ChunkResult(requests=7))
+    with pytest.raises(ApplicationError, match="cannot read") as caught:
+        await work.environment.run(work._activities.run_chunk, task, chunk, RATE)
+    assert caught.value.details == (ChunkResult(requests=7),)
+
+
+async def until(work: Work, requests: int) -> None:
+    while work.sandbox.stats().requests < requests:  # noqa: ASYNC110  there is no event for it
+        await asyncio.sleep(0.001)
+
+
+@pytest.mark.parametrize("how", ["cancelled", "worker ends"])
+async def test_a_chunk_that_is_taken_back_lets_calls_finish_and_keeps_results(
+    work: Work, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "BEAT", 0.01)
+    work.sandbox.latency = 0.02
+    work.write(*work.sandbox.user_ids() * 100)
+    running = asyncio.create_task(work.do())
+    await until(work, 30)
+    if how == "cancelled":
+        work.environment.cancel()
+    else:
+        work.environment.worker_shutdown()
+    result = await running
+    assert (result.done, result.why) == (False, None)
+    assert result.rows.users_done == result.requests == work.sandbox.stats().requests < 2000
+    assert work.told[-1].requests <= result.requests
+
+
+@pytest.mark.parametrize("lost", ["timed_out", "not_found"])
+async def test_a_chunk_that_another_worker_has_is_cancelled_at_once(work: Work, lost: str) -> None:
+    for user_id in work.sandbox.user_ids()[1:]:
+        work.sandbox.script(user_id, "hang")
+    running = asyncio.create_task(work.do())
+    await until(work, 2)
+    work.environment.cancel(ActivityCancellationDetails(**{lost: True}))
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(running, 10)
+
+
+async def test_a_worker_that_was_suspended_too_long_gives_its_chunk_up(
+    work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "BEAT", 0.05)
+    monkeypatch.setattr(worker, "HEARTBEAT", 0.01)  # so every heartbeat comes too late
+    work.sandbox.script(work.sandbox.user_ids()[1], "hang")
+    with pytest.raises(ApplicationError, match="no heartbeat for too long") as caught:
+        await asyncio.wait_for(work.do(), 10)
+    (so_far,) = caught.value.details
+    assert not so_far.done
