@@ -18,12 +18,14 @@ class Lookup:
         users: the list of all users of the tenant, not yet read.
 
     Attributes:
+        reading: the list, while it is read.
         reads_list: whether the list was read; otherwise, get one user after the other.
     """
 
     def __init__(self, get: GetUser, users: UserList) -> None:
         self.get = get
         self.users = users
+        self.reading: UserList | None = None
         self.reads_list = False
         self._enabled = IdSet()
         self._disabled = IdSet()
@@ -40,6 +42,13 @@ class Lookup:
         """
         if count is None or count <= _FIRST_PAGES:
             return
+        self.reading = self.users
+        try:
+            await self._read(count)
+        finally:
+            self.reading = None
+
+    async def _read(self, count: int) -> None:
         async for user in self.users:
             self.reads_list = (self.users.pages or 0) < count
             if not self.reads_list:

@@ -30,6 +30,7 @@ from monocloud_async.outcome import BulkReport, Outcome
 from monocloud_async.ratelimit.admission_queue import AdmissionQueue
 from monocloud_async.ratelimit.limiter import RateLimiter
 from monocloud_async.retry import RetryPolicy
+from monocloud_async.user_list import UserList
 
 MAX_OUTAGE: Final = 300.0  # seconds that a run waits for a tenant that is down
 
@@ -94,7 +95,7 @@ class BulkRun:
             from monocloud_async.journal.writer import JournalWriter  # noqa: PLC0415  SQLite
 
             self._writer = JournalWriter(journal, self.report, limiter, drain)
-        self.lookup = lookup
+        self._lookup = lookup
         self._runner = CallRunner(
             send,
             self._queue,
@@ -130,6 +131,11 @@ class BulkRun:
     def in_flight(self) -> int:
         """How many calls are in progress."""
         return sum(call is not None for call in self._workers.values())
+
+    @property
+    def list_read(self) -> UserList | None:
+        """The list of users while the run reads it, to look users up."""
+        return None if self._lookup is None else self._lookup.reading
 
     @property
     def pace(self) -> RateLimiter:

@@ -1,73 +1,123 @@
-"""A demonstration: a sandbox in its own process, a csv, a bulk run, and a check of the results.
+"""A demonstration of the whole job, on a tenant in its own process: find, enable, a kill, verify.
 
-The run uses the code and the display of `monocloud-async bulk`.
+Each step is a process of its own, with the command that it shows.
 """
 
 import asyncio
-import csv
+import os
+import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+import tempfile
+import time
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from random import Random
-from tempfile import TemporaryDirectory
+from urllib.parse import urlsplit
 
 import aiohttp
 from rich.console import Console
 from rich.table import Table
 
-from monocloud_async.cli import commands, loop
-from monocloud_async.cli.access import Access
+from monocloud_async.cli import loop
 from monocloud_async.cli.display import say
-from monocloud_async.cli.exit_codes import INTERRUPTED
+from monocloud_async.cli.exit_codes import ALL_DONE, INTERRUPTED, SOME_FAILED
+from monocloud_async.config import API_KEY, DOMAIN
 from monocloud_async.errors import ConfigurationError
 
 KEY = "sandbox-key"
-USERS = 5000
-MISSING = 12  # ids in the csv that the tenant does not have
+LOST, OTHERS = 3000, 2000
 FLAKY = 30  # users whose first requests fail
 RATE, BURST = 600, 300  # requests a second that the tenant grants
-FAULTS = ([503], ["reset"], [502, 503], ["cut"], ["422:identity"])
+FAULTS = ([503], ["reset"], [502, 503], ["cut"], ["422:identity"] * 9)
+KILL_AT = 1000  # users who are enabled by then
+
+PROGRAM = [sys.executable, "-m", "monocloud_async"]
+ENABLE = ("bulk", "lost.csv", "--check", "--yes")
 
 
 def demo() -> int:
     """Return 0 if the tenant's database confirms the results, 130 after Ctrl-C, else 1."""
     out = Console(highlight=False)
-    with TemporaryDirectory(prefix="monocloud-demo-") as folder:
-        db, users, failed = (
-            Path(folder) / name for name in ("tenant.db", "users.csv", "failed.csv")
-        )
-        with _tenant(db) as url:
-            ids = _ids(db)
-            refused = loop.run(_make_flaky(url, ids))
-            missing = _write_csv(users, ids)
-            say(out, f"A MonoCloud tenant runs at {url}, in its own process.")
-            say(out, f"It has {USERS:,} disabled users, {FLAKY} of them flaky, and grants at most")
-            say(out, f"{RATE} requests a second. {MISSING} ids of the csv do not exist.")
-            out.print("\n[bold]$ monocloud-async bulk users.csv --failures failed.csv[/]\n")
-            with (
-                commands.open_ids(users, None, None) as reader,
-                commands.open_failures(failed) as kept,
-            ):
-                plan = commands.Plan(
-                    access=Access(domain=url, api_key=KEY),
-                    ids=reader,
-                    journal=commands.journal_path(reader, None, wanted=True),
-                )
-                code = commands.bulk(plan, failures=kept)
-        if code == INTERRUPTED:
-            return code
-        return _show_proof(out, db, failed, expected=missing | refused)
+    folder = Path(tempfile.mkdtemp(prefix="monocloud-demo-"))
+    db = folder / "tenant.db"
+    with _tenant(db) as url:
+        refused = loop.run(_make_flaky(url, _disabled(db)))
+        before = len(_disabled(db))
+        say(out, f"A MonoCloud tenant runs at {url}, in its own process.")
+        say(out, f"It has {LOST + OTHERS:,} users, and grants {RATE} requests a second.")
+        say(out, f"A script has disabled {LOST:,} users by mistake. You know when, not whom.")
+
+        def is_far() -> bool:
+            return len(_disabled(db)) <= before - KILL_AT
+
+        steps: list[tuple[tuple[str, ...], str, Callable[[], bool] | None]] = [
+            (
+                ("users", "--disabled", "--changed-after", "2 hours ago", "-o", "lost.csv"),
+                "Find them:",
+                None,
+            ),
+            (ENABLE, "Enable them. Half-way, the demo kills the process (kill -9):", is_far),
+            (ENABLE, "The same command goes on:", None),
+            (("check", "lost.csv"), "Who is enabled now?", None),
+            (("report", "lost.csv.journal"), "What happened:", None),
+        ]
+        for argv, title, is_over in steps:
+            out.print(f"\n{title}")
+            code = _step(out, folder, url, argv, is_over)
+            if code == INTERRUPTED:
+                return code
+    return _show_proof(out, folder, url, refused=len(refused), others=before - LOST)
+
+
+def _step(
+    out: Console,
+    folder: Path,
+    url: str,
+    argv: tuple[str, ...],
+    is_over: Callable[[], bool] | None,
+) -> int:
+    """Run a command, and kill it once `is_over` says so; return its exit code."""
+    shown = " ".join(f"'{part}'" if " " in part else part for part in argv)
+    out.print(f"[bold]$ monocloud-async {shown}[/]")
+    out.file.flush()
+    package = Path(__file__).parents[2]  # also where it is not installed
+    environment = {**os.environ, DOMAIN: url, API_KEY: KEY, "PYTHONPATH": str(package)}
+    with subprocess.Popen(  # noqa: S603  this program itself
+        [*PROGRAM, *argv],
+        cwd=folder,
+        env=environment,
+        start_new_session=True,  # Ctrl-C is passed on, once
+    ) as process:
+        try:
+            while is_over is not None and process.poll() is None:
+                time.sleep(0.05)
+                if is_over():
+                    process.kill()
+                    say(out, "Killed.")
+                    is_over = None
+            return process.wait()
+        except KeyboardInterrupt:
+            process.send_signal(signal.SIGINT)
+            process.wait()
+            return INTERRUPTED
 
 
 @contextmanager
 def _tenant(db: Path) -> Iterator[str]:
-    command = [sys.executable, "-m", "monocloud_async", "sandbox", "--port", "0", "--db", str(db)]
-    options = {"--users": USERS, "--rate-limit": RATE, "--burst": BURST, "--api-key": KEY}
+    options = {
+        "--port": 0,
+        "--db": db,
+        "--api-key": KEY,
+        "--users": LOST,
+        "--others": OTHERS,
+        "--rate-limit": RATE,
+        "--burst": BURST,
+    }
     with subprocess.Popen(  # noqa: S603  this program itself
-        [*command, *(str(part) for option in options.items() for part in option)],
+        [*PROGRAM, "sandbox", *(str(part) for option in options.items() for part in option)],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
@@ -84,38 +134,38 @@ def _tenant(db: Path) -> Iterator[str]:
             process.terminate()
 
 
-def _ids(db: Path) -> list[str]:
+def _disabled(db: Path) -> list[str]:
     with closing(sqlite3.connect(db)) as sql:
-        return [row[0] for row in sql.execute("SELECT user_id FROM users ORDER BY position")]
+        rows = sql.execute("SELECT user_id FROM users WHERE disabled ORDER BY last_updated DESC")
+        return [row[0] for row in rows]
 
 
 async def _make_flaky(url: str, ids: list[str]) -> set[str]:
-    """Script faults for some users; return the ids of those who will stay disabled."""
+    """Script faults for some of the lost users; return the ids of those who will stay disabled."""
     refused = set()
     async with aiohttp.ClientSession(headers={"X-API-KEY": KEY}, raise_for_status=True) as http:
-        for place, user_id in enumerate(Random(1).sample(ids, FLAKY)):  # noqa: S311  a demo
+        for place, user_id in enumerate(Random(1).sample(ids[:LOST], FLAKY)):  # noqa: S311  a demo
             script = FAULTS[place % len(FAULTS)]
             if "422:identity" in script:
                 refused.add(user_id)
-            async with http.put(f"{url}/_sandbox/users/{user_id}", json={"script": script}):
+            members = {"last_updated": int(time.time()) - 60}
+            body = {"script": script, "members": members}
+            async with http.put(f"{url}/_sandbox/users/{user_id}", json=body):
                 await asyncio.sleep(0)
     return refused
 
 
-def _write_csv(path: Path, ids: list[str]) -> set[str]:
-    rng = Random(2)  # noqa: S311  a demo
-    missing = {f"nobody{number:02}" for number in range(MISSING)}
-    rows = ids + sorted(missing)
-    rng.shuffle(rows)
-    with path.open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["user_id", "ticket"])
-        table.writerows((user_id, f"HELP-{place}") for place, user_id in enumerate(rows, 1000))
-    return missing
+def _show_proof(out: Console, folder: Path, url: str, *, refused: int, others: int) -> int:
+    """Show the tenant's own database, and what to try next.
 
-
-def _show_proof(out: Console, db: Path, failed: Path, *, expected: set[str]) -> int:
-    with closing(sqlite3.connect(db)) as sql:
+    Args:
+        out: stdout.
+        folder: the folder with all files of the demo.
+        url: the address that the tenant had.
+        refused: how many users cannot be enabled.
+        others: how many users were disabled long before.
+    """
+    with closing(sqlite3.connect(folder / "tenant.db")) as sql:
         enabled, disabled = sql.execute(
             "SELECT count(*) FILTER (WHERE NOT disabled), count(*) FILTER (WHERE disabled)"
             " FROM users"
@@ -124,8 +174,6 @@ def _show_proof(out: Console, db: Path, failed: Path, *, expected: set[str]) -> 
             "SELECT user_id, datetime(last_updated, 'unixepoch') FROM users WHERE NOT disabled"
             " ORDER BY last_updated DESC LIMIT 3"
         ).fetchall()
-    with failed.open(newline="") as file:
-        fed_back = {row["user_id"] for row in csv.DictReader(file)}
     out.print("\nThe tenant's own database, now that its process has ended:")
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("user_id", "disabled", "last_updated (UTC)"):
@@ -133,10 +181,20 @@ def _show_proof(out: Console, db: Path, failed: Path, *, expected: set[str]) -> 
     for user_id, moment in latest:
         table.add_row(user_id, "0", moment)
     out.print(table)
-    say(out, f"{enabled:,} users are enabled, {disabled} are not: refused with 422.")
-    say(out, f"failed.csv had these and the {MISSING} that do not exist; it is deleted now.")
-    if fed_back != expected or enabled + disabled != USERS:
+    say(
+        out,
+        f"{enabled:,} users are enabled, {disabled:,} are not: {disabled - others:,} were refused"
+        f" with 422, and {others:,} were disabled long before.",
+    )
+    port = urlsplit(url).port
+    out.print("\nEverything is kept. Next, look at the run as a page, or take it back:")
+    for command in (
+        f"cd {folder} && monocloud-async report lost.csv.journal -o run.html",
+        f"monocloud-async sandbox --db tenant.db --port {port} &",
+        f"{DOMAIN}={url} {API_KEY}={KEY} monocloud-async undo lost.csv.journal",
+    ):
+        say(out, f"  {command}")
+    if disabled != refused + others or enabled + disabled != LOST + OTHERS:
         say(out, "The demo expected other results: the run was not finished, or is wrong.")
-        return 1
-    say(out, "Try it yourself: monocloud-async sandbox --ids users.txt; see also --help.")
-    return 0
+        return SOME_FAILED
+    return ALL_DONE

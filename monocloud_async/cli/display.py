@@ -177,6 +177,9 @@ class Display(AbstractContextManager["Display"]):
     def _status(self) -> list[str]:
         report, operation = self._run.report, self._run.operation
         done = getattr(report, operation.done)
+        if (listed := self._run.list_read) is not None:
+            pages = "" if listed.pages is None else f" of {listed.pages:,}"
+            return [f"looking users up: {listed.pages_read:,}{pages} pages of the list"]
         parts = [f"{done:,} {operation.done}, {self._run.in_flight:,} in flight"]
         if report.skipped:
             parts.append(f"{report.skipped:,} were {operation.done} before")
@@ -255,14 +258,17 @@ def say(console: Console, text: str) -> None:
     console.print(Text(clean(text)), soft_wrap=True)
 
 
-def summary(operation: BulkOperation, report: BulkReport, tally: Tally) -> Table:
-    """Return the counts of a finished run as a table."""
+def summary(
+    operation: BulkOperation, report: BulkReport, tally: Tally, *, checked: bool = False
+) -> Table:
+    """Return the counts of a finished run as a table; `checked`: it looked each user up."""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(justify="right")
     table.add_column()
     table.add_row(f"{getattr(report, operation.done):,}", operation.done)
+    known = "" if checked else ", according to the journal"
     rows = [
-        (report.skipped, f"{operation.done} before, according to the journal"),
+        (report.skipped, f"{operation.done} before{known}"),
         (report.unconfirmed, "of them unconfirmed: the response still said the contrary"),
         (report.failed, "failed"),
         (tally.bad_lines, "bad lines"),

@@ -91,6 +91,7 @@ class Job:
         self._display: Display | None = None
         self._interrupts = 0
         self._broken = False
+        self._checked = False
 
     def keep(self, journal: JournalFile, path: Path) -> None:
         """Use this journal for the run, and print its path."""
@@ -108,6 +109,7 @@ class Job:
         """Run, print the summary, and return the exit code."""
         async with access.session() as session:
             ids = self._ids_ahead() if self._blocking else self._ids()
+            self._checked = limits.check
             self._run = run = session.bulk(
                 self.operation,
                 ids,
@@ -267,7 +269,7 @@ class Job:
         return SOME_FAILED if self.tally.kinds else ALL_DONE
 
     def _sum_up(self, console: Console, report: BulkReport) -> None:
-        console.print(summary(self.operation, report, self.tally))
+        console.print(summary(self.operation, report, self.tally, checked=self._checked))
         for reason in reasons(self.tally):
             say(console, reason)
         say(console, speed(report))

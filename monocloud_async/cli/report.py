@@ -24,6 +24,8 @@ _GROUPS = 10
 _FORMS = {Format.CSV, Format.JSONL}
 _NOT_SENT = "InvalidUserIdError"
 _NAMES = {
+    "already_enabled": "enabled before, as the run saw when it looked",
+    "already_disabled": "disabled before, as the run saw when it looked",
     "failed": "failed",
     "unknown": "unknown: a request was sent, but no response arrived",
     "not_attempted": "not attempted",
