@@ -35,7 +35,7 @@ def free_port() -> int:
         return port
 
 
-def test_the_whole_way_from_csv_to_report(tmp_path: Path) -> None:
+def test_the_whole_job(tmp_path: Path) -> None:
     (tmp_path / "bin").mkdir()
     program = tmp_path / "bin" / "monocloud-async"
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -m monocloud_async "$@"\n')
@@ -45,7 +45,7 @@ def test_the_whole_way_from_csv_to_report(tmp_path: Path) -> None:
     steps = [
         f"echo '== {number}' | tee /dev/stderr\n{block}" for number, block in enumerate(others)
     ]
-    script = "set -eu\n" + first.replace("ids.txt &", "ids.txt >sandbox.log 2>&1 &") + WAIT
+    script = "set -eu\n" + first.replace(" &", " >sandbox.log 2>&1 &") + WAIT
     script = (script + "".join(steps)).replace("8080", "PORT").replace("PORT", str(free_port()))
     done = subprocess.run(
         ["sh", "-c", script],
@@ -59,24 +59,31 @@ def test_the_whole_way_from_csv_to_report(tmp_path: Path) -> None:
     out, err = (
         re.split(r"^== \d$", text, flags=re.MULTILINE) for text in (done.stdout, done.stderr)
     )
-    export, check, killed, resumed, report, page, again = out[1:]
-    assert export.strip() == ""
-    assert "users.csv: 3,001 ids, 0 bad lines. Nothing was sent." in check
+    export, find, look, killed, resumed, check, report, page, again, undo = out[1:]
+    assert export.strip() == find.strip() == ""
+    assert "3,000 of 5,000 users, in lost.csv" in err[2]
+    assert "lost.csv: 3,001 ids, 0 bad lines. Nothing was changed." in look
+    assert "3,000 disabled" in look
     assert killed.strip() == "The process is gone: 137"
-    assert "The journal of this run is users.csv.journal" in err[3]
-    assert "Resuming the run of the journal users.csv.journal" in err[4]
-    assert re.search(
-        r"^ *[1-9][0-9,]* +enabled before, according to the journal", resumed, re.MULTILINE
-    )
+    assert "The journal of this run is lost.csv.journal" in err[4]
+    assert "Resuming the run of the journal lost.csv.journal" in err[5]
+    assert re.search(r"^ *[1-9][0-9,]* +enabled before", resumed, re.MULTILINE)
     assert "1 line to retry: failed.csv" in resumed
     assert "Exit code 1: somebody could not be enabled" in resumed
-    assert (tmp_path / "failed.csv").read_text() == "user_id,ticket\nnobody,HELP-8\n"
-    assert re.search(r"^3,000 +enabled", report, re.MULTILINE)
+    assert (tmp_path / "failed.csv").read_text().splitlines()[1] == "nobody,,,,,,,"
+    assert "3,000 enabled" in check
+    assert "1 unknown to the tenant" in check
+    assert "Exit code 1: someone is not enabled" in check
+    assert "enabled" in report
     assert "killed" in report
     assert "The report as a page: run.html" in page
     assert (tmp_path / "again.csv").read_text() == "user_id\nnobody\n"
     assert "Exit code 1: still nobody" in again
-    assert journals.outcomes(tmp_path / "users.csv.journal") == {"enabled": 3000, "failed": 1}
+    assert "3,000  disabled" in undo
+    counts = journals.outcomes(tmp_path / "lost.csv.journal")
+    assert counts.pop("failed") == 1
+    assert sum(counts.values()) == 3000
+    assert journals.outcomes(tmp_path / "lost.csv.journal.undo") == {"disabled": 3000}
     assert not (tmp_path / "again.csv.journal").exists()
 
 
