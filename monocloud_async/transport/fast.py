@@ -8,8 +8,8 @@ plain response is taken without a parser (`plain_response`).
 The standard transport is used instead while somebody hooks `ClientSession` (`HOOKS`), and with an
 aiohttp that lacks something that this file needs (`REQUIRED`).
 
-To do without: delete this file and `plain_response`, the lines of `session` that name it, whose connector is
-then a `Connector`, and the tests that import them.
+To do without: delete this file and `plain_response`, the lines of `session` that name it, whose
+connector is then a `Connector`, and the tests that import them.
 """
 
 import asyncio
