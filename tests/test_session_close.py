@@ -243,7 +243,7 @@ def test_what_waits_on_a_stopped_loop_is_ended_there() -> None:
         await requested(sandbox, 2)
         return tasks
 
-    async def end(tasks: list[asyncio.Future[Any]]) -> list[object]:
+    async def end(tasks: list[asyncio.Future[Any]]) -> list[Any]:
         return await asyncio.gather(*tasks, return_exceptions=True)
 
     with Sandbox(users=9, latency=5) as sandbox, asyncio.Runner() as runner:

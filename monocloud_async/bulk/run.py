@@ -261,8 +261,9 @@ class BulkRun:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._dispatcher.cut_off()
-        done = self.report.exhausted and not self._interrupted
-        if self._session_closed and not done and self._runner.stop_reason is None:
+        done = self.report.exhausted or self._source.is_at_limit
+        cut_short = self._interrupted or not done
+        if self._session_closed and cut_short and self._runner.stop_reason is None:
             error = ConfigurationError("the session was closed; a new one can go on")
             self._runner.stop_reason = StopReason(error)
 
