@@ -273,6 +273,7 @@ class FastTransport:
         for timer in (self._deadline_timer, self._cleanup):
             if timer is not None:
                 timer.cancel()
+        self._deadline_timer = self._cleanup = None
         self._deadlines.close()
         for protocol in self._due_at:
             protocol.fail(ClosedError())
