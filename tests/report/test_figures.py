@@ -10,7 +10,8 @@ import journals
 import pytest
 
 from monocloud_async import ConfigurationError, MonoCloudSession
-from monocloud_async.report.figures import Halt, failures, read, users_done
+from monocloud_async.report.figures import Halt, read, users_done
+from monocloud_async.report.rows import failures
 from monocloud_async.sandbox import Sandbox
 
 

@@ -1,6 +1,7 @@
 """A run as a page, in a real browser."""
 
 import os
+import re
 import shutil
 import sqlite3
 import sys
@@ -15,8 +16,8 @@ from recorded import NASTY, TENANT, outcome, told
 from monocloud_async.cli import main
 from monocloud_async.endpoint import ENABLE
 from monocloud_async.journal.store import InputInfo, JournalStore, Rows, Sample
-from monocloud_async.report.figures import failures
 from monocloud_async.report.page import page
+from monocloud_async.report.rows import failures
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
@@ -38,7 +39,8 @@ def test_a_page_of_a_million_users_is_under_a_megabyte(tmp_path: Path) -> None:
         )
     text = page(path)
     assert 200_000 < len(text.encode()) < 1_000_000
-    assert "of 99,999;" in text
+    assert "of 99,999 users who are not enabled;" in text
+    assert re.search(r"also finds [\d,]+ of 900,001 other users;", text)
     assert len(list(failures(path))) == 99_999
 
 
@@ -87,7 +89,7 @@ async def test_the_page_opens_from_disk_and_its_failures_can_be_filtered(
         assert await view.inner_text("#shown") == "35 of 35 shown"
         await view.fill("#filter", "GHOST1")
         assert await rows.count() == 11
-        assert await view.inner_text("#shown") == "11 of 35 shown"
+        assert await view.inner_text("#shown") == "11 of 35 shown; 0 other users found"
         await view.select_option("#kind", label="404 Not Found")
         assert await rows.count() == 11
         await view.fill("#filter", "no such user")
@@ -117,12 +119,12 @@ async def test_a_screen_reader_finds_its_way(html: Path) -> None:
     for found in (
         'heading "users.csv on https://acme.eu.monocloud.com" [level=1]',
         'figure "Users a second"',
-        'searchbox "Filter"',
+        'searchbox "Find a user"',
         'combobox "Message"',
         "status: 35 of 35 shown",
         'table "Users who are not enabled"',
         'columnheader "Trace"',
-        "118 users a second on average",
+        "users a second on average",
     ):
         assert found in tree, found
     assert "- img" not in tree  # the drawings are hidden: their figures are tables
