@@ -342,7 +342,7 @@ class Report:
 
 def _ids(path: Path, given: InputFile) -> Iterator[str]:
     form = Format(given.form) if given.form in set(Format) else None
-    with open_ids(path, form, given.column, given.sheet) as reader:
+    with open_ids(path, form, given.column, sheet=given.sheet) as reader:
         yield from (line.user_id for line in reader if line.user_id is not None)
 
 
