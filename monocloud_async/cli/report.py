@@ -177,9 +177,10 @@ class Report:
                     count += 1
                     never += row.outcome == "not_attempted"
         which = f", {never:,} of them never asked for" if never else ""
-        say(self._out, f"{count:,} users to retry{which}: {path}")
+        say(self._out, f"{count:,} {'user' if count == 1 else 'users'} to retry{which}: {path}")
         if left_out:
-            say(self._out, f"{left_out:,} ids are left out, because a file cannot say them")
+            ids = "id is" if left_out == 1 else "ids are"
+            say(self._out, f"{left_out:,} {ids} left out, because a file cannot say them")
 
     def write_page(self, path: Path) -> None:
         """Write the report as an HTML page."""

@@ -4,6 +4,7 @@ const text = document.getElementById("filter");
 const kind = document.getElementById("kind");
 const shown = document.getElementById("shown");
 const found = document.getElementById("found");
+const table = document.getElementById("failures");
 const rows = Array.from(document.querySelectorAll("#failures tbody tr"));
 const haystack = rows.map((row) => row.textContent.toLowerCase());
 const others = JSON.parse(document.getElementById("others").textContent);
@@ -43,6 +44,7 @@ function apply() {
     row.hidden = !fits;
     count += fits;
   });
+  if (table) table.hidden = count === 0;
   const places = findOthers(wanted);
   found.replaceChildren(...places.slice(0, MOST).map((place) => item(others.users[place])));
   const said = rows.length
