@@ -92,8 +92,7 @@ class Report:
         figures = self.figures
         if not figures.is_finished:
             return STOPPED
-        is_done = figures.outcomes.get(figures.done_status, 0) == figures.users
-        return ALL_DONE if is_done and not figures.bad_lines else SOME_FAILED
+        return ALL_DONE if figures.done == figures.users and not figures.bad_lines else SOME_FAILED
 
     def headline(self) -> str:
         """Return whether the run is finished, and if not, what goes on with it."""
@@ -164,7 +163,7 @@ class Report:
         with whole(path) as file:
             file.write(header)
             for row in rows():
-                if row.outcome == self.figures.done_status:
+                if self.figures.is_done(row):
                     continue
                 text = _line(form, column, row.user_id)
                 # What was refused is recorded in a form that could be another user's id.
@@ -240,7 +239,7 @@ class Report:
     def _summary(self, counts: Counter[str], *, is_complete: bool) -> dict[str, Any]:
         figures = self.figures
         ids = counts.total() if is_complete else figures.ids
-        named = (figures.done_status, *_NAMES)
+        named = (figures.done_status, figures.done_before_status, *_NAMES)
         return {
             "state": figures.state,
             "finished": figures.is_finished,
@@ -456,7 +455,8 @@ def _outcomes(figures: Figures) -> Table:
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(justify="right")
     table.add_column()
-    for outcome, name in {figures.done_status: figures.done_status, **_NAMES}.items():
+    before = {figures.done_before_status: f"{figures.done_status} before, as the tenant said"}
+    for outcome, name in ({figures.done_status: figures.done_status} | before | _NAMES).items():
         count = figures.outcomes.get(outcome, 0)
         if count or outcome == figures.done_status:
             table.add_row(f"{count:,}", name)

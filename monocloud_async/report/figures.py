@@ -15,7 +15,7 @@ from msgspec import Struct, field
 from monocloud_async.journal.lock import is_held
 from monocloud_async.journal.paths import lock_path
 from monocloud_async.journal.snapshot import reading
-from monocloud_async.report.rows import is_fleet, operation_of, told, visible
+from monocloud_async.report.rows import UserRow, is_fleet, operation_of, told, visible
 
 _EXAMPLES: Final = 3  # ids of each kind of failure
 _KINDS: Final = 50  # that are read; a tenant may say something else for each user
@@ -88,6 +88,8 @@ class Figures(Struct):
 
     Attributes:
         done_status: the outcome that the runs were for: "enabled" or "disabled".
+        done_before_status: the outcome of users who were so before: "already_enabled", or
+            "already_disabled".
         outcomes: users by outcome.
         unrecorded: users who were in flight when a run was killed, so their outcome is unknown; or
             who are in flight now.
@@ -125,6 +127,7 @@ class Figures(Struct):
     timeline: list[Point] = field(default_factory=list)
     halts: list[Halt] = field(default_factory=list)
     borders: list[float] = field(default_factory=list)
+    done_before_status: str = ""
     state: State = State.FINISHED
     is_fleet: bool = False
     ids: int | None = None
@@ -157,6 +160,17 @@ class Figures(Struct):
         return self.users - self.outcomes.get("not_attempted", 0)
 
     @property
+    def done(self) -> int:
+        """How many users are done, those included who were so before."""
+        return self.outcomes.get(self.done_status, 0) + self.outcomes.get(
+            self.done_before_status, 0
+        )
+
+    def is_done(self, row: UserRow) -> bool:
+        """Return whether this user is done."""
+        return row.outcome in {self.done_status, self.done_before_status}
+
+    @property
     def total(self) -> int | None:
         """How many ids the input has, or about how many; None if nobody knows."""
         if self.ids is not None:
@@ -187,7 +201,7 @@ class Figures(Struct):
         run = self.runs[-1] if self.runs else None
         match self.state:
             case State.FINISHED:
-                failed = self.asked - self.outcomes.get(self.done_status, 0)
+                failed = self.asked - self.done
                 are = "is" if failed == 1 else "are"
                 but = f"; {failed:,} of them {are} not {self.done_status}" if failed else ""
                 were = "was" if self.asked == 1 else "were"
@@ -201,7 +215,8 @@ class Figures(Struct):
             case State.UNKNOWN:
                 start = f"Not finished: killed, or at work as {run.process if run else 'unknown'}"
             case _:
-                start = f"Not finished ({run.how if run else 'ended early'})"
+                how = run.how.removeprefix("finished, ") if run else "ended early"
+                start = f"Not finished ({how})"
         lost = f", {self.unrecorded:,} were in flight" if self.unrecorded else ""
         return f"{start}: {self._progress()}{lost}"
 
@@ -239,8 +254,10 @@ def read(path: Path) -> Figures:
         tenant, created, source, form_of_input, column = sql.execute(
             "SELECT tenant, created / 1000.0, input, form, input_column FROM header"
         ).fetchone()
-        names = visible(tenant), operation_of(sql).done, visible(source)
+        operation = operation_of(sql)
+        names = visible(tenant), operation.done, visible(source)
         figures = Figures(visible(str(path)), *names, form_of_input, column, created)
+        figures.done_before_status = operation.done_before
         figures.is_fleet = is_fleet(sql)
         figures.outcomes = dict(
             sql.execute("SELECT outcome, count(*) FROM users GROUP BY 1 ORDER BY 2 DESC")
@@ -300,9 +317,10 @@ def users_done(path: Path) -> tuple[int, float]:
         ConfigurationError: as `read` does.
     """
     with reading(path) as (sql, _):
+        operation = operation_of(sql)
         done, latest = sql.execute(
-            "SELECT count(*), ifnull(max(at), 0) FROM users WHERE outcome = ?",
-            (operation_of(sql).done,),
+            "SELECT count(*), ifnull(max(at), 0) FROM users WHERE outcome IN (?, ?)",
+            (operation.done, operation.done_before),
         ).fetchone()
         return int(done), latest / 1000
 
@@ -409,7 +427,7 @@ def _read_groups(figures: Figures, sql: sqlite3.Connection) -> None:
 
 _ASKED: Final = "SELECT at, outcome FROM users WHERE outcome <> 'not_attempted'"
 _EARLIER: Final = "SELECT at, outcome FROM earlier"
-_BY_TIME: Final = "SELECT at / 100 / 10.0, outcome = ?, count(*) FROM ({asked}) GROUP BY 1, 2"
+_BY_TIME: Final = "SELECT at / 100 / 10.0, outcome IN (?, ?), count(*) FROM ({asked}) GROUP BY 1, 2"
 # A killed run lasted to its last sample (there is one a second), or to the last user within two
 # seconds after that sample. Later users belong to the next run.
 _RUNS: Final = """
@@ -478,7 +496,7 @@ def _read_timeline(figures: Figures, sql: sqlite3.Connection, form: int) -> None
     for at, is_done, count in sql.execute(
         # A failure is counted when it happened, also if the user was asked for again.
         _BY_TIME.format(asked=_ASKED if form == 1 else f"{_ASKED} UNION ALL {_EARLIER}"),
-        (figures.done_status,),
+        (figures.done_status, figures.done_before_status),
     ):
         point = points[min(int(place(at) / step), len(points) - 1)]
         if is_done:

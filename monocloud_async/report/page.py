@@ -65,10 +65,9 @@ def page(
         lacking=lacking,
         charts=charts(figures),
         rows=rows,
-        not_done=figures.users - figures.outcomes.get(figures.done_status, 0),
+        not_done=figures.users - figures.done,
         others=others,
-        other_users=figures.outcomes.get(figures.done_status, 0)
-        + (0 if lacking else _never_asked(figures)),
+        other_users=figures.done + (0 if lacking else _never_asked(figures)),
         bad_lines=list(islice(bad_lines(journal), _BAD_LINES)),
         ended=ended,
         kinds={said: str(n) for n, said in enumerate(sorted({row.message for row in rows}))},
@@ -101,7 +100,7 @@ def _others(
     others: list[tuple[str, int, int]] = []
     room = _ROOM
     for row in everybody():
-        if row.outcome == figures.done_status:
+        if figures.is_done(row):
             other = (visible(row.user_id), 0, round(row.at - figures.created))
         elif not row.at:
             other = (visible(row.user_id), 1 if row.outcome == "not_attempted" else 2, 0)

@@ -26,7 +26,7 @@ class UserRow(Struct, frozen=True):
 
     Attributes:
         position: from 0, in the input.
-        outcome: "enabled", "disabled", "failed", "unknown" or "not_attempted".
+        outcome: as `Outcome.status`.
         kind, message: the class of the error, and what the tenant said; empty without an error.
         status: the HTTP status, or None.
         milliseconds: from the start of the call to its end.
@@ -63,8 +63,9 @@ def failures(path: Path) -> Iterator[UserRow]:
         ConfigurationError: the file is not a journal, or cannot be read.
     """
     with reading(path, checked=_HEADER) as (sql, _):
-        where = "outcome <> ? ORDER BY position"
-        yield from _rows(sql, "users", where, operation_of(sql).done)
+        where = "outcome NOT IN (?, ?) ORDER BY position"
+        operation = operation_of(sql)
+        yield from _rows(sql, "users", where, operation.done, operation.done_before)
 
 
 def users(path: Path) -> Iterator[UserRow]:

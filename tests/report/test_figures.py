@@ -76,7 +76,7 @@ async def test_a_run_can_be_looked_at_while_it_is_at_work(tmp_path: Path) -> Non
 def old(path: Path) -> Path:
     """Turn the journal into one of format 1."""
     with closing(sqlite3.connect(path, isolation_level=None)) as sql:
-        for table in ("input", "commands", "bad_lines", "earlier"):
+        for table in ("input", "commands", "bad_lines", "earlier", "before"):
             sql.execute(f"DROP TABLE {table}")
         sql.execute("PRAGMA user_version = 1")
     return path

@@ -136,3 +136,34 @@ def test_without_its_extra_the_page_says_what_to_install(
     monkeypatch.setitem(sys.modules, "monocloud_async.report.page", None)
     assert main(["report", str(journal), "-o", "run.html"]) == 2
     assert "pip install 'monocloud-async[report]'" in capsys.readouterr().err
+
+
+@pytest.mark.process
+async def test_any_user_of_the_run_is_found_on_the_page(html: Path) -> None:
+    async with opened(html, width=1200, scheme="light") as view:
+        found = view.locator("#found li")
+        assert await found.count() == 0
+        await view.fill("#filter", "user17")
+        assert await found.count() == 11
+        assert (await found.first.inner_text()).startswith("user17: enabled at 2026-")
+        assert await view.inner_text("#shown") == "0 of 35 shown; 11 other users found"
+        await view.fill("#filter", "user")
+        assert await found.count() == 20
+        assert "200 other users found, the first 20 shown" in await view.inner_text("#shown")
+
+
+def test_the_page_tells_whether_the_run_is_finished(journal: Path) -> None:
+    assert 'class="banner"' in (text := page(journal))
+    assert "Finished: all 235 users were asked for" in text
+    with closing(sqlite3.connect(journal, isolation_level=None)) as sql:
+        sql.execute("UPDATE sittings SET how = 'interrupted by SIGINT' WHERE sitting = 2")
+        sql.execute("UPDATE input SET ids = 1500, bad_lines = 1")
+        sql.execute("INSERT INTO bad_lines VALUES (7, 1, 'is <b>bad</b>')")
+        sql.execute("INSERT OR REPLACE INTO commands VALUES (2, 'ann', '/', 'run <i>', 'HELP-7')")
+    text = page(journal, lacking="the input is gone")
+    assert 'class="banner unfinished"' in text
+    assert "Not finished (interrupted by SIGINT): 15 %, 1,265 of 1,500 users not yet" in text
+    assert "does not list the users who were never asked for: the input is gone." in text
+    assert "line 7 is &lt;b&gt;bad&lt;/b&gt;" in text
+    assert "run &lt;i&gt;" in text
+    assert "HELP-7" in text
