@@ -2,6 +2,7 @@
 
 python benchmarks/pace.py              # 20,000 users, every scenario, four ways
 python benchmarks/pace.py --long       # 900 seconds' worth of users, ours alone
+python benchmarks/pace.py --calls      # single calls: bursts, overload, beside a run
 python benchmarks/pace.py --real       # against the sandbox, over real connections
 python benchmarks/pace.py --open       # what the pace costs where there is no limit
 python benchmarks/pace.py --picture docs/pace.svg
@@ -16,6 +17,7 @@ import time
 from multiprocessing import Pool
 from pathlib import Path
 
+import call_families
 from limiters import LIMITERS, Ours
 from scenarios import scenarios
 from tenants import Result, simulate
@@ -178,12 +180,15 @@ def main() -> None:
         description="How well the pace holds a limit that nobody told it."
     )
     parser.add_argument("--long", action="store_true")
+    parser.add_argument("--calls", action="store_true")
     parser.add_argument("--real", action="store_true")
     parser.add_argument("--open", action="store_true")
     parser.add_argument("--picture", type=Path)
     options = parser.parse_args()
     if options.picture:
         picture(options.picture)
+    elif options.calls:
+        call_families.table()
     elif options.open:
         cost()
     elif options.real:

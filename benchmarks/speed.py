@@ -1,7 +1,7 @@
 """Measures client CPU per user, for this package and other clients that make the same calls.
 
     python benchmarks/speed.py                      the table of docs/performance.md, and start-up
-    python benchmarks/speed.py --rounds 1 --only "bulk,by hand" --columns TLS/asyncio
+    python benchmarks/speed.py --rounds 1 --only "bulk,by hand" --columns TLS/chunked/asyncio
     python benchmarks/speed.py --memory [USERS]     a million users, and the memory of that
     python benchmarks/speed.py --startup            how long until a program can begin
 
@@ -36,6 +36,10 @@ NODE = ("node fetch", "undici")
 AT_MOST = {"httpx": 1_000}  # it takes twenty times as long
 PACKAGES = ("monocloud-async", "aiohttp", "msgspec", "uvloop", "httpx", "pyreqwest")
 UNDICI = ("undici@latest", "undici@7", "undici@6")  # the newest that this node supports
+
+
+class FailedError(Exception):
+    """A client failed, so it has no figures."""
 
 
 class Field:
@@ -94,7 +98,7 @@ class Field:
         return name not in NODE or not column.endswith("uvloop")
 
     def run(self, name: str, url: str, users: int, loop: str, step: int = 0) -> dict[str, Any]:
-        """Run a client, and return its figures; a failing client ends the measurement."""
+        """Run a client, and return its figures."""
         program = (
             ["node", str(HERE / "contestants.mjs"), name, url, str(users)]
             if name in NODE
@@ -111,7 +115,7 @@ class Field:
                 timeout=120 + users / 50,
             )
         except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
-            sys.exit(f"\n{name} failed, so there is no result: {error}")
+            raise FailedError(str(error)) from None
         said: dict[str, Any] = json.loads(done.stdout)
         return said
 
@@ -119,19 +123,28 @@ class Field:
 def measure(field: Field, urls: dict[str, str], users: int, rounds: int) -> Rounds:
     """Run all clients in all columns, in rounds."""
     results: Rounds = defaultdict(list)
-    for round_number in range(1, rounds + 1):
+    failed: set[tuple[str, str]] = set()
+    for number in range(1, rounds + 1):
         for column in field.columns:
-            security, loop = column.split("/")
+            shape, _, loop = column.rpartition("/")
             for name in field.names:
-                if field.plays(name, column):
-                    progress(f"round {round_number} of {rounds}: {column}: {name}")
-                    number = min(users, AT_MOST.get(name, users))
-                    said = field.run(name, urls[security], number, loop)
-                    results[column, name].append(
-                        Round(
-                            said["cpu"] / number * 1e6, number / said["seconds"], said["megabytes"]
-                        )
+                if not field.plays(name, column) or (column, name) in failed:
+                    continue
+                progress(f"round {number} of {rounds}: {column}: {name}")
+                users_now = min(users, AT_MOST.get(name, users))
+                try:
+                    said = field.run(name, urls[shape], users_now, loop)
+                except FailedError as error:
+                    failed.add((column, name))
+                    field.left_out.append(f"{name} in {column} failed: {error}")
+                    continue
+                results[column, name].append(
+                    Round(
+                        said["cpu"] / users_now * 1e6,
+                        users_now / said["seconds"],
+                        said["megabytes"],
                     )
+                )
     progress("")
     return results
 
@@ -141,7 +154,7 @@ def memory(field: Field, urls: dict[str, str], users: int) -> list[str]:
     found: dict[str, tuple[list[float], float]] = {}
     for security in ("plain", "TLS"):
         progress(f"{users:,} users, {security}")
-        said = field.run("bulk", urls[security], users, "asyncio", users // 10)
+        said = field.run("bulk", urls[f"{security}/chunked"], users, "asyncio", users // 10)
         found[security] = said["memory"], max(said["megabytes"], *said["memory"])
     progress("")
     return growth(found, users // 10)
@@ -194,9 +207,8 @@ def main() -> None:
     parser.add_argument("--startup", action="store_true", help="nothing but start-up times")
     options = parser.parse_args()
     alone = bool(options.memory or options.startup)
-    with tempfile.TemporaryDirectory() as folder, serving(Path(folder)) as (plain, tls, server):
+    with tempfile.TemporaryDirectory() as folder, serving(Path(folder)) as (urls, server):
         field = Field(Path(folder), ["bulk"] if alone else options.only, options.columns)
-        urls = {"plain": plain, "TLS": tls}
         lines = [versions(field, server), ""]
         if options.memory:
             lines += memory(field, urls, options.memory)

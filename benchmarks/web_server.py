@@ -1,19 +1,22 @@
-"""A fast server for measurements: nginx, or else asyncio, plain and over TLS.
+"""A fast server for measurements, which answers as gateways do, plain and over TLS.
 
-It answers every enable with the documented user, under the id that was asked for.
+It answers every enable with the documented user, under the id that was asked for, with the headers
+of a CDN, and in the shape of its port: with a length, in chunks, in gzip where the request allows
+it. It runs in a process of its own, on uvloop if that is installed.
 """
 
 import asyncio
+import gzip
 import json
 import re
-import shutil
 import socket
 import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -22,80 +25,67 @@ import trustme
 SAMPLE = Path(__file__).parent.parent / "tests" / "samples" / "user-documented.json"
 ID = "USER-ID"
 
-NGINX = """
-daemon off;
-worker_processes 1;
-pid {folder}/pid;
-error_log {folder}/errors;
-events {{ worker_connections 1024; }}
-http {{
-    access_log off;
-    keepalive_requests 100000000;
-    keepalive_timeout 300s;
-    client_body_temp_path {folder}/temporary;
-    proxy_temp_path {folder}/temporary;
-    fastcgi_temp_path {folder}/temporary;
-    uwsgi_temp_path {folder}/temporary;
-    scgi_temp_path {folder}/temporary;
-    default_type application/json;
-    ssl_protocols TLSv1.2 TLSv1.3;
-    server {{
-        listen 127.0.0.1:{plain};
-        listen 127.0.0.1:{tls} ssl;
-        ssl_certificate {folder}/server.pem;
-        ssl_certificate_key {folder}/server.pem;
-        location ~ "^/api/users/([^/]+)/enable$" {{ return 200 '{body}'; }}
-    }}
-}}
-"""
+# What a CDN in front of ASP.NET adds to an answer; the words are nobody's.
+HEADERS = (
+    b"HTTP/1.1 200 OK\r\nDate: Thu, 26 Nov 2026 09:00:00 GMT\r\n"
+    b"Content-Type: application/json; charset=utf-8\r\nConnection: keep-alive\r\n"
+    b"Cache-Control: no-store,no-cache\r\nPragma: no-cache\r\nServer: edge\r\n"
+    b"Strict-Transport-Security: max-age=31536000; includeSubDomains\r\n"
+    b"X-Content-Type-Options: nosniff\r\nX-Frame-Options: DENY\r\n"
+    b"Referrer-Policy: strict-origin-when-cross-origin\r\nVary: Accept-Encoding\r\n"
+    b'X-Request-Id: 0HN7Q2K4L5M6P:00000002\r\nAlt-Svc: h3=":443"; ma=86400\r\n'
+    b"Edge-Ray: 8f1c2d3e4b5a6978-FRA\r\n"
+)
+SHAPES = ("length", "chunked", "chunked in two", "gzip", "gzip chunked")
 
 
 def body(user_id: str) -> str:
-    """Return the documented user with this id, in bytes that need no escapes in nginx's quotes."""
+    """Return the documented user with this id."""
     user = json.loads(SAMPLE.read_text(encoding="utf-8")) | {"user_id": ID}
     text = json.dumps(user, separators=(",", ":"))
-    assert not set(text) & set("'$\\")
     assert text.count(ID) == 1
     return text.replace(ID, user_id)
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[tuple[str, str, str]]:
-    """Yield the addresses, plain and TLS, and the server; `folder` gets the authority, ca.pem."""
+def serving(folder: Path) -> Iterator[tuple[dict[str, str], str]]:
+    """Yield the addresses by "TLS/chunked" and the like, and the server's name.
+
+    `folder` gets the authority, ca.pem.
+    """
     authority = trustme.CA()
     certificate = authority.issue_cert("127.0.0.1")
     authority.cert_pem.write_to_path(folder / "ca.pem")
     certificate.private_key_and_cert_chain_pem.write_to_path(folder / "server.pem")
-    plain, tls = _free_ports()
-    nginx = shutil.which("nginx")
-    if nginx is not None:
-        config = folder / "nginx.conf"
-        config.write_text(
-            NGINX.format(folder=folder, plain=plain, tls=tls, body=body("$1")), encoding="utf-8"
-        )
-        command = [nginx, "-p", str(folder), "-c", str(config)]
-        said = subprocess.run([nginx, "-v"], check=True, capture_output=True, text=True).stderr
-        name = said.strip().rpartition(": ")[2].replace("/", " ")
-    else:
-        command = [sys.executable, __file__, str(folder), str(plain), str(tls)]
-        name = "a server on asyncio (no nginx here)"
+    names = [f"{security}/{shape}" for security in ("plain", "TLS") for shape in SHAPES]
+    ports = dict(zip(names, _free_ports(len(names)), strict=True))
+    command = [sys.executable, __file__, str(folder), json.dumps(ports)]
     said_by_it = folder / "server.txt"
     with said_by_it.open("wb") as output, subprocess.Popen(command, stderr=output) as server:
         try:
-            for port in (plain, tls):
+            for port in ports.values():
                 if not _answers(port, server):
                     sys.exit(f"the server did not start:\n{said_by_it.read_text()}")
-            yield f"http://127.0.0.1:{plain}", f"https://127.0.0.1:{tls}", name
+            yield (
+                {
+                    name: f"{'https' if name.startswith('TLS') else 'http'}://127.0.0.1:{port}"
+                    for name, port in ports.items()
+                },
+                f"a server on {_new_loop().__module__.partition('.')[0]}",
+            )
             assert server.poll() is None, "the server ended before the measurement"
         finally:
             server.terminate()
 
 
-def _free_ports() -> tuple[int, int]:
-    with socket.socket() as one, socket.socket() as other:
-        one.bind(("127.0.0.1", 0))
-        other.bind(("127.0.0.1", 0))
-        return one.getsockname()[1], other.getsockname()[1]
+def _free_ports(number: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(number)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports: list[int] = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
 
 
 def _answers(port: int, server: "subprocess.Popen[bytes]") -> bool:
@@ -111,13 +101,41 @@ def _answers(port: int, server: "subprocess.Popen[bytes]") -> bool:
     return False
 
 
+Pieces = tuple[bytes, ...]
+
+
+def with_length(user: bytes, coding: bytes = b"") -> Pieces:
+    return (b"%b%bContent-Length: %d\r\n\r\n%b" % (HEADERS, coding, len(user), user),)
+
+
+def in_chunks(user: bytes, coding: bytes = b"") -> Pieces:
+    head = b"%b%bTransfer-Encoding: chunked\r\n\r\n" % (HEADERS, coding)
+    return (b"%b%x\r\n%b\r\n0\r\n\r\n" % (head, len(user), user),)
+
+
+def in_two(user: bytes) -> Pieces:
+    """The last chunk in a segment of its own, as Kestrel sends it."""
+    (whole,) = in_chunks(user)
+    return whole[:-5], whole[-5:]
+
+
+def packed(shape: Callable[[bytes, bytes], Pieces], user: bytes, *, allowed: bool) -> Pieces:
+    if not allowed:
+        return shape(user, b"")
+    return shape(gzip.compress(user, 1), b"Content-Encoding: gzip\r\n")
+
+
 class _Answers(asyncio.Protocol):
     """Answers requests without a body, one after the other on one connection."""
 
     transport: asyncio.Transport
     asked = re.compile(rb"POST /api/users/([^/ ]+)/enable HTTP/1\.1\r\n")
+    allowed = re.compile(rb"\naccept-encoding:[^\r]*gzip", re.IGNORECASE)
     before, after = body(ID).encode().split(ID.encode())
     left = b""
+
+    def __init__(self, shape: str) -> None:
+        self.shape = shape
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
@@ -130,20 +148,44 @@ class _Answers(asyncio.Protocol):
                 self.transport.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
                 continue
             user = b"".join((self.before, request[1], self.after))
-            self.transport.write(
-                b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
-                % (len(user), user)
-            )
+            first, *rest = self.pieces(user, allowed=bool(self.allowed.search(head)))
+            self.transport.write(first)
+            for piece in rest:  # later, so that it is a segment of its own
+                asyncio.get_running_loop().call_soon(self.transport.write, piece)
+
+    def pieces(self, user: bytes, *, allowed: bool) -> Pieces:
+        match self.shape:
+            case "length":
+                return with_length(user)
+            case "chunked":
+                return in_chunks(user)
+            case "chunked in two":
+                return in_two(user)
+            case "gzip":
+                return packed(with_length, user, allowed=allowed)
+            case _:
+                return packed(in_chunks, user, allowed=allowed)
 
 
-async def _serve(folder: str, plain: str, tls: str) -> None:
+def _new_loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop
+    except ModuleNotFoundError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
+
+
+async def _serve(folder: str, ports: str) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(f"{folder}/server.pem")
     loop = asyncio.get_running_loop()
-    await loop.create_server(_Answers, "127.0.0.1", int(plain))
-    await loop.create_server(_Answers, "127.0.0.1", int(tls), ssl=context)
+    for name, port in json.loads(ports).items():
+        security, _, shape = name.partition("/")
+        tls = context if security == "TLS" else None
+        await loop.create_server(partial(_Answers, shape), "127.0.0.1", port, ssl=tls)
     await asyncio.Event().wait()
 
 
 if __name__ == "__main__":
-    asyncio.run(_serve(*sys.argv[1:]))
+    with asyncio.Runner(loop_factory=_new_loop) as runner:
+        runner.run(_serve(*sys.argv[1:]))

@@ -20,7 +20,7 @@ from msgspec import Struct, structs
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.inputs import By, Format
 from monocloud_async.inputs.content import encoding_of, is_packed
-from monocloud_async.inputs.document import may_be_document
+from monocloud_async.inputs.json_document import may_be_document
 from monocloud_async.inputs.lines import Line, line_parser
 from monocloud_async.inputs.reader import is_header, named_format
 from monocloud_async.inputs.table import MAX_LINE, find_header, read_header, split_lines

@@ -27,7 +27,7 @@ from monocloud_async.inputs.content import (
     text_of,
     unpacked,
 )
-from monocloud_async.inputs.document import MAX_DOCUMENT, may_be_document, read_document
+from monocloud_async.inputs.json_document import MAX_DOCUMENT, may_be_document, read_document
 from monocloud_async.inputs.lines import Line, json_lines, read_line, txt_line
 from monocloud_async.inputs.table import MAX_LINE, Numbered, find_header, read_header
 from monocloud_async.inputs.workbook import workbook_lines

@@ -33,6 +33,7 @@ def workbook_lines(name: str, stream: BinaryIO, sheet: str | None) -> Iterator[s
         raise ConfigurationError(
             f"{name} is a workbook: {_SAVE}, or pip install 'monocloud-async[inputs]'"
         ) from None
+    visible: list[str] = []
     try:
         book = calamine.CalamineWorkbook.from_filelike(stream)
         visible = [

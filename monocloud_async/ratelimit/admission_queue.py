@@ -1,10 +1,10 @@
 """The queue of a session, in which every request waits until it may be sent.
 
 Single calls overtake runs; within each kind, it is first come, first served. If both wait, every
-tenth place is for a run. A request that was answered 429 goes to the head of the queue.
+tenth request is a run's. A request that was answered 429 goes to the head of its kind.
 
-No single call waits in vain: if it would be sent too late, it fails at once. This is checked again
-whenever the limiter learns something that changes the wait.
+A single call that would be sent too late fails at once. This is checked again whenever the limiter
+learns something that changes the wait.
 """
 
 import asyncio
@@ -83,7 +83,7 @@ class _WaitList(Generic[W]):
         return heapq.heappop(self._heap)[1]
 
     def everybody(self) -> list[W]:
-        """Return all waiting requests, the next one first."""
+        """Return all requests that wait, in order."""
         self._heap.sort()  # a sorted list is a heap, too
         return [waiter for _, waiter in self._heap if not waiter.admission.done()]
 
@@ -158,7 +158,7 @@ class AdmissionQueue:
                 self._runs.remove(run)
 
     async def wait(self, line: _WaitList[W], waiter: W, refused: Ticket | None) -> Ticket | None:
-        """Wait in this line, and return the result of the admission."""
+        """Add the request to this list; return its ticket when it may be sent."""
         if refused is None:
             line.add((math.inf, next(self._arrivals)), waiter)
         else:
@@ -194,10 +194,9 @@ class AdmissionQueue:
             timer.cancel()
 
     def close(self) -> None:
-        """End all waiting now, with a `ConfigurationError`."""
+        """End the wait of all single calls now, with a `ConfigurationError`."""
         calls = [call.admission for call in self._calls.everybody()]
-        runs = [each.admission for run in self._runs for each in run.line.everybody()]
-        for admission in (*calls, *runs, *self._sleeping):
+        for admission in (*calls, *self._sleeping):
             if not admission.done():
                 admission.set_exception(ConfigurationError(CLOSED))
 
@@ -263,13 +262,13 @@ class AdmissionQueue:
         return max(self.limiter.delay(now), min(delays)) if delays else math.inf
 
     def _give_up(self, call: _WaitingCall) -> None:
-        """Refuse a call that was not admitted in time; a new one would be behind all others."""
+        """Refuse a call that was not admitted in time; a new call would be behind all others."""
         if not call.admission.done():
             now = asyncio.get_running_loop().time()
             call.admission.set_exception(self._too_late(call, self._calls.waiting - 1, now))
 
     def _refuse_those_in_vain(self, now: float) -> None:
-        """Refuse all calls that would be sent too late, as far as the limiter knows now."""
+        """Refuse all calls that would be sent too late, by what the limiter knows now."""
         place = 0
         for call in self._calls.everybody():
             if (error := self._refusal(call, place, now)) is not None:
@@ -278,13 +277,13 @@ class AdmissionQueue:
                 place += 1
 
     def _refusal(self, call: _WaitingCall, place: int, now: float) -> MonoCloudError | None:
-        """Return the error of a call that would wait in vain behind `place` others, or None."""
+        """Return the error of a call that would be sent too late behind `place` others, or None."""
         limiter, pause = self.limiter, self.limiter.pause_from(now)
         if limiter.down:
             if call.policy.wait_if_down:
                 return None
             return ServerError(
-                f"the tenant is down since {limiter.down_for(now):.0f} s; nothing was sent",
+                f"the tenant is down, for {limiter.down_for(now):.0f} s so far; nothing was sent",
                 status=503,
                 user_id=call.user_id,
                 retry_after=limiter.probe_delay(now),

@@ -17,8 +17,8 @@ class CircuitBreaker:
     """Considers the tenant down when the requests of several users failed in a row.
 
     A single user can fail repeatedly for its own reasons, and a run may retry several such users in
-    a row. But five new users in a row without a response in between do not occur in a healthy
-    tenant. If requests often fail although the tenant is not down, more users are required.
+    a row. But in a healthy tenant, the first requests of five users do not fail in a row. If
+    requests often fail although the tenant is not down, more users have to fail.
 
     Attributes:
         down_since: when the tenant went down, or None.
@@ -33,7 +33,7 @@ class CircuitBreaker:
         self._failure_share = 0.0  # of recent requests, those in `_failing` and outages left out
 
     def failed(self, user_id: str, now: float, *, probe: bool, repeated: bool) -> float | None:
-        """Return how many seconds to pause after this failure, or None for no change."""
+        """Record a failure; return the seconds to pause for, or None if nothing changes."""
         if self.down_since is not None:
             if not probe:
                 return None  # it was sent before the tenant went down
@@ -50,7 +50,7 @@ class CircuitBreaker:
         return self.wait
 
     def answered(self) -> bool:
-        """Record a response of the tenant; return whether it ended an outage."""
+        """Record a response of the tenant, and return whether it ended an outage."""
         if self._failing:
             for _ in self._failing:
                 self._count(1.0)
@@ -67,7 +67,7 @@ class CircuitBreaker:
         self._failure_share += (failure - self._failure_share) / _RECENT
 
     def _needed(self) -> int:
-        """Users that have to fail in a row: so many do by chance once in ten thousand times."""
+        """Return how many users have to fail in a row; by chance, they do once in 10,000 times."""
         share = self._failure_share
         if share <= _CHANCE:
             return _FAILED_USERS

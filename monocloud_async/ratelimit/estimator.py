@@ -163,6 +163,7 @@ class RateEstimator:
         self._search_time = 0.0  # seconds; while it searches, how fast the rate grows
         self._first = MeasurementInterval(0)  # in which nothing held requests back
         self._began = 0.0
+        self._refused_at = 0.0  # when the last request before the last pause was sent in vain
 
     def __repr__(self) -> str:
         return f"<RateEstimator {self.rate:.4g}/s>"
@@ -174,7 +175,9 @@ class RateEstimator:
 
     def preview(self, interval: MeasurementInterval) -> float:
         """The rate at most, by what is known before the tenant grants again."""
-        return max(_LEAST, self._rates(interval, 0.0)[1])
+        # What was granted since the last refusal came in since then: the bucket was empty.
+        least = interval.granted / (interval.last_refused_at - self._refused_at)
+        return max(_LEAST, self._rates(interval, least)[1])
 
     def advance(self, gap: float) -> None:
         """One request went out `gap` seconds after the one before, because the rate said so."""
@@ -207,6 +210,7 @@ class RateEstimator:
         elif interval.granted:  # else it was refused at once, after an outage: that says no rate
             self._measure(interval, refused_rate, now - paused_at, now)
         self._began = now
+        self._refused_at = interval.last_refused_at
         self._age = 0.0
 
     def _search(self, interval: MeasurementInterval, pause: float, now: float) -> None:

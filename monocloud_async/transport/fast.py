@@ -3,13 +3,13 @@
 For each request `ClientSession` builds a request, a response, a timer and several copies of the
 same headers: more than half of a client's CPU time (docs/performance.md). Here aiohttp still makes
 the connections and parses most responses. What is the same for every request is built once, and a
-plain response is taken without a parser (`plain`).
+plain response is taken without a parser (`plain_response`).
 
 The standard transport is used instead while somebody hooks `ClientSession` (`HOOKS`), and with an
 aiohttp that lacks something that this file needs (`REQUIRED`).
 
-To do without: delete this file and `plain`, the lines of `session` that name it, whose connector is
-then a `Connector`, and the tests that import them.
+To do without: delete this file and `plain_response`, the lines of `session` that name it, whose
+connector is then a `Connector`, and the tests that import them.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ from monocloud_async.connector import (
     is_silent,
 )
 from monocloud_async.endpoint import ENABLE, Operation, Response
-from monocloud_async.transport.plain import NoBody, plain_body
+from monocloud_async.transport.plain_response import NoBody, plain_body
 from monocloud_async.transport.standard import (
     ClosedError,
     Deadlines,

@@ -190,3 +190,27 @@ def test_who_fails_in_a_run_that_drains_is_not_tried_again() -> None:
         assert report.failures[0].attempts == 1
 
     run(main(), sockets=False)
+
+
+def test_a_429_from_before_the_last_pause_is_not_tried_again_in_a_run_that_drains() -> None:
+    """Such a 429 pauses nobody, so the request could be sent again at once."""
+
+    async def main() -> None:
+        refused = {"slow", "quick"}
+
+        async def send(user_id: str, _seconds: float) -> User:
+            await asyncio.sleep(5 if user_id == "slow" else 0.02)
+            if user_id in refused:
+                refused.discard(user_id)
+                raise m.RateLimitedError(status=429, user_id=user_id, retry_after=1)
+            return User(user_id=user_id)
+
+        running = bulk(["first", "slow", "quick"], send)
+        task = asyncio.ensure_future(running)
+        await asyncio.sleep(4)
+        assert running.pace.state == "paced"
+        running.drain()
+        report = await task
+        assert (report.enabled, report.not_attempted, report.requests) == (2, 1, 4)
+
+    run(main(), sockets=False)

@@ -20,7 +20,7 @@ from secrets_search import KEY
 import monocloud_async as m
 from monocloud_async import MonoCloudSession, RetryPolicy, User
 from monocloud_async.inputs import Format
-from monocloud_async.transport.plain import plain_body
+from monocloud_async.transport.plain_response import plain_body
 
 
 class Loopback:

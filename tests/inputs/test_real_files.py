@@ -29,7 +29,7 @@ PLAIN = "".join(f"{user_id}\n" for user_id in IDS)
 TABLE = "user_id,name\n" + "".join(f"{user_id},Müller\n" for user_id in IDS)
 OBJECTS = [{"user_id": user_id, "email": "a@b.example", "disabled": True} for user_id in IDS]
 ROWS: list[list[str | float]] = [["name", "user_id"]]
-ROWS += [["Ada", user_id] for user_id in IDS]
+ROWS.extend(["Ada", user_id] for user_id in IDS)
 
 
 def read(

@@ -170,6 +170,21 @@ def test_a_max_rate_that_leaves_no_place_is_told_at_once_and_says_when() -> None
 # One queue
 
 
+@pytest.mark.parametrize("retry_after", [None, 1.0])
+def test_a_burst_that_the_tenant_can_serve_in_time_is_served_whole(
+    retry_after: float | None,
+) -> None:
+    async def main() -> None:
+        tenant = Tenant(Bucket(50, 50, tells=False))
+        tenant.retry_after = retry_after
+        async with tenant.session() as session:
+            policy = RetryPolicy(total=10)
+            await asyncio.gather(*(session.enable_user(u, retry=policy) for u in users(300)))
+        assert now() < 7
+
+    run(main(), sockets=False)
+
+
 def test_single_calls_keep_their_order_and_one_that_was_answered_429_goes_first() -> None:
     async def main() -> None:
         tenant = Tenant(Bucket(50, 50))

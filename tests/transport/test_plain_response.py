@@ -6,7 +6,7 @@ import zlib
 import pytest
 
 from monocloud_async.endpoint import MAX_USER
-from monocloud_async.transport.plain import NoBody, plain_body
+from monocloud_async.transport.plain_response import NoBody, plain_body
 
 ADA = b'{"user_id":"ada"}'
 START = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
