@@ -99,7 +99,7 @@ def bulk(
     if journal is not None:
         whole = "" if reader.path is None else str(reader.path.absolute())
         origin = InputInfo(
-            reader.name, reader.form, reader.column, reader.reread(), path=whole, about=about
+            reader.name, reader.form, reader.column, reader.reread(), whole, about, reader.sheet
         )
         file = JournalFile(
             journal, access.tenant, operation=operation, input_info=origin, caller=caller
@@ -163,10 +163,12 @@ def dry_run(
     say(out, f"{reader.name}: {good:,} ids, {bad:,} bad lines. Nothing was sent.")
     access.check()
     if journal is not None and journal.exists() and journal.stat().st_size:
-        known = users_done(journal)
+        known, latest = users_done(journal)
+        when = f" (as of {format_time(latest)} UTC)" if known else ""
         say(
             out,
-            f"The journal {journal} has {known:,} {operation.done} users, who are not sent again.",
+            f"The journal {journal} has {known:,} {operation.done} users{when}, who are not sent"
+            " again; --no-journal sends every id.",
         )
         good = max(0, good - known)
     say(out, f"{good:,} would be {operation.done} on {access.tenant}.")

@@ -59,6 +59,7 @@ class IdReader:
         form: the format of the input.
         column: the column or member that has the ids, as given, or None to find it.
         by: what the lines name users by; an "id" may be an e-mail address, then.
+        sheet: the sheet of a workbook, as given, or None for the only one.
         path: where the input can be opened again, or None.
         size: the size in bytes, or None for a pipe, whose reader may block.
         header: the text above the first row of a table, once it is read.
@@ -87,7 +88,7 @@ class IdReader:
         self.header = ""
         self.found = str(form)
         self.notes: list[str] = []
-        self._sheet = sheet
+        self.sheet = sheet
         self._stream = stream
 
     def expected(self) -> int | None:
@@ -110,7 +111,7 @@ class IdReader:
         """Return the valid ids, read again from the start, or None for a pipe."""
         if self.path is None:
             return None
-        return _ids(self.path, self.form, self.column, self._sheet, self.by)
+        return _ids(self.path, self.form, self.column, self.sheet, self.by)
 
     def __iter__(self) -> Iterator[Line]:
         with self._readable():
@@ -128,7 +129,7 @@ class IdReader:
         start = peek(self._stream, _START)
         if is_workbook(start) or self.form is Format.WORKBOOK:
             return self._table(self._sheet_lines(start), str)
-        if self._sheet is not None:
+        if self.sheet is not None:
             raise ConfigurationError(f"{self.name} is no workbook; leave --sheet out")
         stream = unpacked(self.name, self._stream, start)
         encoding = encoding_of(peek(stream, SAMPLE))
@@ -149,7 +150,7 @@ class IdReader:
         if not is_workbook(start):
             raise ConfigurationError(f"{self.name} is no workbook; name its format with --format")
         self.form = Format.WORKBOOK
-        rows = workbook_lines(self.name, self._stream, self._sheet)
+        rows = workbook_lines(self.name, self._stream, self.sheet)
         return enumerate(rows, 1)
 
     def _table(self, lines: Iterator[Numbered], names: Callable[[str], str]) -> Iterator[Line]:
