@@ -636,15 +636,16 @@ class MonoCloudSession:
             max_same_failures=max_same_failures,
             on_outcome=on_outcome,
             journal=journal,
-            lookup=self._lookup(seconds) if check else None,
+            lookup=self.lookup(seconds) if check else None,
             limit=limit,
             count=count,
         )
 
-    def _lookup(self, seconds: float) -> Lookup:
+    def lookup(self, seconds: float) -> Lookup:
+        """Return a `Lookup` for the users of a run, whose requests may take so many seconds."""
         return Lookup(
             lambda user_id, left: self._send(GET_USER, user_id, min(seconds, left)),
-            self.list_users,
+            self.list_users(),
         )
 
     async def _send(self, operation: Operation[T], target: str, timeout: float) -> T:

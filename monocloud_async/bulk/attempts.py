@@ -130,7 +130,7 @@ class CallRunner:
         writer: "JournalWriter | None" = None,
     ) -> None:
         self.queue = queue
-        self.proved = asyncio.Event()  # the first request has ended, in any way
+        self.proved = asyncio.Event()  # the first call has ended, in any way
         self.stop_reason: StopReason | None = None
         self.draining = False
         self._send = send
@@ -149,6 +149,7 @@ class CallRunner:
         """
         try:
             if self._lookup is not None and await self._has_wanted_state(call, self._lookup):
+                self.proved.set()  # without a request: the list has shown that the key is valid
                 return call.done_before()
             user = await self._call(call, self._send)
         except MonoCloudError as error:
@@ -165,14 +166,16 @@ class CallRunner:
             MonoCloudError: the user cannot be looked up.
         """
         if lookup.reads_list:
-            disabled = lookup.disabled(call.user_id)
+            user = lookup.user(call.user_id)
         else:
             try:
-                disabled = (await self._call(call, lookup.get)).disabled
+                user = await self._call(call, lookup.get)
             finally:
                 call.looked_up()
-        known = User(user_id=call.user_id, disabled=disabled)
-        is_done = disabled is not None and not call.operation.contradicted_by(known)
+        disabled = None if user is None else user.disabled
+        is_done = (
+            user is not None and disabled is not None and not call.operation.contradicted_by(user)
+        )
         if self._writer is not None:
             record = partial(self._writer.add_before, call.position, call.user_id, disabled)
             await self._wait(call, record)

@@ -11,51 +11,47 @@ GetUser = Callable[[str, float], Awaitable[User]]
 
 
 class Lookup:
-    """The states of the users of a run: from the list of all users, or one by one.
+    """The states of users: from the list of all users, or one by one.
 
     Args:
         get: requests one user, within a number of seconds.
-        list_users: returns the list of all users of the tenant.
+        users: the list of all users of the tenant, not yet read.
 
     Attributes:
-        users: the list, once it is read; it knows how many pages were.
-        reads_list: whether the list is read, and `disabled` knows who is in it.
+        reads_list: whether the list was read; otherwise, get one user after the other.
     """
 
-    def __init__(self, get: GetUser, list_users: Callable[[], UserList]) -> None:
+    def __init__(self, get: GetUser, users: UserList) -> None:
         self.get = get
-        self.users: UserList | None = None
+        self.users = users
         self.reads_list = False
-        self._list_users = list_users
         self._enabled = IdSet()
         self._disabled = IdSet()
+        self._locked: dict[str, int] = {}
 
     async def prepare(self, count: int | None) -> None:
         """Read the list, if that takes fewer requests than to get this number of users.
 
         Args:
-            count: how many users the run will look up, or None if that is unknown.
+            count: how many users will be looked up, or None if that is unknown.
 
         Raises:
             MonoCloudError: the list could not be read.
         """
         if count is None or count <= _FIRST_PAGES:
             return
-        self.users = self._list_users()
         async for user in self.users:
             self.reads_list = (self.users.pages or 0) < count
             if not self.reads_list:
-                break
+                return
             if user.disabled is not None:
                 (self._disabled if user.disabled else self._enabled).add(user.user_id)
+            if user.block_until:
+                self._locked[user.user_id] = user.block_until
 
-    @property
-    def requests(self) -> int:
-        """How many requests were sent for the list."""
-        return 0 if self.users is None else self.users.pages_read
-
-    def disabled(self, user_id: str) -> bool | None:
-        """Return whether the list has the user as disabled; None if it does not say."""
-        if user_id in self._disabled:
-            return True
-        return False if user_id in self._enabled else None
+    def user(self, user_id: str) -> User | None:
+        """Return what the list says of this user, as far as it was kept; None for nobody."""
+        disabled = user_id in self._disabled
+        if not disabled and user_id not in self._enabled:
+            return None
+        return User(user_id=user_id, disabled=disabled, block_until=self._locked.get(user_id))

@@ -7,19 +7,28 @@ import typer
 from typer.core import TyperGroup
 
 from monocloud_async.cli import fleet
-from monocloud_async.cli.exit_codes import USAGE
+from monocloud_async.cli.exit_codes import ALL_DONE, SOME_FAILED, USAGE
 from monocloud_async.cli.options import (
     Attempts,
+    ByWhat,
     Column,
+    Concurrency,
     Domain,
+    DryRun,
     Form,
     Json,
     KeyFile,
+    Limit,
+    MaxRate,
+    MaxSameFailures,
+    Note,
     Output,
     Sheet,
     Table,
     Timeout,
+    Yes,
 )
+from monocloud_async.inputs import By
 from monocloud_async.version import __version__
 
 ARGUMENTS = "monocloud_async.arguments"  # of the context's `meta`
@@ -192,13 +201,19 @@ def bulk(
         Path | None,
         typer.Option(help="Write the lines that failed to this file, to run them again."),
     ] = None,
-    concurrency: Annotated[int, typer.Option(min=1, help="Maximum requests in flight.")] = 100,
-    max_rate: Annotated[
-        float | None,
+    by: ByWhat = By.ID,
+    check: Annotated[
+        bool,
         typer.Option(
-            help="Maximum requests per second. Default: the limit that the tenant enforces."
+            "--check",
+            help="Look first, and leave out who is enabled already. The journal then records what"
+            " was before, which `undo` needs.",
         ),
-    ] = None,
+    ] = False,
+    limit: Limit = None,
+    max_same_failures: MaxSameFailures = 100,
+    concurrency: Concurrency = 100,
+    max_rate: MaxRate = None,
     journal: Annotated[
         Path | None,
         typer.Option(
@@ -209,12 +224,9 @@ def bulk(
     no_journal: Annotated[
         bool, typer.Option("--no-journal", help="Keep no journal, and send every id.")
     ] = False,
-    note: Annotated[
-        str, typer.Option(help="A note for the journal and its report, such as a ticket.")
-    ] = "",
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check the input and the options, and send nothing.")
-    ] = False,
+    note: Note = "",
+    dry_run: DryRun = False,
+    yes: Yes = False,
     domain: Domain = None,
     api_key_file: KeyFile = None,
     timeout: Timeout = None,
@@ -227,29 +239,135 @@ def bulk(
     After an interrupted or killed run, the same command resumes it.
     One process is faster than the rate limit of nearly any tenant.
     """
-    from monocloud_async.cli import commands  # noqa: PLC0415
+    from monocloud_async.cli import commands, emails  # noqa: PLC0415
 
     if journal is not None and no_journal:
         raise typer.BadParameter("--journal and --no-journal contradict each other")
     access = commands.access(domain, api_key_file, timeout, attempts)
-    with commands.open_ids(file, form, column, sheet=sheet) as reader:
+    with commands.open_ids(file, form, column, sheet=sheet, by=by) as reader:
         place = commands.journal_path(reader, journal, wanted=not no_journal)
         files = commands.kept(file, api_key_file, place)
         files.check("--failures", failures)
-        if dry_run:
-            raise typer.Exit(commands.dry_run(access, reader, place))
-        with commands.open_failures(failures) as kept:
-            code = commands.bulk(
-                access,
-                reader,
+        emails.refuse_addresses(reader)
+        plan = commands.Plan(
+            access=access,
+            ids=reader,
+            limits=commands.Limits(
                 concurrency=concurrency,
                 max_rate=max_rate,
-                failures=kept,
-                journal=place,
-                caller=commands.caller(access, ctx.meta[ARGUMENTS], note),
-                json=json,
-            )
-            raise typer.Exit(code)
+                max_same_failures=max_same_failures or None,
+                check=check,
+                limit=limit,
+            ),
+            journal=place,
+            caller=commands.caller(access, ctx.meta[ARGUMENTS], note),
+            json=json,
+        )
+        if by is By.EMAIL:
+            emails.resolve(access, reader)
+        if dry_run:
+            raise typer.Exit(commands.dry_run(plan))
+        with commands.open_failures(failures) as kept:
+            raise typer.Exit(commands.bulk(plan, failures=kept, ask=not yes))
+
+
+@app.command(
+    epilog="Example: monocloud-async check users.csv. Exit codes: 0 all are enabled (for a journal"
+    " of `undo`: disabled), 1 someone is not, 2 usage or configuration, 3 the tenant cannot tell."
+)
+def check(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE|JOURNAL",
+            help="A file of user ids as for `bulk`, - for stdin, or the journal of a run.",
+            allow_dash=True,
+        ),
+    ],
+    *,
+    column: Column = None,
+    form: Form = None,
+    sheet: Sheet = None,
+    by: ByWhat = By.ID,
+    output: Output = None,
+    domain: Domain = None,
+    api_key_file: KeyFile = None,
+    timeout: Timeout = None,
+    attempts: Attempts = 4,
+    json: Json = False,
+) -> None:
+    """Tell who is enabled now: before a run as a preview, after it as a proof.
+
+    Users are disabled, enabled, locked out for a while (which an enable does not end), or unknown
+    to the tenant. With a journal, what was recorded is compared with what is.
+    """
+    from monocloud_async.cli import check as checker  # noqa: PLC0415
+    from monocloud_async.cli import commands, emails  # noqa: PLC0415
+    from monocloud_async.cli.tables import table_format  # noqa: PLC0415
+    from monocloud_async.journal.before import is_journal  # noqa: PLC0415
+
+    access = commands.access(domain, api_key_file, timeout, attempts)
+    files = commands.kept(file, api_key_file, None)
+    files.check("--output", output)
+    table = table_format(output, None)
+    if is_journal(file):
+        code = checker.check_journal(access, file, output=output, form=table, json=json)
+        raise typer.Exit(code)
+    with commands.open_ids(file, form, column, sheet=sheet, by=by) as reader:
+        emails.refuse_addresses(reader)
+        if by is By.EMAIL:
+            emails.resolve(access, reader)
+        code = checker.check_file(access, reader, output=output, form=table, json=json)
+        raise typer.Exit(code)
+
+
+@app.command(epilog="Example: monocloud-async undo users.csv.journal --dry-run")
+def undo(
+    ctx: typer.Context,
+    journal: Annotated[
+        Path, typer.Argument(metavar="JOURNAL", help="The journal of a run with --check.")
+    ],
+    *,
+    limit: Limit = None,
+    max_same_failures: MaxSameFailures = 100,
+    concurrency: Concurrency = 100,
+    max_rate: MaxRate = None,
+    note: Note = "",
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    domain: Domain = None,
+    api_key_file: KeyFile = None,
+    timeout: Timeout = None,
+    attempts: Attempts = 4,
+    json: Json = False,
+) -> None:
+    """Disable again whom a run has enabled, and who was disabled before it.
+
+    This is a run like any other, with a journal of its own, JOURNAL.undo, and `report` shows it.
+    Users of whom the journal does not know what was before stay enabled.
+    """
+    from monocloud_async.cli import commands  # noqa: PLC0415
+    from monocloud_async.cli.undo import UndoIds  # noqa: PLC0415
+    from monocloud_async.endpoint import DISABLE  # noqa: PLC0415
+
+    access = commands.access(domain, api_key_file, timeout, attempts)
+    ids = UndoIds(journal, access.tenant)
+    plan = commands.Plan(
+        access=access,
+        ids=ids,
+        operation=DISABLE,
+        limits=commands.Limits(
+            concurrency=concurrency,
+            max_rate=max_rate,
+            max_same_failures=max_same_failures or None,
+            limit=limit,
+        ),
+        journal=journal.with_name(f"{journal.name}.undo"),
+        caller=commands.caller(access, ctx.meta[ARGUMENTS], note),
+        json=json,
+    )
+    code = commands.dry_run(plan) if dry_run else commands.bulk(plan, ask=not yes)
+    raise typer.Exit(code or (SOME_FAILED if ids.unknown else ALL_DONE))
 
 
 @app.command()

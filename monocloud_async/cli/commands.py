@@ -3,30 +3,41 @@
 import os
 import re
 import shlex
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from io import FileIO
 from pathlib import Path
+from typing import Protocol
 
+import msgspec
+import typer
 from rich.console import Console
 
 from monocloud_async.cli import loop
 from monocloud_async.cli.access import Access, read_key
 from monocloud_async.cli.display import say
-from monocloud_async.cli.exit_codes import ALL_DONE, SOME_FAILED
+from monocloud_async.cli.exit_codes import ALL_DONE, INTERRUPTED, SOME_FAILED
 from monocloud_async.cli.files import Kept
-from monocloud_async.cli.job import Job
+from monocloud_async.cli.job import DEFAULT_LIMITS, Job, Limits
 from monocloud_async.cli.outputs import FailuresFile, JsonLines, open_failures
-from monocloud_async.config import API_KEY
+from monocloud_async.cli.preview import Preview
+from monocloud_async.config import API_KEY, is_loopback
 from monocloud_async.endpoint import ENABLE, BulkOperation, check_user_id
+from monocloud_async.errors import ConfigurationError
+from monocloud_async.inputs import Format
 from monocloud_async.inputs.lines import Line
-from monocloud_async.inputs.reader import STDIN, IdReader, open_ids
+from monocloud_async.inputs.reader import STDIN, open_ids
 from monocloud_async.journal.file import JournalFile
 from monocloud_async.journal.store import Caller, InputInfo
 from monocloud_async.models import User
+from monocloud_async.report import figures
 from monocloud_async.sanitize import format_time
 
 __all__ = [
+    "Limits",
+    "Plan",
     "access",
     "bulk",
     "caller",
@@ -39,7 +50,7 @@ __all__ = [
 ]
 
 _PASSWORD = re.compile(r"(?<=://)[^/@\s]*@")  # of an address
-_SHOWN = 20  # bad lines that a dry run lists one by one
+_FEW = 10  # users, for whom nobody is asked
 
 
 def access(
@@ -61,7 +72,7 @@ def enable(access: Access, user_ids: Sequence[str], *, json: bool) -> int:
         job.json = JsonLines(job.stop)
     else:
         job.each_user = lambda user: say(job.out, _told(user))
-    return loop.run(job.run(access, concurrency=10))
+    return loop.run(job.run(access, Limits(concurrency=10)))
 
 
 def _told(user: User) -> str:
@@ -74,42 +85,161 @@ def _told(user: User) -> str:
     return "; ".join(parts)
 
 
-def bulk(
-    access: Access,
-    reader: IdReader,
-    *,
-    operation: BulkOperation = ENABLE,
-    concurrency: int,
-    max_rate: float | None = None,
-    failures: FileIO | None = None,
-    journal: Path | None = None,
-    caller: Caller | None = None,
-    json: bool = False,
-) -> int:
-    """Run over the input, print a summary, and return the exit code."""
-    about = reader.expected()
-    job = Job(
-        operation,
-        reader.name,
-        reader,
-        expected=about,
-        blocking=reader.size is None,
-        notes=reader.notes,
-    )
-    if journal is not None:
-        whole = "" if reader.path is None else str(reader.path.absolute())
+class Ids(Protocol):
+    """The input of a run: a file, a pipe, or a journal; see `IdReader`."""
+
+    name: str
+    found: str
+    notes: list[str]
+
+    @property
+    def form(self) -> Format: ...
+    @property
+    def column(self) -> str | None: ...
+    @property
+    def sheet(self) -> str | None: ...
+    @property
+    def header(self) -> str: ...
+    @property
+    def path(self) -> Path | None: ...
+    @property
+    def size(self) -> int | None: ...
+    def expected(self) -> int | None: ...
+    def reread(self) -> Iterator[str] | None: ...
+    def lines_again(self) -> Iterator[Line] | None: ...
+    def __iter__(self) -> Iterator[Line]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A run, as the options of a command describe it.
+
+    Attributes:
+        access: the tenant, the key and the limits of a session.
+        ids: the input.
+        operation: what to do for each user.
+        limits: how fast, and how far.
+        journal: the path of the journal, or None.
+        caller: what the user ran, for the journal.
+        json: whether to write JSON lines.
+    """
+
+    access: Access
+    ids: Ids
+    operation: BulkOperation = ENABLE
+    limits: Limits = DEFAULT_LIMITS
+    journal: Path | None = None
+    caller: Caller | None = None
+    json: bool = False
+
+    def journal_file(self) -> JournalFile | None:
+        """Return the journal, or None without one."""
+        if self.journal is None:
+            return None
+        ids = self.ids
         origin = InputInfo(
-            reader.name, reader.form, reader.column, reader.reread(), whole, about, reader.sheet
+            ids.name,
+            ids.form,
+            ids.column,
+            ids.reread(),
+            path="" if ids.path is None else str(ids.path.absolute()),
+            about=ids.expected(),
+            sheet=ids.sheet,
         )
-        file = JournalFile(
-            journal, access.tenant, operation=operation, input_info=origin, caller=caller
+        return JournalFile(
+            self.journal,
+            self.access.tenant,
+            operation=self.operation,
+            input_info=origin,
+            caller=self.caller,
         )
-        job.keep(file, journal)
-    if json:
+
+    def preview(self, err: Console | None) -> Preview:
+        """Return what is known of the run; sends nothing, and prints bad lines on the console.
+
+        Raises:
+            ConfigurationError: the run could not begin.
+        """
+        self.access.check()
+        seen = Preview(tenant=self.access.tenant, input=self.ids.name)
+        lines = self.ids.lines_again() if err is None else None
+        seen.read(iter(self.ids) if lines is None else lines, err)
+        seen.found = self.ids.found
+        seen.rate = self.limits.max_rate
+        if self.journal is not None and (file := self.journal_file()) is not None:
+            seen.look_into(file, self.journal, self.ids.reread() or iter(()))
+            if seen.rate is None and seen.done:
+                seen.rate = figures.read(self.journal).rate
+        left = max(0, seen.ids - seen.done)
+        seen.left = left if self.limits.limit is None else min(left, self.limits.limit)
+        return seen
+
+
+def bulk(plan: Plan, *, failures: FileIO | None = None, ask: bool = False) -> int:
+    """Run over the input, print a summary, and return the exit code.
+
+    Args:
+        plan: the run.
+        failures: a file for the lines that fail.
+        ask: whether to ask a person first, if there is one and it is about more than a few users.
+    """
+    ids = plan.ids
+    if ask and not _is_agreed(plan):
+        return INTERRUPTED
+    job = Job(
+        plan.operation,
+        ids.name,
+        ids,
+        expected=ids.expected(),
+        blocking=ids.size is None,
+        notes=ids.notes,
+    )
+    if plan.journal is not None and (file := plan.journal_file()) is not None:
+        job.keep(file, plan.journal)
+    if plan.json:
         job.json = JsonLines(job.stop)
     if failures is not None:
-        job.failures = FailuresFile(failures, reader, job.stop)
-    return loop.run(job.run(access, concurrency, max_rate))
+        job.failures = FailuresFile(failures, ids, job.stop)
+    return loop.run(job.run(plan.access, plan.limits))
+
+
+def _is_agreed(plan: Plan) -> bool:
+    """Ask on a terminal before requests for more than a few users leave this machine."""
+    is_near = is_loopback(plan.access.tenant)
+    if is_near or plan.ids.size is None or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return True
+    seen = plan.preview(None)
+    if seen.left <= _FEW:
+        return True
+    err = Console(stderr=True, highlight=False)
+    for line in seen.in_short(plan.operation):
+        say(err, line)
+    try:
+        if typer.confirm("Go on?", err=True):
+            return True
+    except typer.Abort:
+        typer.echo(err=True)
+    say(err, "Nothing was sent. --yes goes on without this question.")
+    return False
+
+
+def dry_run(plan: Plan) -> int:
+    """Show what a run would do, send nothing that changes a user, and return the exit code."""
+    out, err = Console(highlight=False), Console(stderr=True, highlight=False)
+    seen = plan.preview(err)
+    for note in plan.ids.notes:
+        say(err, note)
+    if plan.limits.check:
+        ids = plan.ids.reread()
+        if ids is None:
+            raise ConfigurationError("--check needs a file for a dry run, not a pipe")
+        seen.ask(plan.access, ids, err)
+    if plan.json:
+        typer.echo(msgspec.json.encode(seen))
+    else:
+        for line in seen.at_length(plan.operation):
+            say(out, line)
+    return SOME_FAILED if seen.bad_lines else ALL_DONE
 
 
 def caller(access: Access, arguments: Sequence[str], note: str) -> Caller:
@@ -123,7 +253,7 @@ def caller(access: Access, arguments: Sequence[str], note: str) -> Caller:
     return Caller(shlex.join(["monocloud-async", *shown]), note)
 
 
-def journal_path(reader: IdReader, named: Path | None, *, wanted: bool) -> Path | None:
+def journal_path(reader: Ids, named: Path | None, *, wanted: bool) -> Path | None:
     """Return the path of the journal: the named one, or by default one next to the input."""
     if named is not None or not wanted or reader.path is None:
         return named
@@ -141,35 +271,3 @@ def kept(ids: Path, api_key_file: Path | None, journal: Path | None) -> Kept:
     files.add("the file of the API key", api_key_file)
     files.add_journal(journal)
     return files
-
-
-def dry_run(
-    access: Access, reader: IdReader, journal: Path | None, operation: BulkOperation = ENABLE
-) -> int:
-    """Check every line, send nothing, and return the exit code."""
-    from monocloud_async.report.figures import users_done  # noqa: PLC0415  only if there is a journal
-
-    out, err = Console(highlight=False), Console(stderr=True, highlight=False)
-    good = bad = 0
-    for line in reader:
-        if line.user_id is not None:
-            good += 1
-            continue
-        bad += 1
-        if bad <= _SHOWN:
-            say(err, f"line {line.number} {line.problem}")
-    for note in reader.notes:
-        say(err, note)
-    say(out, f"{reader.name}: {good:,} ids, {bad:,} bad lines. Nothing was sent.")
-    access.check()
-    if journal is not None and journal.exists() and journal.stat().st_size:
-        known, latest = users_done(journal)
-        when = f" (as of {format_time(latest)} UTC)" if known else ""
-        say(
-            out,
-            f"The journal {journal} has {known:,} {operation.done} users{when}, who are not sent"
-            " again; --no-journal sends every id.",
-        )
-        good = max(0, good - known)
-    say(out, f"{good:,} would be {operation.done} on {access.tenant}.")
-    return SOME_FAILED if bad else ALL_DONE

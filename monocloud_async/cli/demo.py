@@ -51,13 +51,12 @@ def demo() -> int:
                 commands.open_ids(users, None, None) as reader,
                 commands.open_failures(failed) as kept,
             ):
-                code = commands.bulk(
-                    Access(domain=url, api_key=KEY),
-                    reader,
-                    concurrency=100,
-                    failures=kept,
+                plan = commands.Plan(
+                    access=Access(domain=url, api_key=KEY),
+                    ids=reader,
                     journal=commands.journal_path(reader, None, wanted=True),
                 )
+                code = commands.bulk(plan, failures=kept)
         if code == INTERRUPTED:
             return code
         return _show_proof(out, db, failed, expected=missing | refused)

@@ -6,12 +6,14 @@ import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from rich.console import Console
 
 from monocloud_async.bulk.run import BulkRun
+from monocloud_async.bulk.stop_rules import MAX_SAME_FAILURES
 from monocloud_async.cli.access import Access
 from monocloud_async.cli.display import TICK, Display, Tally, reasons, say, speed, summary
 from monocloud_async.cli.exit_codes import ALL_DONE, INTERRUPTED, SOME_FAILED, STOPPED, USAGE
@@ -29,6 +31,20 @@ _AHEAD = 1000  # lines that are read from a pipe in advance
 
 Lines = Iterable[Line]
 EachUser = Callable[[User], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """How fast and how far a run goes; see `MonoCloudSession.bulk_enable`."""
+
+    concurrency: int = 100
+    max_rate: float | None = None
+    max_same_failures: int | None = MAX_SAME_FAILURES
+    check: bool = False
+    limit: int | None = None
+
+
+DEFAULT_LIMITS = Limits()
 
 
 class Job:
@@ -89,16 +105,20 @@ class Job:
             else f"The journal of this run is {path}: the same command resumes the run",
         )
 
-    async def run(self, access: Access, concurrency: int, max_rate: float | None = None) -> int:
+    async def run(self, access: Access, limits: Limits = DEFAULT_LIMITS) -> int:
         """Run, print the summary, and return the exit code."""
         async with access.session() as session:
             ids = self._ids_ahead() if self._blocking else self._ids()
             self._run = run = session.bulk(
                 self.operation,
                 ids,
-                concurrency=concurrency,
-                max_rate=max_rate,
+                concurrency=limits.concurrency,
+                max_rate=limits.max_rate,
+                max_same_failures=limits.max_same_failures,
+                check=limits.check,
+                limit=limits.limit,
                 journal=self._journal,
+                count=self._expected,
             )
             try:
                 with (

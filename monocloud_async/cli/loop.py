@@ -6,6 +6,13 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from typing import TypeVar
 
+import typer
+from rich.console import Console
+
+from monocloud_async.cli.display import say
+from monocloud_async.cli.exit_codes import INTERRUPTED, STOPPED
+from monocloud_async.errors import ConfigurationError, InvalidUserIdError, MonoCloudError
+
 T = TypeVar("T")
 
 
@@ -31,6 +38,25 @@ async def until_interrupted(work: Coroutine[object, object, T]) -> T:
 
     with signals(interrupt):
         return await task
+
+
+def ask_tenant(work: Coroutine[object, object, object], err: Console) -> None:
+    """Do work that only asks the tenant, on a new event loop.
+
+    Raises:
+        Exit: it was interrupted, or the tenant does not answer; an error of one line was printed.
+        ConfigurationError, InvalidUserIdError: an error of usage.
+    """
+    try:
+        run(until_interrupted(work))
+    except (ConfigurationError, InvalidUserIdError):
+        raise
+    except asyncio.CancelledError:
+        say(err, "Interrupted")
+        raise typer.Exit(INTERRUPTED) from None
+    except MonoCloudError as error:
+        say(err, f"Error: {error}")
+        raise typer.Exit(STOPPED) from None
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from monocloud_async.inputs import Format
+from monocloud_async.inputs import By, Format
 
 
 class TableFormat(StrEnum):
@@ -40,6 +40,44 @@ Attempts = Annotated[int, typer.Option(min=1, help="Maximum requests for one use
 Json = Annotated[
     bool, typer.Option("--json", help="Write one JSON object per line to stdout, the summary last.")
 ]
+Yes = Annotated[
+    bool,
+    typer.Option("--yes", "-y", help="Do not ask before requests are sent, as for scripts."),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Show what the run would do, and make its checks; nobody is changed. With --check, the"
+        " tenant is asked as well.",
+    ),
+]
+ByWhat = Annotated[
+    By,
+    typer.Option(
+        "--by",
+        help="What the input names users by. E-mail addresses are looked up in the list of all"
+        " users, and must each be those of exactly one user.",
+    ),
+]
+Concurrency = Annotated[int, typer.Option(min=1, help="Maximum requests in flight.")]
+MaxRate = Annotated[
+    float | None,
+    typer.Option(help="Maximum requests per second. Default: the limit that the tenant enforces."),
+]
+Limit = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", help="Only the first N users who are left."),
+]
+MaxSameFailures = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        metavar="N",
+        help="Stop if the first N users all fail in the same way; 0 for never.",
+    ),
+]
+Note = Annotated[str, typer.Option(help="A note for the journal and its report, such as a ticket.")]
 Column = Annotated[
     str | None,
     typer.Option(

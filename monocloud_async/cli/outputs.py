@@ -7,13 +7,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
 from monocloud_async.errors import ConfigurationError, MonoCloudError, StatusError
 from monocloud_async.inputs.lines import Line
-from monocloud_async.inputs.reader import IdReader
 from monocloud_async.outcome import REPORT_FIELDS, BulkReport, Outcome
 from monocloud_async.sanitize import clean
 
@@ -96,10 +95,17 @@ def _described(error: MonoCloudError) -> dict[str, Any]:
     return members
 
 
+class HasHeader(Protocol):
+    """An input with a text above its first row, which is empty until it is read."""
+
+    @property
+    def header(self) -> str: ...  # noqa: D102
+
+
 class FailuresFile:
     """Writes the lines of the input that failed, unchanged."""
 
-    def __init__(self, file: FileIO, reader: IdReader, on_broken: OnBroken) -> None:
+    def __init__(self, file: FileIO, reader: HasHeader, on_broken: OnBroken) -> None:
         self._file = file  # unbuffered, so that a killed process loses nothing
         self._reader = reader
         self._on_broken = on_broken

@@ -1,6 +1,5 @@
 """Implements `users`: finds users by their state, time of change or e-mail address."""
 
-import asyncio
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,12 +10,12 @@ from rich.console import Console
 from monocloud_async.cli import loop
 from monocloud_async.cli.access import Access
 from monocloud_async.cli.display import say
-from monocloud_async.cli.exit_codes import ALL_DONE, INTERRUPTED, SOME_FAILED, STOPPED
+from monocloud_async.cli.exit_codes import ALL_DONE, SOME_FAILED
 from monocloud_async.cli.list_display import shown
 from monocloud_async.cli.options import TableFormat
 from monocloud_async.cli.tables import Cell, Row, open_table
 from monocloud_async.cli.times import iso
-from monocloud_async.errors import ConfigurationError, InvalidUserIdError, MonoCloudError
+from monocloud_async.errors import ConfigurationError
 from monocloud_async.inputs import By
 from monocloud_async.inputs.reader import open_ids
 from monocloud_async.models import User
@@ -38,6 +37,7 @@ class Selection:
         after: changed at this time or later, in seconds since 1970.
         before: changed before this time.
         emails: how many users have each of these addresses, as `folded` returns them.
+        found: how many users are wanted.
         undecided: users who were left out, because the list does not have what decides.
     """
 
@@ -45,6 +45,7 @@ class Selection:
     after: float | None = None
     before: float | None = None
     emails: Counter[str] | None = None
+    found: int = field(default=0, init=False)
     undecided: int = field(default=0, init=False)
 
     def has(self, user: User) -> bool:
@@ -60,11 +61,13 @@ class Selection:
             self.undecided += 1
             return False
         changed = user.last_updated or 0
-        return (
+        is_wanted = (
             (self.disabled is None or user.disabled is self.disabled)
             and (self.after is None or changed >= self.after)
             and (self.before is None or changed < self.before)
         )
+        self.found += is_wanted
+        return is_wanted
 
 
 def folded(address: str) -> str:
@@ -105,35 +108,21 @@ def users(
         raise ConfigurationError("--changed-after is not before --changed-before")
     err = Console(stderr=True, highlight=False)
 
-    async def find(row: Row) -> int:
+    async def find(row: Row) -> None:
         async with access.session() as session:
-            found = 0
             listed = session.list_users(filter=query, group=group)
             say(err, f"Reading the users of {access.tenant}")
             async with shown(err, listed, session.pace):
                 async for user in listed:
                     if selection.has(user):
-                        found += 1
                         row(cells(user))
             again = f"; {listed.repeated:,} came twice, as pages shifted" if listed.repeated else ""
-            say(err, f"{found:,} of {listed.returned:,} users{again}")
-            return found
+            where = "" if output is None else f", in {output}"
+            say(err, f"{selection.found:,} of {listed.returned:,} users{where}{again}")
 
-    try:
-        with open_table(output, form, COLUMNS) as row:
-            found = loop.run(loop.until_interrupted(find(row)))
-    except asyncio.CancelledError:
-        say(err, "Interrupted; nothing was written")
-        return INTERRUPTED
-    except (ConfigurationError, InvalidUserIdError):
-        raise  # an error of usage
-    except MonoCloudError as error:
-        say(err, f"Error: {error}")
-        say(err, "Nothing was written")
-        return STOPPED
+    with open_table(output, form, COLUMNS) as row:
+        loop.ask_tenant(find(row), err)
     is_sure = _tell_doubts(err, selection, bad_lines)
-    if output is not None:
-        say(err, f"{output} has {found:,} users")
     return ALL_DONE if is_sure else SOME_FAILED
 
 

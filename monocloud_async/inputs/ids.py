@@ -34,6 +34,12 @@ _STRANGE: Final = re.compile(r"[\"'`,;|<>{}\[\]\ufffd\ud800-\udfff]")
 _NAMED: Final = {",": "a comma", ";": "a semicolon", "|": "a bar"}
 
 
+EMAIL_IN_PLACE: Final = (
+    "has an e-mail address in place of an id (the user_id of the dashboard or of GET /users);"
+    " --by email looks the users up"
+)
+
+
 class NotAnIdError(Exception):
     """The text is not exactly one id; the message says why, to follow "line 3 "."""
 
@@ -98,10 +104,7 @@ def _unmarked(text: str) -> str:
 def _problem(text: str) -> str | None:
     """Return why a text that is more than letters and digits is no id, as far as that is known."""
     if _EMAIL.fullmatch(text):
-        return (
-            "has an e-mail address in place of an id (the user_id of the dashboard or of GET"
-            " /users); --by email looks the users up"
-        )
+        return EMAIL_IN_PLACE
     if text.startswith("#"):
         return "begins with #, as a comment or an error of a spreadsheet does"
     if _ROUNDED.fullmatch(text):

@@ -65,6 +65,7 @@ class IdReader:
         header: the text above the first row of a table, once it is read.
         found: what the input is, once the first line is read: "csv with tabs, column 'id'".
         notes: what else people should know of it.
+        resolve: returns a line with a user id in place of what the line names a user by.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class IdReader:
         self.header = ""
         self.found = str(form)
         self.notes: list[str] = []
+        self.resolve: Callable[[Line], Line] | None = None
         self.sheet = sheet
         self._stream = stream
 
@@ -109,13 +111,24 @@ class IdReader:
 
     def reread(self) -> Iterator[str] | None:
         """Return the valid ids, read again from the start, or None for a pipe."""
-        if self.path is None:
-            return None
-        return _ids(self.path, self.form, self.column, self.sheet, self.by)
+        lines = self.lines_again()
+        return None if lines is None else (line.user_id for line in lines if line.user_id)
+
+    def lines_again(self) -> Iterator[Line] | None:
+        """Return the lines, read again from the start, or None for a pipe."""
+        return None if self.path is None else self._again(self.path)
+
+    def _again(self, path: Path) -> Iterator[Line]:
+        with open_ids(path, self.form, self.column, sheet=self.sheet, by=self.by) as reader:
+            reader.resolve = self.resolve
+            for line in reader:
+                self.found = reader.found
+                yield line
 
     def __iter__(self) -> Iterator[Line]:
         with self._readable():
-            yield from self._lines()
+            lines = self._lines()
+            yield from lines if self.resolve is None else map(self.resolve, lines)
 
     @contextmanager
     def _readable(self) -> Iterator[None]:
@@ -310,8 +323,3 @@ def open_ids(
         # A thread may block in a pipe's `read`, and `close` would wait for it. The exit ends both.
         if stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
             stream.close()
-
-
-def _ids(path: Path, form: Format, column: str | None, sheet: str | None, by: By) -> Iterator[str]:
-    with open_ids(path, form, column, sheet=sheet, by=by) as reader:
-        yield from (line.user_id for line in reader if line.user_id is not None)

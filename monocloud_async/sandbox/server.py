@@ -70,8 +70,9 @@ class Sandbox(InAThread):
             1970. Default: each at a time of its own.
         paging_header: whether a list has the header `x-pagination`.
         max_page_size: the largest page of a list; larger ones are cut.
-        shift_pages: after each page of a list, one enabled user leaves the tenant and another one
-            signs up, so that the same user may come twice, and another one in no page.
+        shift_pages: after each page of a list, one enabled user whom nobody has changed leaves the
+            tenant, and another one signs up. So the same user may be on two pages, and another one
+            on none.
 
     All of `latency`, `rate_limit`, `burst`, `retry_after`, `error_rate`, `paging_header`,
     `max_page_size` and `shift_pages` may be changed at any time.

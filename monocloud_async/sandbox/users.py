@@ -67,6 +67,7 @@ class Users:
         self._sql.create_function("mentions", 3, _mentions, deterministic=True)
         self._sql.create_function("merged", 2, _merged, deterministic=True)
         self._newcomers = 0
+        self._began = int(time.time())
 
     def seed(
         self, users: int | Iterable[str], others: int, *, seed: int, disabled_at: float | None
@@ -177,12 +178,17 @@ class Users:
         return total, [_summary(_person(row)) for row in rows]
 
     def shift(self) -> None:
-        """Delete the oldest enabled user, and add a new one: the total stays, the pages shift."""
+        """Delete the oldest enabled user whom nobody has changed, and add a new one.
+
+        The total stays the same, and the pages shift.
+        """
         self._newcomers += 1
         with self._sql:
             self._sql.execute(
                 "DELETE FROM users WHERE position = (SELECT position FROM users"
-                " WHERE NOT disabled ORDER BY creation_time, position LIMIT 1)"
+                " WHERE NOT disabled AND last_updated < ?"
+                " ORDER BY creation_time, position LIMIT 1)",
+                (self._began,),
             )
             now = int(time.time())
             self._insert(f"newcomer{self._newcomers}", disabled=False, changed=now, created=now)

@@ -12,6 +12,7 @@ from conftest import QUICK
 
 import monocloud_async as m
 from monocloud_async import MonoCloudSession
+from monocloud_async.endpoint import ENABLE
 from monocloud_async.sandbox import Sandbox
 
 
@@ -35,6 +36,11 @@ def states(sandbox: Sandbox) -> dict[str, bool]:
     return {user_id: sandbox.is_disabled(user_id) for user_id in sandbox.user_ids()}
 
 
+async def as_async(ids: list[str]) -> AsyncIterator[str]:
+    for user_id in ids:
+        yield user_id
+
+
 async def test_many_users_are_looked_up_in_the_list(
     sandbox: Sandbox, session: MonoCloudSession, tmp_path: Path
 ) -> None:
@@ -50,6 +56,16 @@ async def test_many_users_are_looked_up_in_the_list(
     assert report.requests == sandbox.stats().requests == 5 + disabled + 1
     assert before(path) == {**was, "nobody": None}
     assert sandbox.stats().users["disabled"] == 0
+
+
+async def test_a_first_user_who_needs_no_request_does_not_hold_up_the_others(
+    sandbox: Sandbox, session: MonoCloudSession
+) -> None:
+    ids = sorted(sandbox.user_ids(), key=sandbox.is_disabled)
+    for user_ids in (ids, as_async(ids)):
+        report = await session.bulk(ENABLE, user_ids, check=True, count=len(ids), concurrency=5)
+        assert report.already_enabled + report.enabled == 200
+        assert report.already_enabled > 0
 
 
 @pytest.mark.parametrize("known", [True, False])

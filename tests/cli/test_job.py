@@ -30,7 +30,8 @@ def test_a_run_of_another_operation_says_so_everywhere(
     def disable(ids: list[str]) -> tuple[str, str]:
         users.write_text("".join(f"{user_id}\n" for user_id in ids))
         with open_ids(users, None, None) as reader:
-            code = commands.bulk(access, reader, operation=DISABLE, concurrency=10, journal=journal)
+            plan = commands.Plan(access=access, ids=reader, operation=DISABLE, journal=journal)
+            code = commands.bulk(plan)
         assert code == 0
         return capfd.readouterr()
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,7 +51,7 @@ def test_who_was_disabled_in_an_hour_is_found_and_can_be_enabled(
     found = {row["user_id"] for row in rows(lost)}
     assert found == expected(sandbox, disabled=True, hour=True)
     assert len(found) == 60
-    assert f"{lost} has 60 users" in done.err
+    assert re.search(rf"60 of 30\d users, in {lost}", done.err)
     assert f"Reading the users of {sandbox.url}" in done.err
     assert done.out == ""
     assert cli("bulk", lost).code == 0
@@ -156,7 +157,6 @@ def test_no_file_is_better_than_a_part_of_one(
     done = cli("users", "--disabled", "-o", lost)
     assert done.code == 3
     assert len([line for line in done.err.splitlines() if line.startswith("Error: ")]) == 1
-    assert "Nothing was written" in done.err
     assert "4711" not in done.err
     assert lost.read_text() == "of yesterday"
     assert list(tmp_path.iterdir()) == [lost]
@@ -200,7 +200,7 @@ def test_an_interrupted_list_leaves_nothing(sandbox: Sandbox, tmp_path: Path) ->
         process.send_signal(signal.SIGTERM)
         _, err = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert "Interrupted; nothing was written" in err
+    assert "Interrupted" in err
     assert list(tmp_path.iterdir()) == []
 
 

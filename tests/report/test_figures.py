@@ -13,7 +13,7 @@ import pytest
 from monocloud_async import ConfigurationError, MonoCloudSession
 from monocloud_async.journal.lock import Lock
 from monocloud_async.journal.paths import lock_path
-from monocloud_async.report.figures import Halt, State, ended, read, users_done
+from monocloud_async.report.figures import Halt, State, ended, read
 from monocloud_async.report.rows import failures
 from monocloud_async.sandbox import Sandbox
 
@@ -39,7 +39,7 @@ def test_the_figures_put_the_runs_one_after_the_other(journal: Path) -> None:
     assert isinstance(figures.halts[0], Halt)
 
 
-@pytest.mark.parametrize("look", [read, users_done, lambda path: list(failures(path))])
+@pytest.mark.parametrize("look", [read, lambda path: list(failures(path))])
 def test_a_journal_of_an_unknown_operation_is_refused(
     look: Callable[[Path], object], journal: Path
 ) -> None:

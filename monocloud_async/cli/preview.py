@@ -1,0 +1,174 @@
+"""The preview of a run: what it would do, and how much of that is certain."""
+
+from collections import Counter, deque
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from rich.console import Console
+
+from monocloud_async.cli import loop
+from monocloud_async.cli.access import Access
+from monocloud_async.cli.display import say
+from monocloud_async.cli.states import State, look_up
+from monocloud_async.cli.times import iso
+from monocloud_async.endpoint import BulkOperation
+from monocloud_async.inputs.lines import Line
+from monocloud_async.journal.file import JournalFile
+from monocloud_async.outcome import BulkReport
+from monocloud_async.ratelimit.limiter import RateLimiter
+from monocloud_async.user_list import IdSet
+
+_SHOWN: Final = 20  # bad lines that are listed one by one
+_SAMPLE: Final = 2  # ids from the start, and from the end
+_RATES: Final = (10, 100)  # users per second, where nobody knows the tenant's limit
+
+
+class Preview(msgspec.Struct, kw_only=True):
+    """What is known of a run before it begins.
+
+    Attributes:
+        tenant: the address of the tenant.
+        input: the name of the input.
+        found: what the input is: its format and its column.
+        ids: how many ids it has.
+        duplicates: how many of them are not the first of their kind.
+        bad_lines: how many lines have no valid id.
+        first, last: some ids from the start and from the end.
+        journal: the path of the journal, or None.
+        done: for how many users it has been done, according to the journal.
+        latest: when the last of these was recorded, or None.
+        left: how many users the run would send a request for.
+        rate: the expected number of users per second: the limit, or that of earlier runs, if any.
+        states: how many of those who are left are in which state, if the tenant was asked.
+    """
+
+    tenant: str
+    input: str
+    found: str = ""
+    ids: int = 0
+    duplicates: int = 0
+    bad_lines: int = 0
+    first: list[str] = []
+    last: list[str] = []
+    journal: str | None = None
+    done: int = 0
+    latest: str | None = None
+    left: int = 0
+    rate: float | None = None
+    states: dict[str, int] | None = None
+
+    def read(self, lines: Iterator[Line], err: Console | None) -> None:
+        """Read all lines, and print the first bad ones if there is a console."""
+        seen = IdSet()
+        last = deque[str](maxlen=_SAMPLE)
+        for line in lines:
+            if line.user_id is None:
+                self.bad_lines += 1
+                if err is not None and self.bad_lines <= _SHOWN:
+                    say(err, f"line {line.number} {line.problem}")
+                continue
+            self.ids += 1
+            self.duplicates += not seen.add(line.user_id)
+            if self.ids <= _SAMPLE:
+                self.first.append(line.user_id)
+            else:
+                last.append(line.user_id)
+        self.last = list(last)
+
+    def look_into(self, journal: JournalFile, path: Path, ids: Iterator[str]) -> None:
+        """Add what the journal has; makes the same checks as a run, and writes nothing.
+
+        Args:
+            journal: the journal of the run.
+            path: its path, for people.
+            ids: the ids of the input.
+
+        Raises:
+            ConfigurationError: a run could not use this journal.
+        """
+
+        async def look() -> None:
+            report, limiter = BulkReport(), RateLimiter()
+            try:
+                reached = await journal.open(report, limiter, ids)
+                position = 0
+                for position, user_id in enumerate(islice(ids, reached), 1):
+                    await journal.enabled(position - 1, user_id)
+                journal.check_length(position)
+            finally:
+                await journal.close(report, limiter, "")
+
+        loop.run(look())
+        self.journal = str(path)
+        self.done = journal.users_done
+        self.latest = iso(journal.latest) if journal.latest else None
+
+    def ask(self, access: Access, ids: Iterator[str], err: Console) -> None:
+        """Add the states of the users; raises `Exit` if the tenant does not tell."""
+
+        async def ask() -> None:
+            states = Counter[State]()
+            async with access.session() as session:
+                async for looked in look_up(access, session, ids, self.ids, err):
+                    states[looked.state] += 1
+            self.states = {state.value: states[state] for state in State}
+
+        loop.ask_tenant(ask(), err)
+
+    def in_short(self, operation: BulkOperation) -> list[str]:
+        """Return three lines for people."""
+        doubles = f", {self.duplicates:,} of them twice" if self.duplicates else ""
+        sample = ", ".join(map(repr, self.first))
+        if self.last:
+            sample += f" ... {', '.join(map(repr, self.last))}"
+        journal = (
+            "" if not self.done else f"; {self.done:,} were {operation.done} before, by the journal"
+        )
+        return [
+            f"{self.input}: {self.ids:,} ids{doubles}, {self.bad_lines:,} bad lines ({self.found})",
+            f"The ids: {sample}{journal}",
+            f"{self.left:,} would be {operation.done} on {self.tenant}{self._duration()}",
+        ]
+
+    def at_length(self, operation: BulkOperation) -> list[str]:
+        """Return the lines of a dry run."""
+        sent = "Nothing was sent." if self.states is None else "Nothing was changed."
+        lines = [
+            f"{self.input}: {self.ids:,} ids, {self.bad_lines:,} bad lines. {sent}",
+            f"It is {self.found}.",
+        ]
+        if self.first:
+            rest = f"; the last ones: {', '.join(map(repr, self.last))}" if self.last else ""
+            lines.append(f"The first ids: {', '.join(map(repr, self.first))}{rest}.")
+        if self.duplicates:
+            lines.append(f"{self.duplicates:,} of the ids are duplicates, which is harmless.")
+        if self.done:
+            lines.append(
+                f"The journal {self.journal} has {self.done:,} {operation.done} users, who are not"
+                f" sent again; the latest at {self.latest}."
+            )
+        elif self.journal:
+            lines.append(f"The journal {self.journal} has no {operation.done} users.")
+        if self.states is not None:
+            lines.append("The key works. Of the ids, by the tenant:")
+            lines += [f"  {count:,} {state}" for state, count in self.states.items() if count]
+        lines.append(f"{self.left:,} would be {operation.done} on {self.tenant}{self._duration()}.")
+        return lines
+
+    def _duration(self) -> str:
+        if not self.left:
+            return ""
+        if self.rate:
+            return f", in about {_time(self.left / self.rate)} at {self.rate:,.0f} a second"
+        guesses = " or ".join(f"{_time(self.left / rate)} at {rate} a second" for rate in _RATES)
+        return f"; how long that takes depends on the tenant's limit: {guesses}"
+
+
+def _time(seconds: float) -> str:
+    for size, unit in ((3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:,.1f} {unit}"
+    return f"{max(1, round(seconds))} s"

@@ -1,0 +1,76 @@
+"""The input of `undo`: the users whom a run has enabled, and who were disabled before it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from monocloud_async.endpoint import ENABLE
+from monocloud_async.errors import ConfigurationError
+from monocloud_async.inputs import By, Format
+from monocloud_async.inputs.lines import Line
+from monocloud_async.journal.before import count_undoable, read_head, undoable
+
+
+class UndoIds:
+    """The users to disable again, as an input of a run; see `IdReader` for the attributes.
+
+    Args:
+        journal: the journal of the run.
+        tenant: the address of the tenant.
+
+    Attributes:
+        unknown: users whom the run has enabled, and of whom the journal does not know what was
+            before.
+
+    Raises:
+        ConfigurationError: the journal is another tenant's, or does not know what was before.
+    """
+
+    form = Format.TXT
+    by = By.ID
+    column = None
+    header = ""
+    sheet = None
+
+    def __init__(self, journal: Path, tenant: str) -> None:
+        head = read_head(journal)
+        if head.tenant != tenant:
+            raise ConfigurationError(
+                f"the journal {journal} belongs to the tenant {head.tenant}, not to {tenant}"
+            )
+        if head.operation.endpoint != ENABLE.endpoint:
+            raise ConfigurationError(
+                f"the journal {journal} is of {head.operation.endpoint}; only a run that enabled"
+                " users can be undone"
+            )
+        self._count, self.unknown = count_undoable(journal)
+        if self.unknown and not self._count:
+            raise ConfigurationError(
+                f"the journal {journal} does not know who was disabled before the run, so nothing"
+                " can be undone safely; a run with --check records it"
+            )
+        self.name = str(journal)
+        self.path = journal
+        self.size = journal.stat().st_size
+        self.found = "a journal, whose users were disabled before the run"
+        self.notes: list[str] = []
+        if self.unknown:
+            self.notes.append(
+                f"{self.unknown:,} users stay enabled: the journal does not know what they were"
+                " before the run"
+            )
+
+    def expected(self) -> int:
+        """Return how many users there are."""
+        return self._count
+
+    def reread(self) -> Iterator[str]:
+        """Return the users from the start."""
+        return undoable(self.path)
+
+    def lines_again(self) -> Iterator[Line]:
+        """Return the lines from the start."""
+        return iter(self)
+
+    def __iter__(self) -> Iterator[Line]:
+        for number, user_id in enumerate(undoable(self.path), 1):
+            yield Line(number, f"{user_id}\n", user_id)

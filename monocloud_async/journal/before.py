@@ -1,0 +1,84 @@
+"""Reads from a journal who was in which state before the run, and what its outcome was."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from monocloud_async.endpoint import BULK_OPERATIONS, BulkOperation
+from monocloud_async.errors import ConfigurationError
+from monocloud_async.journal.schema import MAGIC
+from monocloud_async.journal.snapshot import reading
+from monocloud_async.sanitize import clean
+
+# Whoever was disabled before, and is enabled now or may be: a request may have been sent before a
+# kill, without a record. Such a user may be found to be enabled by the next run.
+_UNDOABLE: Final = """
+FROM before LEFT JOIN users USING (position) WHERE before.disabled = 1
+AND ifnull(users.outcome, 'unknown') IN ('enabled', 'already_enabled', 'unknown')
+"""
+
+
+class Record(NamedTuple):
+    """The id of a user and the recorded outcome."""
+
+    user_id: str
+    outcome: str
+
+
+class JournalHead(NamedTuple):
+    """Which run a journal is of, and how many users it has."""
+
+    tenant: str
+    operation: BulkOperation
+    users: int
+
+
+def is_journal(path: Path) -> bool:
+    """Return whether the file is a database, and so no list of ids."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(MAGIC)) == MAGIC
+    except OSError:
+        return False
+
+
+def read_head(path: Path) -> JournalHead:
+    """Return which run the journal is of; raises `ConfigurationError` if it is no journal."""
+    with reading(path) as (sql, _):
+        tenant, endpoint = sql.execute("SELECT tenant, endpoint FROM header").fetchone()
+        (users,) = sql.execute("SELECT count(*) FROM users").fetchone()
+    for operation in BULK_OPERATIONS.values():
+        if operation.endpoint == endpoint:
+            return JournalHead(tenant, operation, users)
+    raise ConfigurationError(f"the journal {path} is of {clean(endpoint)}, which is unknown")
+
+
+def records(path: Path) -> Iterator[Record]:
+    """Yield the users of the journal in the order of the input."""
+    with reading(path) as (sql, _):
+        for row in sql.execute("SELECT user_id, outcome FROM users ORDER BY position"):
+            yield Record(*row)
+
+
+def count_undoable(path: Path) -> tuple[int, int]:
+    """Return how many users an undo disables, and of how many nobody knows what was before."""
+    with reading(path) as (sql, form):
+        if form == 1:  # which had no table `before`
+            (unknown,) = sql.execute(
+                "SELECT count(*) FROM users WHERE outcome = 'enabled'"
+            ).fetchone()
+            return 0, unknown
+        (count,) = sql.execute(f"SELECT count(*) {_UNDOABLE}").fetchone()
+        (unknown,) = sql.execute(
+            "SELECT count(*) FROM users WHERE outcome = 'enabled' AND position NOT IN"
+            " (SELECT position FROM before WHERE disabled IS NOT NULL)"
+        ).fetchone()
+        return count, unknown
+
+
+def undoable(path: Path) -> Iterator[str]:
+    """Yield the users who were disabled before the run, and whom it enabled or may have enabled."""
+    with reading(path) as (sql, _):
+        text = f"SELECT before.user_id {_UNDOABLE} ORDER BY before.position"
+        for (user_id,) in sql.execute(text):
+            yield user_id

@@ -1,0 +1,273 @@
+"""The commands `check` and `undo`, and `bulk` with what it looks up before it sends anything."""
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from terminal import Cli
+
+from monocloud_async import config
+from monocloud_async.sandbox import Sandbox
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox(users=40, others=160) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def users(sandbox: Sandbox, tmp_path: Path) -> Path:
+    """A file of all users, of whom 40 and a few others are disabled."""
+    return written(tmp_path / "users.txt", sandbox.user_ids())
+
+
+def written(path: Path, ids: list[str]) -> Path:
+    path.write_text("".join(f"{user_id}\n" for user_id in ids))
+    return path
+
+
+def disabled(sandbox: Sandbox) -> set[str]:
+    return {user_id for user_id in sandbox.user_ids() if sandbox.is_disabled(user_id)}
+
+
+def test_check_tells_each_state_and_ends_with_0_once_all_are_enabled(
+    cli: Cli, sandbox: Sandbox, users: Path, tmp_path: Path
+) -> None:
+    was = len(disabled(sandbox))
+    sandbox.add_user("locked", disabled=False, block_until=2_000_000_000)
+    written(users, [*sandbox.user_ids(), "nobody"])
+    table = tmp_path / "states.csv"
+    done = cli("check", users, "-o", table)
+    assert done.code == 1
+    assert f"{200 - was:,} enabled\n" in done.out
+    assert f"{was} disabled" in done.out
+    assert "1 enabled, but locked out after failed sign-ins" in done.out
+    assert "1 unknown to the tenant" in done.out
+    assert "locked,locked,2033-05-18T03:33:20Z," in table.read_text().splitlines()
+    assert "nobody,missing,," in table.read_text().splitlines()
+    written(users, sandbox.user_ids())
+    assert cli("bulk", users).code == 0
+    assert cli("check", users).code == 0
+
+
+@pytest.mark.parametrize(("count", "requests"), [(2, 2), (200, 5)])
+def test_the_way_with_fewer_requests_is_taken(
+    cli: Cli, sandbox: Sandbox, users: Path, count: int, requests: int
+) -> None:
+    written(users, sandbox.user_ids()[:count])
+    done = cli("check", users, "--json")
+    assert sandbox.stats().requests == requests
+    *rows, summary = map(json.loads, done.out.splitlines())
+    assert {row["user_id"]: row["state"] for row in rows} == {
+        user_id: "disabled" if sandbox.is_disabled(user_id) else "enabled"
+        for user_id in sandbox.user_ids()[:count]
+    }
+    assert summary["summary"]["bad_lines"] == 0
+    assert sum(summary["summary"].values()) == count
+
+
+def test_a_journal_is_compared_with_what_is(cli: Cli, sandbox: Sandbox, users: Path) -> None:
+    journal = users.with_name("users.txt.journal")
+    ids = sandbox.user_ids()
+    sandbox.script(ids[1], 422)
+    assert cli("bulk", users).code == 1
+    assert cli("check", journal).code == 1
+    sandbox.add_user(ids[0], disabled=True)
+    sandbox.add_user(ids[1], disabled=False)
+    done = cli("check", journal)
+    assert done.code == 1
+    assert "1 of them were enabled by the journal, and are not any more" in done.out
+    assert "1 of them are enabled now, although the run failed for them" in done.out
+    assert f"user {ids[0]!r} is disabled" in done.err
+
+
+def test_check_refuses_what_it_cannot_tell(
+    cli: Cli, sandbox: Sandbox, users: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = users.with_name("users.txt.journal")
+    cli("bulk", users, "--limit", 1)
+    monkeypatch.setenv(config.API_KEY, "wrong-4711")
+    done = cli("check", users)
+    assert done.code == 3
+    assert "401" in done.err
+    monkeypatch.setenv(config.DOMAIN, "http://127.0.0.1:1")
+    assert cli("check", users, "--attempts", 1).code == 3
+    done = cli("check", journal)
+    assert (done.code, "belongs to the tenant" in done.err) == (2, True)
+    assert cli("check", users.with_name("no.txt")).code == 2
+    assert sandbox.stats().users["enabled"] > 0
+
+
+def test_bulk_check_leaves_out_who_is_enabled_and_undo_takes_back_only_the_others(
+    cli: Cli, sandbox: Sandbox, users: Path
+) -> None:
+    journal = users.with_name("users.txt.journal")
+    was = disabled(sandbox)
+    done = cli("bulk", users, "--check", "--yes")
+    assert done.code == 0
+    assert f"{len(was)}  enabled" in done.out
+    assert f"{200 - len(was)}  enabled before" in done.out
+    assert disabled(sandbox) == set()
+    sandbox.add_user(min(was), disabled=True)  # somebody else did it
+    done = cli("undo", journal, "--dry-run")
+    assert (done.code, disabled(sandbox)) == (0, {min(was)})
+    assert f"{len(was)} would be disabled on {sandbox.url}" in done.out
+    done = cli("undo", journal, "--yes")
+    assert done.code == 0
+    assert disabled(sandbox) == was
+    assert f"{len(was)}  disabled" in done.out
+    assert cli("check", journal.with_name("users.txt.journal.undo")).code == 0
+    assert cli("report", journal.with_name("users.txt.journal.undo")).code == 0
+    again = cli("undo", journal, "--yes")
+    assert f"{len(was)}  disabled before" in again.out
+
+
+def test_undo_refuses_a_run_that_did_not_look(cli: Cli, sandbox: Sandbox, users: Path) -> None:
+    journal = users.with_name("users.txt.journal")
+    cli("bulk", users)
+    requests = sandbox.stats().requests
+    done = cli("undo", journal, "--yes")
+    assert done.code == 2
+    assert "does not know who was disabled before the run" in done.err
+    assert "a run with --check records it" in done.err
+    assert sandbox.stats().requests == requests
+
+
+def test_undo_leaves_alone_whom_the_journal_does_not_know(
+    cli: Cli, sandbox: Sandbox, users: Path
+) -> None:
+    journal = users.with_name("users.txt.journal")
+    written(users, sandbox.user_ids()[:20])
+    cli("bulk", users, "--limit", 8)
+    cli("bulk", users, "--check")
+    done = cli("undo", journal, "--yes")
+    assert done.code == 1
+    assert "8 users stay enabled" in done.err
+    assert disabled(sandbox) >= set(sandbox.user_ids()[8:20])
+    assert not disabled(sandbox) & set(sandbox.user_ids()[:8])
+
+
+def test_undo_refuses_other_journals(
+    cli: Cli, users: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = users.with_name("users.txt.journal")
+    cli("bulk", users, "--check")
+    cli("undo", journal)
+    done = cli("undo", f"{journal}.undo")
+    assert (done.code, "only a run that enabled" in done.err) == (2, True)
+    assert cli("undo", users).code == 2
+    monkeypatch.setenv(config.DOMAIN, "http://127.0.0.1:1")
+    done = cli("undo", journal)
+    assert (done.code, "belongs to the tenant" in done.err) == (2, True)
+
+
+def test_undo_knows_who_was_in_flight_when_the_run_was_killed(
+    cli: Cli, sandbox: Sandbox, users: Path
+) -> None:
+    """The request was sent, and the kill came before the record of its outcome."""
+    journal = users.with_name("users.txt.journal")
+    was = disabled(sandbox)
+    cli("bulk", users, "--check")
+    with closing(sqlite3.connect(journal)) as sql, sql:
+        sql.execute("DELETE FROM users WHERE outcome = 'enabled' AND position % 2")
+    assert cli("undo", journal).code == 0
+    assert disabled(sandbox) == was
+
+
+def test_e_mail_addresses_are_refused_as_ids_and_resolved_if_asked(
+    cli: Cli, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    ids = sandbox.user_ids()[:5]
+    addresses = [(sandbox.user(user_id) or {})["emails"][0]["email"] for user_id in ids]
+    ticket = written(tmp_path / "ticket.txt", addresses)
+    done = cli("bulk", ticket)
+    assert (done.code, "add --by email" in done.err) == (2, True)
+    assert sandbox.stats().requests == 0
+    for twin in ("ada", "bob"):
+        sandbox.add_user(twin, emails=[{"email": "twin@example.com"}])
+    written(ticket, [*map(str.upper, addresses), "twin@example.com", "nobody@example.com"])
+    failed = tmp_path / "failed.txt"
+    done = cli("bulk", ticket, "--by", "email", "--failures", failed)
+    assert done.code == 1
+    assert "line 6 has the e-mail address twin@example.com, which several users have" in done.err
+    assert "line 7 has the e-mail address nobody@example.com, which no user has" in done.err
+    assert failed.read_text() == "twin@example.com\nnobody@example.com\n"
+    assert not disabled(sandbox) & set(ids)
+    assert sandbox.is_disabled("ada")
+    again = cli("bulk", ticket, "--by", "email")
+    assert "5  enabled before" in again.out
+
+
+def test_a_dry_run_says_what_it_knows_and_how(
+    cli: Cli, sandbox: Sandbox, users: Path, tmp_path: Path
+) -> None:
+    ids = sandbox.user_ids()
+    table = tmp_path / "users.csv"
+    table.write_text("name,user_id\n" + "".join(f"x,{user_id}\n" for user_id in [*ids, ids[0]]))
+    done = cli("bulk", table, "--dry-run", "--max-rate", 50)
+    assert (done.code, sandbox.stats().requests) == (0, 0)
+    assert "201 ids, 0 bad lines. Nothing was sent." in done.out
+    assert "column 'user_id'" in done.out
+    assert f"The first ids: {ids[0]!r}, {ids[1]!r}; the last ones: {ids[-1]!r}, {ids[0]!r}" in (
+        done.out
+    )
+    assert "1 of the ids are duplicates" in done.out
+    assert f"201 would be enabled on {sandbox.url}, in about 4 s at 50 a second" in done.out
+    assert "no enabled users" in done.out
+    assert not table.with_name("users.csv.journal").exists()
+    cli("bulk", table, "--limit", 30)
+    done = cli("bulk", table, "--dry-run", "--limit", 100)
+    assert "has 30 enabled users, who are not sent again; the latest at 20" in done.out
+    assert "100 would be enabled" in done.out
+    written(users, ids[:3])
+    assert "; how long that takes depends" in cli("bulk", users, "--dry-run").out
+
+
+def test_a_dry_run_with_check_asks_the_tenant_and_changes_nobody(
+    cli: Cli, sandbox: Sandbox, users: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    was = disabled(sandbox)
+    done = cli("bulk", users, "--dry-run", "--check")
+    assert done.code == 0
+    assert "The key works." in done.out
+    assert f"{len(was)} disabled" in done.out
+    assert disabled(sandbox) == was
+    done = cli("bulk", users, "--dry-run", "--check", "--json")
+    seen = json.loads(done.out)
+    assert (seen["tenant"], seen["ids"], seen["states"]["disabled"]) == (
+        sandbox.url,
+        200,
+        len(was),
+    )
+    monkeypatch.setenv(config.API_KEY, "wrong-4711")
+    done = cli("bulk", users, "--dry-run", "--check")
+    assert (done.code, "401" in done.err) == (3, True)
+
+
+def test_a_dry_run_refuses_what_the_run_refuses(
+    cli: Cli, users: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cli("bulk", users, "--limit", 5)
+    written(users, ["another", *users.read_text().split()])
+    changed = [cli("bulk", users, *options) for options in (["--dry-run"], [])]
+    assert [done.code for done in changed] == [2, 2]
+    assert len({done.err.splitlines()[-1] for done in changed}) == 1
+    monkeypatch.setenv(config.DOMAIN, "http://127.0.0.1:1")
+    others = [cli("bulk", users, *options) for options in (["--dry-run"], [])]
+    assert [done.code for done in others] == [2, 2]
+    assert all("belongs to the tenant" in done.err for done in others)
+
+
+def test_a_hundred_alike_stop_the_run_and_the_option_allows_them(
+    cli: Cli, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    nobody = written(tmp_path / "nobody.txt", [f"nobody{number}" for number in range(150)])
+    done = cli("bulk", nobody, "--no-journal")
+    assert (done.code, "first 100 users all failed in the same way" in done.err) == (3, True)
+    assert cli("bulk", nobody, "--no-journal", "--max-same-failures", 0).code == 1
+    assert cli("bulk", nobody, "--no-journal", "--max-same-failures", 20).code == 3
+    assert sandbox.stats().users["enabled"] > 0
