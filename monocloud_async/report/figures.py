@@ -308,3 +308,201 @@ def input_file(path: Path) -> InputFile:
     )
     paths = [place for place in places if place.is_file()]
     return InputFile(name or "", paths, form_of_input or "", column, sheet)
+
+
+def _str_or_none(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
+def _runs(sql: sqlite3.Connection, form: int) -> Iterator[Run]:
+    commands = {}
+    if form > 1:
+        commands = {
+            number: tuple(visible(text or "") for text in told)
+            for number, *told in sql.execute("SELECT sitting, login, command, note FROM commands")
+        }
+    for row in sql.execute(_RUNS):
+        number, began, ended, how, process, host, seconds, requests, retries, throttled, paused = (
+            row
+        )
+        login, command, note = commands.get(number, ("", "", ""))
+        yield Run(
+            began,
+            ended,
+            visible(how),
+            f"process {process} on {visible(host)}",
+            seconds,
+            requests,
+            retries,
+            throttled,
+            paused,
+            pid=process,
+            host=host,
+            login=login,
+            command=command,
+            note=note,
+        )
+
+
+def _read_input(figures: Figures, sql: sqlite3.Connection, form: int, reached: int) -> None:
+    """Read what there was to do."""
+    if form > 1:
+        figures.ids, figures.at_least, figures.about, figures.bad_lines = sql.execute(
+            "SELECT ids, at_least, about, bad_lines FROM input"
+        ).fetchone()
+    figures.at_least = max(figures.at_least, reached)
+    last = figures.runs[-1] if figures.runs else None
+    if figures.is_fleet:
+        (figures.bad_lines,) = sql.execute(
+            "SELECT ifnull(sum(bad_lines), 0) FROM chunks"
+        ).fetchone()
+    if figures.ids is None and last is not None and last.how == "finished":
+        figures.ids = reached  # before format 2, and by a fleet
+    if figures.ids is not None and figures.ids < reached:
+        figures.ids = None  # it has grown
+
+
+def _state(figures: Figures, *, is_locked: bool | None) -> State:
+    last = figures.runs[-1] if figures.runs else None
+    is_complete = figures.ids is not None and figures.asked >= figures.ids
+    if is_locked and not (is_complete and last is not None and last.ended is not None):
+        return State.AT_WORK
+    if is_complete:
+        return State.FINISHED
+    if last is None or last.ended is not None:
+        return State.ENDED
+    if last.host != socket.gethostname():
+        return State.UNKNOWN  # this may be a copy
+    if is_locked is None and _is_alive(last.pid):
+        return State.AT_WORK
+    return State.KILLED
+
+
+def _is_alive(process: int) -> bool:
+    """Return whether there is a process of this number."""
+    if not hasattr(os, "kill") or not 0 < process < 1 << 31:
+        return False
+    try:
+        os.kill(process, 0)
+    except PermissionError:
+        return True  # another user's
+    except OSError:
+        return False
+    return True
+
+
+def _read_groups(figures: Figures, sql: sqlite3.Connection) -> None:
+    """Read the failures by kind, with some ids of each."""
+    found = sql.execute(_GROUPS, (_KINDS,)).fetchall()
+    (figures.kinds,) = sql.execute(_COUNT_OF_KINDS).fetchone()
+    examples: dict[tuple[object, ...], list[str]] = {tuple(kind): [] for *kind, _ in found}
+    missing = sum(min(count, _EXAMPLES) for *_, count in found)
+    for user_id, *kind in sql.execute(_FAILED) if missing else ():
+        shown = examples.get(tuple(kind))
+        if shown is not None and len(shown) < _EXAMPLES:
+            shown.append(visible(user_id))
+            missing -= 1
+            if not missing:
+                break
+    figures.groups = [
+        Group(*told(error, status, title), count, examples[error, status, title])
+        for error, status, title, count in found
+    ]
+
+
+_ASKED: Final = "SELECT at, outcome FROM users WHERE outcome <> 'not_attempted'"
+_EARLIER: Final = "SELECT at, outcome FROM earlier"
+_BY_TIME: Final = "SELECT at / 100 / 10.0, outcome IN (?, ?), count(*) FROM ({asked}) GROUP BY 1, 2"
+# A killed run lasted to its last sample (there is one a second), or to the last user within two
+# seconds after that sample. Later users belong to the next run.
+_RUNS: Final = """
+SELECT sitting, began / 1000.0, ended / 1000.0, ifnull(how, ''), process, host,
+    max(0, coalesce(ended, max(began, ifnull(max(at), 0), ifnull((
+        SELECT max(at) FROM users WHERE at >= sittings.began
+        AND at <= max(sittings.began, ifnull((
+            SELECT max(at) FROM samples WHERE samples.sitting = sittings.sitting
+        ), 0)) + 2000
+    ), 0))) - began) / 1000.0,
+    ifnull(max(requests), 0), ifnull(max(retries), 0), ifnull(max(throttled), 0),
+    ifnull(max(paused), 0) / 1000.0
+FROM sittings LEFT JOIN samples USING (sitting) GROUP BY sitting ORDER BY sitting
+"""
+_GROUPS: Final = """
+SELECT error, status, title, count(*) FROM users WHERE outcome IN ('failed', 'unknown')
+GROUP BY 1, 2, 3 ORDER BY 4 DESC LIMIT ?
+"""
+_COUNT_OF_KINDS: Final = """
+SELECT count(*) FROM (
+    SELECT DISTINCT error, status, title FROM users WHERE outcome IN ('failed', 'unknown'))
+"""
+_FAILED: Final = """
+SELECT user_id, error, status, title FROM users WHERE outcome IN ('failed', 'unknown')
+ORDER BY position
+"""
+
+
+def _read_times(figures: Figures, sql: sqlite3.Connection) -> None:
+    counts: list[tuple[int, int]] = sql.execute(
+        "SELECT ms, count(*) FROM users WHERE outcome = ? GROUP BY ms ORDER BY ms",
+        (figures.done_status,),
+    ).fetchall()
+    total = sum(count for _, count in counts)
+    wanted = [50, 90, 99, 100]
+    bins = [0] * (len(_BINS) + 1)
+    seen = 0
+    for ms, count in counts:
+        bins[min(bisect_right(_BINS, max(0, ms - 1)), len(_BINS))] += count
+        seen += count
+        while wanted and seen * 100 >= total * wanted[0]:
+            figures.percentiles[wanted.pop(0)] = ms
+    used = [place for place, count in enumerate(bins) if count]
+    if used:
+        edges = (*_BINS, _BINS[-1] * 10)
+        figures.times = [(edges[i], bins[i]) for i in range(used[0], used[-1] + 1)]
+
+
+def _read_timeline(figures: Figures, sql: sqlite3.Connection, form: int) -> None:
+    """Read the timeline, with the runs one after another and no gaps between them."""
+    total = figures.seconds
+    step = next((step for step in _STEPS if total / step <= _POINTS), total / _POINTS)
+    figures.step = step
+    began = [run.began for run in figures.runs]
+    offsets = [0.0]
+    for run in figures.runs:
+        offsets.append(offsets[-1] + run.seconds)
+    figures.borders = offsets[1:-1]
+    points = [Point(number * step) for number in range(int(total / step) + 1)]
+
+    def place(at: float) -> float:
+        number = max(0, bisect_right(began, at) - 1)
+        # The clock may have been set back: keep every time within its run.
+        return max(offsets[number], min(offsets[number] + at - began[number], offsets[number + 1]))
+
+    for at, is_done, count in sql.execute(
+        # A failure is counted when it happened, also if the user was asked for again.
+        _BY_TIME.format(asked=_ASKED if form == 1 else f"{_ASKED} UNION ALL {_EARLIER}"),
+        (figures.done_status, figures.done_before_status),
+    ):
+        point = points[min(int(place(at) / step), len(points) - 1)]
+        if is_done:
+            point.done += count / step
+        else:
+            point.other += count / step
+    figures.timeline = points
+    figures.halts = list(_halts(sql, place))
+    figures.idle = sum(halt.end - halt.start for halt in figures.halts)
+
+
+def _halts(sql: sqlite3.Connection, place: Callable[[float], float]) -> Iterator[Halt]:
+    rows = sql.execute("SELECT sitting, at / 1000.0, paused, down FROM samples ORDER BY 1, 2")
+    open_halt: Halt | None = None
+    for (run, at, paused, was_down), (its, then, later, is_down) in pairwise(rows):
+        what = "outage" if was_down or is_down else "paused" if later > paused else ""
+        start, end = place(at), place(then)
+        if open_halt is not None and (what != open_halt.what or its != run):
+            yield open_halt
+            open_halt = None
+        if what and its == run:
+            open_halt = Halt(start if open_halt is None else open_halt.start, end, what)
+    if open_halt is not None:
+        yield open_halt
