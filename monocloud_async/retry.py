@@ -135,25 +135,28 @@ async def retry_call(
 
     The caller made the first attempt itself, which raised `first`: nearly every call succeeds at
     once, and tenacity costs more than the rest of the client.
-    The error of the last attempt is raised unchanged, with `attempts` set.
+    The error of the last attempt is raised unchanged, with `attempts` set. If the session is closed
+    meanwhile, so that nothing can be sent any more, it is the error of the last request.
     `clock` is in monotonic seconds. `may_retry` is called once for each retry, and can refuse it.
     """
     first.attempts = 1
     if policy.attempts == 1 or not policy.allows(first):
         raise first
     shown: MonoCloudError | None = first
-    tries = 0
+    tries, last = 0, first
 
     async def attempt_again() -> T:
-        nonlocal shown, tries
+        nonlocal shown, tries, last
         tries += 1
         if shown is not None:  # tenacity must count the first attempt, so raise its error here
             error, shown = shown, None
             raise error
         try:
             return await attempt(deadline - clock())
+        except ConfigurationError:
+            raise
         except MonoCloudError as error:
-            error.attempts = tries
+            error.attempts, last = tries, error
             raise
 
     def wait(state: tenacity.RetryCallState) -> float:
@@ -176,4 +179,7 @@ async def retry_call(
         retry=tenacity.retry_if_exception(policy.allows),
         reraise=True,
     )
-    return await retrying(attempt_again)
+    try:
+        return await retrying(attempt_again)
+    except ConfigurationError:
+        raise last from None

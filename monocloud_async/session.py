@@ -2,7 +2,11 @@
 
 import asyncio
 import os
+import warnings
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from enum import Enum, auto
 from functools import partial
 from types import TracebackType
 from typing import Self, TypeVar
@@ -45,12 +49,20 @@ from monocloud_async.transport.error_translation import (
     unusable_client_error,
 )
 from monocloud_async.transport.fast import FastConnector, FastTransport
-from monocloud_async.transport.standard import StandardTransport
+from monocloud_async.transport.standard import ClosedError, StandardTransport
 from monocloud_async.user_list import UserList
 
 T = TypeVar("T")
 
 DEFAULT_RETRY = RetryPolicy()
+
+
+class _State(Enum):
+    """OPEN ── close() ──▶ CLOSING ── all calls ended, or the time is over ──▶ CLOSED."""
+
+    OPEN = auto()
+    CLOSING = auto()  # no new calls and runs; those in progress may still send requests
+    CLOSED = auto()
 
 
 class MonoCloudSession:
@@ -86,7 +98,8 @@ class MonoCloudSession:
 
     # A traceback with locals also prints sessions whose constructor has failed.
     _base_url = "of no tenant yet"
-    _closed = False
+    _state = _State.OPEN
+    _connected: AsyncGenerator[None, None] | None = None
 
     def __init__(
         self,
@@ -111,10 +124,12 @@ class MonoCloudSession:
             )
         self._borrowed = client_session
         self._proxy_checked = False
-        self._owned: aiohttp.ClientSession | None = None
         self._standard: StandardTransport | None = None  # until the first request
         self._fast: FastTransport | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None  # until the first call
+        self._calls = 0  # single calls in progress
+        self._runs = set[BulkRun]()  # runs in progress
+        self._idle = asyncio.Event()  # set once nothing is in progress, and nothing can begin
         if max_rate is not None:
             config.positive("max_rate", max_rate)
         if not config.positive("burst", burst) >= 1:
@@ -134,8 +149,12 @@ class MonoCloudSession:
         return self._limiter
 
     def __repr__(self) -> str:
-        closed = ", closed" if self._closed else ""
+        closed = ", closed" if self._state is _State.CLOSED else ""
         return f"<MonoCloudSession {self._base_url}{closed}>"
+
+    def __del__(self) -> None:
+        if self._connected is not None and self._state is not _State.CLOSED:
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=1, source=self)
 
     async def __aenter__(self) -> Self:
         return self
@@ -148,20 +167,95 @@ class MonoCloudSession:
     ) -> None:
         await self.close()
 
-    async def close(self) -> None:
+    async def close(self, *, drain: float = 0.0) -> None:
         """Close the session's own connections; a borrowed `ClientSession` stays open.
 
-        Calls in flight end at once, with a `TransportError`; so do those that wait for their turn
-        or to be tried again, with a `ConfigurationError`.
+        New calls and runs are refused from now on. Single calls in progress may go on for `drain`
+        seconds, with their retries; runs start no more calls, and those in flight may finish. Then
+        everything that is left ends at once. When this returns, nothing is in progress any more.
+
+        A call that sent a request raises its last error, or a `TransportError` if no response
+        arrived; one that sent nothing raises a `ConfigurationError`. A run that did not reach its
+        end raises a `RunStoppedError`, with the true outcomes in its report and its journal.
+
+        A second `close()` ends the wait of the first one.
+
+        Args:
+            drain: seconds that calls in progress may go on.
+
+        Raises:
+            ConfigurationError: the session is in use on the event loop of another thread; close it
+                there. If its event loop does not run any more, it closes with that.
         """
-        self._closed = True
-        owned, self._owned = self._owned, None
+        if not isinstance(drain, int | float) or not 0 <= drain < float("inf"):
+            raise ConfigurationError(f"drain must be seconds, 0 or more, not {drain!r}")
+        if self._loop is not None and self._loop is not asyncio.get_running_loop():
+            if self._loop.is_running():
+                raise ConfigurationError(
+                    "this session is in use on the event loop of another thread; close it there"
+                )
+            self._end_calls()
+            return
+        if self._state is _State.OPEN:
+            self._state = _State.CLOSING
+        for run in self._runs:
+            run.session_closed()
+        self._note_end()
+        try:
+            if drain:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._idle.wait(), drain)
+        finally:
+            self._end_calls()
+            try:
+                await self._idle.wait()
+            finally:
+                connected, self._connected = self._connected, None
+                if connected is not None:
+                    await connected.aclose()
+
+    def _end_calls(self) -> None:
+        """End everything that is in progress, now."""
+        self._state = _State.CLOSED
+        if self._loop is None or self._loop.is_closed():
+            return  # nobody waits
+        for run in self._runs:
+            run.session_closed()
+            run.cancel()
         self._queue.close()
         for transport in (self._standard, self._fast):
             if transport is not None:
                 transport.close()
-        if owned is not None:
-            await owned.close()
+
+    def _begin(self) -> None:
+        """Let a call or a run begin.
+
+        Raises:
+            ConfigurationError: the session is closed, or belongs to another event loop.
+        """
+        if self._state is not _State.OPEN:
+            raise ConfigurationError(CLOSED)
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+        elif self._loop is not loop:
+            raise ConfigurationError("this session belongs to another event loop; open one here")
+
+    def _note_end(self) -> None:
+        """Note that a call or a run has ended, if the session is being closed."""
+        if self._state is not _State.OPEN and not self._calls and not self._runs:
+            self._idle.set()
+
+    @contextmanager
+    def _in_progress(self, run: BulkRun) -> Iterator[None]:
+        """Count a run as in progress; raises as `_begin` does."""
+        self._begin()
+        self._runs.add(run)
+        try:
+            yield
+        finally:
+            self._runs.discard(run)
+            self._note_end()
 
     async def enable_user(
         self, user_id: str, *, timeout: float | None = None, retry: RetryPolicy | None = None
@@ -300,28 +394,33 @@ class MonoCloudSession:
         limit = self._timeout if timeout is None else config.positive("timeout", timeout)
         policy = self._retry if retry is None else checked_policy(retry)
         operation.path(target)  # refuses an id that is not valid
-
+        self._begin()
         clock = asyncio.get_running_loop().time
         deadline = clock() + policy.total
         attempt = partial(self._attempt, operation, target, limit, policy)
         self._budget.count_call(clock())
+        self._calls += 1
         try:
-            return await attempt(policy.total)
-        except MonoCloudError as error:
-            first = error
-            if self._is_final(error, policy):
-                error.attempts = 1
-                raise
-        # Outside the `except`, or later errors would carry this one as `__context__`.
-        return await retry_call(
-            policy,
-            first,
-            attempt,
-            deadline=deadline,
-            may_retry=partial(self._may_retry, policy),
-            clock=clock,
-            sleep=self._queue.sleep,
-        )
+            try:
+                return await attempt(policy.total)
+            except MonoCloudError as error:
+                first = error
+                if self._is_final(error, policy):
+                    error.attempts = 1
+                    raise
+            # Outside the `except`, or later errors would carry this one as `__context__`.
+            return await retry_call(
+                policy,
+                first,
+                attempt,
+                deadline=deadline,
+                may_retry=partial(self._may_retry, policy),
+                clock=clock,
+                sleep=self._queue.sleep,
+            )
+        finally:
+            self._calls -= 1
+            self._note_end()
 
     async def _attempt(
         self,
@@ -334,13 +433,18 @@ class MonoCloudSession:
         """Return the result of one request, which is repeated after a 429 or in an outage."""
         limiter, clock = self._limiter, asyncio.get_running_loop().time
         deadline = clock() + time_left
-        refused = None
+        refused, last = None, None
         while True:
-            ticket = await self._queue.admit_call(target, policy, deadline, refused)
+            try:
+                ticket = await self._queue.admit_call(target, policy, deadline, refused)
+            except ConfigurationError as closed:
+                raise last or closed from None
             try:
                 result = await self._send(operation, target, min(limit, deadline - clock()))
             except BaseException as error:
                 record_failure(limiter, ticket, target, error, clock())
+                if last is not None and isinstance(error, ConfigurationError):
+                    raise last from None
                 if policy.attempts == 1 or not policy.allows(error):
                     raise
                 if isinstance(error, RateLimitedError):
@@ -349,6 +453,7 @@ class MonoCloudSession:
                     refused = None
                 else:
                     raise
+                last = error
             else:
                 limiter.granted(ticket, clock())
                 return result
@@ -417,9 +522,10 @@ class MonoCloudSession:
                 for longer than `max_outage` or answered only 429 for 15 minutes, or the journal
                 cannot be written. Its `report` has the results, and the rest of the ids stays
                 unread.
-            ConfigurationError: (from the run) the journal is in use, or of another tenant,
-                another input or a newer version; or `user_ids` is a set or has no stable order for
-                another reason, so that no journal can resume it.
+            ConfigurationError: the session is closed, or belongs to another event loop. Or (from
+                the run) the journal is in use, or of another tenant, another input or a newer
+                version; or `user_ids` is a set or has no stable order for another reason, so that
+                no journal can resume it.
         """
         return self.bulk(
             ENABLE,
@@ -510,6 +616,8 @@ class MonoCloudSession:
 
         `count` is about how many ids there are, if `user_ids` does not tell.
         """
+        if self._state is not _State.OPEN:
+            raise ConfigurationError(CLOSED)
         seconds = self._timeout if timeout is None else config.positive("timeout", timeout)
         if isinstance(journal, str | os.PathLike):
             from monocloud_async.journal.file import JournalFile  # noqa: PLC0415  SQLite, threads
@@ -521,6 +629,7 @@ class MonoCloudSession:
             lambda user_id, left: self._send(operation, user_id, min(seconds, left)),
             policy=self._retry if retry is None else checked_policy(retry),
             queue=self._queue,
+            in_progress=self._in_progress,
             concurrency=self._connections(concurrency),
             max_rate=None if max_rate is None else config.positive("max_rate", max_rate),
             max_outage=config.positive("max_outage", max_outage),
@@ -551,7 +660,8 @@ class MonoCloudSession:
         except aiohttp.InvalidURL as error:
             fault = unusable_client_error(error, target)
         except (aiohttp.ClientError, HttpProcessingError, OSError) as error:
-            fault = transport_error(error, target)
+            closed = self._borrowed is not None and self._borrowed.closed
+            fault = transport_error(ClosedError() if closed else error, target)
         except (RuntimeError, ValueError, AssertionError, TypeError) as error:
             # aiohttp's assertion that it found a way to connect is a TypeError under `python -O`.
             fault = unusable_client_error(error, target)
@@ -566,7 +676,7 @@ class MonoCloudSession:
 
     def _transport(self) -> StandardTransport | FastTransport:
         """Return the transport to use now."""
-        if self._closed:
+        if self._state is _State.CLOSED:
             raise ConfigurationError(CLOSED)
         if self._borrowed is not None:
             if self._borrowed.closed:
@@ -580,17 +690,16 @@ class MonoCloudSession:
                     self._borrowed, self._base_url, self._credentials
                 )
             return self._standard
-        loop = asyncio.get_running_loop()
         if self._standard is None:
-            self._loop = loop
-            self._owned = client = aiohttp.ClientSession(
+            client = aiohttp.ClientSession(
                 connector=FastConnector(tls=self._base_url.startswith("https")),
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
             self._standard = StandardTransport(client, self._base_url, self._credentials)
             self._fast = FastTransport.for_client(client, self._base_url, self._credentials)
-        elif self._loop is not loop:
-            raise ConfigurationError("this session belongs to another event loop; open one here")
+            self._connected = _close_at_end(client, self._standard, self._fast)
+            with suppress(StopIteration):
+                self._connected.__anext__().send(None)  # now the event loop knows it
         fast = self._fast
         return fast if fast is not None and fast.is_usable() else self._standard
 
@@ -602,3 +711,19 @@ class MonoCloudSession:
 
 def _disable(revoke_sessions: bool) -> BulkOperation:  # noqa: FBT001  the one thing it is about
     return DISABLE_AND_REVOKE_SESSIONS if revoke_sessions else DISABLE
+
+
+async def _close_at_end(
+    client: aiohttp.ClientSession, *transports: StandardTransport | FastTransport | None
+) -> AsyncGenerator[None, None]:
+    """Close these on their own event loop, at the latest when it shuts down.
+
+    Event loops close their async generators before they end, and when nobody has them any more.
+    """
+    try:
+        yield
+    finally:
+        for transport in transports:
+            if transport is not None:
+                transport.close()
+        await client.close()

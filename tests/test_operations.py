@@ -26,6 +26,7 @@ from monocloud_async.endpoint import (
 )
 from monocloud_async.outcome import REPORT_FIELDS, Status
 from monocloud_async.report import figures
+from monocloud_async.report.rows import failures
 from monocloud_async.sandbox import Sandbox
 
 KEY = "sentinel-key-4711"
@@ -157,7 +158,7 @@ async def test_a_disable_goes_on_where_its_journal_ends(
     assert [outcome.status for outcome in seen[:5]] == ["already_disabled"] * 5
     told = figures.read(path)
     assert (told.done_status, told.outcomes) == ("disabled", {"disabled": 7, "failed": 1})
-    assert [row.user_id for row in figures.failures(path)] == ["nobody"]
+    assert [row.user_id for row in failures(path)] == ["nobody"]
 
 
 async def test_a_journal_is_of_one_operation(

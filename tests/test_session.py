@@ -437,11 +437,11 @@ async def test_cancellation_at_any_await_leaves_nothing_behind(sandbox: Sandbox)
                 finished += 1
             except asyncio.CancelledError:
                 pass
-            if session._owned is not None:  # no public way to see it
-                fast = getattr(session, "_fast", None)
+            if session._standard is not None:  # no public way to see it
+                fast, connector = session._fast, session._standard._client.connector
                 kept = fast._idle if fast is not None else []
-                assert session._owned.connector is not None
-                assert session._owned.connector._acquired == {protocol for _, protocol in kept}
+                assert connector is not None
+                assert connector._acquired == {protocol for _, protocol in kept}
         assert {t for t in asyncio.all_tasks() - before if "session" in repr(t)} == set()
     assert 0 < finished < 60
 

@@ -1,6 +1,5 @@
 """The pytest plugin works in users' test suites, and does nothing unless a fixture is used."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -53,21 +52,67 @@ def test_a_suite_that_uses_no_fixture_never_imports_the_sandbox(tmp_path: Path) 
     assert "1 passed" in output, output
 
 
-def test_without_pytest_asyncio_only_tests_that_need_it_fail_and_say_why(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("tests", ["function", "module", "session"])
+@pytest.mark.parametrize("fixtures", ["function", "session"])
+def test_the_fixtures_work_with_every_scope_of_event_loops(
+    tmp_path: Path, fixtures: str, tests: str
 ) -> None:
-    absent = tmp_path / "absent"
-    absent.mkdir()
-    (absent / "pytest_asyncio.py").write_text("raise ImportError('as if not installed')")
-    monkeypatch.setenv("PYTHONPATH", str(absent), prepend=os.pathsep)
     output = run_suite(
         tmp_path,
         """
-        def test_one(monocloud_sandbox): ...
-        def test_other(monocloud_session): ...
-        def test_neither(): ...
+        import pytest_asyncio
+
+        @pytest_asyncio.fixture
+        async def ada(monocloud_sandbox):
+            return monocloud_sandbox.user_ids()[0]
+
+        async def test_one(ada, monocloud_session):
+            assert (await monocloud_session.enable_user(ada)).disabled is False
+
+        async def test_many(monocloud_sandbox, monocloud_session):
+            report = await monocloud_session.bulk_enable(monocloud_sandbox.user_ids())
+            assert report.enabled == 10
+        """,
+        "--asyncio-mode=auto",
+        *["-o", f"asyncio_default_fixture_loop_scope={fixtures}"],
+        *["-o", f"asyncio_default_test_loop_scope={tests}"],
+    )
+    assert "2 passed" in output, output
+
+
+def test_the_fixtures_work_with_the_plugin_of_anyio(tmp_path: Path) -> None:
+    output = run_suite(
+        tmp_path,
+        """
+        import pytest
+
+        @pytest.fixture
+        def anyio_backend():
+            return "asyncio"
+
+        @pytest.mark.anyio
+        async def test_one(monocloud_sandbox, monocloud_session):
+            await monocloud_session.enable_user(monocloud_sandbox.user_ids()[0])
+
+        def test_other(monocloud_session):
+            assert "127.0.0.1" in monocloud_session.tenant
         """,
         *["-p", "no:asyncio"],
     )
-    assert "2 passed, 1 error" in output, output
-    assert "monocloud_session needs pytest-asyncio: pip install pytest-asyncio" in output
+    assert "2 passed" in output, output
+
+
+def test_the_fixtures_work_in_several_processes(tmp_path: Path) -> None:
+    output = run_suite(
+        tmp_path,
+        """
+        import pytest
+
+        @pytest.mark.parametrize("turn", range(4))
+        async def test_one(turn, monocloud_sandbox, monocloud_session):
+            report = await monocloud_session.bulk_enable(monocloud_sandbox.user_ids())
+            assert report.enabled == monocloud_sandbox.stats().requests == 10
+        """,
+        *["--asyncio-mode=auto", "-n", "2"],
+    )
+    assert "4 passed" in output, output

@@ -12,7 +12,8 @@ If the caller iterates over the run, an id is taken only when there is room for 
 import asyncio
 import warnings
 import weakref
-from collections.abc import AsyncIterator, Coroutine, Generator
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator
+from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import Final, Self
 
@@ -21,7 +22,7 @@ from monocloud_async.bulk.dispatcher import Dispatcher
 from monocloud_async.bulk.lookup import Lookup
 from monocloud_async.bulk.results import OnOutcome, Results
 from monocloud_async.bulk.source import Source, UserIds
-from monocloud_async.bulk.stop_rules import MAX_SAME_FAILURES, StopRules
+from monocloud_async.bulk.stop_rules import MAX_SAME_FAILURES, StopReason, StopRules
 from monocloud_async.bulk.telemetry import observe
 from monocloud_async.endpoint import BulkOperation
 from monocloud_async.errors import ConfigurationError
@@ -31,6 +32,8 @@ from monocloud_async.ratelimit.admission_queue import AdmissionQueue
 from monocloud_async.ratelimit.limiter import RateLimiter
 from monocloud_async.retry import RetryPolicy
 from monocloud_async.user_list import UserList
+
+InProgress = Callable[["BulkRun"], AbstractContextManager[None]]
 
 MAX_OUTAGE: Final = 300.0  # seconds that a run waits for a tenant that is down
 
@@ -61,6 +64,7 @@ class BulkRun:
         *,
         policy: RetryPolicy,
         queue: AdmissionQueue,
+        in_progress: InProgress = lambda _run: nullcontext(),
         concurrency: int,
         max_rate: float | None = None,
         max_outage: float = MAX_OUTAGE,
@@ -126,6 +130,9 @@ class BulkRun:
         self._run_task: asyncio.Task[BulkReport] | None = None
         self._started = False
         self._input_error: BaseException | None = None  # raised by the input
+        self._in_progress = in_progress
+        self._session_closed = False
+        self._interrupted = False  # a call ended before its last attempt
 
     @property
     def in_flight(self) -> int:
@@ -164,6 +171,11 @@ class BulkRun:
         for task, call in self._workers.items():
             if call is None or call.waiting:
                 task.cancel()
+
+    def session_closed(self) -> None:
+        """Drain the run; unless all is done nevertheless, it then raises `RunStoppedError`."""
+        self._session_closed = True
+        self.drain()
 
     def cancel(self) -> None:
         """Start no more calls, and cancel those in flight, whose outcome is "unknown"."""
@@ -206,7 +218,7 @@ class BulkRun:
             again = f"call bulk_{self.operation.name} again"
             raise ConfigurationError(f"this run was started before; {again}")
         self._started = True
-        with observe(self.operation, self.report, self.pace):
+        with self._in_progress(self), observe(self.operation, self.report, self.pace):
             return await self._observed()
 
     async def _observed(self) -> BulkReport:
@@ -255,6 +267,11 @@ class BulkRun:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._dispatcher.cut_off()
+        done = self.report.exhausted or self._source.is_at_limit
+        cut_short = self._interrupted or not done
+        if self._session_closed and cut_short and self._runner.stop_reason is None:
+            error = ConfigurationError("the session was closed; a new one can go on")
+            self._runner.stop_reason = StopReason(error)
 
     def _how(self) -> str:
         """Return how the run ended, for the journal."""
@@ -323,6 +340,7 @@ class BulkRun:
         try:
             outcome = await self._runner.run(call)
         except BaseException:  # a cancellation, or a fault of this package
+            self._interrupted = True
             self._results.record(call.interrupted())
             raise
         self._results.record(outcome)

@@ -377,26 +377,63 @@ def report(
     failures: Annotated[
         Path | None,
         typer.Option(
-            help="Write the users who are not enabled to this file, in the format of the input, to"
-            " run them again.",
+            help="Write every user who is not enabled to this file, in the format of the input, to"
+            " run them again. Of a run that is not finished, this needs the input.",
         ),
     ] = None,
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", help="Write the report to this file, as one HTML page."),
     ] = None,
+    user: Annotated[
+        str | None, typer.Option(metavar="ID", help="Show what became of this user.")
+    ] = None,
+    csv: Annotated[
+        bool, typer.Option("--csv", help="Write the outcome of every user to stdout, as csv.")
+    ] = False,
+    json: Annotated[
+        bool,
+        typer.Option(
+            "--json",
+            help="Write the outcome of every user to stdout, one JSON object per line, the summary"
+            " last.",
+        ),
+    ] = False,
+    exit_code: Annotated[
+        bool,
+        typer.Option(
+            "--exit-code",
+            help="Exit with 1 if somebody is not enabled or a line was bad, and with 3 if the run"
+            " is not finished.",
+        ),
+    ] = False,
 ) -> None:
-    """Show the results of a run, from its journal; also during the run."""
+    """Show the results of a run, from its journal; also during the run.
+
+    The first line tells whether the run is finished, and if not, how many users are left and which
+    command goes on with it.
+    """
     from monocloud_async.cli import report as terminal  # noqa: PLC0415
 
-    files = terminal.kept(journal)
+    if csv and json:
+        raise typer.BadParameter("--csv and --json contradict each other")
+    told = terminal.Report(journal, quiet=csv or json)
+    files = told.kept()
     files.check("--failures", failures)
     files.check("--output", output)
-    terminal.show(journal)
+    if csv:
+        told.write_csv(user)
+    elif json:
+        told.write_json(user)
+    elif user is not None:
+        told.show_user(user)
+    else:
+        told.show()
     if failures is not None:
-        terminal.write_failures(journal, failures)
+        told.write_failures(failures)
     if output is not None:
-        terminal.write_page(journal, output)
+        told.write_page(output)
+    raise typer.Exit(told.exit_code if exit_code else 0)
 
 
 @app.command()

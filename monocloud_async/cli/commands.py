@@ -97,6 +97,8 @@ class Ids(Protocol):
     @property
     def column(self) -> str | None: ...
     @property
+    def sheet(self) -> str | None: ...
+    @property
     def header(self) -> str: ...
     @property
     def path(self) -> Path | None: ...
@@ -142,6 +144,7 @@ class Plan:
             ids.reread(),
             path="" if ids.path is None else str(ids.path.absolute()),
             about=ids.expected(),
+            sheet=ids.sheet,
         )
         return JournalFile(
             self.journal,

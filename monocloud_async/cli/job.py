@@ -25,6 +25,7 @@ from monocloud_async.inputs.lines import Line
 from monocloud_async.journal.file import JournalFile
 from monocloud_async.models import User
 from monocloud_async.outcome import BulkReport, Outcome, RunStoppedError
+from monocloud_async.sanitize import format_time
 
 _AHEAD = 1000  # lines that are read from a pipe in advance
 
@@ -268,8 +269,19 @@ class Job:
             return INTERRUPTED
         return SOME_FAILED if self.tally.kinds else ALL_DONE
 
+    def _since(self, journal: JournalFile, report: BulkReport) -> str:
+        """Return how old the journal's word for skipped users is, and how to ask again."""
+        what = "Nothing was sent: all" if report.skipped == report.total else "Some"
+        return (
+            f"{what} of them were {self.operation.done} by {format_time(journal.latest)} UTC,"
+            " according to the journal, which does not know what happened since; --no-journal or"
+            " another --journal asks for everybody again"
+        )
+
     def _sum_up(self, console: Console, report: BulkReport) -> None:
         console.print(summary(self.operation, report, self.tally, checked=self._checked))
+        if report.skipped and self._journal is not None and not self._checked:
+            say(console, self._since(self._journal, report))
         for reason in reasons(self.tally):
             say(console, reason)
         say(console, speed(report))

@@ -148,7 +148,7 @@ class Preview(msgspec.Struct, kw_only=True):
         if self.done:
             lines.append(
                 f"The journal {self.journal} has {self.done:,} {operation.done} users, who are not"
-                f" sent again; the latest at {self.latest}."
+                f" sent again (--no-journal sends every id); the latest at {self.latest}."
             )
         elif self.journal:
             lines.append(f"The journal {self.journal} has no {operation.done} users.")

@@ -29,6 +29,7 @@ class UndoIds:
     by = By.ID
     column = None
     header = ""
+    sheet = None
 
     def __init__(self, journal: Path, tenant: str) -> None:
         head = read_head(journal)

@@ -59,6 +59,7 @@ class IdReader:
         form: the format of the input.
         column: the column or member that has the ids, as given, or None to find it.
         by: what the lines name users by; an "id" may be an e-mail address, then.
+        sheet: the sheet of a workbook, as given, or None for the only one.
         path: where the input can be opened again, or None.
         size: the size in bytes, or None for a pipe, whose reader may block.
         header: the text above the first row of a table, once it is read.
@@ -89,7 +90,7 @@ class IdReader:
         self.found = str(form)
         self.notes: list[str] = []
         self.resolve: Callable[[Line], Line] | None = None
-        self._sheet = sheet
+        self.sheet = sheet
         self._stream = stream
 
     def expected(self) -> int | None:
@@ -118,7 +119,7 @@ class IdReader:
         return None if self.path is None else self._again(self.path)
 
     def _again(self, path: Path) -> Iterator[Line]:
-        with open_ids(path, self.form, self.column, sheet=self._sheet, by=self.by) as reader:
+        with open_ids(path, self.form, self.column, sheet=self.sheet, by=self.by) as reader:
             reader.resolve = self.resolve
             for line in reader:
                 self.found = reader.found
@@ -141,7 +142,7 @@ class IdReader:
         start = peek(self._stream, _START)
         if is_workbook(start) or self.form is Format.WORKBOOK:
             return self._table(self._sheet_lines(start), str)
-        if self._sheet is not None:
+        if self.sheet is not None:
             raise ConfigurationError(f"{self.name} is no workbook; leave --sheet out")
         stream = unpacked(self.name, self._stream, start)
         encoding = encoding_of(peek(stream, SAMPLE))
@@ -162,7 +163,7 @@ class IdReader:
         if not is_workbook(start):
             raise ConfigurationError(f"{self.name} is no workbook; name its format with --format")
         self.form = Format.WORKBOOK
-        rows = workbook_lines(self.name, self._stream, self._sheet)
+        rows = workbook_lines(self.name, self._stream, self.sheet)
         return enumerate(rows, 1)
 
     def _table(self, lines: Iterator[Numbered], names: Callable[[str], str]) -> Iterator[Line]:

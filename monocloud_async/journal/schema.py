@@ -39,7 +39,7 @@ _FIRST: Final = {
 # before the request.
 _SECOND: Final = {
     "input": """CREATE TABLE input (
-    path TEXT, ids INTEGER, at_least INTEGER, about INTEGER, bad_lines INTEGER)""",
+    path TEXT, sheet TEXT, ids INTEGER, at_least INTEGER, about INTEGER, bad_lines INTEGER)""",
     "commands": """CREATE TABLE commands (
     sitting INTEGER PRIMARY KEY, login TEXT, folder TEXT, command TEXT, note TEXT)""",
     "bad_lines": """CREATE TABLE bad_lines (

@@ -11,7 +11,7 @@ import sqlite3
 import stat
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -44,7 +44,7 @@ def _no_text(*names: str) -> str:
 
 
 _OUTCOMES: Final = str((*DONE, *DONE_BEFORE, "failed", "unknown", "not_attempted"))
-_USER: Final = (
+DAMAGED_USER: Final = (
     f"position NOT {_COUNT} OR typeof(user_id) <> 'text' OR length(user_id) > 1024"
     f" OR ifnull(outcome, '') NOT IN {_OUTCOMES}"
     f" OR ifnull(status, 200) NOT BETWEEN 100 AND 999 OR ifnull(attempts, -1) NOT {_COUNT}"
@@ -57,27 +57,27 @@ _DAMAGE: Final = {
     "header": "typeof(tenant) <> 'text' OR typeof(endpoint) <> 'text' OR typeof(input) <> 'text'"
     f" OR typeof(form) <> 'text' OR {_no_text('tenant', 'endpoint', 'input', 'input_column')}"
     f" OR ifnull(created, -1) NOT {_TIME}",
-    "users": _USER,
+    "users": DAMAGED_USER,
     "sittings": f"ifnull(began, -1) NOT {_TIME} OR ifnull(ended, 0) NOT {_TIME}"
     f" OR ifnull(process, -1) NOT {_COUNT} OR typeof(host) <> 'text' OR {_no_text('how', 'host')}",
     "samples": " OR ".join(
         f"ifnull({name}, -1) NOT {_TIME}"
         for name in ("sitting", "at", "requests", "retries", "throttled", "paused", "down")
     ),
-    "input": f"{_no_text('path')} OR ifnull(ids, 0) NOT {_COUNT}"
+    "input": f"{_no_text('path', 'sheet')} OR ifnull(ids, 0) NOT {_COUNT}"
     f" OR ifnull(at_least, -1) NOT {_COUNT} OR ifnull(about, 0) NOT {_COUNT}"
     f" OR ifnull(bad_lines, -1) NOT {_COUNT}",
     "commands": _no_text("login", "folder", "command", "note"),
     "bad_lines": f"line NOT {_COUNT} OR typeof(problem) <> 'text' OR {_no_text('problem')}",
-    "earlier": _USER,
+    "earlier": DAMAGED_USER,
     "before": f"position NOT {_COUNT} OR typeof(user_id) <> 'text' OR length(user_id) > 1024"
     " OR ifnull(disabled, 0) NOT IN (0, 1)",
 }
 _SINCE: Final = {"input": 2, "commands": 2, "bad_lines": 2, "earlier": 2, "before": 2}
 
 
-class _DamageError(Exception):
-    """A value that no run writes."""
+class DamageError(Exception):
+    """The journal has a value that no run writes; `reading` turns it into a message."""
 
 
 class EmptyJournalError(ConfigurationError):
@@ -85,12 +85,15 @@ class EmptyJournalError(ConfigurationError):
 
 
 @contextmanager
-def reading(path: Path, *, values: bool = True) -> Iterator[tuple[sqlite3.Connection, int]]:
+def reading(
+    path: Path, *, checked: Collection[str] | None = None
+) -> Iterator[tuple[sqlite3.Connection, int]]:
     """Yield a consistent snapshot of the journal, also while a run writes to it, and its format.
 
     Args:
         path: the journal; may be a link.
-        values: whether to check every value, which takes a second for a million users.
+        checked: the tables whose values are all checked, which takes a second for a million users.
+            Default: all.
 
     Raises:
         EmptyJournalError: no run has written to it yet.
@@ -102,11 +105,11 @@ def reading(path: Path, *, values: bool = True) -> Iterator[tuple[sqlite3.Connec
             if form is None:
                 raise _still_empty(path)
             sql.execute("BEGIN")
-            _check_values(sql, form, _DAMAGE if values else {})
+            _check_values(sql, form, _DAMAGE.keys() if checked is None else checked)
             yield sql, form
     except OSError as error:
         raise ConfigurationError(f"cannot read the journal {path}: {error.strerror}") from None
-    except (sqlite3.Error, _DamageError, UnicodeDecodeError) as error:
+    except (sqlite3.Error, DamageError, UnicodeDecodeError) as error:
         raise _unreadable(path, error) from None
 
 
@@ -218,14 +221,14 @@ def _bound(size: int) -> Callable[[], bool]:
     return is_over
 
 
-def _check_values(sql: sqlite3.Connection, form: int, damages: Mapping[str, str]) -> None:
+def _check_values(sql: sqlite3.Connection, form: int, tables: Collection[str]) -> None:
     if sql.execute("SELECT count(*) FROM header").fetchone() != (1,):
-        raise _DamageError("it has no header")
-    for table, damage in damages.items():
+        raise DamageError("it has no header")
+    for table in tables:
         if _SINCE.get(table, 1) > form:
             continue
-        if sql.execute(f"SELECT 1 FROM {table} WHERE {damage} LIMIT 1").fetchone():  # noqa: S608
-            raise _DamageError(f"it has values in `{table}` that no run writes")
+        if sql.execute(f"SELECT 1 FROM {table} WHERE {_DAMAGE[table]} LIMIT 1").fetchone():  # noqa: S608
+            raise DamageError(f"it has values in `{table}` that no run writes")
 
 
 def _next_to(path: Path, end: str) -> Path:

@@ -111,6 +111,7 @@ class InputInfo(NamedTuple):
         reread: the ids, read again from the start, or None if that is not possible.
         path: the whole path of the file, or an empty string.
         about: about how many ids there are, or None.
+        sheet: the sheet of a workbook, or None for the only one.
     """
 
     name: str = ""
@@ -119,6 +120,7 @@ class InputInfo(NamedTuple):
     reread: Iterable[str] | None = None
     path: str = ""
     about: int | None = None
+    sheet: str | None = None
 
 
 class Caller(NamedTuple):
@@ -282,7 +284,7 @@ class JournalStore:
 
     def _check(self) -> None:
         try:
-            with reading(self._path, values=False) as (sql, form):
+            with reading(self._path, checked=()) as (sql, form):
                 tenant, endpoint = sql.execute("SELECT tenant, endpoint FROM header").fetchone()
                 self.reached, self.users_done, self.latest = sql.execute(
                     "SELECT ifnull(max(position) + 1, 0),"
@@ -352,7 +354,11 @@ class JournalStore:
             (added.lastrowid, *(_text(text, _LONGEST_COMMAND) for text in told)),
         )
         path = self._input_info.path.encode(errors="replace").decode()
-        sql.execute("UPDATE input SET path = ?, about = ?", (path, self._input_info.about))
+        sheet = self._input_info.sheet
+        sql.execute(
+            "UPDATE input SET path = ?, sheet = ?, about = ?",
+            (path, None if sheet is None else _text(sheet), self._input_info.about),
+        )
         return added.lastrowid
 
     def write(

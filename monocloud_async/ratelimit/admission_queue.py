@@ -194,10 +194,9 @@ class AdmissionQueue:
             timer.cancel()
 
     def close(self) -> None:
-        """End all waiting now, with a `ConfigurationError`."""
+        """End the wait of all single calls now, with a `ConfigurationError`."""
         calls = [call.admission for call in self._calls.everybody()]
-        runs = [each.admission for run in self._runs for each in run.line.everybody()]
-        for admission in (*calls, *runs, *self._sleeping):
+        for admission in (*calls, *self._sleeping):
             if not admission.done():
                 admission.set_exception(ConfigurationError(CLOSED))
 

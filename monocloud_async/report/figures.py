@@ -1,20 +1,24 @@
 """Reads the figures of a journal: counts, rates, times, and failures by kind."""
 
+import os
+import socket
 import sqlite3
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
+from enum import StrEnum
 from itertools import pairwise
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from msgspec import Struct, field
 
-from monocloud_async.endpoint import BULK_OPERATIONS
-from monocloud_async.errors import ConfigurationError
+from monocloud_async.journal.lock import is_held
+from monocloud_async.journal.paths import lock_path
 from monocloud_async.journal.snapshot import reading
-from monocloud_async.sanitize import UNSAFE
+from monocloud_async.report.rows import UserRow, is_fleet, operation_of, told, visible
 
-_EXAMPLES: Final = 3
+_EXAMPLES: Final = 3  # ids of each kind of failure
+_KINDS: Final = 50  # that are read; a tenant may say something else for each user
 _POINTS: Final = 200  # at most, in a timeline
 _STEPS: Final = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200)
 _BINS: Final = tuple(k * 10**e for e in range(6) for k in (1, 2, 5))  # milliseconds
@@ -22,6 +26,8 @@ _BINS: Final = tuple(k * 10**e for e in range(6) for k in (1, 2, 5))  # millisec
 
 class Run(Struct, frozen=True):
     """One run of the command; `ended` is None while it runs, or if it was killed.
+
+    `login`, `command` and `note` tell who ran it; they are empty if unknown.
 
     Times are seconds since 1970; `seconds` is how long the run lasted, as far as is known.
     """
@@ -35,6 +41,11 @@ class Run(Struct, frozen=True):
     retries: int
     throttled: int
     paused: float
+    pid: int = 0
+    host: str = ""
+    login: str = ""
+    command: str = ""
+    note: str = ""
 
 
 class Group(Struct, frozen=True):
@@ -62,16 +73,14 @@ class Halt(Struct, frozen=True):
     what: str  # "paused" or "outage"
 
 
-class FailureRow(Struct, frozen=True):
-    """One user for whom the operation was not done."""
+class State(StrEnum):
+    """Whether the runs of a journal have come to the end of the input."""
 
-    position: int
-    user_id: str
-    outcome: str
-    kind: str
-    message: str
-    attempts: int
-    trace_id: str
+    FINISHED = "finished"
+    AT_WORK = "at work"
+    ENDED = "ended"  # early: it was interrupted, or stopped
+    KILLED = "killed"
+    UNKNOWN = "killed, or at work"  # on another machine, or as another user
 
 
 class Figures(Struct):
@@ -79,14 +88,25 @@ class Figures(Struct):
 
     Attributes:
         done_status: the outcome that the runs were for: "enabled" or "disabled".
+        done_before_status: the outcome of users who were so before: "already_enabled", or
+            "already_disabled".
         outcomes: users by outcome.
-        unrecorded: users who were in flight when a run was killed, so their outcome is unknown.
+        unrecorded: users who were in flight when a run was killed, so their outcome is unknown; or
+            who are in flight now.
         percentiles: for 50, 90, 99 and 100 percent of the users who are done, the milliseconds from
             the start of the call to its end, waits included.
         times: a histogram of these times: (upper bound in milliseconds, users).
         attempts: how many of these users took how many requests: (requests, users).
         step: seconds from one point of the timeline to the next.
         borders: where on the timeline one run ended and the next began.
+        state: whether this is all, or a run is at work, or has ended early.
+        ids: how many ids the input has; None until it was read to its end.
+        at_least: how many ids were read.
+        about: about how many ids the input has, or None.
+        bad_lines: how many lines of the input have no valid id; None if that is unknown.
+        latest: when the last outcome was recorded, in seconds since 1970.
+        kinds: how many kinds of failures there are; `groups` has the most frequent ones.
+        idle: seconds of pauses and outages.
     """
 
     journal: str
@@ -107,6 +127,16 @@ class Figures(Struct):
     timeline: list[Point] = field(default_factory=list)
     halts: list[Halt] = field(default_factory=list)
     borders: list[float] = field(default_factory=list)
+    done_before_status: str = ""
+    state: State = State.FINISHED
+    is_fleet: bool = False
+    ids: int | None = None
+    at_least: int = 0
+    about: int | None = None
+    bad_lines: int | None = None
+    latest: float = 0.0
+    kinds: int = 0
+    idle: float = 0.0
 
     @property
     def users(self) -> int:
@@ -120,8 +150,97 @@ class Figures(Struct):
 
     @property
     def rate(self) -> float:
-        """Users per second over all runs."""
-        return self.users / self.seconds if self.seconds else 0.0
+        """Users per second, over the time in which the tenant let requests through."""
+        seconds = self.seconds - self.idle
+        return self.asked / seconds if seconds > 0 else 0.0
+
+    @property
+    def asked(self) -> int:
+        """How many users were asked for, and have an outcome."""
+        return self.users - self.outcomes.get("not_attempted", 0)
+
+    @property
+    def done(self) -> int:
+        """How many users are done, those included who were so before."""
+        return self.outcomes.get(self.done_status, 0) + self.outcomes.get(
+            self.done_before_status, 0
+        )
+
+    def is_done(self, row: UserRow) -> bool:
+        """Return whether this user is done."""
+        return row.outcome in {self.done_status, self.done_before_status}
+
+    @property
+    def total(self) -> int | None:
+        """How many ids the input has, or about how many; None if nobody knows."""
+        if self.ids is not None:
+            return self.ids
+        return (
+            None if self.about is None else max(self.about - (self.bad_lines or 0), self.at_least)
+        )
+
+    @property
+    def left(self) -> int | None:
+        """How many users have no outcome yet, or about how many; None if nobody knows."""
+        return None if self.total is None else max(0, self.total - self.asked)
+
+    @property
+    def percent(self) -> int | None:
+        """How much is done; 100 only if nobody is left."""
+        if not self.total:
+            return None
+        return 100 if not self.left else min(99, 100 * self.asked // self.total)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether every user of the input was asked for."""
+        return self.state is State.FINISHED
+
+    def headline(self) -> str:
+        """Return whether the run is finished and who is left, in one line."""
+        run = self.runs[-1] if self.runs else None
+        match self.state:
+            case State.FINISHED:
+                failed = self.asked - self.done
+                are = "is" if failed == 1 else "are"
+                but = f"; {failed:,} of them {are} not {self.done_status}" if failed else ""
+                were = "was" if self.asked == 1 else "were"
+                return f"Finished: all {_users(self.asked)} {were} asked for{but}"
+            case State.AT_WORK:
+                start = f"At work ({run.process})" if run and run.ended is None else "At work"
+                flight = f", {self.unrecorded:,} in flight" if self.unrecorded else ""
+                return f"{start}: {self._progress()}{flight}"
+            case State.KILLED:
+                start = "Not finished, cut off (killed)"
+            case State.UNKNOWN:
+                start = f"Not finished: killed, or at work as {run.process if run else 'unknown'}"
+            case _:
+                how = run.how.removeprefix("finished, ") if run else "ended early"
+                start = f"Not finished ({how})"
+        lost = f", {self.unrecorded:,} were in flight" if self.unrecorded else ""
+        return f"{start}: {self._progress()}{lost}"
+
+    def _progress(self) -> str:
+        if self.total is None or self.left is None:
+            return f"{_users(self.asked)} asked for; the input was not read to its end"
+        about = "" if self.ids is not None else "about "
+        return (
+            f"{about}{self.percent} %, {about}{self.left:,} of {about}{self.total:,}"
+            f" {'user' if self.total == 1 else 'users'} not yet"
+        )
+
+
+def ended(figures: Figures, run: Run) -> str:
+    """Return how this run ended, or that it is at work."""
+    if run.ended is not None:
+        return run.how
+    if run is not figures.runs[-1] or figures.state in {State.KILLED, State.FINISHED}:
+        return f"killed: {run.process}"
+    return f"{figures.state}: {run.process}"
+
+
+def _users(count: int) -> str:
+    return f"{count:,} user" if count == 1 else f"{count:,} users"
 
 
 def read(path: Path) -> Figures:
@@ -130,82 +249,174 @@ def read(path: Path) -> Figures:
     Raises:
         ConfigurationError: the file is not a journal, or cannot be read.
     """
-    with reading(path) as (sql, _):
-        tenant, endpoint, created, source, form, column = sql.execute(
-            "SELECT tenant, endpoint, created / 1000.0, input, form, input_column FROM header"
+    is_locked = is_held(lock_path(path.resolve()))
+    with reading(path) as (sql, form):
+        tenant, created, source, form_of_input, column = sql.execute(
+            "SELECT tenant, created / 1000.0, input, form, input_column FROM header"
         ).fetchone()
-        told = visible(tenant), _done(endpoint), visible(source)
-        figures = Figures(visible(str(path)), *told, form, column, created)
+        operation = operation_of(sql)
+        names = visible(tenant), operation.done, visible(source)
+        figures = Figures(visible(str(path)), *names, form_of_input, column, created)
+        figures.done_before_status = operation.done_before
+        figures.is_fleet = is_fleet(sql)
         figures.outcomes = dict(
             sql.execute("SELECT outcome, count(*) FROM users GROUP BY 1 ORDER BY 2 DESC")
         )
-        (reached,) = sql.execute("SELECT ifnull(max(position) + 1, 0) FROM users").fetchone()
+        reached, latest = sql.execute(
+            "SELECT ifnull(max(position) + 1, 0), ifnull(max(at), 0) FROM users"
+        ).fetchone()
+        figures.latest = latest / 1000
         # In a fleet's journal, ids between two chunks were never begun.
-        of_a_fleet = sql.execute("SELECT 1 FROM sqlite_master WHERE name = 'chunks'").fetchone()
-        figures.unrecorded = 0 if of_a_fleet else reached - figures.users
-        figures.runs = [
-            Run(began, ended, visible(how), visible(process), *counts)
-            for began, ended, how, process, *counts in sql.execute(_RUNS)
-        ]
-        figures.groups = [
-            Group(*_told(error, status, title), count, _examples(sql, error, status, title))
-            for error, status, title, count in sql.execute(_GROUPS)
-        ]
+        figures.unrecorded = 0 if figures.is_fleet else reached - figures.users
+        figures.runs = list(_runs(sql, form))
+        _read_input(figures, sql, form, reached)
+        figures.state = _state(figures, is_locked=is_locked)
+        _read_groups(figures, sql)
         figures.attempts = sql.execute(
             "SELECT min(attempts, 6), count(*) FROM users WHERE outcome = ? GROUP BY 1",
             (figures.done_status,),
         ).fetchall()
         _read_times(figures, sql)
-        _read_timeline(figures, sql)
+        _read_timeline(figures, sql, form)
     return figures
 
 
-def inputs(path: Path) -> list[Path]:
-    """Return the files that may be the input of the run, which are there; raises as `read` does."""
-    with reading(path, values=False) as (sql, form):
-        (name,) = sql.execute("SELECT input FROM header").fetchone()
-        (whole,) = sql.execute("SELECT path FROM input").fetchone() if form > 1 else (None,)
-    if not name:
-        return []
+class InputFile(NamedTuple):
+    """How the input of a run was read; `paths` are the files that may be it, and are there."""
+
+    name: str
+    paths: list[Path]
+    form: str
+    column: str | None
+    sheet: str | None
+
+
+def input_file(path: Path) -> InputFile:
+    """Return the input of the run; raises as `read` does."""
+    with reading(path, checked={"header"}) as (sql, form):
+        name, form_of_input, column = map(
+            _str_or_none, sql.execute("SELECT input, form, input_column FROM header").fetchone()
+        )
+        whole, sheet = (
+            map(_str_or_none, sql.execute("SELECT path, sheet FROM input").fetchone())
+            if form > 1
+            else (None, None)
+        )
     # An old journal has the name as it was given, relative to a folder that it does not have.
-    places = {Path(str(whole or name)), path.resolve().parent / Path(str(name)).name}
-    return [place for place in places if place.is_file()]
+    places = dict.fromkeys(
+        [Path(whole or name or ""), path.resolve().parent / Path(name or "").name]
+    )
+    paths = [place for place in places if place.is_file()]
+    return InputFile(name or "", paths, form_of_input or "", column, sheet)
 
 
-def users_done(path: Path) -> int:
-    """Return for how many users the operation is done; raises as `read` does."""
-    with reading(path) as (sql, _):
-        (endpoint,) = sql.execute("SELECT endpoint FROM header").fetchone()
-        (done,) = sql.execute(
-            "SELECT count(*) FROM users WHERE outcome = ?", (_done(endpoint),)
+def _str_or_none(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
+def _runs(sql: sqlite3.Connection, form: int) -> Iterator[Run]:
+    commands = {}
+    if form > 1:
+        commands = {
+            number: tuple(visible(text or "") for text in told)
+            for number, *told in sql.execute("SELECT sitting, login, command, note FROM commands")
+        }
+    for row in sql.execute(_RUNS):
+        number, began, ended, how, process, host, seconds, requests, retries, throttled, paused = (
+            row
+        )
+        login, command, note = commands.get(number, ("", "", ""))
+        yield Run(
+            began,
+            ended,
+            visible(how),
+            f"process {process} on {visible(host)}",
+            seconds,
+            requests,
+            retries,
+            throttled,
+            paused,
+            pid=process,
+            host=host,
+            login=login,
+            command=command,
+            note=note,
+        )
+
+
+def _read_input(figures: Figures, sql: sqlite3.Connection, form: int, reached: int) -> None:
+    """Read what there was to do."""
+    if form > 1:
+        figures.ids, figures.at_least, figures.about, figures.bad_lines = sql.execute(
+            "SELECT ids, at_least, about, bad_lines FROM input"
         ).fetchone()
-        return int(done)
+    figures.at_least = max(figures.at_least, reached)
+    last = figures.runs[-1] if figures.runs else None
+    if figures.is_fleet:
+        (figures.bad_lines,) = sql.execute(
+            "SELECT ifnull(sum(bad_lines), 0) FROM chunks"
+        ).fetchone()
+    if figures.ids is None and last is not None and last.how == "finished":
+        figures.ids = reached  # before format 2, and by a fleet
+    if figures.ids is not None and figures.ids < reached:
+        figures.ids = None  # it has grown
 
 
-def failures(path: Path) -> Iterator[FailureRow]:
-    """Yield every user who is not done, in the order of the input; raises as `read` does."""
-    with reading(path) as (sql, _):
-        (endpoint,) = sql.execute("SELECT endpoint FROM header").fetchone()
-        for position, user_id, outcome, error, status, title, attempts, trace in sql.execute(
-            "SELECT position, user_id, outcome, error, status, title, attempts, trace_id"
-            " FROM users WHERE outcome <> ? ORDER BY position",
-            (_done(endpoint),),
-        ):
-            told = _told(error, status, title)
-            yield FailureRow(position, user_id, outcome, *told, attempts, visible(trace or ""))
+def _state(figures: Figures, *, is_locked: bool | None) -> State:
+    last = figures.runs[-1] if figures.runs else None
+    is_complete = figures.ids is not None and figures.asked >= figures.ids
+    if is_locked and not (is_complete and last is not None and last.ended is not None):
+        return State.AT_WORK
+    if is_complete:
+        return State.FINISHED
+    if last is None or last.ended is not None:
+        return State.ENDED
+    if last.host != socket.gethostname():
+        return State.UNKNOWN  # this may be a copy
+    if is_locked is None and _is_alive(last.pid):
+        return State.AT_WORK
+    return State.KILLED
 
 
-def visible(text: str) -> str:
-    """Return the text with control characters and direction marks written as escapes."""
-    return UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+def _is_alive(process: int) -> bool:
+    """Return whether there is a process of this number."""
+    if not hasattr(os, "kill") or not 0 < process < 1 << 31:
+        return False
+    try:
+        os.kill(process, 0)
+    except PermissionError:
+        return True  # another user's
+    except OSError:
+        return False
+    return True
 
 
+def _read_groups(figures: Figures, sql: sqlite3.Connection) -> None:
+    """Read the failures by kind, with some ids of each."""
+    found = sql.execute(_GROUPS, (_KINDS,)).fetchall()
+    (figures.kinds,) = sql.execute(_COUNT_OF_KINDS).fetchone()
+    examples: dict[tuple[object, ...], list[str]] = {tuple(kind): [] for *kind, _ in found}
+    missing = sum(min(count, _EXAMPLES) for *_, count in found)
+    for user_id, *kind in sql.execute(_FAILED) if missing else ():
+        shown = examples.get(tuple(kind))
+        if shown is not None and len(shown) < _EXAMPLES:
+            shown.append(visible(user_id))
+            missing -= 1
+            if not missing:
+                break
+    figures.groups = [
+        Group(*told(error, status, title), count, examples[error, status, title])
+        for error, status, title, count in found
+    ]
+
+
+_ASKED: Final = "SELECT at, outcome FROM users WHERE outcome <> 'not_attempted'"
+_EARLIER: Final = "SELECT at, outcome FROM earlier"
+_BY_TIME: Final = "SELECT at / 100 / 10.0, outcome IN (?, ?), count(*) FROM ({asked}) GROUP BY 1, 2"
 # A killed run lasted to its last sample (there is one a second), or to the last user within two
 # seconds after that sample. Later users belong to the next run.
 _RUNS: Final = """
-SELECT began / 1000.0, ended / 1000.0,
-    coalesce(how, (SELECT 'killed' FROM sittings AS later WHERE later.sitting > sittings.sitting),
-        ''), 'process ' || process || ' on ' || host,
+SELECT sitting, began / 1000.0, ended / 1000.0, ifnull(how, ''), process, host,
     max(0, coalesce(ended, max(began, ifnull(max(at), 0), ifnull((
         SELECT max(at) FROM users WHERE at >= sittings.began
         AND at <= max(sittings.began, ifnull((
@@ -218,33 +429,16 @@ FROM sittings LEFT JOIN samples USING (sitting) GROUP BY sitting ORDER BY sittin
 """
 _GROUPS: Final = """
 SELECT error, status, title, count(*) FROM users WHERE outcome IN ('failed', 'unknown')
-GROUP BY 1, 2, 3 ORDER BY 4 DESC
+GROUP BY 1, 2, 3 ORDER BY 4 DESC LIMIT ?
 """
-
-
-def _done(endpoint: str) -> str:
-    """Return the outcome of the users for whom the operation of the journal is done."""
-    for operation in BULK_OPERATIONS.values():
-        if operation.endpoint == endpoint:
-            return operation.done
-    raise ConfigurationError(f"the journal is of {visible(endpoint)}, which is not known here")
-
-
-def _told(error: str | None, status: int | None, title: str | None) -> tuple[str, str]:
-    if error is None:
-        return "cancelled", "the run ended before the response arrived"
-    return error, visible(f"{status or ''} {title or ''}".strip())
-
-
-def _examples(
-    sql: sqlite3.Connection, error: str | None, status: int | None, title: str | None
-) -> list[str]:
-    found = sql.execute(
-        "SELECT user_id FROM users WHERE outcome IN ('failed', 'unknown')"
-        " AND error IS ? AND status IS ? AND title IS ? ORDER BY position LIMIT ?",
-        (error, status, title, _EXAMPLES),
-    )
-    return [visible(user_id) for (user_id,) in found]
+_COUNT_OF_KINDS: Final = """
+SELECT count(*) FROM (
+    SELECT DISTINCT error, status, title FROM users WHERE outcome IN ('failed', 'unknown'))
+"""
+_FAILED: Final = """
+SELECT user_id, error, status, title FROM users WHERE outcome IN ('failed', 'unknown')
+ORDER BY position
+"""
 
 
 def _read_times(figures: Figures, sql: sqlite3.Connection) -> None:
@@ -267,7 +461,7 @@ def _read_times(figures: Figures, sql: sqlite3.Connection) -> None:
         figures.times = [(edges[i], bins[i]) for i in range(used[0], used[-1] + 1)]
 
 
-def _read_timeline(figures: Figures, sql: sqlite3.Connection) -> None:
+def _read_timeline(figures: Figures, sql: sqlite3.Connection, form: int) -> None:
     """Read the timeline, with the runs one after another and no gaps between them."""
     total = figures.seconds
     step = next((step for step in _STEPS if total / step <= _POINTS), total / _POINTS)
@@ -285,8 +479,9 @@ def _read_timeline(figures: Figures, sql: sqlite3.Connection) -> None:
         return max(offsets[number], min(offsets[number] + at - began[number], offsets[number + 1]))
 
     for at, is_done, count in sql.execute(
-        "SELECT at / 100 / 10.0, outcome = ?, count(*) FROM users GROUP BY 1, 2",
-        (figures.done_status,),
+        # A failure is counted when it happened, also if the user was asked for again.
+        _BY_TIME.format(asked=_ASKED if form == 1 else f"{_ASKED} UNION ALL {_EARLIER}"),
+        (figures.done_status, figures.done_before_status),
     ):
         point = points[min(int(place(at) / step), len(points) - 1)]
         if is_done:
@@ -295,6 +490,7 @@ def _read_timeline(figures: Figures, sql: sqlite3.Connection) -> None:
             point.other += count / step
     figures.timeline = points
     figures.halts = list(_halts(sql, place))
+    figures.idle = sum(halt.end - halt.start for halt in figures.halts)
 
 
 def _halts(sql: sqlite3.Connection, place: Callable[[float], float]) -> Iterator[Halt]:

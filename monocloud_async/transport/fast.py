@@ -8,8 +8,8 @@ plain response is taken without a parser (`plain_response`).
 The standard transport is used instead while somebody hooks `ClientSession` (`HOOKS`), and with an
 aiohttp that lacks something that this file needs (`REQUIRED`).
 
-To do without: delete this file and `plain_response`, the lines of `session` that name it, whose connector is
-then a `Connector`, and the tests that import them.
+To do without: delete this file and `plain_response`, the lines of `session` that name it, whose
+connector is then a `Connector`, and the tests that import them.
 """
 
 import asyncio
@@ -273,6 +273,7 @@ class FastTransport:
         for timer in (self._deadline_timer, self._cleanup):
             if timer is not None:
                 timer.cancel()
+        self._deadline_timer = self._cleanup = None
         self._deadlines.close()
         for protocol in self._due_at:
             protocol.fail(ClosedError())

@@ -200,4 +200,5 @@ def test_a_dry_run_knows_the_journal(cli: Cli, sandbox: Sandbox, tmp_path: Path)
     cli("bulk", users)
     done = cli("bulk", users, "--dry-run")
     assert f"users.txt.journal has {len(ids)} enabled users, who are not sent again" in done.out
+    assert "who are not sent again (--no-journal sends every id)" in done.out
     assert f"0 would be enabled on {sandbox.url}" in done.out

@@ -1,13 +1,15 @@
 """The journal of `bulk`: its path, its messages, and when it is refused."""
 
 import signal
+import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import journals
 import pytest
-from terminal import PROGRAM, environment, started
+from terminal import PROGRAM, environment, started, wait_for
 
 from monocloud_async.sandbox import Sandbox
 
@@ -172,3 +174,77 @@ def test_a_name_that_only_looks_like_the_journals_is_fine(bulk: Bulk, users: Pat
     failed = users.with_name("users.txt.journal.failed")
     assert bulk(users, "--failures", failed).returncode == 1
     assert failed.read_text() == "nobody\n"
+
+
+def query(path: Path, text: str) -> list[tuple[object, ...]]:
+    with closing(sqlite3.connect(path)) as sql:
+        return sql.execute(text).fetchall()
+
+
+def test_the_journal_knows_who_ran_which_command_and_no_secret(
+    bulk: Bulk, sandbox: Sandbox, users: Path
+) -> None:
+    bulk(users, "--note", f"HELP-7 {sandbox.api_key}", "--concurrency", 7)
+    journal = users.with_name("users.txt.journal")
+    told = f"monocloud-async bulk {users} --note 'HELP-7 ****' --concurrency 7"
+    assert query(journal, "SELECT command, note FROM commands") == [(told, "HELP-7 ****")]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_journal_knows_the_signal_that_ended_a_run(
+    sandbox: Sandbox, users: Path, number: signal.Signals
+) -> None:
+    sandbox.latency = 0.05
+    with started(sandbox, "bulk", users, "--concurrency", 2) as process:
+        wait_for(lambda: sandbox.stats().requests > 5)
+        process.send_signal(number)
+        assert process.wait(timeout=30) == 130
+    journal = users.with_name("users.txt.journal")
+    assert query(journal, "SELECT how FROM sittings") == [(f"interrupted by {number.name}",)]
+    assert query(journal, "SELECT path, about FROM input") == [(str(users), 51)]
+
+
+def test_a_success_on_the_word_of_an_old_journal_has_its_date_and_the_way_out(
+    bulk: Bulk, sandbox: Sandbox, users: Path
+) -> None:
+    users.write_text("".join(f"{user_id}\n" for user_id in sandbox.user_ids()))
+    bulk(users)
+    journal = users.with_name("users.txt.journal")
+    with closing(sqlite3.connect(journal, isolation_level=None)) as sql:
+        sql.execute("UPDATE users SET at = 1790000000000")
+    told = (
+        "Nothing was sent: all of them were enabled by 2026-09-21 14:13:20 UTC, according to the"
+        " journal, which does not know what happened since; --no-journal or another --journal asks"
+        " for everybody again"
+    )
+    done = bulk(users)
+    assert (done.returncode, told in done.stdout) == (0, True)
+    done = bulk(users, "--json")
+    assert (done.returncode, told in done.stderr) == (0, True)
+    users.write_text(users.read_text() + "nobody\n")
+    assert "Some of them were enabled by 2026-09-21" in bulk(users).stdout
+
+
+def test_bad_lines_are_in_the_journal(bulk: Bulk, users: Path) -> None:
+    table = users.with_suffix(".csv")
+    table.write_text("user_id,note\n,nobody\nghost-of-a-user,x\n,nobody\n")
+    assert bulk(table).returncode == 1
+    journal = users.with_name("users.csv.journal")
+    assert [line for (line,) in query(journal, "SELECT line FROM bad_lines")] == [2, 4]
+    assert query(journal, "SELECT ids, bad_lines FROM input") == [(1, 2)]
+
+
+def test_a_report_of_a_colleague_does_not_lock_the_owner_out(
+    bulk: Bulk, sandbox: Sandbox, users: Path
+) -> None:
+    ids = users.read_text()
+    few = "".join(ids.splitlines(keepends=True)[:10])
+    journal = users.with_name("users.journal")
+    bulk("-", "--journal", journal, text=few)
+    before = sorted(entry.name for entry in users.parent.iterdir())
+    command = [*PROGRAM, "report", str(journal)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert sorted(entry.name for entry in users.parent.iterdir()) == before
+    assert "Finished: all 10 users were asked for" in done.stdout
+    assert bulk("-", "--journal", journal, text=ids).returncode == 1
+    assert sandbox.stats().users["enabled"] == 50

@@ -10,6 +10,8 @@ from terminal import Cli
 
 from monocloud_async import User
 from monocloud_async.cli import commands
+from monocloud_async.cli.access import Access
+from monocloud_async.config import API_KEY
 from monocloud_async.sandbox import Sandbox
 
 
@@ -64,3 +66,14 @@ def test_enable_tells_once_what_ended_it(cli: Cli, tmp_path: Path) -> None:
 def test_enable_in_json(cli: Cli, sandbox: Sandbox) -> None:
     user, summary = json_lines(cli("enable", sandbox.user_ids()[0], "--json").out)
     assert (user["status"], summary["summary"]["enabled"]) == ("enabled", 1)
+
+
+def test_the_recorded_command_has_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(API_KEY, "sentinel-key-4711")
+    access = Access(domain="a.com", api_key="sentinel-file-key")
+    arguments = ["bulk", "sentinel-key-4711.txt", "--note=sentinel-file-key", "https://me:pw@x/y"]
+    told = commands.caller(access, arguments, "by sentinel-key-4711")
+    assert told == (
+        "monocloud-async bulk '****.txt' '--note=****' 'https://****@x/y'",
+        "by ****",
+    )

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import sqlite3
+import subprocess
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import journals
 import pytest
 from recorded import NASTY, TENANT, outcome, told, write
+from terminal import PROGRAM
 
 from monocloud_async import MonoCloudSession, RetryPolicy
 from monocloud_async.cli import main
@@ -40,7 +42,7 @@ def test_the_summary_tells_what_became_of_everybody(
     assert f"users.csv on {TENANT}, from the journal {journal}"[:60] in out
     assert re.search(r"^200 +enabled", out, re.MULTILINE)
     assert re.search(r"^ +35 +failed", out, re.MULTILINE)
-    assert "2.0 s of work, 118 users a second" in out
+    assert re.search(r"2\.0 s of work, \d+ users a second while requests were let through", out)
     assert "40 requests, 4 of them retries, 6 answered 429" in out
     assert "paused for 0.4 s" in out
     assert "within 50 ms, 90 % within 90 ms, 99 % within 99 ms, all within 100 ms" in out
@@ -115,7 +117,7 @@ async def test_ids_that_cannot_be_sent_are_no_ids_to_feed_back(
     ):
         await session.bulk_enable(["ada", "..", "nobody", "x\ud800"], journal=path)
     out = told(capsys, path, "--failures", tmp_path / "out.txt")
-    assert "1 users to retry" in out
+    assert "1 user to retry" in out
     assert "2 ids are left out, because a file cannot say them" in out
     assert (tmp_path / "out.txt").read_text() == "nobody\n"
 
@@ -196,3 +198,233 @@ def test_the_input_is_not_overwritten_by_the_report(
         assert main(["report", str(path), option, str(users)]) == 2
         assert "is the input of the run; choose another file" in capsys.readouterr().err
     assert users.read_text() == "ada\n"
+
+
+def unfinished(tmp_path: Path, form: str = "txt", *, asked: int = 6) -> Path:
+    """A journal of a run that was interrupted after some of ten users, beside its input."""
+    ids = [f"user{place}" for place in range(10)]
+    source = tmp_path / f"users.{form}"
+    lines = {
+        "txt": ids,
+        "csv": ["name,key", *(f"x,{user_id}" for user_id in ids)],
+        "jsonl": [json.dumps({"key": user_id}) for user_id in ids],
+    }[form]
+    source.write_text("\n".join(lines) + "\n")
+    column = None if form == "txt" else "key"
+    outcomes = [outcome(place, ids[place], "No" if place == 1 else "") for place in range(asked)]
+    info = InputInfo(str(source), form, column, path=str(source), about=10)
+    path = write(tmp_path / f"users.{form}.journal", outcomes, info)
+    with closing(sqlite3.connect(path, isolation_level=None)) as sql:
+        sql.execute("UPDATE sittings SET how = 'interrupted by SIGINT' WHERE sitting = 2")
+    return path
+
+
+@pytest.mark.parametrize("form", ["txt", "csv", "jsonl"])
+def test_of_an_unfinished_run_the_failures_are_all_who_are_not_enabled(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], form: str
+) -> None:
+    path = unfinished(tmp_path, form)
+    again = tmp_path / f"again.{form}"
+    out = told(capsys, path, "--failures", again)
+    first, *_ = out.splitlines()
+    assert first.startswith("Not finished (interrupted by SIGINT): about 60 %, about 4 of about 10")
+    column = "" if form == "txt" else " --column key"
+    assert first.endswith(f"go on with: monocloud-async bulk {tmp_path}/users.{form}{column}")
+    assert "5 users to retry, 4 of them never asked for" in out
+    with open_ids(again, None, None if form == "txt" else "key") as source:
+        assert [line.user_id for line in source] == ["user1", *(f"user{n}" for n in range(6, 10))]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        (lambda source: source.unlink(), "users.txt is not there"),
+        (lambda source: source.write_text("other\n" * 10), "has changed: id number 1 was 'user0'"),
+        (lambda source: source.write_text("user0\n"), "has changed: it ends before id number 2"),
+    ],
+)
+def test_failures_that_cannot_be_known_are_refused(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    spoil: Callable[[Path], object],
+    why: str,
+) -> None:
+    path = unfinished(tmp_path)
+    again = tmp_path / "again.txt"
+    again.write_text("before")
+    spoil(tmp_path / "users.txt")
+    assert main(["report", str(path), "--failures", str(again)]) == 2
+    err = capsys.readouterr().err
+    assert "--failures cannot have everybody: Not finished" in err
+    assert why in err
+    assert f"Finish the run first: monocloud-async bulk {tmp_path}/users.txt" in err
+    assert again.read_text() == "before"
+
+
+def test_an_input_that_moved_with_its_journal_is_found(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "there").mkdir()
+    unfinished(tmp_path)
+    for name in ("users.txt", "users.txt.journal"):
+        (tmp_path / name).rename(tmp_path / "there" / name)
+    path = tmp_path / "there" / "users.txt.journal"
+    assert "4 of them never asked for" in told(capsys, path, "--failures", tmp_path / "again.txt")
+    assert main(["report", str(path), "-o", str(tmp_path / "there" / "users.txt")]) == 2
+
+
+@pytest.mark.parametrize(
+    ("user_id", "said"),
+    [
+        ("user0", "'user0': enabled at 2026-"),
+        ("user1", "'user1': failed at 2026-"),
+        ("user9", "'user9': not attempted; the run has not come to this user"),
+    ],
+)
+def test_what_became_of_a_user_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], user_id: str, said: str
+) -> None:
+    out = told(capsys, unfinished(tmp_path), "--user", user_id)
+    assert out.startswith(said)
+    assert out.rstrip().endswith(f"number {int(user_id[4:]) + 1} of the input")
+    assert ("404 No; trace 00-abc-01" in out) == (user_id == "user1")
+
+
+def test_a_user_who_is_not_in_the_run_is_an_error_of_usage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = unfinished(tmp_path)
+    assert main(["report", str(path), "--user", "nobody"]) == 2
+    assert "'nobody' is not in the journal" in (err := capsys.readouterr().err)
+    assert "and not in its input" in err
+    (tmp_path / "users.txt").unlink()
+    assert main(["report", str(path), "--user", "nobody"]) == 2
+    assert "has not come to this user, or the user is not in its input" in capsys.readouterr().err
+
+
+def test_the_json_lines_account_for_everybody(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = unfinished(tmp_path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as sql:
+        sql.execute("INSERT INTO bad_lines VALUES (3, 1, 'is not UTF-8')")
+        sql.execute("UPDATE input SET bad_lines = 1")
+    *lines, last = [json.loads(line) for line in told(capsys, path, "--json").splitlines()]
+    users = [line for line in lines if "number" in line]
+    assert [line["user_id"] for line in users] == [f"user{n}" for n in range(10)]
+    assert [line["status"] for line in users[:2]] == ["enabled", "failed"]
+    assert users[1]["error"] == {
+        "type": "NotFoundError", "message": "404 No", "status": 404, "trace_id": "00-abc-01",
+    }  # fmt: skip
+    assert {line["status"] for line in users[6:]} == {"not_attempted"}
+    assert [line["line"] for line in lines if "line" in line] == [3]
+    summary = last["summary"]
+    assert (summary["state"], summary["finished"], summary["complete"]) == ("ended", False, True)
+    counts = [summary[name] for name in ("total", "enabled", "failed", "not_attempted", "left")]
+    assert counts == [10, 5, 1, 4, 4]
+    assert summary["bad_lines"] == 1
+    assert summary["go_on"] == f"monocloud-async bulk {tmp_path}/users.txt"
+    assert summary["runs"][1]["how"] == "interrupted by SIGINT"
+
+
+def test_without_the_input_the_json_lines_say_that_they_are_not_all(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = unfinished(tmp_path)
+    (tmp_path / "users.txt").unlink()
+    assert main(["report", str(path), "--json"]) == 0
+    captured = capsys.readouterr()
+    *lines, last = captured.out.splitlines()
+    assert len(lines) == 6
+    assert json.loads(last)["summary"]["complete"] is False
+    assert "Users who were never asked for are not listed: the input" in captured.err
+
+
+def test_the_csv_has_every_outcome_and_no_formula(
+    journal: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["report", str(journal), "--csv"]) == 0
+    captured = capsys.readouterr()
+    rows = list(csv.DictReader(captured.out.splitlines()))
+    assert len(rows) == 235
+    assert (rows[0]["number"], rows[0]["user_id"], rows[0]["status"]) == ("1", "user0", "enabled")
+    assert {row["message"] for row in rows} == {"", "404 Not Found"}
+    cells = [cell for row in rows for cell in row.values()]
+    assert not [cell for cell in cells if cell[:1] and cell[0] in "=+-@\t\r\uff1d\uff0b\uff0d"]
+    assert captured.err.startswith("Finished")
+
+
+def test_one_user_can_be_had_as_json_and_csv(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = unfinished(tmp_path)
+    out = told(capsys, path, "--user", "user9", "--json")
+    assert [json.loads(line).get("user_id") for line in out.splitlines()] == ["user9", None]
+    out = told(capsys, path, "--user", "user1", "--csv")
+    assert [row["user_id"] for row in csv.DictReader(out.splitlines())] == ["user1"]
+    assert main(["report", str(path), "--csv", "--json"]) == 2
+
+
+def test_the_exit_code_tells_the_state_where_that_is_asked_for(
+    journal: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["report", str(journal), "--exit-code"]) == 1  # 35 failed
+    (tmp_path / "x").mkdir()
+    path = unfinished(tmp_path / "x")
+    assert main(["report", str(path), "--exit-code"]) == 3
+    assert main(["report", str(path)]) == 0
+    done = write(tmp_path / "done", [outcome(0, "ada"), outcome(1, "bob")])
+    assert main(["report", str(done), "--exit-code"]) == 0
+    with closing(sqlite3.connect(done, isolation_level=None)) as sql:
+        sql.execute("UPDATE input SET bad_lines = 1")
+    assert main(["report", str(done), "--exit-code"]) == 1
+    capsys.readouterr()
+
+
+def test_a_finished_run_says_since_when_and_how_to_ask_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "users.list"
+    source.write_text("ada\n")
+    info = InputInfo("users.list", "txt", path=str(source))
+    out = told(capsys, write(tmp_path / "my journal", [outcome(0, "ada")], info))
+    assert "The journal knows the tenant as it was at 2026-09-22 " in out
+    again = f"monocloud-async bulk {source} --format txt --no-journal"
+    assert out.rstrip().endswith(f"to ask again: {again}")
+
+
+def test_a_command_is_told_from_what_is_needed_and_never_taken_from_the_journal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = unfinished(tmp_path)
+    evil = path.rename(tmp_path / "my journal;rm")
+    with closing(sqlite3.connect(evil, isolation_level=None)) as sql:
+        sql.execute("UPDATE commands SET command = 'rm -rf x'")
+        sql.execute("UPDATE header SET input = 'users.txt; rm -rf x'")
+        sql.execute("UPDATE input SET path = '/nothing; rm -rf x'")
+    first, *_ = told(capsys, evil).splitlines()
+    assert first.endswith(f"bulk 'users.txt; rm -rf x' --format txt --journal '{evil}'")
+
+
+def test_bad_lines_are_told_with_their_numbers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = unfinished(tmp_path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as sql:
+        sql.executemany("INSERT INTO bad_lines VALUES (?, 1, 'is bad')", [(n,) for n in range(12)])
+        sql.execute("UPDATE input SET bad_lines = 12")
+    out = told(capsys, path)
+    assert "12 bad lines without a valid id (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, ...)" in out
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("option", ["--json", "--csv"])
+def test_an_output_that_stdout_does_not_take_is_told_in_one_line(
+    journal: Path, option: str
+) -> None:
+    command = [*PROGRAM, "report", str(journal), option]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.endswith("Error: cannot write to stdout: No space left on device\n")
+    assert "Traceback" not in done.stderr

@@ -1,9 +1,11 @@
 """The rows of a journal: what they have, and how those of several runs come together."""
 
 import asyncio
+import os
+import pwd
 import sqlite3
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import virtual_time
 from monocloud_async import ConfigurationError, MonoCloudSession, NotFoundError, RetryPolicy
 from monocloud_async.endpoint import ENABLE
 from monocloud_async.journal.file import JournalFile
-from monocloud_async.journal.store import InputInfo, JournalStore, Rows
+from monocloud_async.journal.store import Caller, InputInfo, JournalStore, Rows
 from monocloud_async.sandbox import Sandbox
 
 
@@ -173,3 +175,117 @@ def test_a_run_counts_its_own_pauses_and_not_those_before_it(path: Path) -> None
     virtual_time.run(main())
     with closing(sqlite3.connect(path)) as sql:
         assert sql.execute("SELECT max(paused) FROM samples").fetchone() == (0,)
+
+
+def query(path: Path, text: str) -> list[tuple[object, ...]]:
+    with closing(sqlite3.connect(path)) as sql:
+        return sql.execute(text).fetchall()
+
+
+INPUT = "SELECT path, sheet, ids, at_least, about, bad_lines FROM input"
+
+
+async def test_the_size_of_the_input_is_known_when_it_was_read_to_its_end(
+    sandbox: Sandbox, session: MonoCloudSession, path: Path
+) -> None:
+    ids = sandbox.user_ids()
+    info = InputInfo("users.txt", path="/x/users.txt", about=21, sheet="S")
+
+    def journal() -> JournalFile:
+        return JournalFile(path, sandbox.url, input_info=info)
+
+    async with session.bulk_enable(iter(ids), journal=journal(), concurrency=1) as run:
+        async for outcome in run:
+            if outcome.position == 4:
+                run.drain()
+    ((*_, ids_known, at_least, about, bad_lines),) = query(path, INPUT)
+    assert (ids_known, about, bad_lines) == (None, 21, 0)
+    assert 5 <= int(str(at_least)) < 20
+    await session.bulk_enable(iter(ids), journal=journal())
+    assert query(path, INPUT) == [("/x/users.txt", "S", 20, 20, 21, 0)]
+    await session.bulk_enable([*ids, "nobody"], journal=journal())  # it has grown
+    assert query(path, INPUT) == [("/x/users.txt", "S", 21, 21, 21, 0)]
+
+
+async def test_a_list_says_its_size_at_once(
+    sandbox: Sandbox, session: MonoCloudSession, path: Path
+) -> None:
+    async with session.bulk_enable(sandbox.user_ids(), journal=path, concurrency=1) as run:
+        async for _ in run:
+            run.drain()
+    assert query(path, "SELECT ids FROM input") == [(20,)]
+
+
+async def test_bad_lines_are_recorded_and_forgotten_when_they_are_mended(
+    sandbox: Sandbox, session: MonoCloudSession, path: Path
+) -> None:
+    def journal(*lines: int) -> JournalFile:
+        made = JournalFile(path, sandbox.url)
+        for line in lines:
+            made.add_bad_line(line, "is no id\x1b")
+        return made
+
+    await session.bulk_enable(iter(sandbox.user_ids()), journal=journal(3, 30))
+    assert query(path, "SELECT line, problem FROM bad_lines") == [
+        (3, "is no id "), (30, "is no id "),
+    ]  # fmt: skip
+    await session.bulk_enable(iter(sandbox.user_ids()), journal=journal(3))
+    assert query(path, "SELECT line FROM bad_lines") == [(3,)]
+    assert query(path, "SELECT bad_lines FROM input") == [(1,)]
+
+
+async def test_an_input_of_bad_lines_alone_has_a_journal(
+    session: MonoCloudSession, sandbox: Sandbox, path: Path
+) -> None:
+    journal = JournalFile(path, sandbox.url)
+    journal.add_bad_line(1, "is no id")
+    await session.bulk_enable([], journal=journal)
+    assert query(path, "SELECT line FROM bad_lines") == [(1,)]
+    assert query(path, "SELECT ids, bad_lines FROM input") == [(0, 1)]
+
+
+async def test_a_run_that_only_skips_is_recorded_too(
+    sandbox: Sandbox, session: MonoCloudSession, path: Path
+) -> None:
+    for _ in range(2):
+        await session.bulk_enable(sandbox.user_ids(), journal=path)
+    assert query(path, "SELECT how FROM sittings") == [("finished",)] * 2
+
+
+async def test_who_ran_what_where_is_recorded(
+    sandbox: Sandbox, session: MonoCloudSession, path: Path
+) -> None:
+    caller = Caller("monocloud-async bulk x", "HELP-7")
+    journal = JournalFile(path, sandbox.url, caller=caller)
+    await session.bulk_enable(sandbox.user_ids(), journal=journal)
+    ((login, folder, command, note),) = query(
+        path, "SELECT login, folder, command, note FROM commands"
+    )
+    assert str(login).split(",")[0] == pwd.getpwuid(os.geteuid()).pw_name
+    assert (folder, command, note) == (str(Path.cwd()), *caller)
+
+
+async def test_an_error_of_the_caller_is_how_a_run_ended_without_its_words(
+    sandbox: Sandbox, session: MonoCloudSession, path: Path
+) -> None:
+    def broken() -> Iterator[str]:
+        yield from sandbox.user_ids()[:3]
+        raise ValueError("sentinel-key-4711")
+
+    with pytest.raises(ValueError, match="sentinel"):
+        await session.bulk_enable(broken(), journal=path)
+    assert query(path, "SELECT how FROM sittings") == [("stopped: ValueError",)]
+
+
+async def test_how_an_interrupted_run_ended_is_what_its_caller_says(
+    sandbox: Sandbox, session: MonoCloudSession, path: Path
+) -> None:
+    for ends_early in (True, False):
+        journal = JournalFile(path, sandbox.url)
+        journal.ending = "interrupted by SIGTERM"
+        async with session.bulk_enable(sandbox.user_ids(), journal=journal, concurrency=1) as run:
+            async for _ in run:
+                if ends_early:
+                    run.drain()
+    ends = query(path, "SELECT how FROM sittings")
+    assert ends == [("interrupted by SIGTERM",), ("finished",)]

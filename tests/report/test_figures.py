@@ -1,6 +1,7 @@
 """A run in figures, from its journal alone."""
 
 import asyncio
+import os
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -10,7 +11,10 @@ import journals
 import pytest
 
 from monocloud_async import ConfigurationError, MonoCloudSession
-from monocloud_async.report.figures import Halt, failures, read, users_done
+from monocloud_async.journal.lock import Lock
+from monocloud_async.journal.paths import lock_path
+from monocloud_async.report.figures import Halt, State, ended, read
+from monocloud_async.report.rows import failures
 from monocloud_async.sandbox import Sandbox
 
 
@@ -35,7 +39,7 @@ def test_the_figures_put_the_runs_one_after_the_other(journal: Path) -> None:
     assert isinstance(figures.halts[0], Halt)
 
 
-@pytest.mark.parametrize("look", [read, users_done, lambda path: list(failures(path))])
+@pytest.mark.parametrize("look", [read, lambda path: list(failures(path))])
 def test_a_journal_of_an_unknown_operation_is_refused(
     look: Callable[[Path], object], journal: Path
 ) -> None:
@@ -67,3 +71,142 @@ async def test_a_run_can_be_looked_at_while_it_is_at_work(tmp_path: Path) -> Non
                     await asyncio.sleep(0.01)
             assert read(path).outcomes == {"enabled": 19}
             assert run.in_flight == 1
+
+
+def old(path: Path) -> Path:
+    """Turn the journal into one of format 1."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as sql:
+        for table in ("input", "commands", "bad_lines", "earlier", "before"):
+            sql.execute(f"DROP TABLE {table}")
+        sql.execute("PRAGMA user_version = 1")
+    return path
+
+
+def change(path: Path, *statements: str) -> Path:
+    with closing(sqlite3.connect(path, isolation_level=None)) as sql:
+        for statement in statements:
+            sql.execute(statement)
+    return path
+
+
+KILLED = "UPDATE sittings SET ended = NULL, how = NULL WHERE sitting = 2"
+STOPPED = "UPDATE sittings SET how = 'interrupted by SIGTERM' WHERE sitting = 2"
+
+
+def test_a_run_that_came_to_the_end_of_its_input_is_finished(journal: Path) -> None:
+    change(journal, "UPDATE input SET ids = 235")
+    figures = read(journal)
+    assert figures.state is State.FINISHED
+    assert (figures.left, figures.percent) == (0, 100)
+    assert (
+        figures.headline() == "Finished: all 235 users were asked for; 35 of them are not enabled"
+    )
+
+
+def test_a_run_that_was_interrupted_tells_how_and_how_many_are_left(journal: Path) -> None:
+    change(journal, STOPPED, "UPDATE input SET ids = 1500")
+    figures = read(journal)
+    assert figures.state is State.ENDED
+    told = "Not finished (interrupted by SIGTERM): 15 %, 1,265 of 1,500 users not yet"
+    assert figures.headline() == told
+
+
+def test_before_the_input_was_read_to_its_end_the_numbers_are_about(journal: Path) -> None:
+    change(journal, KILLED, "UPDATE input SET about = 1502, bad_lines = 2")
+    figures = read(journal)
+    assert figures.state is State.KILLED
+    told = "Not finished, cut off (killed): about 15 %, about 1,265 of about 1,500 users not yet"
+    assert figures.headline() == told
+    change(journal, "UPDATE input SET about = NULL")
+    assert "235 users asked for; the input was not read to its end" in read(journal).headline()
+
+
+def test_nobody_is_called_finished_who_was_not_attempted(journal: Path) -> None:
+    change(
+        journal,
+        "UPDATE input SET ids = 235",
+        "UPDATE users SET outcome = 'not_attempted' WHERE position = 7",
+        STOPPED,
+    )
+    figures = read(journal)
+    assert (figures.left, figures.percent) == (1, 99)
+    assert figures.headline().endswith("99 %, 1 of 235 users not yet")
+
+
+def test_the_lock_tells_a_run_at_work_from_a_killed_one(journal: Path) -> None:
+    change(journal, KILLED, "UPDATE input SET ids = 300", "DELETE FROM users WHERE position < 4")
+    lock = Lock(lock_path(journal), "the journal")
+    lock.take()
+    figures = read(journal)
+    assert figures.state is State.AT_WORK
+    assert figures.headline().startswith(f"At work (process {os.getpid()} on ")
+    assert figures.headline().endswith("77 %, 69 of 300 users not yet, 4 in flight")
+    lock.release()
+    figures = read(journal)
+    assert figures.state is State.KILLED
+    assert figures.headline().endswith("69 of 300 users not yet, 4 were in flight")
+    assert [ended(figures, run).split(":")[0] for run in figures.runs] == ["killed", "killed"]
+
+
+def test_of_a_run_on_another_machine_the_lock_says_nothing(journal: Path) -> None:
+    change(journal, KILLED, "UPDATE sittings SET host = 'elsewhere'")
+    figures = read(journal)
+    assert figures.state is State.UNKNOWN
+    assert "killed, or at work as process" in figures.headline()
+
+
+@pytest.mark.parametrize(
+    ("statement", "state"),
+    [("SELECT 1", State.FINISHED), (STOPPED, State.ENDED), (KILLED, State.KILLED)],
+)
+def test_a_journal_of_format_1_is_read_as_far_as_it_knows(
+    journal: Path, statement: str, state: State
+) -> None:
+    figures = read(change(old(journal), statement))
+    assert figures.state is state
+    assert figures.bad_lines is None
+    assert figures.ids == (235 if state is State.FINISHED else None)
+
+
+async def test_a_run_of_today_adds_to_a_journal_of_format_1_what_it_lacks(
+    sandbox: Sandbox, session: MonoCloudSession, tmp_path: Path
+) -> None:
+    path = tmp_path / "j"
+    ids = sandbox.user_ids()
+    await session.bulk_enable(ids[:5], journal=path)
+    assert read(old(path)).ids == 5
+    await session.bulk_enable(ids, journal=path)
+    figures = read(path)
+    assert (figures.ids, figures.bad_lines, figures.state) == (20, 0, State.FINISHED)
+    assert [bool(run.login) for run in figures.runs] == [False, True]
+
+
+async def test_the_timeline_counts_a_failure_when_it_happened(
+    sandbox: Sandbox, session: MonoCloudSession, tmp_path: Path
+) -> None:
+    path = tmp_path / "j"
+    ids = sandbox.user_ids()
+    for user_id in ids[:5]:
+        sandbox.script(user_id, "422:identity")
+    await session.bulk_enable(ids, journal=path)
+    await session.bulk_enable(ids, journal=path)
+    change(path, "UPDATE sittings SET began = began - 60000, ended = began WHERE sitting = 1")
+    figures = read(path)
+    assert figures.outcomes == {"enabled": 20}
+    others = sum(point.other for point in figures.timeline) * figures.step
+    done = sum(point.done for point in figures.timeline) * figures.step
+    assert (round(others), round(done)) == (5, 20)
+
+
+def test_the_speed_is_that_of_the_time_in_which_requests_were_let_through(journal: Path) -> None:
+    figures = read(journal)
+    assert figures.idle == pytest.approx(1.0)
+    assert figures.rate == pytest.approx(235.0)
+
+
+def test_a_tenant_that_says_something_else_each_time_makes_no_endless_list(journal: Path) -> None:
+    change(journal, "UPDATE users SET outcome = 'failed', error = 'E', title = 'said ' || position")
+    figures = read(journal)
+    assert figures.kinds == 235
+    assert len(figures.groups) == 50
+    assert all(len(group.examples) == group.count == 1 for group in figures.groups)

@@ -1,6 +1,7 @@
 """A run as a page, in a real browser."""
 
 import os
+import re
 import shutil
 import sqlite3
 import sys
@@ -15,8 +16,8 @@ from recorded import NASTY, TENANT, outcome, told
 from monocloud_async.cli import main
 from monocloud_async.endpoint import ENABLE
 from monocloud_async.journal.store import InputInfo, JournalStore, Rows, Sample
-from monocloud_async.report.figures import failures
 from monocloud_async.report.page import page
+from monocloud_async.report.rows import failures
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
@@ -38,7 +39,8 @@ def test_a_page_of_a_million_users_is_under_a_megabyte(tmp_path: Path) -> None:
         )
     text = page(path)
     assert 200_000 < len(text.encode()) < 1_000_000
-    assert "of 99,999;" in text
+    assert "of 99,999 users who are not enabled;" in text
+    assert re.search(r"also finds [\d,]+ of 900,001 other users;", text)
     assert len(list(failures(path))) == 99_999
 
 
@@ -87,7 +89,7 @@ async def test_the_page_opens_from_disk_and_its_failures_can_be_filtered(
         assert await view.inner_text("#shown") == "35 of 35 shown"
         await view.fill("#filter", "GHOST1")
         assert await rows.count() == 11
-        assert await view.inner_text("#shown") == "11 of 35 shown"
+        assert await view.inner_text("#shown") == "11 of 35 shown; 0 other users found"
         await view.select_option("#kind", label="404 Not Found")
         assert await rows.count() == 11
         await view.fill("#filter", "no such user")
@@ -117,12 +119,12 @@ async def test_a_screen_reader_finds_its_way(html: Path) -> None:
     for found in (
         'heading "users.csv on https://acme.eu.monocloud.com" [level=1]',
         'figure "Users a second"',
-        'searchbox "Filter"',
+        'searchbox "Find a user"',
         'combobox "Message"',
         "status: 35 of 35 shown",
         'table "Users who are not enabled"',
         'columnheader "Trace"',
-        "118 users a second on average",
+        "users a second on average",
     ):
         assert found in tree, found
     assert "- img" not in tree  # the drawings are hidden: their figures are tables
@@ -134,3 +136,34 @@ def test_without_its_extra_the_page_says_what_to_install(
     monkeypatch.setitem(sys.modules, "monocloud_async.report.page", None)
     assert main(["report", str(journal), "-o", "run.html"]) == 2
     assert "pip install 'monocloud-async[report]'" in capsys.readouterr().err
+
+
+@pytest.mark.process
+async def test_any_user_of_the_run_is_found_on_the_page(html: Path) -> None:
+    async with opened(html, width=1200, scheme="light") as view:
+        found = view.locator("#found li")
+        assert await found.count() == 0
+        await view.fill("#filter", "user17")
+        assert await found.count() == 11
+        assert (await found.first.inner_text()).startswith("user17: enabled at 2026-")
+        assert await view.inner_text("#shown") == "0 of 35 shown; 11 other users found"
+        await view.fill("#filter", "user")
+        assert await found.count() == 20
+        assert "200 other users found, the first 20 shown" in await view.inner_text("#shown")
+
+
+def test_the_page_tells_whether_the_run_is_finished(journal: Path) -> None:
+    assert 'class="banner"' in (text := page(journal))
+    assert "Finished: all 235 users were asked for" in text
+    with closing(sqlite3.connect(journal, isolation_level=None)) as sql:
+        sql.execute("UPDATE sittings SET how = 'interrupted by SIGINT' WHERE sitting = 2")
+        sql.execute("UPDATE input SET ids = 1500, bad_lines = 1")
+        sql.execute("INSERT INTO bad_lines VALUES (7, 1, 'is <b>bad</b>')")
+        sql.execute("INSERT OR REPLACE INTO commands VALUES (2, 'ann', '/', 'run <i>', 'HELP-7')")
+    text = page(journal, lacking="the input is gone")
+    assert 'class="banner unfinished"' in text
+    assert "Not finished (interrupted by SIGINT): 15 %, 1,265 of 1,500 users not yet" in text
+    assert "does not list the users who were never asked for: the input is gone." in text
+    assert "line 7 is &lt;b&gt;bad&lt;/b&gt;" in text
+    assert "run &lt;i&gt;" in text
+    assert "HELP-7" in text
