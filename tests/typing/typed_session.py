@@ -17,6 +17,7 @@ from monocloud_async import (
     RetryPolicy,
     User,
     UserEmail,
+    UserList,
     UserUsername,
 )
 from monocloud_async.journal import Journal
@@ -31,6 +32,14 @@ async def one_call(session: MonoCloudSession) -> None:
     assert_type(user.emails, list[UserEmail])
     assert_type(user.username, UserUsername | None)
     assert_type(user.block_until, int | None)
+
+
+async def a_list(session: MonoCloudSession) -> None:
+    users = assert_type(session.list_users(filter="bob", sort="last_updated:-1"), UserList)
+    async for user in session.list_users(group="staff", page_size=20):
+        assert_type(user, User)
+    assert_type(users.total, int | None)
+    assert_type(users.returned, int)
 
 
 async def a_session(client: aiohttp.ClientSession) -> None:
@@ -54,6 +63,7 @@ async def the_pace(session: MonoCloudSession) -> None:
 async def a_run(session: MonoCloudSession, ids: list[str]) -> None:
     assert_type(await session.bulk_enable(ids), BulkReport)
     assert_type(await asyncio.wait_for(session.bulk_enable(ids), 60), BulkReport)
+    assert_type(await session.bulk_enable(ids, check=True, limit=20), BulkReport)
     assert_type(
         await asyncio.gather(session.bulk_enable(ids), session.enable_user("ada")),
         tuple[BulkReport, User],
