@@ -152,7 +152,9 @@ class Preview(msgspec.Struct, kw_only=True):
             )
         elif self.journal:
             lines.append(f"The journal {self.journal} has no {operation.done} users.")
-        if self.states is not None:
+        if self.states is None:
+            lines.append("Neither the key nor the tenant was tried; --check asks the tenant.")
+        else:
             lines.append("The key works. Of the ids, by the tenant:")
             lines += [f"  {count:,} {state}" for state, count in self.states.items() if count]
         lines.append(f"{self.left:,} would be {operation.done} on {self.tenant}{self._duration()}.")

@@ -218,6 +218,7 @@ def test_a_dry_run_says_what_it_knows_and_how(
     assert "1 of the ids are duplicates" in done.out
     assert f"201 would be enabled on {sandbox.url}, in about 4 s at 50 a second" in done.out
     assert "no enabled users" in done.out
+    assert "Neither the key nor the tenant was tried; --check asks the tenant" in done.out
     assert not table.with_name("users.csv.journal").exists()
     cli("bulk", table, "--limit", 30)
     done = cli("bulk", table, "--dry-run", "--limit", 100)
