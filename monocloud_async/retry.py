@@ -10,8 +10,9 @@ uses no attempt and no retry time.
 
 import asyncio
 import math
+import sys
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import tenacity
@@ -64,6 +65,16 @@ class RetryPolicy:
                 raise ConfigurationError(f"{name} must be a number, 0 or more")
         if not 0 < self.total < float("inf"):
             raise ConfigurationError("total must be seconds above 0")
+
+    def patient(self, seconds: float) -> "RetryPolicy":
+        """Return a policy for a call of a long job: it retries for so many seconds, if at all."""
+        return replace(
+            self,
+            attempts=1 if self.attempts == 1 else sys.maxsize,
+            total=max(self.total, seconds),
+            max_retry_after=max(self.max_retry_after, seconds),
+            wait_if_down=True,
+        )
 
     def allows(self, error: BaseException) -> bool:
         """Return whether this policy allows a retry after this error."""

@@ -5,7 +5,6 @@ import os
 import warnings
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from enum import Enum, auto
 from functools import partial
 from types import TracebackType
@@ -361,12 +360,7 @@ class MonoCloudSession:
         if not isinstance(page_size, int) or page_size < 1:
             raise ConfigurationError(f"page_size must be 1 or more, not {page_size!r}")
         size = page_size
-        policy = replace(
-            self._retry,
-            total=max(self._retry.total, MAX_OUTAGE),
-            max_retry_after=max(self._retry.max_retry_after, MAX_OUTAGE),
-            wait_if_down=True,
-        )
+        policy = self._retry.patient(MAX_OUTAGE)
         order = user_list.STABLE_SORT if sort is None else sort
         try:
             list_path(1, size, query=filter, sort=order, group=group)

@@ -1,5 +1,7 @@
 """Lists of users: nobody is left out unnoticed, whatever the pages do while they are read."""
 
+import asyncio
+import re
 import tracemalloc
 from collections.abc import AsyncIterator, Callable
 from random import Random
@@ -12,7 +14,7 @@ from virtual_time import run
 
 import monocloud_async as m
 from monocloud_async import MonoCloudSession, User, UserList
-from monocloud_async.endpoint import UserPage
+from monocloud_async.endpoint import Operation, UserPage
 from monocloud_async.sandbox import Sandbox
 from monocloud_async.user_list import IdSet
 
@@ -318,6 +320,37 @@ async def test_a_list_is_retried_and_paced_like_any_call(sandbox: Sandbox) -> No
     async with MonoCloudSession(sandbox.url, sandbox.api_key, retry=retry) as session:
         assert len(await ids(session.list_users(page_size=2))) == 20
         assert session.pace.state == "open"
+
+
+class Session(MonoCloudSession):
+    """A session whose tenant is in memory, and is down from the second page on for a while."""
+
+    def __init__(self, tenant: Tenant, seconds: float) -> None:
+        super().__init__("acme.eu.monocloud.com", "k")
+        self._tenant = tenant
+        self._down_until = seconds
+
+    async def _send(self, operation: Operation[Any], target: str, timeout: float) -> Any:
+        await asyncio.sleep(0.02)
+        if len(self._tenant.pages) > 1 and asyncio.get_running_loop().time() < self._down_until:
+            raise m.TransportError("connection refused", sent=False)
+        found = re.search("page=([0-9]+)&size=([0-9]+)", target)
+        assert found
+        return await self._tenant.fetch(int(found[1]), int(found[2]))
+
+
+@pytest.mark.parametrize(("seconds", "is_read"), [(200, True), (700, False)])
+def test_a_list_waits_minutes_for_a_tenant_that_is_down(seconds: float, *, is_read: bool) -> None:
+    async def main() -> int:
+        async with Session(Tenant(500), seconds) as session:
+            users = session.list_users()
+            try:
+                return len(await ids(users))
+            except m.MonoCloudError:
+                assert asyncio.get_running_loop().time() > 290
+                return users.returned
+
+    assert (run(main(), sockets=False) == 500) is is_read
 
 
 async def test_pages_that_shift_on_the_way_miss_nobody() -> None:

@@ -347,26 +347,27 @@ def undo(
     Users of whom the journal does not know what was before stay enabled.
     """
     from monocloud_async.cli import commands  # noqa: PLC0415
-    from monocloud_async.cli.undo import UndoIds  # noqa: PLC0415
+    from monocloud_async.cli.undo import UndoIds, locked  # noqa: PLC0415
     from monocloud_async.endpoint import DISABLE  # noqa: PLC0415
 
     access = commands.access(domain, api_key_file, timeout, attempts)
-    ids = UndoIds(journal, access.tenant)
-    plan = commands.Plan(
-        access=access,
-        ids=ids,
-        operation=DISABLE,
-        limits=commands.Limits(
-            concurrency=concurrency,
-            max_rate=max_rate,
-            max_same_failures=max_same_failures or None,
-            limit=limit,
-        ),
-        journal=journal.with_name(f"{journal.name}.undo"),
-        caller=commands.caller(access, ctx.meta[ARGUMENTS], note),
-        json=json,
-    )
-    code = commands.dry_run(plan) if dry_run else commands.bulk(plan, ask=not yes)
+    with locked(journal):
+        ids = UndoIds(journal, access.tenant)
+        plan = commands.Plan(
+            access=access,
+            ids=ids,
+            operation=DISABLE,
+            limits=commands.Limits(
+                concurrency=concurrency,
+                max_rate=max_rate,
+                max_same_failures=max_same_failures or None,
+                limit=limit,
+            ),
+            journal=journal.with_name(f"{journal.name}.undo"),
+            caller=commands.caller(access, ctx.meta[ARGUMENTS], note),
+            json=json,
+        )
+        code = commands.dry_run(plan) if dry_run else commands.bulk(plan, ask=not yes)
     raise typer.Exit(code or (SOME_FAILED if ids.unknown else ALL_DONE))
 
 

@@ -73,9 +73,7 @@ async def look_up(
         for user_id in ids:
             yield looked(user_id, lookup.user(user_id), now)
         return
-    retry = RetryPolicy(
-        attempts=access.attempts, total=_PATIENCE, max_retry_after=_PATIENCE, wait_if_down=True
-    )
+    retry = RetryPolicy(attempts=access.attempts).patient(_PATIENCE)
 
     async def get(user_id: str) -> Looked:
         try:

@@ -1,6 +1,7 @@
 """The input of `undo`: the users whom a run has enabled, and who were disabled before it."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from monocloud_async.endpoint import ENABLE
@@ -8,6 +9,26 @@ from monocloud_async.errors import ConfigurationError
 from monocloud_async.inputs import By, Format
 from monocloud_async.inputs.lines import Line
 from monocloud_async.journal.before import count_undoable, read_head, undoable
+from monocloud_async.journal.lock import Lock
+from monocloud_async.journal.paths import lock_path, real_path
+
+
+@contextmanager
+def locked(journal: Path) -> Iterator[None]:
+    """Hold the lock of the journal: what a run is still doing cannot be undone.
+
+    Raises:
+        ConfigurationError: a run uses the journal, or its folder cannot be written.
+    """
+    lock = Lock(lock_path(real_path(journal)), f"the journal {journal}")
+    try:
+        lock.take()
+    except OSError as error:
+        raise ConfigurationError(f"cannot lock {journal}: {error.strerror}") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 class UndoIds:

@@ -10,6 +10,7 @@ import pytest
 from terminal import Cli
 
 from monocloud_async import config
+from monocloud_async.cli.undo import locked
 from monocloud_async.sandbox import Sandbox
 
 
@@ -149,6 +150,16 @@ def test_undo_leaves_alone_whom_the_journal_does_not_know(
     assert "8 users stay enabled" in done.err
     assert disabled(sandbox) >= set(sandbox.user_ids()[8:20])
     assert not disabled(sandbox) & set(sandbox.user_ids()[:8])
+
+
+def test_undo_refuses_the_journal_of_a_run_that_goes_on(cli: Cli, users: Path) -> None:
+    journal = users.with_name("users.txt.journal")
+    cli("bulk", users, "--check")
+    with locked(journal):
+        done = cli("undo", journal)
+    assert (done.code, "another process uses" in done.err or "in use" in done.err) == (2, True)
+    assert cli("undo", users.with_name("no.journal")).code == 2
+    assert [path.name for path in users.parent.glob("*-lock")] == []
 
 
 def test_undo_refuses_other_journals(
