@@ -118,6 +118,25 @@ async def test_users_without_a_stable_order_are_read_again_until_all_are_there()
     assert users.passes > 1
 
 
+async def test_who_is_missed_is_not_taken_for_one_who_left() -> None:
+    """One user leaves, and another one changes places with a user who was read already."""
+    tenant = Tenant(1000)
+    everybody = set(tenant.users)
+
+    def after() -> None:
+        if len(tenant.pages) == 2:
+            users = tenant.users
+            users[10], users[960] = users[960], users[10]
+            del users[5]
+
+    tenant.after = after
+    users = tenant.list()
+    found = await ids(users)
+    assert set(found) == everybody - {"u5"}
+    assert len(found) == 999
+    assert users.passes > 1
+
+
 @pytest.mark.parametrize("ordered", [True, False])
 async def test_a_list_that_never_holds_still_ends_with_an_error(*, ordered: bool) -> None:
     tenant = Tenant(1000)
