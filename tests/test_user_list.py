@@ -124,9 +124,9 @@ async def test_who_is_missed_is_not_taken_for_one_who_left() -> None:
     everybody = set(tenant.users)
 
     def after() -> None:
-        if len(tenant.pages) == 2:
+        if len(tenant.pages) == 3:
             users = tenant.users
-            users[10], users[960] = users[960], users[10]
+            users[10], users[910] = users[910], users[10]
             del users[5]
 
     tenant.after = after
