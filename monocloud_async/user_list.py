@@ -6,8 +6,9 @@ may come twice, and another one never.
 
 So a list without an order of the caller's is sorted by the time of creation, and read from the last
 page to the first. Who leaves then only moves users from pages that were read to pages that were
-not, where they come twice; who signs up is on the last page, which is read again at the end. The
-counts must explain every user who came twice, or the whole list is read again.
+not, where they come twice; who signs up is on the last page, which is read again at the end. If
+there are fewer users then than the tenant counts, the order was not stable, and the whole list is
+read again.
 """
 
 import logging
@@ -101,7 +102,7 @@ class UserList:
         self._fetch = fetch
         self._ordered = ordered
         self._seen = IdSet()
-        self._is_clean = True  # whether the counts explain whatever happened in this pass
+        self._is_aligned = True  # whether all pages of the first pass had the same size
 
     def __repr__(self) -> str:
         return f"<UserList {self.returned} of {self.total} users>"
@@ -122,20 +123,18 @@ class UserList:
                 is_first = number == 1 and (self._ordered or self.pages == 1)
                 page = first if is_first else await self._page(number)
                 if page.size != first.size:  # its users are others than those of this number
-                    self._is_clean = False
+                    self._is_aligned = False
                     break
                 unseen = self._unseen(page)
                 if not self.passes:
                     self.repeated += len(page.users) - len(unseen)
                 for user in unseen:
                     yield user
-            newcomers = self.returned
             if not self._ordered and (self.repeated or self.total != first.total):
                 async for user in self._newest():
                     yield user
-            newcomers = self.returned - newcomers
             self.passes += 1
-            if self._is_complete(first.total or 0, newcomers, found=self.returned - before):
+            if self._is_complete(first.total or 0, found=self.returned - before):
                 return
             if self.passes > 1 and self.returned == before:
                 break  # to read it once more would find nobody either
@@ -174,23 +173,24 @@ class UserList:
         self.returned += len(unseen)
         return unseen
 
-    def _is_complete(self, total_before: int, newcomers: int, *, found: int) -> bool:
+    def _is_complete(self, total_before: int, *, found: int) -> bool:
         """Return whether nobody can be missing after this pass.
+
+        Who comes twice has the place of somebody who left, or who is missing. So without an order
+        of the caller's it is enough to count: if someone is missing, there are fewer users than the
+        tenant counts.
 
         Args:
             total_before: how many users the list had when the pass began.
-            newcomers: how many users signed up during the pass.
             found: how many users the pass found who were not known before.
         """
-        total = self.total or 0
-        gone = total_before + newcomers - total
         if self.passes > 1:
             is_clean = not found
         elif self._ordered:
-            is_clean = not self.repeated and not gone
+            is_clean = not self.repeated and self.total == total_before
         else:
-            is_clean = self._is_clean and self.repeated <= max(0, gone)
-        return is_clean and self.returned >= total
+            is_clean = self._is_aligned
+        return is_clean and self.returned >= (self.total or 0)
 
     async def _page(self, number: int) -> UserPage:
         """Return a page that agrees with its own header.
