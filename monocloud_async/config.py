@@ -120,7 +120,7 @@ def base_url(domain: str | None) -> str:
         )
     if parts.scheme not in {"https", "http"}:
         raise ConfigurationError(f"the domain {_shown(host)} must be https://")
-    if parts.scheme == "http" and not _is_loopback(host):
+    if parts.scheme == "http" and not is_loopback(host):
         raise ConfigurationError(
             f"http:// would send the API key to {_shown(host)} in clear text; use https://"
         )
@@ -267,7 +267,8 @@ def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         return None
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Return whether this host is this machine."""
     address = _address(host)
     return host == "localhost" if address is None else address.is_loopback
 
