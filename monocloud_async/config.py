@@ -128,11 +128,6 @@ def base_url(domain: str | None) -> str:
     return f"{parts.scheme}://{bracketed}{'' if port is None else f':{port}'}"
 
 
-def is_loopback(base_url: str) -> bool:
-    """Return whether the tenant is on this machine."""
-    return _is_loopback(urlsplit(base_url).hostname or "")
-
-
 def proxy_of_environment(base_url: str) -> str | None:
     """Return the system's proxy for this tenant, as curl and pip use it, or None.
 
