@@ -120,17 +120,12 @@ def base_url(domain: str | None) -> str:
         )
     if parts.scheme not in {"https", "http"}:
         raise ConfigurationError(f"the domain {_shown(host)} must be https://")
-    if parts.scheme == "http" and not _is_loopback(host):
+    if parts.scheme == "http" and not is_loopback(host):
         raise ConfigurationError(
             f"http:// would send the API key to {_shown(host)} in clear text; use https://"
         )
     bracketed = f"[{host}]" if ":" in host else host
     return f"{parts.scheme}://{bracketed}{'' if port is None else f':{port}'}"
-
-
-def is_loopback(base_url: str) -> bool:
-    """Return whether the tenant is on this machine."""
-    return _is_loopback(urlsplit(base_url).hostname or "")
 
 
 def proxy_of_environment(base_url: str) -> str | None:
@@ -267,7 +262,8 @@ def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         return None
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Return whether this host is this machine."""
     address = _address(host)
     return host == "localhost" if address is None else address.is_loopback
 

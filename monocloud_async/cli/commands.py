@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from io import FileIO
 from pathlib import Path
 from typing import Protocol
+from urllib.parse import urlsplit
 
 import msgspec
 import typer
@@ -205,7 +206,7 @@ def bulk(plan: Plan, *, failures: FileIO | None = None, ask: bool = False) -> in
 
 def _is_agreed(plan: Plan) -> bool:
     """Ask on a terminal before requests for more than a few users leave this machine."""
-    is_near = is_loopback(plan.access.tenant)
+    is_near = is_loopback(urlsplit(plan.access.tenant).hostname or "")
     if is_near or plan.ids.size is None or not (sys.stdin.isatty() and sys.stderr.isatty()):
         return True
     seen = plan.preview(None)

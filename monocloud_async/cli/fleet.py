@@ -17,15 +17,22 @@ Ids = Annotated[
     str,
     typer.Argument(
         metavar="FILE",
-        help="The ids: a path that all machines share, or an http(s) URL with range requests.",
+        help="The ids: a path that all machines share, or an https URL with range requests.",
     ),
 ]
 MaxRate = Annotated[float, typer.Option(help="Requests per second, over the whole fleet.")]
-JournalPath = Annotated[
+JournalName = Annotated[
     str | None,
     typer.Option(
-        help="The journal file, on the disk of the coordinator; with the journal of an earlier run,"
-        " the new run does the rest. Default: FILE.journal in the coordinator's folder.",
+        help="The name of the journal, in the coordinator's folder; with the journal of an earlier"
+        " run, the new run does the rest. Default: FILE.journal.",
+    ),
+]
+Source = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="FOLDER_OR_URL",
+        help="Read ids only below this folder or URL; may be repeated. Default: this folder.",
     ),
 ]
 MaxOutage = Annotated[
@@ -40,7 +47,10 @@ def dev(
     max_rate: MaxRate,
     column: Column = None,
     form: Form = None,
-    journal: JournalPath = None,
+    journal: Annotated[
+        str | None,
+        typer.Option(help="The journal file. Default: FILE.journal, next to the file."),
+    ] = None,
     domain: Domain = None,
     api_key_file: KeyFile = None,
 ) -> None:
@@ -57,19 +67,20 @@ def dev(
 
 
 @app.command()
-def coordinator(*, domain: Domain = None) -> None:
+def coordinator(*, source: Source = None, domain: Domain = None) -> None:
     """Host the runs of a tenant and write their journals here. Needs no API key.
 
     Start one per tenant, on a machine with a persistent disk.
     """
     from monocloud_async.cli import fleet_commands  # noqa: PLC0415
 
-    raise typer.Exit(fleet_commands.coordinator(domain))
+    raise typer.Exit(fleet_commands.coordinator(domain, source or []))
 
 
 @app.command()
 def worker(
     *,
+    source: Source = None,
     domain: Domain = None,
     api_key_file: KeyFile = None,
     timeout: Timeout = None,
@@ -82,7 +93,7 @@ def worker(
     from monocloud_async.cli import commands, fleet_commands  # noqa: PLC0415
 
     access = commands.access(domain, api_key_file, timeout, attempts)
-    raise typer.Exit(fleet_commands.worker(access))
+    raise typer.Exit(fleet_commands.worker(access, source or []))
 
 
 @app.command()
@@ -92,7 +103,7 @@ def start(
     max_rate: MaxRate,
     column: Column = None,
     form: Form = None,
-    journal: JournalPath = None,
+    journal: JournalName = None,
     max_outage: MaxOutage = 300.0,
     domain: Domain = None,
 ) -> None:

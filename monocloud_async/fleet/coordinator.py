@@ -1,12 +1,14 @@
 """The coordinator: hosts the runs of a tenant and writes their journals to its disk."""
 
 import asyncio
+import os
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
+from pathlib import Path
 from sqlite3 import Error as SqliteError
 from typing import TypeVar, TypeVarTuple
 
@@ -20,7 +22,7 @@ from monocloud_async.config import base_url
 from monocloud_async.endpoint import bulk_operation
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.fleet.id_file import IdFile
-from monocloud_async.fleet.journal import FleetJournal
+from monocloud_async.fleet.journal import FleetJournal, journal_name
 from monocloud_async.fleet.messages import (
     ChunkResult,
     Failure,
@@ -31,6 +33,7 @@ from monocloud_async.fleet.messages import (
     RunState,
     Span,
 )
+from monocloud_async.fleet.sources import Sources
 from monocloud_async.fleet.temporal import connect, coordinator_queue, with_message_codec, work
 from monocloud_async.fleet.workflow import BEAT, RunWorkflow
 from monocloud_async.journal.lock import JournalInUseError
@@ -40,21 +43,29 @@ Args = TypeVarTuple("Args")
 T = TypeVar("T")
 
 
-async def run_coordinator(domain: str | None = None, *, client: Client | None = None) -> None:
+async def run_coordinator(
+    domain: str | None = None,
+    *,
+    sources: Sequence[str | os.PathLike[str]] = (),
+    client: Client | None = None,
+) -> None:
     """Host the runs of a tenant until cancelled; needs no API key.
 
-    If the coordinator dies, its runs wait until another one starts with the same disk.
+    Journals are in the working directory. If the coordinator dies, its runs wait until another one
+    starts with the same disk.
 
     Args:
         domain: the tenant. Default: the environment's `MONOCLOUD_MANAGEMENT_DOMAIN`.
+        sources: the folders and URLs below which the coordinator reads ids. Default: the working
+            directory.
         client: the Temporal client. Default: one that the environment configures.
 
     Raises:
-        ConfigurationError: the domain, or the configuration of Temporal, cannot be used.
+        ConfigurationError: the domain, a source or the configuration of Temporal, cannot be used.
         FleetError: Temporal cannot be reached, or refuses.
     """
     tenant = base_url(domain)
-    records = _Records()
+    records = _Records(Path.cwd(), Sources(sources))
     worker = Worker(
         with_message_codec(client or await connect()),
         task_queue=coordinator_queue(tenant),
@@ -79,7 +90,9 @@ async def run_coordinator(domain: str | None = None, *, client: Client | None = 
 class _Records:
     """The activities that use the journal of a run; one journal is open at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path, sources: Sources) -> None:
+        self._folder = folder
+        self._sources = sources
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
         self._journal: FleetJournal | None = None
         self._plan: Plan | None = None  # the plan of the open journal
@@ -102,8 +115,8 @@ class _Records:
         async with _beating():
             journal = await self._open(plan)
             until, position = await self._run(journal.before, span, _now())
-            position += len(await _user_ids(plan.source, Span(until, span.start)))
-            user_ids = await _user_ids(plan.source, span)
+            position += len(await self._user_ids(plan.source, Span(until, span.start)))
+            user_ids = await self._user_ids(plan.source, span)
             rows = await self._run(journal.write, span, result, position, user_ids, _now())
         return [
             convert(dict(zip(USER_COLUMNS, row, strict=True)), Failure)
@@ -136,7 +149,7 @@ class _Records:
         if self._journal is None or self._plan != plan:
             await self._let_go("interrupted")
             journal = FleetJournal(
-                plan.journal, plan.tenant, bulk_operation(plan.operation), plan.source
+                self._path(plan.journal), plan.tenant, bulk_operation(plan.operation), plan.source
             )
             try:
                 await self._run(journal.open, _now())
@@ -148,11 +161,25 @@ class _Records:
             self._journal, self._plan = journal, plan
         return self._journal
 
+    def _path(self, name: str) -> Path:
+        """Return the path of this journal, which must be in the coordinator's folder."""
+        path = Path(name)
+        # Runs that earlier versions began may name the folder.
+        if path.is_absolute() and path.parent.resolve() == self._folder.resolve():
+            name = path.name
+        return self._folder / journal_name(name)
+
     async def _let_go(self, how: str | None) -> None:
         journal, self._journal = self._journal, None
         if journal is not None:
             with suppress(SqliteError, OSError):  # failed writes were already reported
                 await self._run(journal.close, _now(), how)
+
+    async def _user_ids(self, source: IdFile, span: Span) -> list[str]:
+        if span.start >= span.end:
+            return []
+        lines = source.parse(await self._sources.read(source, span.start, span.end))
+        return [line.user_id for line in lines if line.user_id is not None]
 
     async def _run(self, work: Callable[[*Args], T], *args: *Args) -> T:
         """Run the function in the journal's thread and return its result."""
@@ -173,13 +200,6 @@ async def _beating() -> AsyncIterator[None]:
         yield
     finally:
         beating.cancel()
-
-
-async def _user_ids(source: IdFile, span: Span) -> list[str]:
-    if span.start >= span.end:
-        return []
-    lines = await source.lines(span.start, span.end)
-    return [line.user_id for line in lines if line.user_id is not None]
 
 
 def _start(span: Span) -> int:

@@ -7,8 +7,10 @@ exactly once, wherever they are split, and the file needs no index and no first 
 import asyncio
 import codecs
 import csv
+import hashlib
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -16,7 +18,9 @@ from urllib.parse import urlsplit
 
 import aiohttp
 from msgspec import Struct, structs
+from yarl import URL
 
+from monocloud_async.config import is_loopback, proxy_of_environment
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.inputs import By, Format
 from monocloud_async.inputs.content import encoding_of, is_packed
@@ -29,11 +33,12 @@ from monocloud_async.sanitize import clean
 _AHEAD: Final = 1 << 16  # bytes to read at a time to find the end of a line
 _SAMPLE: Final = 1 << 16  # bytes of each sample for the average length of a line
 _SAMPLES: Final = 8  # how many samples
-_BLOCK: Final = 1 << 23  # bytes of a csv to check at a time
+_BLOCK: Final = 1 << 23  # bytes to read at a time when the whole file is read
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=60, sock_connect=10)
 _PARTIAL: Final = 206  # RFC 9110, section 15.3.7
 # Section 14.4; the size is * if the server does not know it.
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+_REDIRECT: Final = range(300, 400)
 _TOO_MANY: Final = 429
 _SERVER: Final = 500
 
@@ -45,10 +50,12 @@ class IdFile(Struct, frozen=True, kw_only=True):
         where: an absolute path that all workers share, or an http(s) URL with range requests.
         form, column: the format, and the column or member that has the ids.
         size: the size in bytes.
-        mark: changes whenever the file changes: its modification time, or the server's ETag.
+        mark: its modification time, or the server's ETag, when the run was planned.
         begin: the offset of the first line of ids, after a byte order mark and a csv header.
         header: the csv header.
         line: the average bytes of a line, in the sample with the shortest lines.
+        digest: the digest of the whole file; plans of earlier versions have none, and rely on the
+            mark.
     """
 
     where: str
@@ -59,49 +66,92 @@ class IdFile(Struct, frozen=True, kw_only=True):
     begin: int
     header: str
     line: float
+    digest: str | None = None
 
     async def lines(self, start: int, end: int) -> list[Line]:
         """Return the lines that begin in this byte range, without blank ones, numbered from 0.
 
         Raises:
-            ConfigurationError: the file has changed since the run was planned.
+            ConfigurationError: the size of the file has changed since the run was planned.
             OSError, aiohttp.ClientError: the file cannot be read now.
         """
+        content, _ = await self.whole_lines(start, end)
+        return self.parse(content)
+
+    def parse(self, content: bytes) -> list[Line]:
+        """Return the lines of this content, without blank ones, numbered from 0."""
         parse = line_parser(self.form, self.column, clean(self.where), self.header)
-        content = await self._whole_lines(start, end)
         texts = filter(str.strip, split_lines(content.decode(errors="surrogateescape")))
         return [parse(number, text) for number, text in enumerate(texts)]
 
-    async def _whole_lines(self, start: int, end: int) -> bytes:
-        """Return the bytes of all lines that begin in the range, up to the end of the last one."""
+    async def whole_lines(self, start: int, end: int) -> tuple[bytes, str]:
+        """Return the bytes of all lines that begin in the range, and the version of the file."""
         first = start <= self.begin
-        content = await self.read(start if first else start - 1, end)
+        part = await self._read(start if first else start - 1, end)
+        content, version = part.content, part.version
         if not first:  # the range begins with the end of a line of the range before
             _, found, content = content.partition(b"\n")
             if not found:
-                return b""
+                return b"", version
         while content and not content.endswith(b"\n") and end < self.size:
             last = content.rpartition(b"\n")[2]
             if len(last) >= MAX_LINE:
                 break  # an overlong line is reported as bad
-            more = await self.read(end, min(end + _AHEAD, self.size))
-            rest, found, _ = more.partition(b"\n")
+            more = await self._read(end, min(end + _AHEAD, self.size))
+            if more.version != version:
+                raise OSError("the file was changed while it was read")
+            rest, found, _ = more.content.partition(b"\n")
             content += rest + found
-            end += len(more)
+            end += len(more.content)
             if found:
                 break
-        return content
+        return content, version
 
-    async def read(self, start: int, end: int) -> bytes:
-        """Return these bytes of the file; raises as `lines` does."""
+    async def verify(self, version: str) -> None:
+        """Read the whole file, and raise `ConfigurationError` if its content has changed.
+
+        Args:
+            version: the version of the file as it was read; raises `OSError` if it is another now.
+        """
+        hashed = hashlib.sha256()
+        async for part in self.blocks():
+            if part.version != version:
+                raise OSError("the file was changed while it was read")
+            if self.digest is None and part.mark != self.mark:
+                raise self.changed(f"{clean(self.mark)} before, {clean(part.mark)} now")
+            hashed.update(part.content)
+            if self.digest is None:
+                return
+        if self.digest != _shortened(hashed):
+            raise self.changed("it has the same size, but different content")
+
+    async def blocks(self) -> AsyncIterator["_Part"]:
+        """Yield the whole file, in parts."""
+        for start in range(0, self.size, _BLOCK):
+            yield await self._read(start, min(start + _BLOCK, self.size))
+
+    def changed(self, how: str) -> ConfigurationError:
+        """Return the error that says that the file has changed, and what to do."""
+        return ConfigurationError(
+            f"{clean(self.where)} changed since the run was planned: {how}; restore the file and"
+            " resume the run, or cancel the run and start a new one"
+        )
+
+    async def _read(self, start: int, end: int) -> "_Part":
         part = await _read(self.where, start, end)
-        if (part.size, part.mark) != (self.size, self.mark):
-            raise ConfigurationError(
-                f"{clean(self.where)} changed since the run was planned: it had {self.size:,} bytes"
-                f" ({clean(self.mark)}), now it has {part.size:,} ({clean(part.mark)});"
-                " restore the file, or cancel this run and start a new one"
-            )
-        return part.content
+        if part.size != self.size:
+            raise self.changed(f"it had {self.size:,} bytes, now it has {part.size:,}")
+        return part
+
+
+def digest_of(content: bytes) -> str:
+    """Return the digest of this content."""
+    return _shortened(hashlib.sha256(content))
+
+
+def _shortened(hashed: "hashlib._Hash") -> str:
+    """Return half of the digest: it is in many payloads, and 128 bits are enough."""
+    return hashed.hexdigest()[:32]
 
 
 async def inspect_file(where: str, form: Format | None = None, column: str | None = None) -> IdFile:
@@ -130,13 +180,12 @@ async def inspect_file(where: str, form: Format | None = None, column: str | Non
         line=_line_length(content) or 1.0,
     )
     with _translated(where):
-        if form is Format.CSV:
-            await _check_rows(source)
+        digest = await _read_whole(source)
         for start in range(_SAMPLE, part.size - _SAMPLE, max(_SAMPLE, part.size // _SAMPLES)):
-            _, _, content = (await source.read(start, start + _SAMPLE)).partition(b"\n")
+            content, _ = await source.whole_lines(start, start + _SAMPLE)
             line = min(source.line, _line_length(content) or source.line)
             source = structs.replace(source, line=line)
-    return source
+    return structs.replace(source, digest=digest)
 
 
 def _line_length(content: bytes) -> float:
@@ -179,26 +228,47 @@ def _header(name: str, form: Format, column: str | None, text: str) -> str:
     return text[: text.index(first) + len(first)] if is_header(name, first) else ""
 
 
-async def _check_rows(source: IdFile) -> None:
-    """Raise `ConfigurationError` if a row is not one line.
+async def _read_whole(source: IdFile) -> str:
+    """Return the digest of the file; raises `ConfigurationError` if it changes meanwhile."""
+    hashed = hashlib.sha256()
+    rows = _RowCheck(source) if source.form is Format.CSV else None
+    async for part in source.blocks():
+        if part.mark != source.mark:
+            raise ConfigurationError(f"{clean(source.where)} is being written to; try again later")
+        hashed.update(part.content)
+        if rows is not None:
+            rows.feed(part.content)
+    if rows is not None:
+        rows.feed(b"\n")
+    return _shortened(hashed)
+
+
+class _RowCheck:
+    """Raises `ConfigurationError` if a row of a csv is not one line.
 
     Each range is read independently, so text in such a line could be mistaken for an id. An
     attacker could write a note of several lines to have another user enabled.
     """
-    table = read_header(clean(source.where), split_lines(source.header), source.column, By.ID)
-    number, rest = source.header.count("\n"), b""
-    for start in range(source.begin, source.size, _BLOCK):
-        end = min(start + _BLOCK, source.size)
-        *lines, rest = (rest + await source.read(start, end)).split(b"\n")
-        for line in lines if end < source.size else [*lines, rest]:
-            number += 1
-            if b'"' not in line:
+
+    def __init__(self, source: IdFile) -> None:
+        self._name = clean(source.where)
+        self._table = read_header(self._name, split_lines(source.header), source.column, By.ID)
+        self._number = 0
+        self._header = source.header.count("\n")
+        self._rest = b""
+
+    def feed(self, content: bytes) -> None:
+        """Check the next part of the file."""
+        *lines, self._rest = (self._rest + content).split(b"\n")
+        for line in lines:
+            self._number += 1
+            if b'"' not in line or self._number <= self._header:
                 continue
             for text in split_lines(line.decode(errors="surrogateescape")):
-                row = table.split(text)
-                if isinstance(row, csv.Error) or any(row[table.columns :]):
+                row = self._table.split(text)
+                if isinstance(row, csv.Error) or any(row[self._table.columns :]):
                     raise ConfigurationError(
-                        f"line {number} of {clean(source.where)} is not one whole row: its cells"
+                        f"line {self._number} of {self._name} is not one whole row: its cells"
                         " may continue in the next line, but a fleet reads line by line; write the"
                         " ids to a txt file first"
                     )
@@ -219,28 +289,44 @@ def _translated(where: str) -> Iterator[None]:
 
 def _checked(where: str) -> tuple[str, str]:
     """Return the absolute path or the URL, and the name that shows the format."""
-    if "://" not in where:
-        path = str(Path(where).absolute())
-        return path, path
+    if is_url(where):
+        return check_url(where), urlsplit(where).path
+    path = str(Path(where).absolute())
+    return path, path
+
+
+def is_url(where: str) -> bool:
+    """Return whether this is a URL, and not a path."""
+    return "://" in where
+
+
+def check_url(where: str) -> str:
+    """Return this URL; raises `ConfigurationError` if a fleet does not read it."""
     parts = urlsplit(where)
     if parts.scheme not in {"http", "https"}:
         raise ConfigurationError(f"a URL of ids begins with https://, not {parts.scheme}://")
+    if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
+        raise ConfigurationError(
+            "a URL of ids begins with https://: over http://, anybody on the way could change the"
+            " ids"
+        )
     if parts.username is not None or parts.password is not None:
         raise ConfigurationError(
             "the URL of the ids has credentials in it, which every payload would contain;"
             " grant access by the workers' network or a proxy instead"
         )
-    return where, parts.path
+    return where
 
 
 class _Part(NamedTuple):
     content: bytes
     size: int  # of the whole file
     mark: str
+    version: str  # as the mark, but only of this machine: also tells apart replaced files
 
 
 async def _read(where: str, start: int, end: int) -> _Part:
-    if "://" in where:
+    if is_url(where):
         return await _read_url(where, start, end)
     return await asyncio.to_thread(_read_path, Path(where), start, end)
 
@@ -249,17 +335,25 @@ def _read_path(path: Path, start: int, end: int) -> _Part:
     with path.open("rb") as file:
         file.seek(start)
         content = file.read(end - start)
-        status = path.stat()
-    return _Part(content, status.st_size, f"changed at {status.st_mtime_ns} ns")
+        status = os.fstat(file.fileno())
+    version = f"{status.st_dev} {status.st_ino} {status.st_mtime_ns} {status.st_ctime_ns}"
+    return _Part(content, status.st_size, f"changed at {status.st_mtime_ns} ns", version)
 
 
 async def _read_url(url: str, start: int, end: int) -> _Part:
     """Read a range over a new connection, because servers close idle ones soon."""
     headers = {"Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"}
     async with (
-        aiohttp.ClientSession(timeout=_TIMEOUT, trust_env=True) as http,
-        http.get(url, headers=headers) as response,
+        # Without `trust_env`, which would also send the passwords of a .netrc.
+        aiohttp.ClientSession(timeout=_TIMEOUT, proxy=proxy_of_environment(url)) as http,
+        # Encoded: exactly as given, because a signature may cover every character.
+        http.get(URL(url, encoded=True), headers=headers, allow_redirects=False) as response,
     ):
+        if response.status in _REDIRECT:
+            raise ConfigurationError(
+                f"{clean(url)} redirects to another address (it answered {response.status}), and"
+                " redirects are not followed; name the address of the file itself"
+            )
         if response.status == _TOO_MANY or response.status >= _SERVER:
             raise OSError(f"the server answered {response.status}")
         found = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
@@ -279,4 +373,4 @@ async def _read_url(url: str, start: int, end: int) -> _Part:
         # A server may send less than requested (RFC 9110, section 15.3.7), but should not.
         if (first, last, len(content)) != (start, min(end, size) - 1, last - first + 1):
             raise OSError(f"the server sent bytes {first}-{last}, not {start}-{end - 1} as asked")
-        return _Part(content, size, tag)
+        return _Part(content, size, tag, tag)

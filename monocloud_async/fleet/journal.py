@@ -5,6 +5,7 @@ completed. So a result that arrives twice is written once, and all other ids are
 """
 
 from collections.abc import Sequence
+from pathlib import Path, PurePath
 from typing import Final
 
 from msgspec import json, structs
@@ -39,7 +40,7 @@ class FleetJournal:
         source: the file of ids.
     """
 
-    def __init__(self, path: str, tenant: str, operation: BulkOperation, source: IdFile) -> None:
+    def __init__(self, path: Path, tenant: str, operation: BulkOperation, source: IdFile) -> None:
         self.path = real_path(path)
         self._operation = operation
         self._source = source
@@ -189,3 +190,14 @@ class FleetJournal:
         paused = round(1000 * self._paused)
         sample = store.Sample(counts.requests, counts.retries, counts.throttled, paused, False)  # noqa: FBT003
         self._store.add_sample(sample, now, how)
+
+
+def journal_name(name: str) -> str:
+    """Return the name of a journal; raises `ConfigurationError` for a path or a hidden file."""
+    if not name or PurePath(name).name != name or name.startswith("."):
+        raise ConfigurationError(
+            f"{clean(name)!r} is not the name of a journal: it must be a name without a folder, and"
+            " without a dot in front; the coordinator writes it to the folder that it was started"
+            " in"
+        )
+    return name

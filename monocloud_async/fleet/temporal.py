@@ -80,7 +80,9 @@ def converter(base: DataConverter = DataConverter.default) -> DataConverter:
 
 def workflow_id(tenant: str) -> str:
     """Return the id of a tenant's run; Temporal refuses a second one, so the rate cannot double."""
-    return f"monocloud-async {tenant.partition('://')[2]}"
+    host = tenant.partition("://")[2]
+    name, colon, port = host.partition(":")
+    return f"monocloud-async {f'127.0.0.1{colon}{port}' if name == 'localhost' else host}"
 
 
 def worker_queue(tenant: str) -> str:

@@ -1,6 +1,7 @@
 """The worker: takes chunks of the tenant's runs and makes their calls through one session."""
 
 import asyncio
+import os
 import time
 from collections.abc import Sequence
 from datetime import timedelta
@@ -18,6 +19,7 @@ from monocloud_async.endpoint import BulkOperation, bulk_operation
 from monocloud_async.errors import ConfigurationError, MonoCloudError
 from monocloud_async.fleet.lanes import MAX_LANES
 from monocloud_async.fleet.messages import Chunk, ChunkResult, Plan
+from monocloud_async.fleet.sources import Sources
 from monocloud_async.fleet.temporal import connect, with_message_codec, work, worker_queue
 from monocloud_async.fleet.workflow import BEAT, CHUNK_ACTIVITY, HEARTBEAT
 from monocloud_async.outcome import DONE, BulkReport, Outcome
@@ -26,7 +28,12 @@ from monocloud_async.session import MonoCloudSession
 _GRACE: Final = timedelta(seconds=60)  # for the calls in flight, when a worker is asked to end
 
 
-async def run_worker(session: MonoCloudSession, *, client: Client | None = None) -> None:
+async def run_worker(
+    session: MonoCloudSession,
+    *,
+    sources: Sequence[str | os.PathLike[str]] = (),
+    client: Client | None = None,
+) -> None:
     """Work for the runs of the session's tenant until cancelled, then hand back unfinished chunks.
 
     When cancelled, the worker lets the calls in flight finish and hands back the rest of its
@@ -34,16 +41,19 @@ async def run_worker(session: MonoCloudSession, *, client: Client | None = None)
 
     Args:
         session: an open session; its retries, timeout and connections are used for every call.
+        sources: the folders and URLs below which the worker reads ids: whoever reaches Temporal
+            could name any file. Default: the working directory.
         client: the Temporal client. Default: one that the environment configures.
 
     Raises:
-        ConfigurationError: the environment's configuration of Temporal cannot be used.
+        ConfigurationError: the environment's configuration of Temporal, or a source, cannot be
+            used.
         FleetError: Temporal cannot be reached, or refuses.
     """
     worker = Worker(
         with_message_codec(client or await connect()),
         task_queue=worker_queue(session.tenant),
-        activities=[_Activities(session).run_chunk],
+        activities=[_Activities(session, Sources(sources)).run_chunk],
         max_concurrent_activities=MAX_LANES,
         graceful_shutdown_timeout=_GRACE,
         # By default, the worker learns of a stop only after 80 % of the heartbeat timeout.
@@ -54,8 +64,9 @@ async def run_worker(session: MonoCloudSession, *, client: Client | None = None)
 
 
 class _Activities:
-    def __init__(self, session: MonoCloudSession) -> None:
+    def __init__(self, session: MonoCloudSession, sources: Sources) -> None:
         self._session = session
+        self._sources = sources
 
     @activity.defn(name=CHUNK_ACTIVITY)
     async def run_chunk(self, plan: Plan, chunk: Chunk, max_rate: float) -> ChunkResult:
@@ -63,12 +74,13 @@ class _Activities:
         before = chunk.so_far
         try:
             operation = bulk_operation(plan.operation)
-            lines = await plan.source.lines(chunk.span.start, chunk.span.end)
+            content = await self._sources.read(plan.source, chunk.span.start, chunk.span.end)
         except ConfigurationError as error:
             before.why = str(error)
             return before
         except (OSError, aiohttp.ClientError) as error:
             raise ApplicationError(f"cannot read {plan.source.where}: {error}", before) from None
+        lines = plan.source.parse(content)
         user_ids = [line.user_id for line in lines if line.user_id is not None]
         before.bad_lines = len(lines) - len(user_ids)
         # The last owner of this lane may have sent a request just now.

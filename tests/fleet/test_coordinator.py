@@ -18,6 +18,7 @@ from monocloud_async import MonoCloudSession, NotFoundError, Outcome, ProblemDet
 from monocloud_async.fleet.coordinator import _Records
 from monocloud_async.fleet.id_file import inspect_file
 from monocloud_async.fleet.messages import ChunkResult, FleetReport, Plan, Span, new_state
+from monocloud_async.fleet.sources import Sources
 from monocloud_async.journal.lock import JournalInUseError
 from monocloud_async.journal.store import Rows
 from monocloud_async.outcome import Status
@@ -37,7 +38,7 @@ class Coordinator:
         self.journal = folder / "ids.journal"
         self.ids = folder / "ids.txt"
         self.ids.write_text("".join(f"{user_id}\n" for user_id in IDS))
-        self.records = _Records()
+        self.records = _Records(folder, Sources([folder]))
         self.environment = ActivityEnvironment()
 
     async def plan(self, **changes: Any) -> Plan:
@@ -198,7 +199,8 @@ async def test_the_journal_of_one_machine_is_not_a_fleet_s(
 async def test_a_journal_that_another_coordinator_holds_is_waited_for(
     coordinator: Coordinator,
 ) -> None:
-    run, other = await coordinator.plan(), _Records()
+    folder = coordinator.ids.parent
+    run, other = await coordinator.plan(), _Records(folder, Sources([folder]))
     await coordinator.do(coordinator.records.left, run)
     with pytest.raises(JournalInUseError):  # Temporal tries again
         await coordinator.do(other.left, run)
@@ -210,9 +212,17 @@ async def test_a_journal_that_another_coordinator_holds_is_waited_for(
 async def test_a_journal_that_cannot_be_written_names_the_machine(
     coordinator: Coordinator,
 ) -> None:
-    run = await coordinator.plan(journal="/nowhere/ids.journal")
+    coordinator.journal.mkdir()
     with pytest.raises(ApplicationError, match=r"cannot write the journal .* on .*name another"):
-        await coordinator.do(coordinator.records.left, run)
+        await coordinator.do(coordinator.records.left, await coordinator.plan())
+
+
+@pytest.mark.parametrize("name", ["", "..", ".profile", "up/ids.journal", "../j", "/nowhere/j"])
+async def test_a_journal_outside_the_coordinator_s_folder_is_refused(
+    coordinator: Coordinator, name: str
+) -> None:
+    with pytest.raises(ApplicationError, match="is not the name of a journal"):
+        await coordinator.do(coordinator.records.left, await coordinator.plan(journal=name))
 
 
 async def test_a_coordinator_that_ends_leaves_its_run_open_for_the_next_one(

@@ -16,6 +16,7 @@ from monocloud_async import MonoCloudSession, RetryPolicy
 from monocloud_async.fleet import worker
 from monocloud_async.fleet.id_file import inspect_file
 from monocloud_async.fleet.messages import Chunk, ChunkResult, Plan, Span
+from monocloud_async.fleet.sources import Sources
 from monocloud_async.sandbox import Sandbox
 
 RATE = 1000.0
@@ -31,7 +32,7 @@ class Work:
         self.told: list[ChunkResult] = []  # the heartbeats
         self.environment = ActivityEnvironment()
         self.environment.on_heartbeat = self._heartbeat
-        self._activities = worker._Activities(session)
+        self._activities = worker._Activities(session, Sources([path.parent]))
 
     def _heartbeat(self, result: ChunkResult) -> None:
         self.told.append(msgspec.convert(msgspec.to_builtins(result), ChunkResult))
