@@ -18,7 +18,6 @@ from monocloud_async.bulk.lookup import Lookup
 from monocloud_async.bulk.results import OnOutcome
 from monocloud_async.bulk.run import MAX_OUTAGE, BulkRun
 from monocloud_async.bulk.source import UserIds
-from monocloud_async.bulk.stop_rules import MAX_SAME_FAILURES
 from monocloud_async.endpoint import (
     DISABLE,
     DISABLE_AND_REVOKE_SESSIONS,
@@ -475,7 +474,7 @@ class MonoCloudSession:
         retry: RetryPolicy | None = None,
         max_rate: float | None = None,
         max_outage: float = MAX_OUTAGE,
-        max_same_failures: int | None = MAX_SAME_FAILURES,
+        max_same_failures: int | None = None,
         check: bool = False,
         limit: int | None = None,
         on_outcome: OnOutcome | None = None,
@@ -497,7 +496,7 @@ class MonoCloudSession:
             max_rate: maximum requests per second of this run.
             max_outage: seconds that the run waits for a tenant that is down.
             max_same_failures: the run stops if so many users, from the first one on, all fail in
-                the same way; None for no limit.
+                the same way, as with a file of something else than ids. Default: no limit.
             check: look first, and leave out who is enabled already. A journal then has what was
                 before. Users are looked up one by one, or in the list of all users if that takes
                 fewer requests (only where the number of ids is known before they are read).
@@ -546,7 +545,7 @@ class MonoCloudSession:
         retry: RetryPolicy | None = None,
         max_rate: float | None = None,
         max_outage: float = MAX_OUTAGE,
-        max_same_failures: int | None = MAX_SAME_FAILURES,
+        max_same_failures: int | None = None,
         check: bool = False,
         limit: int | None = None,
         on_outcome: OnOutcome | None = None,
@@ -599,7 +598,7 @@ class MonoCloudSession:
         retry: RetryPolicy | None = None,
         max_rate: float | None = None,
         max_outage: float = MAX_OUTAGE,
-        max_same_failures: int | None = MAX_SAME_FAILURES,
+        max_same_failures: int | None = None,
         check: bool = False,
         limit: int | None = None,
         on_outcome: OnOutcome | None = None,

@@ -27,7 +27,7 @@ def bulk(
     concurrency: int = 10,
     max_rate: float | None = None,
     max_outage: float = 300.0,
-    max_same_failures: int | None = 100,
+    max_same_failures: int | None = None,
     on_outcome: Callable[[Outcome], None] | None = None,
     limiter: RateLimiter | None = None,
     journal: Journal | None = None,

@@ -22,7 +22,7 @@ from monocloud_async.bulk.dispatcher import Dispatcher
 from monocloud_async.bulk.lookup import Lookup
 from monocloud_async.bulk.results import OnOutcome, Results
 from monocloud_async.bulk.source import Source, UserIds
-from monocloud_async.bulk.stop_rules import MAX_SAME_FAILURES, StopReason, StopRules
+from monocloud_async.bulk.stop_rules import StopReason, StopRules
 from monocloud_async.bulk.telemetry import observe
 from monocloud_async.endpoint import BulkOperation
 from monocloud_async.errors import ConfigurationError
@@ -68,7 +68,7 @@ class BulkRun:
         concurrency: int,
         max_rate: float | None = None,
         max_outage: float = MAX_OUTAGE,
-        max_same_failures: int | None = MAX_SAME_FAILURES,
+        max_same_failures: int | None = None,
         on_outcome: OnOutcome | None = None,
         journal: Journal | None = None,
         lookup: Lookup | None = None,

@@ -18,7 +18,6 @@ from monocloud_async.ratelimit.limiter import RateLimiter
 
 MAX_PAUSE: Final = 900.0  # seconds that a run waits for a tenant that answers only 429
 
-MAX_SAME_FAILURES: Final = 100  # users, from the first one on
 
 _MAX_BLOCKED: Final = 100  # responses in a row that are not due to a user
 
@@ -52,7 +51,7 @@ class StopRules:
         self,
         limiter: RateLimiter,
         max_outage: float,
-        max_same_failures: int | None = MAX_SAME_FAILURES,
+        max_same_failures: int | None = None,
     ) -> None:
         self._limiter = limiter
         self._max_outage = max_outage

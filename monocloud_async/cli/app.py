@@ -60,6 +60,7 @@ app = typer.Typer(
     " MONOCLOUD_MANAGEMENT_API_KEY, or from --domain and --api-key-file. Exit codes: 0 all enabled,"
     " 1 some failed, 2 usage or configuration, 3 the run was stopped, 130 interrupted.",
     no_args_is_help=True,
+    rich_markup_mode=None,  # rich takes longer to import than all the rest
     context_settings={"help_option_names": ["-h", "--help"]},
     # A traceback with locals would show the key.
     pretty_exceptions_enable=False,
@@ -272,8 +273,9 @@ def bulk(
 
 
 @app.command(
+    short_help="Tell who is enabled now.",
     epilog="Example: monocloud-async check users.csv. Exit codes: 0 all are enabled (for a journal"
-    " of `undo`: disabled), 1 someone is not, 2 usage or configuration, 3 the tenant cannot tell."
+    " of `undo`: disabled), 1 someone is not, 2 usage or configuration, 3 the tenant cannot tell.",
 )
 def check(
     file: Annotated[
@@ -321,7 +323,10 @@ def check(
         raise typer.Exit(code)
 
 
-@app.command(epilog="Example: monocloud-async undo users.csv.journal --dry-run")
+@app.command(
+    short_help="Disable again whom a run has enabled.",
+    epilog="Example: monocloud-async undo users.csv.journal --dry-run",
+)
 def undo(
     ctx: typer.Context,
     journal: Annotated[
@@ -371,7 +376,7 @@ def undo(
     raise typer.Exit(code or (SOME_FAILED if ids.unknown else ALL_DONE))
 
 
-@app.command()
+@app.command(short_help="Show the results of a run.")
 def report(
     journal: Annotated[Path, typer.Argument(metavar="JOURNAL", help="The journal of a bulk run.")],
     *,
@@ -445,7 +450,7 @@ def demo() -> None:
     raise typer.Exit(show.demo())
 
 
-@app.command()
+@app.command(short_help="Run a simulated tenant on this machine.")
 def sandbox(
     *,
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 for any free port.")] = 8080,

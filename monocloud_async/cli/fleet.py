@@ -11,6 +11,7 @@ app = typer.Typer(
     epilog="The connection to Temporal comes from TEMPORAL_ADDRESS, TEMPORAL_NAMESPACE,"
     " TEMPORAL_API_KEY and TEMPORAL_TLS_*, or from a Temporal profile. Default: localhost:7233.",
     no_args_is_help=True,
+    rich_markup_mode=None,  # rich takes longer to import than all the rest
 )
 
 Ids = Annotated[

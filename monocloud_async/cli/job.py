@@ -13,7 +13,6 @@ from urllib.parse import urlsplit
 from rich.console import Console
 
 from monocloud_async.bulk.run import BulkRun
-from monocloud_async.bulk.stop_rules import MAX_SAME_FAILURES
 from monocloud_async.cli.access import Access
 from monocloud_async.cli.display import TICK, Display, Tally, reasons, say, speed, summary
 from monocloud_async.cli.exit_codes import ALL_DONE, INTERRUPTED, SOME_FAILED, STOPPED, USAGE
@@ -39,7 +38,7 @@ class Limits:
 
     concurrency: int = 100
     max_rate: float | None = None
-    max_same_failures: int | None = MAX_SAME_FAILURES
+    max_same_failures: int | None = 100
     check: bool = False
     limit: int | None = None
 

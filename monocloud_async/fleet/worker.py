@@ -124,7 +124,6 @@ class _ChunkRun:
             [user_ids[position] for position in self._positions],
             max_rate=max_rate,
             max_outage=max_outage,
-            max_same_failures=None,  # a chunk is too small to tell
             on_outcome=self._take,
         )
 

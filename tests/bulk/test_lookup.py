@@ -191,9 +191,9 @@ async def test_a_hundred_who_fail_in_the_same_way_from_the_first_one_on_stop_the
 ) -> None:
     nobody = [f"nobody{number}" for number in range(1000)]
     with pytest.raises(m.RunStoppedError, match="first 100 users all failed in the same way"):
-        await session.bulk_enable(nobody, concurrency=5)
+        await session.bulk_enable(nobody, concurrency=5, max_same_failures=100)
     assert 100 <= sandbox.stats().requests < 110
-    report = await session.bulk_enable(nobody, max_same_failures=None)
+    report = await session.bulk_enable(nobody)
     assert report.failed == 1000
 
 
@@ -203,7 +203,7 @@ async def test_one_other_outcome_among_them_is_enough_to_go_on(
 ) -> None:
     nobody = [f"nobody{number}" for number in range(300)]
     nobody[place] = sandbox.user_ids()[0]
-    report = await session.bulk_enable(nobody, concurrency=1)
+    report = await session.bulk_enable(nobody, concurrency=1, max_same_failures=100)
     assert (report.failed, report.enabled) == (299, 1)
 
 
@@ -212,5 +212,5 @@ async def test_who_is_enabled_by_the_journal_proves_the_ids(
 ) -> None:
     ids = [sandbox.user_ids()[0], *(f"nobody{number}" for number in range(150))]
     for _ in range(2):
-        report = await session.bulk_enable(ids, journal=tmp_path / "journal")
+        report = await session.bulk_enable(ids, journal=tmp_path / "journal", max_same_failures=100)
         assert report.failed == 150

@@ -235,7 +235,7 @@ async def test_memory_does_not_grow_with_the_input() -> None:
         tracemalloc.start()
         try:
             ids = (f"user-{i}" for i in range(count))
-            await bulk(ids, quick, concurrency=20, max_same_failures=None)
+            await bulk(ids, quick, concurrency=20)
             return tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()

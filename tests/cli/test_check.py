@@ -269,6 +269,10 @@ def test_a_dry_run_refuses_what_the_run_refuses(
     changed = [cli("bulk", users, *options) for options in (["--dry-run"], [])]
     assert [done.code for done in changed] == [2, 2]
     assert len({done.err.splitlines()[-1] for done in changed}) == 1
+    with locked(users.with_name("users.txt.journal")):
+        in_use = [cli("bulk", users, *options) for options in (["--dry-run"], [])]
+    assert [done.code for done in in_use] == [2, 2]
+    assert len({done.err.splitlines()[-1] for done in in_use}) == 1
     monkeypatch.setenv(config.DOMAIN, "http://127.0.0.1:1")
     others = [cli("bulk", users, *options) for options in (["--dry-run"], [])]
     assert [done.code for done in others] == [2, 2]

@@ -1,6 +1,8 @@
 """The lists of a sandbox, and the neighbours of enable: disable, unblock, groups."""
 
+import asyncio
 import json
+import shutil
 import time
 from typing import Any
 
@@ -143,6 +145,32 @@ async def test_some_problems_have_an_error_code(
 ) -> None:
     tenant.sandbox.script("ada", status)
     assert ("error_code" in (await tenant.enable("ada"))[2]) is has_code
+
+
+@pytest.mark.process
+@pytest.mark.skipif(not shutil.which("node"), reason="needs Node.js")
+async def test_a_javascript_loop_over_the_pages_is_served() -> None:
+    script = """
+        const [url, key] = process.argv.slice(1);
+        const headers = {'X-API-KEY': key, 'Content-Type': 'application/json'};
+        let ids = [], page = 0, more = true;
+        while (more) {
+            const response = await fetch(`${url}/api/users?page=${++page}&size=10`, {headers});
+            ids.push(...(await response.json()).map(user => user.user_id));
+            more = JSON.parse(response.headers.get('x-pagination')).has_next;
+        }
+        const body = JSON.stringify({revoke_sessions: true});
+        const response = await fetch(
+            `${url}/api/users/${ids[0]}/disable`, {method: 'POST', headers, body});
+        console.log(new Set(ids).size, (await response.json()).disabled);
+    """
+    async with Sandbox(users=23) as sandbox:
+        node = await asyncio.create_subprocess_exec(
+            *["node", "--input-type=module", "-e", script, "--", sandbox.url, sandbox.api_key],
+            stdout=asyncio.subprocess.PIPE,
+        )
+        stdout, _ = await node.communicate()
+    assert stdout.split() == [b"23", b"true"]
 
 
 async def test_users_are_disabled_in_a_known_hour_and_others_are_not() -> None:
