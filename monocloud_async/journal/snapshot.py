@@ -120,7 +120,7 @@ def _unreadable(path: Path, error: Exception) -> ConfigurationError:
     elif code == sqlite3.SQLITE_INTERRUPT:
         what, advice = "it has more rows than its size allows", "restore it from a backup"
     elif code in {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR}:
-        advice = "copy the journal and the files next to it (-wal) to a folder of your own"
+        advice = "reading it takes the right to read the files next to it as well (-wal, -shm)"
     else:
         advice = "it is damaged, or was changed by hand: restore it from a backup"
     return ConfigurationError(f"cannot read the journal {path}: {what}; {advice}")
