@@ -7,7 +7,7 @@ import typer
 from typer.core import TyperGroup
 
 from monocloud_async.cli import fleet
-from monocloud_async.cli.exit_codes import ALL_DONE, SOME_FAILED, USAGE
+from monocloud_async.cli.exit_codes import ALL_DONE, INTERRUPTED, SOME_FAILED, STOPPED, USAGE
 from monocloud_async.cli.options import (
     Attempts,
     ByWhat,
@@ -32,25 +32,19 @@ from monocloud_async.inputs import By
 from monocloud_async.version import __version__
 
 ARGUMENTS = "monocloud_async.arguments"  # of the context's `meta`
+PROGRAM = "monocloud-async"
+
+# Typer exports one of its errors of usage. This is what they have in common.
+_UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 
 class _Commands(TyperGroup):
-    """Commands that end with one line when the library raises an error."""
+    """The commands, which know all arguments."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Keep the arguments, which the journal of a run records."""
         ctx.meta[ARGUMENTS] = list(args)
         return super().parse_args(ctx, args)
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run the command."""
-        from monocloud_async.errors import MonoCloudError  # noqa: PLC0415
-
-        try:
-            return super().invoke(ctx)
-        except MonoCloudError as error:
-            typer.echo(f"Error: {error}", err=True)
-            raise typer.Exit(USAGE) from None
 
 
 app = typer.Typer(
@@ -58,7 +52,8 @@ app = typer.Typer(
     help="Enable MonoCloud users.",
     epilog="The tenant and its key come from MONOCLOUD_MANAGEMENT_DOMAIN and"
     " MONOCLOUD_MANAGEMENT_API_KEY, or from --domain and --api-key-file. Exit codes: 0 all enabled,"
-    " 1 some failed, 2 usage or configuration, 3 the run was stopped, 130 interrupted.",
+    " 1 some failed, 2 usage or configuration, 3 the run was stopped, or its results could not be"
+    " written, 70 a fault of this program, 130 interrupted.",
     no_args_is_help=True,
     rich_markup_mode=None,  # rich takes longer to import than all the rest
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -67,6 +62,42 @@ app = typer.Typer(
 )
 
 app.add_typer(fleet.app, name="fleet")
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command of these arguments and return its exit code; a user's error is one line."""
+    from monocloud_async.errors import MonoCloudError  # noqa: PLC0415  help is quick
+    from monocloud_async.sanitize import clean  # noqa: PLC0415
+
+    try:
+        code = app(arguments, prog_name=PROGRAM, standalone_mode=False)
+    except SystemExit as end:  # typer's completion; it ends with 1 for a wrong shell
+        return USAGE if end.code else ALL_DONE
+    except typer.Abort as error:
+        return INTERRUPTED if isinstance(error.__context__, KeyboardInterrupt) else STOPPED
+    except MonoCloudError as error:
+        message = str(error)
+    except _UsageError as error:
+        message = _explain(error)
+        if not message:  # the help was shown
+            return USAGE
+    else:
+        return code if isinstance(code, int) else ALL_DONE
+    typer.echo(f"Error: {clean(message)}", err=True)
+    return USAGE
+
+
+def _explain(error: Any) -> str:
+    """Print the usage of the command; return what is wrong."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        return ""
+    if error.ctx is not None:
+        typer.echo(error.ctx.get_usage(), err=True)
+        typer.echo(f"Try '{error.ctx.command_path} --help' for help.", err=True)
+    message: str = error.format_message()
+    if type(error).__name__ == "NoSuchOption":
+        message += "; an id or a file that begins with a dash goes after --, which ends the options"
+    return message
 
 
 def _version(wanted: bool) -> None:  # noqa: FBT001  typer calls it so
