@@ -230,6 +230,8 @@ def dry_run(plan: Plan) -> int:
     seen = plan.preview(err)
     for note in plan.ids.notes:
         say(err, note)
+    if not seen.ids and not seen.bad_lines:
+        raise ConfigurationError(f"there are no ids in {plan.ids.name}")
     if plan.limits.check:
         ids = plan.ids.reread()
         if ids is None:

@@ -2,7 +2,6 @@
 
 import os
 import stat
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import FileIO
@@ -63,13 +62,6 @@ class JsonLines:
         self._buffer += msgspec.json.encode(members) + b"\n"
         if len(self._buffer) >= _MANY:
             self.flush()
-
-
-def forget_stdout() -> None:
-    """Discard later output: the reader of stdout is gone, and Python would complain at exit."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
 
 
 def _described(error: MonoCloudError) -> dict[str, Any]:

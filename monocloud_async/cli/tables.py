@@ -2,7 +2,6 @@
 
 import csv
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ import msgspec
 
 from monocloud_async.cli.files import whole
 from monocloud_async.cli.options import TableFormat
-from monocloud_async.cli.outputs import forget_stdout
+from monocloud_async.cli.streams import results
 from monocloud_async.errors import ConfigurationError
 
 # What spreadsheets take for a formula at the start of a cell, in the widths of East Asia as well.
@@ -49,7 +48,7 @@ def open_table(path: Path | None, form: TableFormat, columns: Sequence[str]) -> 
         columns: the names of the columns.
 
     Raises:
-        ConfigurationError: the file or stdout cannot be written.
+        ConfigurationError: the file cannot be written.
     """
     if path is not None:
         with whole(path) as file:
@@ -58,12 +57,11 @@ def open_table(path: Path | None, form: TableFormat, columns: Sequence[str]) -> 
     try:
         with tempfile.TemporaryFile("w+", encoding="utf-8", newline="") as file:
             yield _writer(file, form, columns)
-            file.seek(0)
-            shutil.copyfileobj(file, sys.stdout)
-            sys.stdout.flush()
+            file.flush()
+            file.buffer.seek(0)
+            shutil.copyfileobj(file.buffer, results())  # in UTF-8, whatever the terminal knows
     except OSError as error:
-        forget_stdout()
-        raise ConfigurationError(f"cannot write to stdout: {error.strerror}") from None
+        raise ConfigurationError(f"cannot write a temporary file: {error.strerror}") from None
 
 
 def _writer(file: TextIO, form: TableFormat, columns: Sequence[str]) -> Row:

@@ -98,7 +98,7 @@ def test_lines_without_an_id_give_signals_a_turn(
             yield Line(read, "..\n", problem="is no id")
 
     job = Job(DISABLE, "users.txt", lines())
-    assert loop.run(job.run(access, 10)) == 130
+    assert loop.run(job.run(access)) == 130
     assert 5000 <= read < 6000
     out, err = capfd.readouterr()
     assert f"{read:,}  bad lines" in out
