@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from monocloud_async.cli import fleet
 from monocloud_async.cli.exit_codes import ALL_DONE, INTERRUPTED, SOME_FAILED, STOPPED, USAGE
@@ -45,6 +45,37 @@ class _Commands(TyperGroup):
         """Keep the arguments, which the journal of a run records."""
         ctx.meta[ARGUMENTS] = list(args)
         return super().parse_args(ctx, args)
+
+
+class _TakesIds(TyperCommand):
+    """A command whose arguments may begin with a dash, as one in 64 ids does."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Refuse what is no option of the command, and say how an id is written."""
+        flags = {
+            name: getattr(param, "is_flag", False) for param in self.params for name in param.opts
+        }
+        rest = iter(args)
+        for arg in rest:
+            if arg == "--":
+                break
+            name, equals, _ = arg.partition("=")
+            if name in flags:
+                if not flags[name] and not equals:
+                    next(rest, None)
+            elif arg.startswith("-") and arg != "-" and arg not in ctx.help_option_names:
+                raise _no_option(ctx, arg)
+        return super().parse_args(ctx, args)
+
+
+def _no_option(ctx: Any, arg: str) -> Exception:
+    from monocloud_async.sanitize import clean  # noqa: PLC0415  help is quick
+
+    return _UsageError(
+        f"No such option: {clean(arg)}; if it is an id, write it after --:"
+        f" {ctx.command_path} -- {clean(arg)}",
+        ctx,
+    )
 
 
 app = typer.Typer(
@@ -116,7 +147,11 @@ def _main(
     """Enable MonoCloud users."""
 
 
-@app.command(epilog="Example: monocloud-async enable UOtBaOybB6dTpIJNrnkRw")
+@app.command(
+    cls=_TakesIds,
+    epilog="Example: monocloud-async enable UOtBaOybB6dTpIJNrnkRw. Ids that begin with a dash go"
+    " after --, behind all options.",
+)
 def enable(
     user_ids: Annotated[list[str], typer.Argument(metavar="ID...", help="User ids to enable.")],
     *,

@@ -1,12 +1,11 @@
 """Writes a table of users to a file or to stdout: all of it, or nothing."""
 
 import csv
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import Final, TextIO
 
 import msgspec
 
@@ -17,6 +16,8 @@ from monocloud_async.errors import ConfigurationError
 
 # What spreadsheets take for a formula at the start of a cell, in the widths of East Asia as well.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+
+_PIECE: Final = 1 << 16  # characters
 
 Cell = str | bool | None
 Row = Callable[[Sequence[Cell]], object]
@@ -57,9 +58,10 @@ def open_table(path: Path | None, form: TableFormat, columns: Sequence[str]) -> 
     try:
         with tempfile.TemporaryFile("w+", encoding="utf-8", newline="") as file:
             yield _writer(file, form, columns)
-            file.flush()
-            file.buffer.seek(0)
-            shutil.copyfileobj(file.buffer, results())  # in UTF-8, whatever the terminal knows
+            file.seek(0)
+            output = results()
+            while text := file.read(_PIECE):
+                output.write(text.encode())  # UTF-8, whatever the terminal knows
     except OSError as error:
         raise ConfigurationError(f"cannot write a temporary file: {error.strerror}") from None
 
