@@ -121,6 +121,7 @@ def run(arguments: list[str]) -> int:
 def _explain(error: Any) -> str:
     """Print the usage of the command; return what is wrong."""
     if type(error).__name__ == "NoArgsIsHelpError":
+        typer.echo(error.format_message(), err=True)
         return ""
     if error.ctx is not None:
         typer.echo(error.ctx.get_usage(), err=True)

@@ -47,16 +47,10 @@ def dev(
     """Run the fleet, print a summary, and return the exit code."""
     access.check()
     url = "://" in file
-<<<<<<< HEAD
     name = urlsplit(file).path.rpartition("/")[2] if url else file
     source = ["--source", file if url else str(Path(file).absolute())]
     record = Path(journal or f"{name}.journal").absolute()
-    out, err = Console(highlight=False), Console(stderr=True, highlight=False)
-=======
-    if journal is None and not url:
-        journal = f"{Path(file).absolute()}.journal"
     out, err = streams.out(), streams.err()
->>>>>>> ada3d0b (Outputs and signals that may fail, and what a terminal tells)
     with TemporaryDirectory(prefix="monocloud-fleet-") as folder, ExitStack() as parts:
         log = Path(folder) / "log.txt"
         port, page = _free_ports()

@@ -13,11 +13,7 @@ from urllib.parse import urlsplit
 from rich.console import Console
 
 from monocloud_async.bulk.run import BulkRun
-<<<<<<< HEAD
-=======
-from monocloud_async.bulk.stop_rules import MAX_SAME_FAILURES
 from monocloud_async.cli import streams
->>>>>>> ada3d0b (Outputs and signals that may fail, and what a terminal tells)
 from monocloud_async.cli.access import Access
 from monocloud_async.cli.display import TICK, Display, Tally, counted, reasons, say, speed, summary
 from monocloud_async.cli.exit_codes import ALL_DONE, INTERRUPTED, SOME_FAILED, STOPPED, USAGE
@@ -128,11 +124,7 @@ class Job:
             say(self.err, f"Error: {lost}; nothing was sent")
             return STOPPED
         async with access.session() as session:
-<<<<<<< HEAD
-            ids = self._ids_ahead() if self._blocking else self._ids()
             self._checked = limits.check
-=======
->>>>>>> ada3d0b (Outputs and signals that may fail, and what a terminal tells)
             self._run = run = session.bulk(
                 self.operation,
                 self._ids(),

@@ -167,8 +167,6 @@ class Preview(msgspec.Struct, kw_only=True):
         else:
             lines.append("The key works. Of the ids, by the tenant:")
             lines += [f"  {count:,} {state}" for state, count in self.states.items() if count]
-        else:
-            lines.append("Neither the key nor the tenant was tried; --check asks the tenant.")
         lines.append(f"{self.left:,} would be {operation.done} on {self.tenant}{self._duration()}.")
         return lines
 
