@@ -3,7 +3,8 @@
 import sys
 from collections.abc import Sequence
 
-from monocloud_async.cli.exit_codes import INTERRUPTED, USAGE
+from monocloud_async.cli.exit_codes import FAULT, INTERRUPTED, USAGE
+from monocloud_async.cli.streams import own_streams
 
 __all__ = ["main"]
 
@@ -13,17 +14,35 @@ MISSING_EXTRA = "The command line needs its extra: pip install 'monocloud-async[
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command of these arguments (default: `sys.argv`) and return its exit code."""
     try:
+        with own_streams() as finish:
+            return finish(_run(sys.argv[1:] if argv is None else list(argv)))
+    except KeyboardInterrupt:  # while the output waited for its reader
+        return INTERRUPTED
+
+
+def _run(arguments: list[str]) -> int:
+    try:
         import rich  # noqa: F401, PLC0415  optional for the library
         import typer  # noqa: F401, PLC0415
     except ModuleNotFoundError:
         sys.stderr.write(MISSING_EXTRA)
         return USAGE
-    from monocloud_async.cli.app import app  # noqa: PLC0415  it imports typer
-
     try:
-        app(None if argv is None else list(argv), prog_name="monocloud-async")
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else USAGE
+        from monocloud_async.cli.app import run  # noqa: PLC0415  it imports typer
+
+        return run(arguments)
     except KeyboardInterrupt:
         return INTERRUPTED
-    return 0
+    except BaseException as error:  # noqa: BLE001  a fault of this program: Python would end with 1
+        _show_fault(error)
+        return FAULT
+
+
+def _show_fault(error: BaseException) -> None:
+    import traceback  # noqa: PLC0415  nobody needs it
+
+    from monocloud_async.sanitize import UNSAFE  # noqa: PLC0415
+
+    for line in "".join(traceback.format_exception(error)).splitlines():
+        sys.stderr.write(UNSAFE.sub(" ", line) + "\n")
+    sys.stderr.write("This is a fault of monocloud-async; please report it with the lines above\n")

@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from monocloud_async.cli import fleet
-from monocloud_async.cli.exit_codes import ALL_DONE, SOME_FAILED, USAGE
+from monocloud_async.cli.exit_codes import ALL_DONE, INTERRUPTED, SOME_FAILED, STOPPED, USAGE
 from monocloud_async.cli.options import (
     Attempts,
     ByWhat,
@@ -32,25 +32,50 @@ from monocloud_async.inputs import By
 from monocloud_async.version import __version__
 
 ARGUMENTS = "monocloud_async.arguments"  # of the context's `meta`
+PROGRAM = "monocloud-async"
+
+# Typer exports one of its errors of usage. This is what they have in common.
+_UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 
 class _Commands(TyperGroup):
-    """Commands that end with one line when the library raises an error."""
+    """The commands, which know all arguments."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Keep the arguments, which the journal of a run records."""
         ctx.meta[ARGUMENTS] = list(args)
         return super().parse_args(ctx, args)
 
-    def invoke(self, ctx: Any) -> Any:
-        """Run the command."""
-        from monocloud_async.errors import MonoCloudError  # noqa: PLC0415
 
-        try:
-            return super().invoke(ctx)
-        except MonoCloudError as error:
-            typer.echo(f"Error: {error}", err=True)
-            raise typer.Exit(USAGE) from None
+class _TakesIds(TyperCommand):
+    """A command whose arguments may begin with a dash, as one in 64 ids does."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Refuse what is no option of the command, and say how an id is written."""
+        flags = {
+            name: getattr(param, "is_flag", False) for param in self.params for name in param.opts
+        }
+        rest = iter(args)
+        for arg in rest:
+            if arg == "--":
+                break
+            name, equals, _ = arg.partition("=")
+            if name in flags:
+                if not flags[name] and not equals:
+                    next(rest, None)
+            elif arg.startswith("-") and arg != "-" and arg not in ctx.help_option_names:
+                raise _no_option(ctx, arg)
+        return super().parse_args(ctx, args)
+
+
+def _no_option(ctx: Any, arg: str) -> Exception:
+    from monocloud_async.sanitize import clean  # noqa: PLC0415  help is quick
+
+    return _UsageError(
+        f"No such option: {clean(arg)}; if it is an id, write it after --:"
+        f" {ctx.command_path} -- {clean(arg)}",
+        ctx,
+    )
 
 
 app = typer.Typer(
@@ -58,7 +83,8 @@ app = typer.Typer(
     help="Enable MonoCloud users.",
     epilog="The tenant and its key come from MONOCLOUD_MANAGEMENT_DOMAIN and"
     " MONOCLOUD_MANAGEMENT_API_KEY, or from --domain and --api-key-file. Exit codes: 0 all enabled,"
-    " 1 some failed, 2 usage or configuration, 3 the run was stopped, 130 interrupted.",
+    " 1 some failed, 2 usage or configuration, 3 the run was stopped, or its results could not be"
+    " written, 70 a fault of this program, 130 interrupted.",
     no_args_is_help=True,
     rich_markup_mode=None,  # rich takes longer to import than all the rest
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -67,6 +93,43 @@ app = typer.Typer(
 )
 
 app.add_typer(fleet.app, name="fleet")
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command of these arguments and return its exit code; a user's error is one line."""
+    from monocloud_async.errors import MonoCloudError  # noqa: PLC0415  help is quick
+    from monocloud_async.sanitize import clean  # noqa: PLC0415
+
+    try:
+        code = app(arguments, prog_name=PROGRAM, standalone_mode=False)
+    except SystemExit as end:  # typer's completion; it ends with 1 for a wrong shell
+        return USAGE if end.code else ALL_DONE
+    except typer.Abort as error:
+        return INTERRUPTED if isinstance(error.__context__, KeyboardInterrupt) else STOPPED
+    except MonoCloudError as error:
+        message = str(error)
+    except _UsageError as error:
+        message = _explain(error)
+        if not message:  # the help was shown
+            return USAGE
+    else:
+        return code if isinstance(code, int) else ALL_DONE
+    typer.echo(f"Error: {clean(message)}", err=True)
+    return USAGE
+
+
+def _explain(error: Any) -> str:
+    """Print the usage of the command; return what is wrong."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        typer.echo(error.format_message(), err=True)
+        return ""
+    if error.ctx is not None:
+        typer.echo(error.ctx.get_usage(), err=True)
+        typer.echo(f"Try '{error.ctx.command_path} --help' for help.", err=True)
+    message: str = error.format_message()
+    if type(error).__name__ == "NoSuchOption":
+        message += "; an id or a file that begins with a dash goes after --, which ends the options"
+    return message
 
 
 def _version(wanted: bool) -> None:  # noqa: FBT001  typer calls it so
@@ -85,7 +148,11 @@ def _main(
     """Enable MonoCloud users."""
 
 
-@app.command(epilog="Example: monocloud-async enable UOtBaOybB6dTpIJNrnkRw")
+@app.command(
+    cls=_TakesIds,
+    epilog="Example: monocloud-async enable UOtBaOybB6dTpIJNrnkRw. Ids that begin with a dash go"
+    " after --, behind all options.",
+)
 def enable(
     user_ids: Annotated[list[str], typer.Argument(metavar="ID...", help="User ids to enable.")],
     *,

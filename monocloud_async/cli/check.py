@@ -7,9 +7,8 @@ from typing import Final
 
 import msgspec
 import typer
-from rich.console import Console
 
-from monocloud_async.cli import loop
+from monocloud_async.cli import loop, streams
 from monocloud_async.cli.access import Access
 from monocloud_async.cli.display import say
 from monocloud_async.cli.exit_codes import ALL_DONE, SOME_FAILED
@@ -54,7 +53,7 @@ def check_file(
     access: Access, reader: IdReader, *, output: Path | None, form: TableFormat, json: bool
 ) -> int:
     """Tell for each id of the file what is, and return the exit code."""
-    err = Console(stderr=True, highlight=False)
+    err = streams.err()
     lines = list(reader) if reader.path is None else None  # a pipe can be read only once
     count = bad = 0
     for line in reader if lines is None else lines:
@@ -95,7 +94,7 @@ class _Check:
         self._states = Counter[State]()
         self._lost = 0  # done by the journal, and not so any more
         self._mended = 0  # not done by the journal, and so now
-        self._err = Console(stderr=True, highlight=False)
+        self._err = streams.err()
 
     def run(
         self,
@@ -145,7 +144,7 @@ class _Check:
             summary["bad_lines"] = self._bad_lines
             typer.echo(msgspec.json.encode({"summary": summary}))
             return
-        out = Console(highlight=False)
+        out = streams.out()
         for state in State:
             if self._states[state] or state is State.ENABLED:
                 say(out, f"{self._states[state]:,} {_WORDS[state]}")

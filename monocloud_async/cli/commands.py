@@ -16,7 +16,7 @@ import msgspec
 import typer
 from rich.console import Console
 
-from monocloud_async.cli import loop
+from monocloud_async.cli import loop, streams
 from monocloud_async.cli.access import Access, read_key
 from monocloud_async.cli.display import say
 from monocloud_async.cli.exit_codes import ALL_DONE, INTERRUPTED, SOME_FAILED
@@ -58,7 +58,7 @@ def access(
     domain: str | None, api_key_file: Path | None, timeout: float | None, attempts: int
 ) -> Access:
     """Return the `Access` for these options."""
-    warn = Console(stderr=True, highlight=False)
+    warn = streams.err()
     key = None if api_key_file is None else read_key(api_key_file, lambda text: say(warn, text))
     return Access(domain=domain, api_key=key, timeout=timeout, attempts=attempts)
 
@@ -70,7 +70,7 @@ def enable(access: Access, user_ids: Sequence[str], *, json: bool) -> int:
     lines = [Line(place, "", user_id) for place, user_id in enumerate(user_ids, 1)]
     job = Job(ENABLE, "the users named", lines, expected=len(lines), quiet=True)
     if json:
-        job.json = JsonLines(job.stop)
+        job.json = JsonLines(job.stdout)
     else:
         job.each_user = lambda user: say(job.out, _told(user))
     return loop.run(job.run(access, Limits(concurrency=10)))
@@ -198,9 +198,9 @@ def bulk(plan: Plan, *, failures: FileIO | None = None, ask: bool = False) -> in
     if plan.journal is not None and (file := plan.journal_file()) is not None:
         job.keep(file, plan.journal)
     if plan.json:
-        job.json = JsonLines(job.stop)
+        job.json = JsonLines(job.stdout)
     if failures is not None:
-        job.failures = FailuresFile(failures, ids, job.stop)
+        job.failures = FailuresFile(failures, ids)
     return loop.run(job.run(plan.access, plan.limits))
 
 
@@ -212,7 +212,7 @@ def _is_agreed(plan: Plan) -> bool:
     seen = plan.preview(None)
     if seen.left <= _FEW:
         return True
-    err = Console(stderr=True, highlight=False)
+    err = streams.err()
     for line in seen.in_short(plan.operation):
         say(err, line)
     try:
@@ -226,10 +226,12 @@ def _is_agreed(plan: Plan) -> bool:
 
 def dry_run(plan: Plan) -> int:
     """Show what a run would do, send nothing that changes a user, and return the exit code."""
-    out, err = Console(highlight=False), Console(stderr=True, highlight=False)
+    out, err = streams.out(), streams.err()
     seen = plan.preview(err)
     for note in plan.ids.notes:
         say(err, note)
+    if not seen.ids and not seen.bad_lines:
+        raise ConfigurationError(f"there are no ids in {plan.ids.name}")
     if plan.limits.check:
         ids = plan.ids.reread()
         if ids is None:

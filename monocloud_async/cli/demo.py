@@ -21,7 +21,7 @@ import aiohttp
 from rich.console import Console
 from rich.table import Table
 
-from monocloud_async.cli import loop
+from monocloud_async.cli import loop, streams
 from monocloud_async.cli.display import say
 from monocloud_async.cli.exit_codes import ALL_DONE, INTERRUPTED, SOME_FAILED
 from monocloud_async.config import API_KEY, DOMAIN
@@ -40,7 +40,7 @@ ENABLE = ("bulk", "lost.csv", "--check", "--yes")
 
 def demo() -> int:
     """Return 0 if the tenant's database confirms the results, 130 after Ctrl-C, else 1."""
-    out = Console(highlight=False)
+    out = streams.out()
     folder = Path(tempfile.mkdtemp(prefix="monocloud-demo-"))
     db = folder / "tenant.db"
     with _tenant(db) as url:
@@ -82,7 +82,7 @@ def _step(
     """Run a command, and kill it once `is_over` says so; return its exit code."""
     shown = " ".join(f"'{part}'" if " " in part else part for part in argv)
     out.print(f"[bold]$ monocloud-async {shown}[/]")
-    out.file.flush()
+    streams.results().finish()  # before the other process writes
     package = Path(__file__).parents[2]  # also where it is not installed
     environment = {**os.environ, DOMAIN: url, API_KEY: KEY, "PYTHONPATH": str(package)}
     with subprocess.Popen(  # noqa: S603  this program itself

@@ -1,6 +1,7 @@
 """The display of a run: live on a terminal, plain lines elsewhere, and a summary."""
 
 import asyncio
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -15,13 +16,13 @@ from rich.progress import (
     ProgressColumn,
     SpinnerColumn,
     Task,
-    TextColumn,
-    TimeRemainingColumn,
 )
 from rich.table import Table
 from rich.text import Text
 
 from monocloud_async.bulk.run import MAX_OUTAGE, BulkRun
+from monocloud_async.cli.estimate import Estimate
+from monocloud_async.cli.streams import is_live
 from monocloud_async.endpoint import BulkOperation
 from monocloud_async.errors import (
     InvalidResponseError,
@@ -101,10 +102,18 @@ class Display(AbstractContextManager["Display"]):
         tally: further counts to show.
         title: what is done where; if empty, only failures and delays are shown.
         expected: about how many ids the input has, or None if unknown.
+        max_rate: the limit of this run, in requests per second.
     """
 
     def __init__(
-        self, console: Console, run: BulkRun, tally: Tally, *, title: str, expected: int | None
+        self,
+        console: Console,
+        run: BulkRun,
+        tally: Tally,
+        *,
+        title: str,
+        expected: int | None,
+        max_rate: float | None = None,
     ) -> None:
         self._console = console
         self._run = run
@@ -113,16 +122,14 @@ class Display(AbstractContextManager["Display"]):
         self._expected = expected
         self._ending = ""
         self._shown = 0
-        self._live = bool(title) and console.is_terminal and not console.is_dumb_terminal
-        self._progress = LiveBar(console, self._status)
-        self._task = self._progress.add_task("", total=expected)
-        self._said_at = asyncio.get_running_loop().time()
+        self._live = bool(title) and is_live(console)
+        self._estimate = Estimate(run.pace, max_rate)
+        self._bar = LiveBar(console, self._status, self._estimate)
+        self._has_begun = False
+        self._said_at = now = asyncio.get_running_loop().time()
+        self._estimate.update(now, 0)
 
     def __enter__(self) -> Self:
-        if self._title:
-            say(self._console, self._title)
-        if self._live:
-            self._progress.start()
         return self
 
     def __exit__(
@@ -131,9 +138,19 @@ class Display(AbstractContextManager["Display"]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._live:
+        if self._live and self._has_begun:
             self.refresh()
-            self._progress.stop()
+            self._bar.stop()
+
+    def begin(self) -> None:
+        """Show the title, and the bar on a terminal; a run that is refused shows neither."""
+        if self._has_begun:
+            return
+        self._has_begun = True
+        if self._title:
+            say(self._console, self._title)
+        if self._live:
+            self._bar.start()
 
     @property
     def done(self) -> int:
@@ -159,20 +176,23 @@ class Display(AbstractContextManager["Display"]):
 
     def refresh(self) -> None:
         """Update the display, if it is time."""
+        self.begin()
+        report, now = self._run.report, asyncio.get_running_loop().time()
         total = self._expected
-        if self._run.report.exhausted:  # now the exact number is known
-            total = self._run.report.total + self._tally.bad_lines
+        if report.exhausted:  # now the exact number is known
+            total = report.total + self._tally.bad_lines
         # Skipped users take no time; counting them would distort the estimate.
-        before = self._run.report.skipped
-        left = None if total is None else total - before
-        self._progress.update(self._task, completed=self.done - before, total=left)
+        before = report.skipped
+        self._estimate.update(now, self.done - before, report.requests - report.throttled)
         if self._live:
-            self._progress.refresh()
-            return
-        now = asyncio.get_running_loop().time()
-        if now - self._said_at >= PLAIN_TICK:
+            remaining = None if total is None else total - before
+            self._bar.show(now, self.done - before, remaining)
+        elif now - self._said_at >= PLAIN_TICK:
             self._said_at = now
-            self.say(" | ".join([_amount(self.done, total), *self._status()]))
+            left = None if total is None else self._estimate.left(now, total - self.done)
+            speed = ", ".join(filter(None, [_speed(self._estimate.rate), _left(left)]))
+            parts = [_amount(self.done, total), speed, *self._status()]
+            self.say(" | ".join(filter(None, parts)))
 
     def _status(self) -> list[str]:
         report, operation = self._run.report, self._run.operation
@@ -193,24 +213,37 @@ class Display(AbstractContextManager["Display"]):
 
 
 class LiveBar(Progress):
-    """A progress bar with status lines below it."""
+    """A progress bar with speed, time left, and status lines below it."""
 
     def __init__(
-        self, console: Console, status: Callable[[], list[str]], *, amounts_of: str = ""
+        self,
+        console: Console,
+        status: Callable[[], list[str]],
+        estimate: Estimate,
+        *,
+        amounts_of: str = "",
     ) -> None:
         self._status = status  # first, because the base class renders in `__init__`
+        self._estimate = estimate
+        plain = not console.encoding.startswith("utf")
         super().__init__(
-            SpinnerColumn(),
+            SpinnerColumn("line" if plain else "dots"),
             BarColumn(bar_width=None),
             _Amount(amounts_of),
-            _Rate(),
-            TimeRemainingColumn(compact=True),
-            TextColumn("left"),
+            _Speed(),
             console=console,
             auto_refresh=False,
             expand=True,
             transient=True,  # the summary replaces the bar
         )
+        self._shown = self.add_task("", total=None)
+
+    def show(self, now: float, done: int, total: int | None) -> None:
+        """Draw the bar for this amount."""
+        left = None if total is None else self._estimate.left(now, max(0, total - done))
+        speed = " ".join(filter(None, [_speed(self._estimate.rate), _left(left)]))
+        self.update(self._shown, completed=done, total=total, speed=speed)
+        self.refresh()
 
     def get_renderables(self) -> Iterable[RenderableType]:
         """Yield the bar and the status lines."""
@@ -229,9 +262,28 @@ class _Amount(ProgressColumn):
         return Text(f"{_amount(int(task.completed), total)} {self._what}".rstrip())
 
 
-class _Rate(ProgressColumn):
+class _Speed(ProgressColumn):
     def render(self, task: Task) -> Text:
-        return Text("" if task.speed is None else f"{task.speed:,.0f}/s")
+        return Text(task.fields.get("speed", ""))
+
+
+def _speed(rate: float | None) -> str:
+    if rate is None:
+        return ""
+    return f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.1f}/s"  # noqa: PLR2004  digits
+
+
+def _left(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    minutes, seconds = divmod(math.ceil(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return (f"{hours}:" if hours else "") + f"{minutes:02}:{seconds:02} left"
+
+
+def counted(number: int, what: str) -> str:
+    """Return the number with its noun, such as "1 line" or "1,208 lines"."""
+    return f"{number:,} {what if number == 1 else what + 's'}"
 
 
 def limiter_status(limiter: RateLimiter) -> str:
@@ -240,7 +292,7 @@ def limiter_status(limiter: RateLimiter) -> str:
         down = limiter.down_for(time.monotonic())  # the clock of event loops
         return f"the tenant is down for {down:.0f} s: probing, for at most {MAX_OUTAGE:.0f} s"
     if (left := limiter.pause_left) > _SHORT:
-        return f"paused {left:.1f} s at the tenant's request"
+        return f"waiting {math.ceil(left)} s for the tenant"
     return "" if limiter.rate is None else f"limited to {limiter.rate:,.0f}/s"
 
 
@@ -271,7 +323,7 @@ def summary(
         (report.skipped, f"{operation.done} before{known}"),
         (report.unconfirmed, "of them unconfirmed: the response still said the contrary"),
         (report.failed, "failed"),
-        (tally.bad_lines, "bad lines"),
+        (tally.bad_lines, "bad line" if tally.bad_lines == 1 else "bad lines"),
         (report.unknown, "unknown: a request was sent, but no response arrived"),
         (report.not_attempted, "not attempted"),
     ]
@@ -295,7 +347,8 @@ def speed(report: BulkReport) -> str:
     called = finished(report) - report.skipped
     per_second = called / report.seconds if report.seconds else 0.0
     return (
-        f"{report.seconds:,.1f} s, {per_second:,.0f} users a second; {report.requests:,} requests,"
-        f" {report.retries:,} of them retries, {report.throttled:,} answered 429"
+        f"{report.seconds:,.1f} s, {per_second:,.0f} users a second;"
+        f" {counted(report.requests, 'request')}, {report.retries:,} of them retries,"
+        f" {report.throttled:,} answered 429"
         + (f"; paused for {report.paused_seconds:,.1f} s" if report.paused_seconds else "")
     )

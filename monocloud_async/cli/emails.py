@@ -3,9 +3,7 @@
 from itertools import islice
 from typing import Final
 
-from rich.console import Console
-
-from monocloud_async.cli import loop
+from monocloud_async.cli import loop, streams
 from monocloud_async.cli.access import Access
 from monocloud_async.cli.display import say
 from monocloud_async.cli.list_display import shown
@@ -49,7 +47,7 @@ def resolve(access: Access, reader: IdReader) -> None:
     if addresses is None:
         raise ConfigurationError("--by email needs a file, which is read twice, and not a pipe")
     found: dict[str, list[str]] = {folded(address): [] for address in addresses}
-    err = Console(stderr=True, highlight=False)
+    err = streams.err()
     say(err, f"Looking up {len(found):,} e-mail addresses on {access.tenant}")
 
     async def read() -> None:

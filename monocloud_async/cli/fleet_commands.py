@@ -11,9 +11,10 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from monocloud_async.cli import loop
+from monocloud_async.cli import loop, streams
 from monocloud_async.cli.access import Access
 from monocloud_async.cli.display import PLAIN_TICK, LiveBar, say
+from monocloud_async.cli.estimate import Estimate
 from monocloud_async.cli.exit_codes import ALL_DONE, INTERRUPTED, SOME_FAILED, STOPPED
 from monocloud_async.config import base_url
 from monocloud_async.endpoint import bulk_operation
@@ -65,7 +66,7 @@ async def _work(access: Access, sources: Sequence[str]) -> None:
 async def _until_interrupted(part: Coroutine[object, object, None], what: str) -> int:
     """Run a part of the fleet until a signal; a third signal ends the process at once."""
     logging.basicConfig(format="%(asctime)s %(message)s")
-    console = Console(stderr=True, highlight=False)
+    console = streams.err()
     task = asyncio.create_task(part)
 
     def interrupt(_signal: signal.Signals) -> None:
@@ -102,7 +103,7 @@ def start(
         )
 
     run = ask(begin())
-    out = Console(highlight=False)
+    out = streams.out()
     say(out, f"The run of {file} on {run.tenant} has started, at {max_rate:g} requests a second")
     say(out, "Watch it with: monocloud-async fleet status --follow")
 
@@ -114,7 +115,7 @@ def steer(domain: str | None, order: Callable[[FleetRun], Awaitable[None]], done
         await order(await FleetRun.attach(domain))
 
     ask(give())
-    say(Console(highlight=False), done)
+    say(streams.out(), done)
 
 
 def failures(domain: str | None, *, json: bool) -> None:
@@ -131,7 +132,7 @@ def failures(domain: str | None, *, json: bool) -> None:
             for each in failures
         ]
 
-    out = Console(highlight=False)
+    out = streams.out()
     for line in ask(fetch()):
         say(out, line)
 
@@ -142,14 +143,14 @@ def status(domain: str | None, *, follow: bool, json: bool) -> int:
 
 
 async def _status(domain: str | None, *, follow: bool, json: bool) -> int:
-    out = Console(highlight=False)
+    out = streams.out()
     run = await FleetRun.attach(domain)
     if not follow and not await run.over():
         progress = await run.progress()
         for line in [msgspec.json.encode(progress).decode()] if json else progress_lines(progress):
             say(out, line)
         return ALL_DONE
-    task = asyncio.create_task(watch(run, Console(stderr=True, highlight=False)))
+    task = asyncio.create_task(watch(run, streams.err()))
 
     def stop_watching(_signal: signal.Signals) -> None:
         task.cancel()
@@ -170,9 +171,11 @@ async def watch(run: FleetRun, console: Console, program: str = PROGRAM) -> Flee
     """Show the run to its end and return its report; `program` is the command to suggest."""
     ended = asyncio.create_task(run.result())
     lines = ["waiting for the coordinator"]
-    bar = LiveBar(console, lambda: lines[1:])
-    task = bar.add_task("", total=None)
-    live = console.is_terminal and not console.is_dumb_terminal
+    clock = asyncio.get_running_loop().time
+    estimate = Estimate()
+    bar = LiveBar(console, lambda: lines[1:], estimate)
+    done = expected = 0
+    live = streams.is_live(console)
     if live:
         bar.start()
     said = -PLAIN_TICK
@@ -185,10 +188,11 @@ async def watch(run: FleetRun, console: Console, program: str = PROGRAM) -> Flee
             else:
                 lines = progress_lines(progress, program)
                 done = progress.users_done + progress.failed + progress.unknown + progress.bad_lines
-                bar.update(task, completed=done, total=max(done, progress.expected))
-            now = asyncio.get_running_loop().time()
+                expected = max(done, progress.expected)
+            now = clock()
+            estimate.update(now, done)
             if live:
-                bar.refresh()
+                bar.show(now, done, expected or None)
             elif now - said >= PLAIN_TICK:
                 said = now
                 say(console, " | ".join(lines))

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from rich.console import Console
 
 from monocloud_async import config
-from monocloud_async.cli import loop
+from monocloud_async.cli import loop, streams
 from monocloud_async.cli.access import Access
 from monocloud_async.cli.display import say
 from monocloud_async.cli.exit_codes import INTERRUPTED
@@ -50,7 +50,7 @@ def dev(
     name = urlsplit(file).path.rpartition("/")[2] if url else file
     source = ["--source", file if url else str(Path(file).absolute())]
     record = Path(journal or f"{name}.journal").absolute()
-    out, err = Console(highlight=False), Console(stderr=True, highlight=False)
+    out, err = streams.out(), streams.err()
     with TemporaryDirectory(prefix="monocloud-fleet-") as folder, ExitStack() as parts:
         log = Path(folder) / "log.txt"
         port, page = _free_ports()

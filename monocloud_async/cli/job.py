@@ -4,7 +4,7 @@ import asyncio
 import signal
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +13,9 @@ from urllib.parse import urlsplit
 from rich.console import Console
 
 from monocloud_async.bulk.run import BulkRun
+from monocloud_async.cli import streams
 from monocloud_async.cli.access import Access
-from monocloud_async.cli.display import TICK, Display, Tally, reasons, say, speed, summary
+from monocloud_async.cli.display import TICK, Display, Tally, counted, reasons, say, speed, summary
 from monocloud_async.cli.exit_codes import ALL_DONE, INTERRUPTED, SOME_FAILED, STOPPED, USAGE
 from monocloud_async.cli.loop import signals
 from monocloud_async.cli.outputs import FailuresFile, JsonLines
@@ -27,6 +28,7 @@ from monocloud_async.outcome import BulkReport, Outcome, RunStoppedError
 from monocloud_async.sanitize import format_time
 
 _AHEAD = 1000  # lines that are read from a pipe in advance
+_TURN = 100  # lines without an id after which others get a turn
 
 Lines = Iterable[Line]
 EachUser = Callable[[User], None]
@@ -72,19 +74,23 @@ class Job:
     ) -> None:
         self.operation = operation
         self.name = name
-        self.out = Console(highlight=False)
-        self.err = Console(stderr=True, highlight=False)
+        self.stdout = streams.results()
+        self.out = streams.out()
+        self.err = streams.err()
         self.tally = Tally()
         self.each_user: EachUser | None = None
         self.json: JsonLines | None = None
         self.failures: FailuresFile | None = None
         self._journal: JournalFile | None = None
+        self._journal_told = ""
         self._lines = lines
         self._expected = expected
         self._blocking = blocking
         self._quiet = quiet
         self._notes = notes
         self._notes_told = 0
+        self._settled = set[int]()  # lines of the users named, with an outcome
+        self._told: list[BaseException | None] = []  # errors that were printed
         self._unfinished: dict[int, Line] = {}
         self._read = 0
         self._run: BulkRun | None = None
@@ -94,25 +100,34 @@ class Job:
         self._checked = False
 
     def keep(self, journal: JournalFile, path: Path) -> None:
-        """Use this journal for the run, and print its path."""
+        """Use this journal for the run, which tells its path."""
         self._journal = journal
         before = path.exists() and path.stat().st_size > 0
-        say(
-            self.err,
+        self._journal_told = (
             f"Resuming the run of the journal {path};"
             f" users {self.operation.done} there are not sent again"
             if before
-            else f"The journal of this run is {path}: the same command resumes the run",
+            else f"The journal of this run is {path}: the same command resumes the run"
         )
+
+    def _begin(self) -> None:
+        """Tell what is done; from now on the run is refused no more."""
+        if self._display is not None:
+            self._display.begin()
+        if self._journal_told:
+            say(self.err, self._journal_told)
+            self._journal_told = ""
 
     async def run(self, access: Access, limits: Limits = DEFAULT_LIMITS) -> int:
         """Run, print the summary, and return the exit code."""
+        if lost := self._lost():
+            say(self.err, f"Error: {lost}; nothing was sent")
+            return STOPPED
         async with access.session() as session:
-            ids = self._ids_ahead() if self._blocking else self._ids()
             self._checked = limits.check
             self._run = run = session.bulk(
                 self.operation,
-                ids,
+                self._ids(),
                 concurrency=limits.concurrency,
                 max_rate=limits.max_rate,
                 max_same_failures=limits.max_same_failures,
@@ -123,7 +138,7 @@ class Job:
             )
             try:
                 with (
-                    self._shown(run, access) as self._display,
+                    self._shown(run, access, limits.max_rate) as self._display,
                     signals(self._interrupt),
                 ):
                     await self._take(run)
@@ -134,10 +149,18 @@ class Job:
                     raise
                 await self._end(run.report, "stopped", error)
                 return USAGE
-            except (OSError, MonoCloudError) as error:
+            except OSError as error:
+                what = f"cannot read {self.name}: {error.strerror or error}"
+                if not run.report.total:
+                    raise ConfigurationError(what) from None
+                return await self._end(run.report, "stopped", ConfigurationError(what))
+            except MonoCloudError as error:
                 if not run.report.total:
                     raise  # nothing was read, so there is nothing to sum up
                 return await self._end(run.report, "stopped", error)
+            if run.report.exhausted and not run.report.total and not self.tally.bad_lines:
+                self._tell_notes()
+                raise ConfigurationError(f"there are no ids in {self.name}")
         ended = "stopped" if self._broken else "interrupted" if self._interrupts else "finished"
         return await self._end(run.report, ended)
 
@@ -150,11 +173,13 @@ class Job:
             self._run.drain()
             self._display.ending(f"Stopping: {why}")
 
-    def _shown(self, run: BulkRun, access: Access) -> Display:
+    def _shown(self, run: BulkRun, access: Access, max_rate: float | None) -> Display:
         way = "" if access.proxy is None else f" through {urlsplit(access.proxy).hostname}"
         doing = self.operation.doing.capitalize()
         title = "" if self._quiet else f"{doing} {self.name} on {access.tenant}{way}"
-        return Display(self.err, run, self.tally, title=title, expected=self._expected)
+        return Display(
+            self.err, run, self.tally, title=title, expected=self._expected, max_rate=max_rate
+        )
 
     async def _take(self, run: BulkRun) -> None:
         async with run:
@@ -162,8 +187,7 @@ class Job:
             try:
                 async for outcome in run:
                     self._outcome(self._unfinished.pop(outcome.position), outcome)
-                    if self.json is not None:
-                        await self.json.flush(when_many=True)
+                    await self._keep_up()
             finally:
                 ticking.cancel()
                 await asyncio.gather(ticking, return_exceptions=True)
@@ -174,15 +198,40 @@ class Job:
             if self._display is not None:
                 self._display.refresh()
             if self.json is not None:
-                await self.json.flush()
+                self.json.flush()
+            self._check_outputs()
 
-    def _ids(self) -> Iterator[str]:
-        return filter(None, map(self._admit, self._lines))
+    def _lost(self) -> str:
+        """Return which results cannot be written, and why, or an empty string."""
+        is_needed = self.json is not None or self._quiet  # else stdout has only the summary
+        if is_needed and (error := self.stdout.error) is not None:
+            return f"cannot write to stdout ({error.strerror})"
+        if self.failures is not None and (error := self.failures.error) is not None:
+            return f"the file of failures cannot be written ({error.strerror})"
+        return ""
 
-    async def _ids_ahead(self) -> AsyncIterator[str]:
-        async for line in _ahead(self._lines):
+    def _check_outputs(self) -> None:
+        if lost := self._lost():
+            self.stop(lost)
+
+    async def _keep_up(self) -> None:
+        """Wait for the readers of the results, and stop the run if these have nowhere to go."""
+        self._check_outputs()
+        await self.stdout.room()
+        if self.failures is not None:
+            await self.failures.output.room()
+
+    async def _ids(self) -> AsyncIterator[str]:
+        """Yield the ids; after some lines without one, signals, display and outputs get a turn."""
+        since = 0
+        async for line in _ahead(self._lines) if self._blocking else _each(self._lines):
             if user_id := self._admit(line):
+                self._begin()
                 yield user_id
+                since = 0
+            elif (since := since + 1) % _TURN == 0:
+                await self._keep_up()
+                await asyncio.sleep(0)
 
     def _tell_notes(self) -> None:
         for note in self._notes[self._notes_told :]:
@@ -211,6 +260,8 @@ class Job:
 
     def _outcome(self, line: Line, outcome: Outcome) -> None:
         self.tally.outcome(outcome)
+        if self._quiet and outcome.status != "not_attempted":
+            self._settled.add(line.number)
         if self.json is not None:
             self.json.outcome(line, outcome)
         if self.each_user is not None and outcome.user is not None:
@@ -223,6 +274,7 @@ class Job:
 
     def _failure(self, line: Line, outcome: Outcome) -> str:
         if self._quiet and outcome.error is not None:
+            self._told.append(outcome.error)
             return str(outcome.error)
         # The summary gives the advice once for each kind of failure.
         where = "" if self._quiet else f"line {line.number}: "
@@ -238,10 +290,12 @@ class Job:
         if self._run is None or self._display is None:
             return
         if self._interrupts == 1:
+            calls = self._run.in_flight
             self._run.drain()
             self._display.ending(
-                f"Stopping: {self._run.in_flight} calls in flight finish first;"
-                " Ctrl-C again cancels them"
+                f"Stopping: {counted(calls, 'call')} in flight"
+                f" {'finishes' if calls == 1 else 'finish'} first; Ctrl-C again cancels"
+                f" {'it' if calls == 1 else 'them'}"
             )
         else:
             self._run.cancel()
@@ -249,18 +303,15 @@ class Job:
 
     async def _end(self, report: BulkReport, ended: str, error: Exception | None = None) -> int:
         self._tell_notes()
-        if self.failures is not None and report.exhausted:
-            self.failures.begin()
-        if self.json is not None:
-            self.json.summary(report, self.tally.bad_lines, ended)
-            await self.json.flush()
-        if not self._quiet:
-            self._sum_up(self.out if self.json is None else self.err, report)
-        if report.total < (self._expected or 0) if self._quiet else not report.exhausted:
-            say(self.err, f"The run was {ended}; the rest of {self.name} was not read")
-            if self._journal is not None:
-                say(self.err, "The same command resumes the run")
-        if error is not None and not (self._quiet and error.__cause__):  # already shown
+        if self.failures is not None:
+            if report.exhausted:
+                self.failures.begin()
+            await self.failures.finish()
+            self._check_outputs()
+            ended = "stopped" if self._broken else ended
+        await self._write_summary(report, ended)
+        self._tell_rest(report, ended, can_resume=not isinstance(error, ConfigurationError))
+        if error is not None and (not self._quiet or error.__cause__ not in self._told):
             say(self.err, f"Error: {error}")
         if ended == "stopped":
             return STOPPED
@@ -277,6 +328,28 @@ class Job:
             " another --journal asks for everybody again"
         )
 
+    def _tell_rest(self, report: BulkReport, ended: str, *, can_resume: bool) -> None:
+        """Tell who was left out, and whether the same command goes on with them."""
+        if self._quiet:
+            left = [line.user_id for line in self._lines if line.number not in self._settled]
+            if left:
+                say(self.err, f"The run was {ended}; not attempted: {', '.join(map(repr, left))}")
+        elif not report.exhausted:
+            say(self.err, f"The run was {ended}; the rest of {self.name} was not read")
+            if self._journal is not None and report.total and can_resume:
+                say(self.err, "The same command resumes the run")
+
+    async def _write_summary(self, report: BulkReport, ended: str) -> None:
+        """Write the summary to stdout; people get it on stderr if stdout has JSON or is lost."""
+        if self.json is not None:
+            self.json.summary(report, self.tally.bad_lines, ended)
+            self.json.flush()
+        elif not self._quiet:
+            self._sum_up(self.out, report)
+        await self.stdout.written()
+        if not self._quiet and (self.json is not None or self.stdout.error is not None):
+            self._sum_up(self.err, report)
+
     def _sum_up(self, console: Console, report: BulkReport) -> None:
         console.print(summary(self.operation, report, self.tally, checked=self._checked))
         if report.skipped and self._journal is not None and not self._checked:
@@ -284,16 +357,18 @@ class Job:
         for reason in reasons(self.tally):
             say(console, reason)
         say(console, speed(report))
-        if self.failures is not None and self.failures.lines:
-            lines = "line" if self.failures.lines == 1 else "lines"
-            lost = ", but some of them could not be written" if self.failures.broken else ""
-            hint = f"{self.failures.lines:,} {lines} to retry: {self.failures.name}"
+        if self.failures is not None and (self.failures.lines or self.failures.error):
+            hint = f"{counted(self.failures.lines, 'line')} to retry: {self.failures.name}"
+            lost = "; others could not be written" if self.failures.error else ""
             say(console, hint + lost)
         elif report.unknown:
             doing = self.operation.doing.capitalize()
             say(console, f"{doing} twice is harmless: run the unknown ones again")
-        if report.exhausted and not report.total and not self.tally.bad_lines:
-            say(console, f"There are no ids in {self.name}")
+
+
+async def _each(lines: Lines) -> AsyncIterator[Line]:
+    for line in lines:
+        yield line
 
 
 async def _ahead(lines: Lines) -> AsyncIterator[Line]:

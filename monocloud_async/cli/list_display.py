@@ -7,6 +7,8 @@ from contextlib import asynccontextmanager
 from rich.console import Console
 
 from monocloud_async.cli.display import PLAIN_TICK, TICK, LiveBar, limiter_status, say
+from monocloud_async.cli.estimate import Estimate
+from monocloud_async.cli.streams import is_live
 from monocloud_async.ratelimit.limiter import RateLimiter
 from monocloud_async.user_list import UserList
 
@@ -22,15 +24,18 @@ async def shown(console: Console, users: UserList, pace: RateLimiter) -> AsyncIt
             parts.append("reading the list again, because its pages shifted")
         return [*parts, *filter(None, [limiter_status(pace)])]
 
-    live = console.is_terminal and not console.is_dumb_terminal
-    bar = LiveBar(console, status, amounts_of="pages")
-    task = bar.add_task("", total=None)
+    live = is_live(console)
+    clock = asyncio.get_running_loop().time
+    estimate = Estimate(pace)
+    estimate.update(clock(), 0)
+    bar = LiveBar(console, status, estimate, amounts_of="pages")
 
     def refresh() -> None:
         pages = users.pages
         read = users.pages_read if pages is None else min(users.pages_read, pages)
-        bar.update(task, completed=read, total=pages)
-        bar.refresh()
+        now = clock()
+        estimate.update(now, read)
+        bar.show(now, read, pages)
 
     async def tick() -> None:
         while True:

@@ -61,19 +61,28 @@ def ask_tenant(work: Coroutine[object, object, object], err: Console) -> None:
 
 @contextmanager
 def signals(interrupt: Callable[[signal.Signals], None]) -> Iterator[None]:
-    """Call this function with each SIGINT or SIGTERM; the third one ends the process at once."""
+    """Call this function with each SIGINT, SIGTERM and SIGHUP; the third ends the process at once.
+
+    A terminal that closes may send SIGHUP several times. It counts as the first signal or not at
+    all, and not if it was ignored before, as under nohup.
+    """
     loop = asyncio.get_running_loop()
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    hangup = getattr(signal, "SIGHUP", None)  # Windows has none
+    if hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN:
+        numbers.append(hangup)
     heard = 0
 
-    def hear(heard_one: signal.Signals) -> None:
+    def hear(number: signal.Signals) -> None:
         nonlocal heard
+        if number is hangup and heard:
+            return
         heard += 1
         if heard > 1:  # cancelled: the next signal must end even a stuck process
-            for number in numbers:
-                loop.remove_signal_handler(number)
-                signal.signal(number, signal.SIG_DFL)
-        interrupt(heard_one)
+            for each in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(each)
+                signal.signal(each, signal.SIG_DFL)
+        interrupt(number)
 
     for number in numbers:
         with suppress(NotImplementedError):  # Windows: Ctrl-C raises KeyboardInterrupt instead

@@ -1,34 +1,30 @@
 """The outputs of a run: JSON lines for programs, and a file of failures to run again."""
 
-import asyncio
 import os
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
 
+from monocloud_async.cli.streams import Output
 from monocloud_async.errors import ConfigurationError, MonoCloudError, StatusError
 from monocloud_async.inputs.lines import Line
 from monocloud_async.outcome import REPORT_FIELDS, BulkReport, Outcome
 from monocloud_async.sanitize import clean
 
-OnBroken = Callable[[str], None]
-
 _MANY = 1 << 16  # bytes
 
 
 class JsonLines:
-    """Writes JSON lines to stdout in a thread, so that a slow reader delays no request."""
+    """Writes JSON lines to this output, many at a time."""
 
-    def __init__(self, on_broken: OnBroken) -> None:
-        self._on_broken = on_broken
+    def __init__(self, output: Output) -> None:
+        self._output = output
         self._buffer = bytearray()
-        self._writing = asyncio.Lock()
-        self._broken = False
 
     def outcome(self, line: Line, outcome: Outcome) -> None:
         """Add the outcome of one user."""
@@ -57,35 +53,15 @@ class JsonLines:
             members[name] = round(members[name], 3)
         self._add({"summary": members | {"bad_lines": bad_lines, "ended": ended}})
 
-    async def flush(self, *, when_many: bool = False) -> None:
-        """Write what was added; with `when_many`, only if it is enough to be worth a thread."""
-        if when_many and len(self._buffer) < _MANY:
-            return
-        async with self._writing:
-            lines, self._buffer = self._buffer, bytearray()
-            if not lines or self._broken:
-                return
-            try:
-                await asyncio.to_thread(_write, lines)
-            except OSError as error:
-                self._broken = True
-                forget_stdout()
-                self._on_broken(f"cannot write to stdout ({error.strerror})")
+    def flush(self) -> None:
+        """Write what was added."""
+        self._output.write(self._buffer)
+        self._buffer.clear()
 
     def _add(self, members: dict[str, Any]) -> None:
         self._buffer += msgspec.json.encode(members) + b"\n"
-
-
-def _write(lines: bytearray) -> None:
-    sys.stdout.buffer.write(lines)
-    sys.stdout.buffer.flush()
-
-
-def forget_stdout() -> None:
-    """Discard later output: the reader of stdout is gone, and Python would complain at exit."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
+        if len(self._buffer) >= _MANY:
+            self.flush()
 
 
 def _described(error: MonoCloudError) -> dict[str, Any]:
@@ -103,22 +79,27 @@ class HasHeader(Protocol):
 
 
 class FailuresFile:
-    """Writes the lines of the input that failed, unchanged."""
+    """Writes the lines of the input that failed, unchanged, each whole or not at all."""
 
-    def __init__(self, file: FileIO, reader: HasHeader, on_broken: OnBroken) -> None:
+    def __init__(self, file: FileIO, reader: HasHeader) -> None:
         self._file = file  # unbuffered, so that a killed process loses nothing
         self._reader = reader
-        self._on_broken = on_broken
+        self._is_regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+        self.output = Output(file)  # for pipes and devices, which may be slow
         self._begun = False
         self.lines = 0
-        self.broken = False  # whether a line could not be written
         self.name = clean(str(file.name))
+
+    @property
+    def error(self) -> OSError | None:
+        """Why a line could not be written, or None."""
+        return self.output.error
 
     def begin(self) -> None:
         """Empty the file; called only when this run is certain to start."""
         if not self._begun:
             self._begun = True
-            if os.fstat(self._file.fileno()).st_size:  # devices and pipes have no size
+            if self._is_regular:
                 self._file.truncate(0)
 
     def add(self, line: Line) -> None:
@@ -126,12 +107,33 @@ class FailuresFile:
         start = "" if self.lines else self._reader.header
         end = "" if line.text.endswith(("\n", "\r")) else "\n"
         text = (start + line.text + end).encode(errors="surrogateescape")
+        if not self._is_regular:
+            self.output.write(text)
+        elif not self._append(text):
+            return
         self.lines += 1
+
+    def _append(self, text: bytes) -> bool:
+        size = os.fstat(self._file.fileno()).st_size
         try:
-            self._file.write(text)
+            rest = memoryview(text)
+            while rest:
+                rest = rest[self._file.write(rest) :]
         except OSError as error:
-            self.broken = True
-            self._on_broken(f"cannot write the file of failures ({error.strerror})")
+            self.output.error = error
+            with suppress(OSError):
+                self._file.truncate(size)  # the start of a line may be somebody else's id
+            return False
+        return True
+
+    async def finish(self) -> None:
+        """Wait until everything is written."""
+        await self.output.written()
+        if self._is_regular:
+            try:
+                os.fsync(self._file.fileno())  # some file systems tell of a full disk only now
+            except OSError as error:
+                self.output.error = error
 
 
 @contextmanager
@@ -148,5 +150,8 @@ def open_failures(path: Path | None) -> Iterator[FileIO | None]:
         file = path.open("ab", buffering=0)
     except OSError as error:
         raise ConfigurationError(f"cannot write {path}: {error.strerror}") from None
-    with file:
+    try:
         yield file
+    finally:
+        with suppress(OSError):  # what could not be written is known
+            file.close()

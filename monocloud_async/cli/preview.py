@@ -19,10 +19,12 @@ from monocloud_async.inputs.lines import Line
 from monocloud_async.journal.file import JournalFile
 from monocloud_async.outcome import BulkReport
 from monocloud_async.ratelimit.limiter import RateLimiter
+from monocloud_async.sanitize import clean
 from monocloud_async.user_list import IdSet
 
 _SHOWN: Final = 20  # bad lines that are listed one by one
 _SAMPLE: Final = 2  # ids from the start, and from the end
+_AROUND: Final = "<>'\"= "  # what programs put around an id
 _RATES: Final = (10, 100)  # users per second, where nobody knows the tenant's limit
 
 
@@ -37,6 +39,7 @@ class Preview(msgspec.Struct, kw_only=True):
         duplicates: how many of them are not the first of their kind.
         bad_lines: how many lines have no valid id.
         first, last: some ids from the start and from the end.
+        cleaned: the first line that is an id and something around it, if there is one.
         journal: the path of the journal, or None.
         done: for how many users it has been done, according to the journal.
         latest: when the last of these was recorded, or None.
@@ -52,6 +55,7 @@ class Preview(msgspec.Struct, kw_only=True):
     duplicates: int = 0
     bad_lines: int = 0
     first: list[str] = []
+    cleaned: str = ""
     last: list[str] = []
     journal: str | None = None
     done: int = 0
@@ -71,6 +75,10 @@ class Preview(msgspec.Struct, kw_only=True):
                     say(err, f"line {line.number} {line.problem}")
                 continue
             self.ids += 1
+            text = line.text.strip()
+            # A row of a table has other cells, too.
+            if not self.cleaned and text != line.user_id and text.strip(_AROUND) == line.user_id:
+                self.cleaned = clean(text)
             self.duplicates += not seen.add(line.user_id)
             if self.ids <= _SAMPLE:
                 self.first.append(line.user_id)
@@ -143,6 +151,8 @@ class Preview(msgspec.Struct, kw_only=True):
         if self.first:
             rest = f"; the last ones: {', '.join(map(repr, self.last))}" if self.last else ""
             lines.append(f"The first ids: {', '.join(map(repr, self.first))}{rest}.")
+        if self.cleaned:
+            lines.append(f"Ids are cleaned: the first of these lines is {self.cleaned!r}.")
         if self.duplicates:
             lines.append(f"{self.duplicates:,} of the ids are duplicates, which is harmless.")
         if self.done:

@@ -3,7 +3,6 @@
 import csv
 import io
 import shlex
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
@@ -16,10 +15,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from monocloud_async.cli import streams
 from monocloud_async.cli.display import say
 from monocloud_async.cli.exit_codes import ALL_DONE, SOME_FAILED, STOPPED
 from monocloud_async.cli.files import Kept, whole
-from monocloud_async.cli.outputs import forget_stdout
 from monocloud_async.cli.tables import no_formula
 from monocloud_async.endpoint import ENABLE
 from monocloud_async.errors import ConfigurationError
@@ -78,7 +77,7 @@ class Report:
         self.figures = read(journal)
         self._journal = journal
         self._input = input_file(journal)
-        self._out = Console(stderr=quiet, highlight=False)
+        self._out = streams.err() if quiet else streams.out()
 
     def kept(self) -> Kept:
         """Return the files that no output of the report may replace."""
@@ -429,20 +428,10 @@ def _encoded(members: dict[str, Any]) -> str:
 
 
 def _write(lines: Iterable[str]) -> None:
-    """Write the lines to stdout, in UTF-8.
-
-    Raises:
-        ConfigurationError: stdout cannot be written to; a reader that left early is none.
-    """
-    try:
-        for line in lines:
-            sys.stdout.buffer.write(line.encode(errors="replace"))
-        sys.stdout.buffer.flush()
-    except BrokenPipeError:
-        forget_stdout()
-    except OSError as error:
-        forget_stdout()
-        raise ConfigurationError(f"cannot write to stdout: {error.strerror}") from None
+    """Write the lines to stdout, in UTF-8."""
+    output = streams.results()
+    for line in lines:
+        output.write(line.encode(errors="replace"))
 
 
 def _rate(figures: Figures) -> str:

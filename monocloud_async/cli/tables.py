@@ -1,23 +1,23 @@
 """Writes a table of users to a file or to stdout: all of it, or nothing."""
 
 import csv
-import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import Final, TextIO
 
 import msgspec
 
 from monocloud_async.cli.files import whole
 from monocloud_async.cli.options import TableFormat
-from monocloud_async.cli.outputs import forget_stdout
+from monocloud_async.cli.streams import results
 from monocloud_async.errors import ConfigurationError
 
 # What spreadsheets take for a formula at the start of a cell, in the widths of East Asia as well.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+
+_PIECE: Final = 1 << 16  # characters
 
 Cell = str | bool | None
 Row = Callable[[Sequence[Cell]], object]
@@ -49,7 +49,7 @@ def open_table(path: Path | None, form: TableFormat, columns: Sequence[str]) -> 
         columns: the names of the columns.
 
     Raises:
-        ConfigurationError: the file or stdout cannot be written.
+        ConfigurationError: the file cannot be written.
     """
     if path is not None:
         with whole(path) as file:
@@ -59,11 +59,11 @@ def open_table(path: Path | None, form: TableFormat, columns: Sequence[str]) -> 
         with tempfile.TemporaryFile("w+", encoding="utf-8", newline="") as file:
             yield _writer(file, form, columns)
             file.seek(0)
-            shutil.copyfileobj(file, sys.stdout)
-            sys.stdout.flush()
+            output = results()
+            while text := file.read(_PIECE):
+                output.write(text.encode())  # UTF-8, whatever the terminal knows
     except OSError as error:
-        forget_stdout()
-        raise ConfigurationError(f"cannot write to stdout: {error.strerror}") from None
+        raise ConfigurationError(f"cannot write a temporary file: {error.strerror}") from None
 
 
 def _writer(file: TextIO, form: TableFormat, columns: Sequence[str]) -> Row:

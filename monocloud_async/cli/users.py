@@ -7,7 +7,7 @@ from typing import Final
 
 from rich.console import Console
 
-from monocloud_async.cli import loop
+from monocloud_async.cli import loop, streams
 from monocloud_async.cli.access import Access
 from monocloud_async.cli.display import say
 from monocloud_async.cli.exit_codes import ALL_DONE, SOME_FAILED
@@ -106,7 +106,7 @@ def users(
     access.check()
     if (selection.before or float("inf")) <= (selection.after or 0):
         raise ConfigurationError("--changed-after is not before --changed-before")
-    err = Console(stderr=True, highlight=False)
+    err = streams.err()
 
     async def find(row: Row) -> None:
         async with access.session() as session:

@@ -134,7 +134,7 @@ def test_the_lines_of_json_can_be_fed_back(cli: Cli, sandbox: Sandbox, tmp_path:
     again.write_text(cli("bulk", users, "--json").out)
     done = cli("bulk", again)
     assert "50  enabled" in done.out
-    assert "1  bad lines" in done.out  # the summary
+    assert "1  bad line\n" in done.out  # the summary
 
 
 def test_a_refused_key_stops_the_run_after_one_request(
@@ -178,8 +178,10 @@ def test_an_empty_file_is_told(cli: Cli, tmp_path: Path) -> None:
     users = tmp_path / "users.txt"
     users.write_text("\n")
     done = cli("bulk", users)
-    assert done.code == 0
-    assert f"There are no ids in {users}" in done.out
+    assert (done.code, done.out) == (2, "")
+    assert done.err == f"Error: there are no ids in {users}\n"
+    assert list(tmp_path.iterdir()) == [users]  # nor a journal
+    assert cli("bulk", users, "--dry-run").err == done.err
 
 
 def test_what_comes_from_outside_moves_no_cursor(cli: Cli, tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def test_enable_tells_once_what_ended_it(cli: Cli, tmp_path: Path) -> None:
     assert done.err.count("\n") == 1
     done = cli("enable", "ada", "bob", "--api-key-file", key)
     assert done.err.count("\n") == 2
-    assert done.err.endswith("The run was stopped; the rest of the users named was not read\n")
+    assert done.err.endswith("The run was stopped; not attempted: 'bob'\n")
 
 
 def test_enable_in_json(cli: Cli, sandbox: Sandbox) -> None:

@@ -99,6 +99,6 @@ def test_a_terminal_shows_the_run_live(sandbox: Sandbox, users: Path, columns: i
     assert re.search(r"\d+ of 150 +[\d,]+/s +\d\d:\d\d left", text)
     assert re.search(r"\d+ enabled, \d+ in flight", text)
     assert "1 failed (404 Not Found: 1)" in text
-    assert re.search(r"paused \d\.\d s at the tenant's request", text)
+    assert re.search(r"waiting \d s for the tenant", text)
     assert "149  enabled" in text
     assert seen.count("\x1b[?25l") == seen.count("\x1b[?25h") > 0  # the cursor is back

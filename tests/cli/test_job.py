@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 from terminal import started, wait_for
 
-from monocloud_async.cli import commands
+from monocloud_async.cli import commands, loop
 from monocloud_async.cli.access import Access
+from monocloud_async.cli.job import Job
 from monocloud_async.endpoint import DISABLE
+from monocloud_async.inputs.lines import Line
 from monocloud_async.inputs.reader import open_ids
 from monocloud_async.sandbox import Sandbox
 
@@ -79,3 +81,25 @@ def test_a_bad_header_on_a_pipe_is_an_error_of_usage(sandbox: Sandbox) -> None:
     assert process.returncode == 2
     assert "stdin" in err
     assert "--column" in err
+
+
+def test_lines_without_an_id_give_signals_a_turn(
+    sandbox: Sandbox, capfd: pytest.CaptureFixture[str]
+) -> None:
+    access = Access(domain=sandbox.url, api_key=sandbox.api_key)
+    read = 0
+
+    def lines() -> Iterator[Line]:
+        nonlocal read
+        while True:
+            read += 1
+            if read == 5000:
+                signal.raise_signal(signal.SIGINT)
+            yield Line(read, "..\n", problem="is no id")
+
+    job = Job(DISABLE, "users.txt", lines())
+    assert loop.run(job.run(access)) == 130
+    assert 5000 <= read < 6000
+    out, err = capfd.readouterr()
+    assert f"{read:,}  bad lines" in out
+    assert "The run was interrupted" in err

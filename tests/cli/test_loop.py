@@ -1,12 +1,15 @@
 """The event loop of the command line, and signals."""
 
 import asyncio
+import fcntl
 import json
 import signal
 import sys
+import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
 from terminal import started, wait_for
@@ -89,8 +92,51 @@ def test_afterwards_signals_are_nobody_s(number: signal.Signals) -> None:
         signal.signal(number, before)
 
 
+@pytest.mark.parametrize(
+    ("sent", "heard"),
+    [
+        ([signal.SIGHUP], [signal.SIGHUP]),
+        ([signal.SIGHUP, signal.SIGHUP, signal.SIGHUP], [signal.SIGHUP]),
+        ([signal.SIGINT, signal.SIGHUP], [signal.SIGINT]),
+        ([signal.SIGHUP, signal.SIGINT], [signal.SIGHUP, signal.SIGINT]),
+    ],
+)
+def test_a_terminal_that_closes_is_the_first_signal_or_none(
+    sent: list[signal.Signals], heard: list[signal.Signals]
+) -> None:
+    told: list[signal.Signals] = []
+
+    async def main() -> None:
+        with loop.signals(told.append):
+            for number in sent:
+                signal.raise_signal(number)
+                await asyncio.sleep(0.05)
+
+    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        loop.run(main())
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+    assert told == heard
+
+
+def test_under_nohup_a_terminal_that_closes_is_nothing() -> None:
+    async def main() -> None:
+        with loop.signals(lambda number: pytest.fail(str(number))):
+            signal.raise_signal(signal.SIGHUP)
+            await asyncio.sleep(0.05)
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        loop.run(main())
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.process
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_the_first_signal_drains(sandbox: Sandbox, users: Path, number: signal.Signals) -> None:
     sandbox.latency = 0.3
     with started(sandbox, "bulk", users, "--json", "--concurrency", 5) as process:
@@ -130,6 +176,23 @@ def test_the_second_signal_cancels_and_counts_what_nobody_knows(
     assert (told["enabled"], told["unknown"], told["total"]) == (3, 5, 8)
     assert "unknown, cancelled" in err
     assert sorted(failed.read_text().split()) == sorted(ids[3:8])
+
+
+def waiting_bytes(pipe: IO[str]) -> int:
+    return int.from_bytes(fcntl.ioctl(pipe.fileno(), termios.FIONREAD, bytes(4)), sys.byteorder)
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("option", ["--json", "--dry-run"])
+def test_who_waits_for_a_line_from_a_pipe_hears_a_signal(sandbox: Sandbox, option: str) -> None:
+    with started(sandbox, "bulk", "-", option) as process:
+        assert process.stdin
+        pipe = process.stdin
+        pipe.write("ad")
+        pipe.flush()
+        wait_for(lambda: not waiting_bytes(pipe))
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == 130
 
 
 def stands_still(sandbox: Sandbox) -> bool:

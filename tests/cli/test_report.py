@@ -425,6 +425,6 @@ def test_an_output_that_stdout_does_not_take_is_told_in_one_line(
     command = [*PROGRAM, "report", str(journal), option]
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
-    assert done.returncode == 2
-    assert done.stderr.endswith("Error: cannot write to stdout: No space left on device\n")
+    assert done.returncode == 3
+    assert done.stderr.endswith("Error: cannot write to stdout (No space left on device)\n")
     assert "Traceback" not in done.stderr
