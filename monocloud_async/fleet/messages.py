@@ -56,7 +56,7 @@ class Sign(Struct, frozen=True, kw_only=True):
 
     Attributes:
         users: how many users of the chunk the worker has to do, those who are done included.
-        rate: requests per second in the last seconds.
+        rate: requests per second in the last seconds, over all chunks of the worker.
         waits: why it sends nothing now, or None.
     """
 

@@ -41,7 +41,7 @@ from monocloud_async.session import MonoCloudSession
 
 _GRACE: Final = timedelta(seconds=60)  # for the calls in flight, when a worker is asked to end
 _MAX_FAILED: Final = 1 << 19  # bytes of failures in a result, whose payload has at most 2 MB
-_RATE_OVER: Final = 6  # heartbeats over which the rate is measured
+_RATE_OVER: Final = 5.0  # seconds over which the rate is measured
 _ASK: Final = 2.0  # seconds between two questions of a worker that has left the run
 _ASKED: Final = 10  # questions until the run must know that the worker has left
 _ANSWER: Final = timedelta(seconds=5)  # timeout of a query
@@ -126,6 +126,23 @@ async def _until_away(run: WorkflowHandle[RunWorkflow, FleetReport], *, away: bo
         await asyncio.sleep(_ASK)
 
 
+class _Meter:
+    """The rate of a worker, over all of its chunks."""
+
+    def __init__(self) -> None:
+        self._counted: deque[tuple[float, int]] = deque()
+
+    def add(self, now: float, requests: int) -> float:
+        """Add requests, and return how many there were per second in the last seconds."""
+        self._counted.append((now, requests))
+        while self._counted[0][0] <= now - _RATE_OVER:
+            self._counted.popleft()
+        since = now - self._counted[0][0]
+        # The first count was made in the time before it.
+        counted = sum(number for _, number in self._counted) - self._counted[0][1]
+        return counted / since if since else 0.0
+
+
 class _Activities:
     """The work of a worker.
 
@@ -137,6 +154,7 @@ class _Activities:
     def __init__(self, session: MonoCloudSession, sources: Sources) -> None:
         self._session = session
         self._sources = sources
+        self._meter = _Meter()
         self.left = asyncio.Event()
         self.why: str | None = None
 
@@ -183,6 +201,7 @@ class _Activities:
             user_ids,
             before,
             chunk.so_far.rows.positions(),
+            meter=self._meter,
             max_rate=max_rate,
             max_outage=plan.max_outage,
         )
@@ -200,12 +219,14 @@ class _ChunkRun:
         before: ChunkResult,
         known: set[object],
         *,
+        meter: _Meter,
         max_rate: float,
         max_outage: float,
     ) -> None:
         self._positions = [each for each in range(len(user_ids)) if each not in known]
         self._room = _MAX_FAILED  # bytes
-        self._beats: deque[tuple[float, int]] = deque(maxlen=_RATE_OVER)
+        self._meter = meter
+        self._metered = 0  # requests
         self._before = before
         self._rows = before.rows
         self._others: list[tuple[Outcome, int]] = []  # they may succeed when the run continues
@@ -277,8 +298,8 @@ class _ChunkRun:
 
     def _sign(self) -> Sign:
         report, pace = self._run.report, self._run.pace
-        self._beats.append((self._loop.time(), report.requests))
-        (since, before), (now, requests) = self._beats[0], self._beats[-1]
+        rate = self._meter.add(self._loop.time(), report.requests - self._metered)
+        self._metered = report.requests
         waits = None
         if pace.down:
             waits = "the tenant is down"
@@ -286,7 +307,7 @@ class _ChunkRun:
             waits = f"the tenant asks to wait, {pace.pause_left:.0f} s more"
         return Sign(
             users=len(self._positions),
-            rate=(requests - before) / (now - since) if now > since else 0.0,
+            rate=rate,
             waits=waits,
         )
 

@@ -72,7 +72,11 @@ async def test_a_run_is_paused_sped_up_and_resumed(parts: Fleet) -> None:
     parts.part("coordinator")
     parts.part("worker")
     run = await parts.start(RATE)
-    await parts.until(300)
+    await parts.until(900)
+    progress = await run.progress()
+    assert progress.enabled + progress.under_way <= USERS
+    assert RATE * 0.5 < progress.rate < RATE * 1.5
+    assert sum(member.chunks for member in progress.members) == 6
     await run.pause("a deployment")
     progress = await parts.until_paused(run)
     asked = len(parts.sandbox.asked)
@@ -189,7 +193,10 @@ async def test_a_worker_with_an_old_key_leaves_and_the_others_go_on(parts: Fleet
     await parts.until_hosted()
     bad = parts.part("worker", key="old-key")
     run = await parts.start(RATE)
-    ((name, why),) = (await parts.until_away(run)).away.items()
+    progress = await parts.until_away(run)
+    ((name, why),) = progress.away.items()
+    assert {member.role for member in progress.members} == {"worker", "coordinator"}
+    assert name in {member.name for member in progress.members}
     assert name.startswith(f"{bad.pid}@")
     assert "401" in why
     parts.part("worker")
@@ -288,6 +295,27 @@ async def test_a_journal_of_something_else_ends_the_run(parts: Fleet) -> None:
     with pytest.raises(FleetError, match="is not a journal of this program"):
         await run.result()
     assert parts.journal.read_text() == "somebody's notes\n"
+
+
+async def test_a_failing_workflow_tells_its_cause(
+    parts: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(_state: object) -> None:
+        raise RuntimeError("steps of another version")
+
+    monkeypatch.chdir(parts.folder)
+    monkeypatch.setattr(workflow, "next_chunk", failing)
+    client = await parts.server.client()
+    coordinator = asyncio.create_task(run_coordinator(parts.sandbox.url, client=client))
+    run = await parts.start(RATE)
+    with pytest.raises(FleetError, match=r"cannot go on, .*: steps of another version"):
+        while True:
+            await run.progress()
+            await asyncio.sleep(0.5)
+    with pytest.raises(FleetError, match="cannot go on"):  # the order has no effect
+        await run.pause()
+    coordinator.cancel()
+    await asyncio.gather(coordinator, return_exceptions=True)
 
 
 async def test_a_long_run_goes_on_in_a_new_history(
