@@ -63,7 +63,7 @@ class Part:
     """A process of the fleet, with its output."""
 
     def __init__(self, command: list[str], environment: dict[str, str], folder: Path) -> None:
-        self._said = folder / f"{command[-1]}-{time.monotonic_ns()}.txt"
+        self._said = folder / f"output-{time.monotonic_ns()}.txt"
         with self._said.open("wb") as said:
             self._process = subprocess.Popen(
                 command,
@@ -175,13 +175,14 @@ class Fleet:
         self.ids.write_text("".join(f"{user_id}\n" for user_id in sandbox.user_ids()))
         self._parts: list[Part] = []
 
-    def part(self, name: str) -> Part:
-        """Start another coordinator or worker."""
+    def part(self, name: str, *, folder: Path | None = None, key: str | None = None) -> Part:
+        """Start another coordinator or worker, in this folder or that of the ids."""
         named = {config.DOMAIN: self.sandbox.url, **self.server.environment}
         if name == "worker":
-            named[config.API_KEY] = self.sandbox.api_key
-        command = [sys.executable, "-m", "monocloud_async", "fleet", name]
-        part = Part(command, {**os.environ, **named}, self.folder)
+            named[config.API_KEY] = self.sandbox.api_key if key is None else key
+        options = ["--source", str(self.folder)]
+        command = [sys.executable, "-m", "monocloud_async", "fleet", name, *options]
+        part = Part(command, {**os.environ, **named}, folder or self.folder)
         self._parts.append(part)
         return part
 
@@ -215,6 +216,14 @@ class Fleet:
         while True:
             progress = await run.progress()
             if progress.paused is not None and not progress.chunks:
+                return progress
+            await asyncio.sleep(0.1)
+
+    async def until_away(self, run: FleetRun) -> Progress:
+        """Wait until a worker has left the run, and return its progress."""
+        while True:
+            progress = await run.progress()
+            if progress.away:
                 return progress
             await asyncio.sleep(0.1)
 

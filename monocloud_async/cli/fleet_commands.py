@@ -5,6 +5,7 @@ import logging
 import signal
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
+from datetime import timedelta
 from typing import TypeVar
 
 import msgspec
@@ -28,6 +29,7 @@ try:
         FleetReport,
         FleetRun,
         Progress,
+        WorkerProgress,
         run_coordinator,
         run_worker,
     )
@@ -37,6 +39,7 @@ except ImportError as error:
 T = TypeVar("T")
 
 PROGRAM = "monocloud-async"
+_KINDS = 5  # of failures, in the status
 _TICK = 1.0  # seconds between two updates: workers report their progress once a second
 
 
@@ -186,6 +189,7 @@ async def watch(run: FleetRun, console: Console, program: str = PROGRAM) -> Flee
             except FleetError as error:
                 lines[1:] = [str(error)]
             else:
+                progress.members = []  # too long to repeat every second
                 lines = progress_lines(progress, program)
                 done = progress.users_done + progress.failed + progress.unknown + progress.bad_lines
                 expected = max(done, progress.expected)
@@ -213,16 +217,37 @@ def progress_lines(progress: Progress, program: str = PROGRAM) -> list[str]:
         (progress.bad_lines, "bad lines"),
     ):
         counts += f", {count:,} {name}" if count else ""
+    kinds = sorted(progress.kinds.items(), key=lambda each: -each[1])[:_KINDS]
+    counts += f" ({', '.join(f'{n:,} {kind}' for kind, n in kinds)})" if kinds else ""
     share = progress.done / progress.size if progress.size else 1.0
-    chunks = f"{progress.chunks} chunks handed out, at {progress.max_rate:g} requests a second"
-    if progress.waiting:
-        chunks += f"; {progress.waiting} of them are waiting for a worker"
-    lines = [f"{share:.1%} of {progress.source} is recorded", counts, chunks]
+    rest = progress.seconds_left
+    under_way = f"{progress.under_way:,} users under way in {progress.chunks} chunks"
+    lines = [
+        f"{share:.1%} of {progress.source} is recorded"
+        + (f", about {timedelta(seconds=round(rest))} left" if rest is not None else ""),
+        counts,
+        f"{progress.rate:,.0f} requests a second now, at most {progress.max_rate:g}; {under_way}",
+        *progress.waits,
+    ]
     if progress.throttled or progress.retries:
         lines.append(f"{progress.throttled:,} answers 429, {progress.retries:,} retries")
+    lines += [f"{member.role.capitalize()} {_described(member)}" for member in progress.members]
+    lines += [f"Left the run: worker {who}: {why}" for who, why in progress.away.items()]
+    if progress.waiting:
+        lines.append(
+            f"{progress.waiting} chunks wait for a worker; start one: {program} fleet worker"
+        )
+    lines += [f"Trouble: {each}" for each in progress.trouble]
     if progress.paused is not None:
         lines.append(f"Paused: {progress.paused}. Resume with: {program} fleet resume")
-    return [clean(line) for line in [*lines, *(f"Trouble: {each}" for each in progress.trouble)]]
+    elif progress.away:
+        lines.append(f"When they are mended, take them in with: {program} fleet resume")
+    return [clean(line) for line in lines]
+
+
+def _described(member: WorkerProgress) -> str:
+    chunks = f", {member.chunks} chunks" if member.chunks else ""
+    return f"{member.name}: last seen {member.seconds:.0f} s ago{chunks}"
 
 
 def sum_up(console: Console, report: FleetReport) -> None:

@@ -13,7 +13,7 @@ except ImportError:
 
 from monocloud_async.fleet.client import FleetRun
 from monocloud_async.fleet.coordinator import run_coordinator
-from monocloud_async.fleet.messages import Failure, FleetReport, Progress, Span
+from monocloud_async.fleet.messages import Failure, FleetReport, Progress, Span, WorkerProgress
 from monocloud_async.fleet.temporal import FleetError, connect
 from monocloud_async.fleet.worker import run_worker
 
@@ -24,6 +24,7 @@ __all__ = [
     "FleetRun",
     "Progress",
     "Span",
+    "WorkerProgress",
     "connect",
     "run_coordinator",
     "run_worker",

@@ -2,17 +2,26 @@
 
 import asyncio
 import os
+import time
 from datetime import timedelta
 from pathlib import PurePath
 from typing import Final, Self
 
 import msgspec
-from temporalio.api.enums.v1 import PendingActivityState
+from google.protobuf.timestamp_pb2 import Timestamp
+from msgspec import structs
+from temporalio.api.enums.v1 import PendingActivityState, TaskQueueType
+from temporalio.api.taskqueue.v1 import TaskQueue
+from temporalio.api.workflowservice.v1 import (
+    DescribeTaskQueueRequest,
+    GetWorkflowExecutionHistoryReverseRequest,
+)
 from temporalio.client import (
     Client,
     WorkflowExecutionStatus,
     WorkflowFailureError,
     WorkflowHandle,
+    WorkflowQueryFailedError,
 )
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
@@ -27,6 +36,7 @@ from monocloud_async.fleet.messages import (
     FleetReport,
     Plan,
     Progress,
+    WorkerProgress,
     add_result,
     new_state,
 )
@@ -37,14 +47,20 @@ from monocloud_async.fleet.temporal import (
     to_fleet_error,
     translated,
     with_message_codec,
+    worker_queue,
     workflow_id,
 )
 from monocloud_async.fleet.workflow import CHUNK_ACTIVITY, RunWorkflow
 from monocloud_async.inputs import Format
+from monocloud_async.sanitize import clean
 
 _AGAIN: Final = 1.0  # seconds until the next attempt while Temporal is down
 _DOWN: Final = {RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED}
 _ANSWER: Final = timedelta(seconds=5)  # timeout of a query, which the coordinator answers
+_FAILING: Final = 2  # attempts of a step of the workflow, from which on it is not an accident
+_LAST_EVENTS: Final = 10  # of the history, to find the last failure
+_WORKFLOWS: Final = TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW
+_ACTIVITIES: Final = TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY
 
 
 class FleetRun:
@@ -152,11 +168,27 @@ class FleetRun:
     async def progress(self) -> Progress:
         """Return the progress: what is recorded, and what workers have reported since then."""
         with translated(self.tenant):
-            progress = await self._handle.query(RunWorkflow.progress, rpc_timeout=_ANSWER)
+            try:
+                progress = await self._handle.query(RunWorkflow.progress, rpc_timeout=_ANSWER)
+            except (RPCError, WorkflowQueryFailedError):
+                await self._check()
+                raise
             description = await self._handle.describe()
+            members = await self._members()
+        rates: dict[str, float] = {}
         for pending in description.raw_description.pending_activities:
+            is_chunk = pending.activity_type.name == CHUNK_ACTIVITY
             if pending.state == PendingActivityState.PENDING_ACTIVITY_STATE_SCHEDULED:
-                progress.waiting += pending.activity_type.name == CHUNK_ACTIVITY
+                progress.waiting += is_chunk
+            elif is_chunk:
+                seconds = _since(pending.last_heartbeat_time)
+                name = pending.last_worker_identity
+                known = members.get(name) or WorkerProgress(
+                    name=name, role="worker", seconds=seconds
+                )
+                members[name] = structs.replace(
+                    known, seconds=min(known.seconds, seconds), chunks=known.chunks + 1
+                )
             if pending.HasField("last_failure"):
                 failure = pending.last_failure
                 lost = failure.HasField("timeout_failure_info")
@@ -165,8 +197,55 @@ class FleetRun:
             for details in await self._client.data_converter.decode(
                 pending.heartbeat_details.payloads
             ):
-                add_result(progress, msgspec.convert(details, ChunkResult))
+                result = msgspec.convert(details, ChunkResult)
+                _add_heartbeat(progress, result)
+                if result.sign is not None:
+                    rates[pending.last_worker_identity] = result.sign.rate
+        progress.rate = sum(rates.values())
+        progress.members = sorted(members.values(), key=lambda member: (member.role, member.name))
         return progress
+
+    async def _members(self) -> dict[str, WorkerProgress]:
+        """Return the workers and coordinators that asked Temporal for work lately, by name."""
+        found: dict[str, WorkerProgress] = {}
+        for role, queue, kind in (
+            ("coordinator", coordinator_queue(self.tenant), _WORKFLOWS),
+            ("worker", worker_queue(self.tenant), _ACTIVITIES),
+        ):
+            request = DescribeTaskQueueRequest(
+                namespace=self._client.namespace,
+                task_queue=TaskQueue(name=queue),
+                task_queue_type=kind,
+            )
+            answer = await self._client.workflow_service.describe_task_queue(request)
+            for poller in answer.pollers:
+                found[poller.identity] = WorkerProgress(
+                    name=poller.identity,
+                    role="worker" if role == "worker" else "coordinator",
+                    seconds=_since(poller.last_access_time),
+                )
+        return found
+
+    async def _check(self) -> None:
+        """Raise `FleetError` with the cause if the workflow of the run itself fails."""
+        description = (await self._handle.describe()).raw_description
+        if description.pending_workflow_task.attempt < _FAILING:
+            return
+        answer = await self._client.workflow_service.get_workflow_execution_history_reverse(
+            GetWorkflowExecutionHistoryReverseRequest(
+                namespace=self._client.namespace,
+                execution=description.workflow_execution_info.execution,
+                maximum_page_size=_LAST_EVENTS,
+            )
+        )
+        for event in answer.history.events:
+            if event.HasField("workflow_task_failed_event_attributes"):
+                failed = event.workflow_task_failed_event_attributes
+                raise FleetError(
+                    f"the run cannot go on, because a step of it fails in the coordinator"
+                    f" {failed.identity}: {clean(failed.failure.message)}; if a coordinator of"
+                    " another version began the run, start that version again"
+                )
 
     async def failures(self) -> list[Failure]:
         """Return the first thousand users who failed or are unknown; the journal has all."""
@@ -177,11 +256,13 @@ class FleetRun:
         """Pause the run until `resume`: the calls in flight finish, and no more are made."""
         with translated(self.tenant):
             await self._handle.signal(RunWorkflow.pause, why)
+            await self._check()
 
     async def resume(self) -> None:
         """Resume a paused run; no user is sent twice."""
         with translated(self.tenant):
             await self._handle.signal(RunWorkflow.resume)
+            await self._check()
 
     async def set_rate(self, max_rate: float) -> None:
         """Change the rate to this many requests per second, within one or two seconds.
@@ -196,6 +277,7 @@ class FleetRun:
         """Cancel the run: the calls in flight finish and are recorded; `result` has the report."""
         with translated(self.tenant):
             await self._handle.cancel()
+            await self._check()
 
     async def result(self) -> FleetReport:
         """Wait for the end of the run, even while Temporal is down, and return the report.
@@ -212,6 +294,19 @@ class FleetRun:
                 if error.status not in _DOWN:
                     raise to_fleet_error(error, self.tenant) from None
             await asyncio.sleep(_AGAIN)
+
+
+def _since(moment: Timestamp) -> float:
+    """Return the seconds since this time, by this machine's clock."""
+    return max(0.0, time.time() - moment.ToMilliseconds() / 1000)
+
+
+def _add_heartbeat(progress: Progress, result: ChunkResult) -> None:
+    add_result(progress, result)
+    if (sign := result.sign) is not None:
+        progress.under_way += max(0, sign.users - len(result.rows.positions()))
+        if sign.waits is not None and sign.waits not in progress.waits:
+            progress.waits.append(sign.waits)
 
 
 def _root(error: BaseException) -> BaseException:

@@ -4,26 +4,29 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from sqlite3 import Error as SqliteError
-from typing import TypeVar, TypeVarTuple
+from typing import Final, TypeVar, TypeVarTuple
 
-from msgspec import convert
+import aiohttp
+from msgspec import structs
 from temporalio import activity
 from temporalio.client import Client
 from temporalio.exceptions import ApplicationError
+from temporalio.service import RPCError
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
 from monocloud_async.config import base_url
 from monocloud_async.endpoint import bulk_operation
 from monocloud_async.errors import ConfigurationError
-from monocloud_async.fleet.id_file import IdFile
-from monocloud_async.fleet.journal import FleetJournal, journal_name
+from monocloud_async.fleet.id_file import IdFile, digest_of
+from monocloud_async.fleet.journal import FleetJournal, HandedOut, OtherJournalError, journal_name
 from monocloud_async.fleet.messages import (
+    Chunk,
     ChunkResult,
     Failure,
     FleetReport,
@@ -34,13 +37,22 @@ from monocloud_async.fleet.messages import (
     Span,
 )
 from monocloud_async.fleet.sources import Sources
-from monocloud_async.fleet.temporal import connect, coordinator_queue, with_message_codec, work
+from monocloud_async.fleet.temporal import (
+    connect,
+    coordinator_queue,
+    member_name,
+    with_message_codec,
+    work,
+)
 from monocloud_async.fleet.workflow import BEAT, RunWorkflow
 from monocloud_async.journal.lock import JournalInUseError
-from monocloud_async.journal.schema import USER_COLUMNS
+from monocloud_async.sanitize import clean
 
+Pause = Callable[[str, str, str], Awaitable[None]]
 Args = TypeVarTuple("Args")
 T = TypeVar("T")
+
+_ANSWER: Final = timedelta(seconds=5)  # timeout of a query
 
 
 async def run_coordinator(
@@ -65,12 +77,27 @@ async def run_coordinator(
         FleetError: Temporal cannot be reached, or refuses.
     """
     tenant = base_url(domain)
-    records = _Records(Path.cwd(), Sources(sources))
+    client = with_message_codec(client or await connect())
+
+    async def pause(id_of_workflow: str, run_id: str, why: str) -> None:
+        run = client.get_workflow_handle_for(RunWorkflow.run, id_of_workflow, run_id=run_id)
+        with suppress(RPCError):  # the next attempt tries again
+            if (await run.query(RunWorkflow.progress, rpc_timeout=_ANSWER)).paused is None:
+                await run.signal(RunWorkflow.pause, why)
+
+    records = _Records(Path.cwd(), Sources(sources), pause)
     worker = Worker(
-        with_message_codec(client or await connect()),
+        client,
+        identity=member_name(),
         task_queue=coordinator_queue(tenant),
         workflows=[RunWorkflow],
-        activities=[records.left, records.record_chunk, records.close_journal],
+        activities=[
+            records.left,
+            records.begin_chunk,
+            records.record_result,
+            records.record_chunk,
+            records.close_journal,
+        ],
         # The workflow's module has no global state, and a replay in the tests would reveal a
         # non-deterministic step.
         workflow_runner=UnsandboxedWorkflowRunner(),
@@ -88,11 +115,18 @@ async def run_coordinator(
 
 
 class _Records:
-    """The activities that use the journal of a run; one journal is open at a time."""
+    """The activities that use the journal of a run; one journal is open at a time.
 
-    def __init__(self, folder: Path, sources: Sources) -> None:
+    Args:
+        folder: the folder of the journals.
+        sources: the files of ids that may be read.
+        pause: pauses a run, given by workflow id and run id, with a reason.
+    """
+
+    def __init__(self, folder: Path, sources: Sources, pause: Pause) -> None:
         self._folder = folder
         self._sources = sources
+        self._pause = pause
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
         self._journal: FleetJournal | None = None
         self._plan: Plan | None = None  # the plan of the open journal
@@ -100,34 +134,48 @@ class _Records:
     @activity.defn
     async def left(self, plan: Plan) -> Left:
         """Return the work that is left, according to the journal."""
-        async with _beating():
-            try:
-                journal = await self._open(plan)
-            except JournalInUseError:
-                raise  # Temporal retries, as the holder will end
-            except ConfigurationError as error:
-                raise ApplicationError(str(error), type="refused", non_retryable=True) from None
+        async with self._opened(plan) as journal:
             return await self._run(journal.left, _now())
 
     @activity.defn
+    async def begin_chunk(self, plan: Plan, span: Span) -> Chunk:
+        """Keep the ids of a chunk in the journal, and return the chunk for a worker."""
+        async with self._opened(plan) as journal:
+            known = await self._run(journal.chunk, span, _now())
+            if known is not None:
+                return known
+            try:
+                position = await self._position(journal, plan.source, span)
+                content = await self._sources.read(plan.source, span.start, span.end)
+            except (OSError, aiohttp.ClientError) as error:
+                raise ApplicationError(
+                    f"the coordinator {member_name()} cannot read {clean(plan.source.where)}:"
+                    f" {error}"
+                ) from None
+            lines = plan.source.parse(content)
+            ids = [line.user_id for line in lines if line.user_id is not None]
+            kept = HandedOut(position, digest_of(content), len(lines) - len(ids), ids)
+            await self._run(journal.hand_out, span, kept, _now())
+            return await self._run(journal.chunk, span, _now()) or Chunk(span=span)
+
+    @activity.defn
+    async def record_result(self, plan: Plan, span: Span, result: ChunkResult) -> list[Failure]:
+        """Write the result of a chunk, complete or not, and return its first failures."""
+        async with self._opened(plan) as journal:
+            return await self._run(journal.record, span, result, _now())
+
+    @activity.defn
     async def record_chunk(self, plan: Plan, span: Span, result: ChunkResult) -> list[Failure]:
-        """Write the result of a chunk, and return its failures."""
-        async with _beating():
-            journal = await self._open(plan)
-            until, position = await self._run(journal.before, span, _now())
-            position += len(await self._user_ids(plan.source, Span(until, span.start)))
+        """Do the same for a run that an earlier version began, from the file of ids."""
+        async with self._opened(plan) as journal:
+            position = await self._position(journal, plan.source, span)
             user_ids = await self._user_ids(plan.source, span)
-            rows = await self._run(journal.write, span, result, position, user_ids, _now())
-        return [
-            convert(dict(zip(USER_COLUMNS, row, strict=True)), Failure)
-            for row in rows.others_each()
-        ]
+            return await self._run(journal.write, span, result, position, user_ids, _now())
 
     @activity.defn
     async def close_journal(self, how: How, state: RunState) -> FleetReport:
         """Close the journal, and return the report of the run according to it."""
-        async with _beating():
-            journal = await self._open(state.plan)
+        async with self._opened(state.plan) as journal:
             left = await self._run(journal.left, _now())
             await self._let_go(how)
         progress = state.progress
@@ -144,12 +192,39 @@ class _Records:
         await self._let_go(None)
         self._thread.shutdown(wait=False)
 
+    @asynccontextmanager
+    async def _opened(self, plan: Plan) -> AsyncIterator[FleetJournal]:
+        """Yield the journal of the run, and send heartbeats meanwhile.
+
+        If it is not here, the run is paused, and Temporal tries again: another coordinator may have
+        it. Everything else that cannot be used is refused for good.
+        """
+        async with _beating():
+            try:
+                yield await self._open(plan)
+            except JournalInUseError:
+                raise  # Temporal retries, as the holder will end
+            except OtherJournalError as error:
+                info = activity.info()
+                await self._pause(info.workflow_id or "", info.workflow_run_id or "", str(error))
+                raise ApplicationError(str(error), type="other journal") from None
+            except ConfigurationError as error:
+                raise ApplicationError(str(error), type="refused", non_retryable=True) from None
+
     async def _open(self, plan: Plan) -> FleetJournal:
         """Return the journal of the run; closes that of another run, which was terminated."""
+        # The plan has the identity of the journal only after the journal was opened.
+        expected, plan = plan.journal_id, structs.replace(plan, journal_id=None)
+        if self._journal is not None and expected not in {None, self._journal.identity}:
+            await self._let_go(None)
         if self._journal is None or self._plan != plan:
             await self._let_go("interrupted")
             journal = FleetJournal(
-                self._path(plan.journal), plan.tenant, bulk_operation(plan.operation), plan.source
+                self._path(plan.journal),
+                plan.tenant,
+                bulk_operation(plan.operation),
+                plan.source,
+                expected,
             )
             try:
                 await self._run(journal.open, _now())
@@ -174,6 +249,11 @@ class _Records:
         if journal is not None:
             with suppress(SqliteError, OSError):  # failed writes were already reported
                 await self._run(journal.close, _now(), how)
+
+    async def _position(self, journal: FleetJournal, source: IdFile, span: Span) -> int:
+        """Return the position of the first id of the span in the input."""
+        until, position = await self._run(journal.before, span, _now())
+        return position + len(await self._user_ids(source, Span(until, span.start)))
 
     async def _user_ids(self, source: IdFile, span: Span) -> list[str]:
         if span.start >= span.end:

@@ -1,22 +1,39 @@
 """The journal of a fleet: a single machine's journal, with a table of completed chunks.
 
 Synchronous, and for one thread. One transaction writes the users of a chunk and marks it as
-completed. So a result that arrives twice is written once, and all other ids are not done.
+completed. So a result that arrives twice is written once, and all other ids are not done. The ids
+of a chunk are kept before a worker gets it, so its results can be recorded whatever becomes of the
+file.
 """
 
-from collections.abc import Sequence
+import os
+import socket
+import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
-from typing import Final
+from sqlite3 import Connection
+from typing import Final, NamedTuple
+from uuid import uuid4
 
-from msgspec import json, structs
+from msgspec import convert, json, structs
 
 from monocloud_async.endpoint import BulkOperation
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.fleet.id_file import IdFile
-from monocloud_async.fleet.messages import Chunk, ChunkResult, Counts, Left, Span
+from monocloud_async.fleet.messages import (
+    Chunk,
+    ChunkResult,
+    Counts,
+    Failure,
+    Left,
+    Span,
+    first_failures,
+    kind,
+)
 from monocloud_async.journal import store
 from monocloud_async.journal.lock import Lock
 from monocloud_async.journal.paths import check_files, lock_path, real_path
+from monocloud_async.journal.schema import USER_COLUMNS
 from monocloud_async.journal.store import JournalStore, Rows
 from monocloud_async.sanitize import clean
 
@@ -26,8 +43,35 @@ _TABLES: Final = (
     """CREATE TABLE IF NOT EXISTS chunks (
         start INTEGER PRIMARY KEY, until INTEGER, position INTEGER, ids INTEGER, bad_lines INTEGER
     )""",
+    # Earlier versions kept the result of a chunk that was handed back here.
     "CREATE TABLE IF NOT EXISTS begun (start INTEGER PRIMARY KEY, until INTEGER, result BLOB)",
+    "CREATE TABLE IF NOT EXISTS identity (id TEXT, digest TEXT)",
+    # Chunks that workers may have, with the digest of their bytes, and their ids: compressed JSON.
+    """CREATE TABLE IF NOT EXISTS handed_out (
+        start INTEGER PRIMARY KEY, until INTEGER, position INTEGER, digest TEXT, bad_lines INTEGER,
+        ids BLOB
+    )""",
 )
+
+
+class OtherJournalError(ConfigurationError):
+    """The journal at this place is not the run's."""
+
+
+class HandedOut(NamedTuple):
+    """A chunk that a worker may have.
+
+    Attributes:
+        position: the position of its first id in the input.
+        digest: the digest of its bytes.
+        bad_lines: how many of its lines have no id.
+        ids: all its ids.
+    """
+
+    position: int
+    digest: str
+    bad_lines: int
+    ids: list[str]
 
 
 class FleetJournal:
@@ -38,12 +82,22 @@ class FleetJournal:
         tenant: the tenant of the users.
         operation: the operation of the run.
         source: the file of ids.
+        journal_id: the identity that the journal must have. Default: any, also that of a new one.
     """
 
-    def __init__(self, path: Path, tenant: str, operation: BulkOperation, source: IdFile) -> None:
+    def __init__(
+        self,
+        path: Path,
+        tenant: str,
+        operation: BulkOperation,
+        source: IdFile,
+        journal_id: str | None = None,
+    ) -> None:
         self.path = real_path(path)
         self._operation = operation
         self._source = source
+        self._expected = journal_id
+        self.identity = ""  # from `open` on
         self._lock = Lock(lock_path(self.path), f"the journal {path}")
         input_info = store.InputInfo(source.where, source.form, source.column)
         self._store = JournalStore(self.path, tenant, operation, input_info)
@@ -54,54 +108,84 @@ class FleetJournal:
         """Begin a run, and lock the journal until `close`.
 
         Raises:
+            OtherJournalError: the journal does not have the identity that it must have.
             ConfigurationError: the journal is in use, or belongs to another tenant or file.
             OSError, sqlite3.Error: the journal cannot be written.
         """
         check_files(self.path)
+        if self._expected is not None and not (self.path.exists() and self.path.stat().st_size):
+            raise self._other("there is no journal")
         self._lock.take()
         try:
-            self._store.open()
-            self._begin(now, is_new=self._check())
+            try:
+                self._store.open()
+            except ConfigurationError as error:
+                if self._expected is None:
+                    raise
+                raise self._other(f"there is another file: {error}") from None
+            self._check()
+            self._begin(now)
         except BaseException:
             self._store.close()
             self._lock.release()
             raise
 
-    def _check(self) -> bool:
-        """Return whether the journal is new; writes nothing, so a refused one stays as it is."""
+    def _other(self, what: str) -> OtherJournalError:
+        return OtherJournalError(
+            f"the coordinator {os.getpid()}@{socket.gethostname()} does not have the journal of"
+            f" this run: at {self.path}, {what}; end that coordinator, or start it again in the"
+            " folder that has the journal, and then resume the run"
+        )
+
+    def _check(self) -> None:
+        """Check whose journal it is; writes nothing, so a refused one stays as it is."""
         sql, source = self._store.opened, self._source
+        identity, digest = _identity(sql)
+        if self._expected is not None and identity != self._expected:
+            raise self._other("there is the journal of another run")
         if sql is None:
-            return True
-        tables = "SELECT 1 FROM sqlite_master WHERE name = 'fleet'"
-        if not sql.execute(tables).fetchone():
+            return
+        if not _has(sql, "fleet"):
             if self._store.reached:
                 raise ConfigurationError(
                     f"the journal {self.path} is of a run on one machine: resume it with"
                     " `monocloud-async bulk`, or name another journal"
                 )
-            return True  # a kill came in the middle of `_begin`
-        here = (source.size, source.mark)
+            return  # a kill came in the middle of `_begin`
         there = sql.execute("SELECT size, mark FROM fleet").fetchone()
-        if there not in {None, here}:
+        if there is None:
+            return
+        if digest and source.digest:
+            same = digest == source.digest
+        else:  # one of them is of an earlier version, which relied on the date
+            same = there == (source.size, source.mark)
+        if not same:
             raise ConfigurationError(
                 f"the journal {self.path} was started with another file: it had {there[0]:,} bytes"
-                f" ({clean(there[1])}), {clean(source.where)} has {here[0]:,} ({clean(here[1])});"
-                " restore that file, or name another journal"
+                f" ({clean(there[1])}), {clean(source.where)} has {source.size:,}"
+                f" ({clean(source.mark)}); restore that file, or name another journal"
             )
-        return there is None
 
-    def _begin(self, now: int, *, is_new: bool) -> None:
-        sql = self._store.connection(now)
+    def _begin(self, now: int) -> None:
+        sql, source = self._store.connection(now), self._source
         for table in _TABLES:
             sql.execute(table)
-        if is_new:
-            sql.execute("INSERT INTO fleet VALUES (?, ?)", (self._source.size, self._source.mark))
+        sql.execute(
+            "INSERT INTO fleet SELECT ?, ? WHERE NOT EXISTS (SELECT 1 FROM fleet)",
+            (source.size, source.mark),
+        )
+        sql.execute(
+            "INSERT INTO identity SELECT ?, ? WHERE NOT EXISTS (SELECT 1 FROM identity)",
+            (uuid4().hex, source.digest),
+        )
+        self.identity, _ = _identity(sql)
 
     def left(self, now: int) -> Left:
         """Return the work that is left, and the counts of the recorded users."""
         sql, gaps, reached = self._store.connection(now), list[Span](), self._source.begin
         for start, until in sql.execute(
-            "SELECT start, until FROM chunks UNION SELECT start, until FROM begun ORDER BY start"
+            "SELECT start, until FROM chunks UNION SELECT start, until FROM begun"
+            " UNION SELECT start, until FROM handed_out ORDER BY start"
         ):
             if start > reached:
                 gaps.append(Span(reached, start))
@@ -114,6 +198,12 @@ class FleetJournal:
             Chunk(span=Span(start, until), so_far=json.decode(result, type=ChunkResult))
             for start, until, result in sql.execute("SELECT start, until, result FROM begun")
         ]
+        handed_out = sql.execute("SELECT start, until FROM handed_out ORDER BY start")
+        unfinished += [Chunk(span=Span(*span)) for span in handed_out]
+        kinds = sql.execute(
+            "SELECT outcome, status, error, count(*) FROM users"
+            " WHERE outcome IN ('failed', 'unknown') GROUP BY 1, 2, 3"
+        )
         return Left(
             gaps=gaps,
             unfinished=unfinished,
@@ -121,7 +211,87 @@ class FleetJournal:
             failed=users.get("failed", 0),
             unknown=users.get("unknown", 0),
             bad_lines=bad_lines,
+            kinds={kind(*what): count for *what, count in kinds},
+            journal_id=self.identity,
         )
+
+    def chunk(self, span: Span, now: int) -> Chunk | None:
+        """Return a chunk that was handed out before, with the users who are recorded, or None."""
+        found = self._handed_out(span, now)
+        if found is None:
+            return None
+        rows = Rows([], [])  # a worker needs only the positions
+        for position in sorted(self._known(found, now)):
+            rows.done.extend((position - found.position, "", 0, 0, 0))
+        return Chunk(span=span, so_far=ChunkResult(rows=rows, digest=found.digest))
+
+    def hand_out(self, span: Span, chunk: HandedOut, now: int) -> None:
+        """Keep the ids of a chunk, before a worker gets it."""
+        position, digest, bad_lines, ids = chunk
+        kept = zlib.compress(json.encode(ids), 1)
+        self._store.write(
+            Rows([], []),
+            now,
+            ("DELETE FROM begun WHERE start = ?", (span.start,)),
+            (
+                "INSERT OR IGNORE INTO handed_out VALUES (?, ?, ?, ?, ?, ?)",
+                (span.start, span.end, position, digest, bad_lines, kept),
+            ),
+        )
+
+    def record(self, span: Span, result: ChunkResult, now: int) -> list[Failure]:
+        """Commit the result of a chunk that was handed out, and return its first failures.
+
+        Each user is written once, also if the result arrives twice.
+        """
+        found = self._handed_out(span, now)
+        if found is None:  # the chunk is complete, and this result arrives again
+            found = self._completed(span, now)
+            return first_failures(_failures(result.rows.moved(found.position, found.ids)))
+        rows = result.rows.moved(found.position, found.ids)
+        chunk = (span.start, span.end, found.position, len(found.ids), found.bad_lines)
+        ending = (
+            ("DELETE FROM handed_out WHERE start = ?", (span.start,)),
+            ("INSERT INTO chunks VALUES (?, ?, ?, ?, ?)", chunk),
+        )
+        new = rows.without(self._known(found, now))
+        self._store.write(new, now, *(ending if result.done else ()))
+        self._count(result, now)
+        return first_failures(_failures(rows))
+
+    def _completed(self, span: Span, now: int) -> HandedOut:
+        sql = self._store.connection(now)
+        position, count, bad_lines = sql.execute(
+            "SELECT position, ids, bad_lines FROM chunks WHERE start = ?", (span.start,)
+        ).fetchone()
+        ids = sql.execute(
+            "SELECT user_id FROM users WHERE position >= ? AND position < ? ORDER BY position",
+            (position, position + count),
+        )
+        return HandedOut(position, "", bad_lines, [user_id for (user_id,) in ids])
+
+    def _handed_out(self, span: Span, now: int) -> HandedOut | None:
+        found = (
+            self._store.connection(now)
+            .execute(
+                "SELECT position, digest, bad_lines, ids FROM handed_out WHERE start = ?",
+                (span.start,),
+            )
+            .fetchone()
+        )
+        if found is None:
+            return None
+        position, digest, bad_lines, ids = found
+        kept = json.decode(zlib.decompress(ids), type=list[str])
+        return HandedOut(position, digest, bad_lines, kept)
+
+    def _known(self, chunk: HandedOut, now: int) -> set[int]:
+        """Return the positions of the users of this chunk who are recorded."""
+        found = self._store.connection(now).execute(
+            "SELECT position FROM users WHERE position >= ? AND position < ?",
+            (chunk.position, chunk.position + len(chunk.ids)),
+        )
+        return {position for (position,) in found}
 
     def before(self, span: Span, now: int) -> tuple[int, int]:
         """Return where the last chunk before this span ends, and how many ids come before that."""
@@ -134,8 +304,10 @@ class FleetJournal:
 
     def write(
         self, span: Span, result: ChunkResult, position: int, user_ids: Sequence[str], now: int
-    ) -> Rows:
+    ) -> list[Failure]:
         """Commit a chunk with its users, once; a partial result is kept as begun.
+
+        Only for runs that an earlier version began; the others use `hand_out` and `record`.
 
         Args:
             span: the span of the chunk.
@@ -145,12 +317,12 @@ class FleetJournal:
             now: milliseconds since 1970.
 
         Returns:
-            The rows that were committed, now or earlier.
+            The first failures that were committed, now or earlier.
         """
         rows = result.rows.moved(position, user_ids)
         sql = self._store.connection(now)
         if sql.execute("SELECT 1 FROM chunks WHERE start = ?", (span.start,)).fetchone():
-            return rows
+            return first_failures(_failures(rows))
         chunk = (span.start, span.end, position, len(user_ids), result.bad_lines)
         # The next run counts its own requests only.
         kept = structs.replace(result, requests=0, retries=0, throttled=0, paused=0.0)
@@ -168,13 +340,8 @@ class FleetJournal:
             if result.done
             else ("INSERT INTO begun VALUES (?, ?, ?)", unfinished),
         )
-        counts = self._counts
-        counts.requests += result.requests
-        counts.retries += result.retries
-        counts.throttled += result.throttled
-        self._paused += result.paused
-        self._sample(now)
-        return rows
+        self._count(result, now)
+        return first_failures(_failures(rows))
 
     def close(self, now: int, how: str | None = None) -> None:
         """Close the journal; with `how`, record that the run has ended, and how."""
@@ -185,11 +352,36 @@ class FleetJournal:
         finally:
             self._lock.release()
 
+    def _count(self, result: ChunkResult, now: int) -> None:
+        counts = self._counts
+        counts.requests += result.requests
+        counts.retries += result.retries
+        counts.throttled += result.throttled
+        self._paused += result.paused
+        self._sample(now)
+
     def _sample(self, now: int, how: str | None = None) -> None:
         counts = self._counts
         paused = round(1000 * self._paused)
         sample = store.Sample(counts.requests, counts.retries, counts.throttled, paused, False)  # noqa: FBT003
         self._store.add_sample(sample, now, how)
+
+
+def _has(sql: Connection, table: str) -> bool:
+    found = sql.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (table,))
+    return found.fetchone() is not None
+
+
+def _identity(sql: Connection | None) -> tuple[str, str | None]:
+    """Return the identity of the journal, or an empty one, and the digest of its file."""
+    if sql is None or not _has(sql, "identity"):
+        return "", None
+    return sql.execute("SELECT id, digest FROM identity").fetchone() or ("", None)
+
+
+def _failures(rows: Rows) -> Iterator[Failure]:
+    for row in rows.others_each():
+        yield convert(dict(zip(USER_COLUMNS, row, strict=True)), Failure)
 
 
 def journal_name(name: str) -> str:

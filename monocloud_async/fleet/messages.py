@@ -4,15 +4,19 @@ None contains a key or a body, and only failures contain user ids. Ids travel as
 their file, and outcomes as positions within that range.
 """
 
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
-from msgspec import Struct, field
+from msgspec import Struct, field, json
 
 from monocloud_async.endpoint import DoneCounts, bulk_operation
 from monocloud_async.fleet.id_file import IdFile
+from monocloud_async.journal.schema import USER_COLUMNS
 from monocloud_async.journal.store import Rows
 
 MAX_FAILURES = 1000
+_MAX_BYTES = 1 << 19  # of failures: a payload has at most 2 MB
 
 How = Literal["finished", "cancelled"]
 
@@ -30,10 +34,12 @@ class Plan(Struct, frozen=True, kw_only=True):
     Attributes:
         tenant: the address of the tenant.
         source: the file of ids.
-        journal: the path of the journal, on the coordinator's machine.
+        journal: the name of the journal, in the coordinator's folder.
         max_rate: requests per second, over the whole fleet.
         max_outage: seconds that a worker waits for a tenant that is down before the run pauses.
         operation: the name of the operation; payloads from before there were others have none.
+        journal_id: the identity of the journal, once a coordinator has opened it. From then on, no
+            other journal is the run's.
     """
 
     tenant: str
@@ -42,17 +48,36 @@ class Plan(Struct, frozen=True, kw_only=True):
     max_rate: float
     max_outage: float
     operation: str = "enable"
+    journal_id: str | None = None
+
+
+class Sign(Struct, frozen=True, kw_only=True):
+    """What a worker says about a chunk in progress, beside its results.
+
+    Attributes:
+        users: how many users of the chunk the worker has to do, those who are done included.
+        rate: requests per second in the last seconds, over all chunks of the worker.
+        waits: why it sends nothing now, or None.
+    """
+
+    users: int
+    rate: float
+    waits: str | None = None
 
 
 class ChunkResult(Struct, kw_only=True):
-    """The result of a chunk so far.
+    """The result of a chunk so far, without what is already in the journal.
 
     Attributes:
         rows: rows for the journal, without ids, with positions within the chunk.
         bad_lines: lines without exactly one valid id.
         requests, retries, throttled, paused: as in `BulkReport`, paused in seconds.
         done: whether every id of the chunk has an outcome.
-        why: why the run should pause, or None.
+        why: why the worker cannot go on, or None.
+        worker: the worker that leaves the run for this reason. Workers of earlier versions do not
+            leave, and are not named.
+        digest: of the bytes of the chunk, as the coordinator read them.
+        sign: of a worker, in heartbeats.
     """
 
     rows: Rows = field(default_factory=lambda: Rows([], []))
@@ -63,6 +88,9 @@ class ChunkResult(Struct, kw_only=True):
     paused: float = 0.0
     done: bool = False
     why: str | None = None
+    worker: str = ""
+    digest: str = ""
+    sign: Sign | None = None
 
 
 class Chunk(Struct, frozen=True, kw_only=True):
@@ -143,6 +171,8 @@ class Left(Struct, kw_only=True):
         users_done: recorded users for whom the operation was done.
         failed, unknown: recorded users by `Outcome.status`.
         bad_lines: bad lines in recorded chunks.
+        kinds: recorded users who failed or are unknown, by `kind`.
+        journal_id: the identity of the journal.
     """
 
     gaps: list[Span]
@@ -151,6 +181,24 @@ class Left(Struct, kw_only=True):
     failed: int
     unknown: int
     bad_lines: int
+    kinds: dict[str, int] = {}
+    journal_id: str | None = None
+
+
+class WorkerProgress(Struct, frozen=True, kw_only=True):
+    """A worker or coordinator that asked Temporal for work in the last minutes.
+
+    Attributes:
+        name: its process, host and version.
+        role: "worker" or "coordinator".
+        seconds: since its last sign of life.
+        chunks: how many chunks it has.
+    """
+
+    name: str
+    role: Literal["worker", "coordinator"]
+    seconds: float
+    chunks: int = 0
 
 
 class Progress(Counts, kw_only=True):
@@ -166,6 +214,12 @@ class Progress(Counts, kw_only=True):
         waiting: how many of them no worker has taken yet.
         paused: why the run is paused, or None.
         trouble: steps that fail and are retried, for example because of a full disk.
+        kinds: users who failed or are unknown, by `kind`.
+        away: the workers that have left the run, with the reason, until `resume`.
+        under_way: users of the chunks that workers have, who are not done.
+        rate: requests per second in the last seconds.
+        waits: why workers send nothing now.
+        members: the workers and coordinators.
     """
 
     tenant: str
@@ -178,6 +232,18 @@ class Progress(Counts, kw_only=True):
     waiting: int = 0
     paused: str | None = None
     trouble: list[str] = field(default_factory=list)
+    kinds: dict[str, int] = field(default_factory=dict)
+    away: dict[str, str] = field(default_factory=dict)
+    under_way: int = 0
+    rate: float = 0.0
+    waits: list[str] = field(default_factory=list)
+    members: list[WorkerProgress] = field(default_factory=list)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """How long the rest takes at the rate of the last seconds; None if nothing is sent."""
+        counted = self.users_done + self.failed + self.unknown + self.bad_lines
+        return max(0, self.expected - counted) / self.rate if self.rate else None
 
 
 class FleetReport(Counts, kw_only=True):
@@ -223,12 +289,19 @@ class RunState(Struct, kw_only=True):
         self.gaps, self.unfinished = left.gaps, left.unfinished
         progress = self.progress
         progress.set_users(left)
-        for chunk in left.unfinished:  # counted when the chunk is complete
+        known = Counter(left.kinds)
+        for chunk in left.unfinished:  # of earlier versions: counted when the chunk is complete
+            known -= kinds(chunk.so_far.rows)
             progress.users_done -= chunk.so_far.rows.users_done
             progress.failed -= chunk.so_far.rows.count("failed")
             progress.unknown -= chunk.so_far.rows.count("unknown")
+        progress.kinds = dict(known)
         spans = [*left.gaps, *(chunk.span for chunk in left.unfinished)]
         progress.done = progress.size - sum(span.end - span.start for span in spans)
+
+    def add_failures(self, failures: list[Failure]) -> None:
+        """Keep these failures, as far as a payload has room for them."""
+        self.failures += first_failures(failures, self.failures)
 
     def report(self, how: How) -> FleetReport:
         """Return a report without the journal, for when the journal cannot be read."""
@@ -264,3 +337,29 @@ def add_result(counts: Counts, result: ChunkResult) -> None:
     counts.requests += result.requests
     counts.retries += result.retries
     counts.throttled += result.throttled
+
+
+def first_failures(failures: Iterable[Failure], known: Sequence[Failure] = ()) -> list[Failure]:
+    """Return as many of the failures, beside the known ones, as a payload has room for."""
+    room, first = _MAX_BYTES - sum(map(_size, known)), list[Failure]()
+    for failure in failures:
+        room -= _size(failure)
+        if room < 0 or len(known) + len(first) == MAX_FAILURES:
+            break
+        first.append(failure)
+    return first
+
+
+def _size(failure: Failure) -> int:
+    return len(json.encode(failure))
+
+
+def kind(outcome: object, status: object, error: object) -> str:
+    """Return what failures are counted by."""
+    return " ".join(str(part) for part in (outcome, status, error) if part)
+
+
+def kinds(rows: Rows) -> Counter[str]:
+    """Return how many users of these rows failed or are unknown, by `kind`."""
+    columns = [USER_COLUMNS.index(name) for name in ("outcome", "status", "error")]
+    return Counter(kind(*(row[column] for column in columns)) for row in rows.others_each())

@@ -6,6 +6,8 @@ The address and the credentials come from temporalio's environment configuration
 """
 
 import dataclasses
+import os
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
@@ -25,6 +27,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import Worker
 
 from monocloud_async.errors import ConfigurationError, MonoCloudError
+from monocloud_async.version import __version__
 
 _NO_WORKER: Final = {
     RPCStatusCode.FAILED_PRECONDITION,
@@ -93,6 +96,11 @@ def worker_queue(tenant: str) -> str:
 def coordinator_queue(tenant: str) -> str:
     """Return the task queue of a tenant's coordinator."""
     return f"{workflow_id(tenant)} coordinator"
+
+
+def member_name() -> str:
+    """Return the name of this process in the fleet: its process, host and version."""
+    return f"{os.getpid()}@{socket.gethostname()} {__version__}"
 
 
 @contextmanager

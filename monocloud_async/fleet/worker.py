@@ -1,31 +1,51 @@
 """The worker: takes chunks of the tenant's runs and makes their calls through one session."""
 
 import asyncio
+import logging
 import os
 import time
+from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import timedelta
+from itertools import count
 from typing import Final
 
 import aiohttp
-from msgspec import structs
+from msgspec import json, structs
 from temporalio import activity
-from temporalio.client import Client
+from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
 from temporalio.exceptions import ApplicationError
+from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import Worker
 
 from monocloud_async.bulk.run import BulkRun
 from monocloud_async.endpoint import BulkOperation, bulk_operation
 from monocloud_async.errors import ConfigurationError, MonoCloudError
 from monocloud_async.fleet.lanes import MAX_LANES
-from monocloud_async.fleet.messages import Chunk, ChunkResult, Plan
+from monocloud_async.fleet.messages import Chunk, ChunkResult, FleetReport, Plan, Sign
 from monocloud_async.fleet.sources import Sources
-from monocloud_async.fleet.temporal import connect, with_message_codec, work, worker_queue
-from monocloud_async.fleet.workflow import BEAT, CHUNK_ACTIVITY, HEARTBEAT
+from monocloud_async.fleet.temporal import (
+    connect,
+    member_name,
+    with_message_codec,
+    work,
+    worker_queue,
+    workflow_id,
+)
+from monocloud_async.fleet.workflow import BEAT, CHUNK_ACTIVITY, HEARTBEAT, RunWorkflow
+from monocloud_async.journal.store import Rows
 from monocloud_async.outcome import DONE, BulkReport, Outcome
+from monocloud_async.sanitize import clean
 from monocloud_async.session import MonoCloudSession
 
 _GRACE: Final = timedelta(seconds=60)  # for the calls in flight, when a worker is asked to end
+_MAX_FAILED: Final = 1 << 19  # bytes of failures in a result, whose payload has at most 2 MB
+_RATE_OVER: Final = 5.0  # seconds over which the rate is measured
+_ASK: Final = 2.0  # seconds between two questions of a worker that has left the run
+_ASKED: Final = 10  # questions until the run must know that the worker has left
+_ANSWER: Final = timedelta(seconds=5)  # timeout of a query
+_LOG: Final = logging.getLogger("monocloud_async.fleet")
 
 
 async def run_worker(
@@ -50,36 +70,126 @@ async def run_worker(
             used.
         FleetError: Temporal cannot be reached, or refuses.
     """
+    client = with_message_codec(client or await connect())
+    activities = _Activities(session, Sources(sources))
+    run = client.get_workflow_handle_for(RunWorkflow.run, workflow_id(session.tenant))
+    while True:
+        await _until_left(client, session.tenant, activities)
+        _LOG.warning("this worker leaves the run: %s; see `fleet status`", activities.why)
+        await _until_away(run, away=True)
+        await _until_away(run, away=False)
+        activities.take_in()
+
+
+async def _until_left(client: Client, tenant: str, activities: "_Activities") -> None:
+    """Take chunks until this worker leaves the run."""
     worker = Worker(
-        with_message_codec(client or await connect()),
-        task_queue=worker_queue(session.tenant),
-        activities=[_Activities(session, Sources(sources)).run_chunk],
+        client,
+        identity=member_name(),
+        task_queue=worker_queue(tenant),
+        activities=[activities.run_chunk],
         max_concurrent_activities=MAX_LANES,
         graceful_shutdown_timeout=_GRACE,
         # By default, the worker learns of a stop only after 80 % of the heartbeat timeout.
         max_heartbeat_throttle_interval=timedelta(seconds=BEAT),
         default_heartbeat_throttle_interval=timedelta(seconds=BEAT),
     )
-    await work(worker)
+    leaving = asyncio.create_task(activities.left.wait())
+    working = asyncio.create_task(work(worker))
+    try:
+        await asyncio.wait({leaving, working}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        leaving.cancel()
+        if activities.left.is_set():
+            await worker.shutdown()
+        else:
+            working.cancel()
+        with suppress(asyncio.CancelledError):
+            await working
+
+
+async def _until_away(run: WorkflowHandle[RunWorkflow, FleetReport], *, away: bool) -> None:
+    """Wait until the run counts this worker as away, or until it takes it in again.
+
+    It is taken in by a `resume`, and when the run has ended.
+    """
+    for _ in range(_ASKED) if away else count():
+        try:
+            progress = await run.query(RunWorkflow.progress, rpc_timeout=_ANSWER)
+            if (member_name() in progress.away) == away:
+                return
+            if (await run.describe()).status != WorkflowExecutionStatus.RUNNING:
+                return
+        except RPCError as error:  # Temporal or the coordinator may be down
+            if error.status == RPCStatusCode.NOT_FOUND:
+                return
+        await asyncio.sleep(_ASK)
+
+
+class _Meter:
+    """The rate of a worker, over all of its chunks."""
+
+    def __init__(self) -> None:
+        self._counted: deque[tuple[float, int]] = deque()
+
+    def add(self, now: float, requests: int) -> float:
+        """Add requests, and return how many there were per second in the last seconds."""
+        self._counted.append((now, requests))
+        while self._counted[0][0] <= now - _RATE_OVER:
+            self._counted.popleft()
+        since = now - self._counted[0][0]
+        # The first count was made in the time before it.
+        counted = sum(number for _, number in self._counted) - self._counted[0][1]
+        return counted / since if since else 0.0
 
 
 class _Activities:
+    """The work of a worker.
+
+    Attributes:
+        left: set when the worker has left the run.
+        why: the reason, or None.
+    """
+
     def __init__(self, session: MonoCloudSession, sources: Sources) -> None:
         self._session = session
         self._sources = sources
+        self._meter = _Meter()
+        self.left = asyncio.Event()
+        self.why: str | None = None
+
+    def take_in(self) -> None:
+        """Take chunks again."""
+        self.why = None
+        self.left.clear()
 
     @activity.defn(name=CHUNK_ACTIVITY)
     async def run_chunk(self, plan: Plan, chunk: Chunk, max_rate: float) -> ChunkResult:
         """Return the result of the chunk, which is partial if the run or the worker stops."""
-        before = chunk.so_far
+        result = chunk.so_far
+        if chunk.so_far.digest:  # what is known is recorded, and the result has only what is new
+            result = ChunkResult(digest=chunk.so_far.digest)
+        if self.why is None:
+            result = await self._run(plan, chunk, result, max_rate)
+            self.why = self.why or result.why
+        if self.why is not None:
+            result.why, result.worker = self.why, member_name()
+            self.left.set()
+        return result
+
+    async def _run(
+        self, plan: Plan, chunk: Chunk, before: ChunkResult, max_rate: float
+    ) -> ChunkResult:
+        span, where = chunk.span, clean(plan.source.where)
         try:
             operation = bulk_operation(plan.operation)
-            content = await self._sources.read(plan.source, chunk.span.start, chunk.span.end)
+            content = await self._sources.read(plan.source, span.start, span.end, before.digest)
         except ConfigurationError as error:
             before.why = str(error)
             return before
         except (OSError, aiohttp.ClientError) as error:
-            raise ApplicationError(f"cannot read {plan.source.where}: {error}", before) from None
+            before.why = f"cannot read {where}: {error}"
+            return before
         lines = plan.source.parse(content)
         user_ids = [line.user_id for line in lines if line.user_id is not None]
         before.bad_lines = len(lines) - len(user_ids)
@@ -90,6 +200,8 @@ class _Activities:
             operation,
             user_ids,
             before,
+            chunk.so_far.rows.positions(),
+            meter=self._meter,
             max_rate=max_rate,
             max_outage=plan.max_outage,
         )
@@ -105,13 +217,16 @@ class _ChunkRun:
         operation: BulkOperation,
         user_ids: Sequence[str],
         before: ChunkResult,
+        known: set[object],
         *,
+        meter: _Meter,
         max_rate: float,
         max_outage: float,
     ) -> None:
-        known = before.rows.positions()
         self._positions = [each for each in range(len(user_ids)) if each not in known]
-        self._size = len(user_ids)
+        self._room = _MAX_FAILED  # bytes
+        self._meter = meter
+        self._metered = 0  # requests
         self._before = before
         self._rows = before.rows
         self._others: list[tuple[Outcome, int]] = []  # they may succeed when the run continues
@@ -161,7 +276,7 @@ class _ChunkRun:
             return
         self._last_beat = now
         self._next_beat = self._loop.call_later(BEAT, self._beat)
-        activity.heartbeat(self._so_far())
+        activity.heartbeat(structs.replace(self._so_far(), sign=self._sign()))
         if activity.is_worker_shutdown():
             self._drain()
 
@@ -176,11 +291,30 @@ class _ChunkRun:
             self._rows.add(outcome, now)
         else:
             self._others.append((outcome, now))
+            self._room -= len(json.encode(Rows.of([outcome], now).others))
+            if self._room < 0:  # the rest is done after these are recorded
+                self._drain()
+
+    def _sign(self) -> Sign:
+        report, pace = self._run.report, self._run.pace
+        rate = self._meter.add(self._loop.time(), report.requests - self._metered)
+        self._metered = report.requests
+        waits = None
+        if pace.down:
+            waits = "the tenant is down"
+        elif pace.pause_left:
+            waits = f"the tenant asks to wait, {pace.pause_left:.0f} s more"
+        return Sign(
+            users=len(self._positions),
+            rate=rate,
+            waits=waits,
+        )
 
     def _so_far(self) -> ChunkResult:
         before, report = self._before, self._run.report
         return ChunkResult(
             rows=self._rows,
+            digest=before.digest,
             bad_lines=before.bad_lines,
             requests=before.requests + report.requests,
             retries=before.retries + report.retries,
@@ -200,7 +334,7 @@ class _ChunkRun:
                 self._rows.add(outcome, moment)
         result = self._so_far()
         result.why = why
-        result.done = len(self._rows.positions()) == self._size
+        result.done = self._rows.positions().issuperset(self._positions)
         return result
 
 

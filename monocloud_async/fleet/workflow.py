@@ -1,11 +1,16 @@
 """The workflow of a run: hands out chunks on a number of lanes, and has their results recorded.
 
 Lanes keep the rate of the whole fleet: each lane has one chunk at a time and an equal share of the
-rate. A lane is free again when its result is in the journal, so at most one result per lane is not
-recorded yet.
+rate. The ids of a chunk are in the journal before a worker gets it, and its results before the lane
+goes on, complete or not. So the workflow keeps only which chunks are unfinished.
+
+A worker that cannot go on leaves the run, and the others do its work. The run pauses when nobody
+takes its chunks.
 
 This code must be deterministic: Temporal runs it again from the recorded history when a coordinator
-restarts (https://docs.temporal.io/workflows#deterministic-constraints).
+restarts (https://docs.temporal.io/workflows#deterministic-constraints). Runs that an earlier
+version began take the steps of that version until they continue in a new history: see
+`_RECORDS_AT_ONCE`.
 """
 
 import asyncio
@@ -18,13 +23,12 @@ import msgspec
 from msgspec import structs
 from temporalio import workflow
 from temporalio.common import RetryPolicy
-from temporalio.exceptions import ActivityError, ApplicationError, CancelledError
+from temporalio.exceptions import ActivityError, ApplicationError, CancelledError, TimeoutType
 from temporalio.exceptions import TimeoutError as TimedOutError
 from temporalio.workflow import ActivityHandle
 
 from monocloud_async.fleet.lanes import lanes, next_chunk
 from monocloud_async.fleet.messages import (
-    MAX_FAILURES,
     Chunk,
     ChunkResult,
     Failure,
@@ -33,10 +37,15 @@ from monocloud_async.fleet.messages import (
     Left,
     Progress,
     RunState,
+    Span,
     add_result,
+    kinds,
 )
 from monocloud_async.fleet.temporal import worker_queue
 
+# Histories without this marker are of a version that kept unfinished results in the workflow
+# (https://docs.temporal.io/patching).
+_RECORDS_AT_ONCE: Final = "records-at-once"
 CHUNK_ACTIVITY: Final = "enable_chunk"  # the name in the histories of runs, for every operation
 BEAT: Final = 1.0  # seconds from one heartbeat to the next
 HEARTBEAT: Final = 10.0  # seconds without one, after which a worker or coordinator counts as lost
@@ -45,6 +54,7 @@ HEARTBEAT: Final = 10.0  # seconds without one, after which a worker or coordina
 # than Temporal. Until then its lane stays empty, so that no share of the rate is used twice.
 _FENCE: Final = 6.0
 _LOST: Final = 20  # workers lost with one chunk, before the run pauses
+_TAKEN: Final = 10.0  # seconds in which somebody must take a chunk after a worker has left
 _FAILED: Final = 5  # attempts that failed with an error, such as a file that cannot be read
 # Temporal ends a workflow at 51,200 events or 50 MB of history
 # (https://docs.temporal.io/workflow-execution/limits).
@@ -79,10 +89,13 @@ class RunWorkflow:
         self._draining = False  # no chunk is handed out until every lane is empty
         self._cancelled = False  # nothing new begins
         self._trouble: dict[int, str] = {}  # why a chunk is retried, by its start
+        self._in_hand: dict[int, ChunkResult] = {}  # results on their way to the journal
+        self._records_at_once = True
 
     @workflow.run
     async def run(self, _state: RunState) -> FleetReport:
         """Do the run, and return its report."""
+        self._records_at_once = workflow.patched(_RECORDS_AT_ONCE)
         # In a separate task: a cancellation reaches only this one, and interrupts no step.
         working = asyncio.create_task(self._work())
         try:
@@ -101,8 +114,15 @@ class RunWorkflow:
     @workflow.query
     def progress(self) -> Progress:
         """Return the progress of the run."""
-        trouble = sorted(set(self._trouble.values()))
-        return structs.replace(self._state.progress, chunks=len(self._lanes), trouble=trouble)
+        progress = structs.replace(
+            self._state.progress,
+            chunks=len(self._lanes),
+            trouble=sorted(set(self._trouble.values())),
+            kinds=dict(self._state.progress.kinds),
+        )
+        for result in self._in_hand.values():
+            add_result(progress, result)
+        return progress
 
     @workflow.query
     def failures(self) -> list[Failure]:
@@ -116,8 +136,9 @@ class RunWorkflow:
 
     @workflow.signal
     def resume(self) -> None:
-        """Resume the run."""
+        """Resume the run, and take in the workers that have left it."""
         self._state.progress.paused = None
+        self._state.progress.away.clear()
 
     @workflow.signal
     def set_rate(self, max_rate: float) -> None:
@@ -133,7 +154,9 @@ class RunWorkflow:
             call = _journal("left", self._plan, kind=Left)
             if not await self._known(call):
                 return False
-            state.go_on(call.result())
+            left: Left = call.result()
+            state.go_on(left)
+            self._plan = state.plan = structs.replace(self._plan, journal_id=left.journal_id)
         return bool(state.gaps or state.unfinished)
 
     async def _work(self) -> bool:
@@ -148,7 +171,8 @@ class RunWorkflow:
                     if not self._cancelled:
                         return False
                 while self._has_room():
-                    self._lanes.add(asyncio.create_task(self._lane(next_chunk(state))))
+                    lane = self._lane if self._records_at_once else self._lane_before
+                    self._lanes.add(asyncio.create_task(lane(next_chunk(state))))
                 await workflow.wait_condition(self._changed)
                 self._take_back()
                 self._draining = self._cancelled or (self._draining and bool(self._lanes))
@@ -162,6 +186,10 @@ class RunWorkflow:
         async def keep(chunk: Chunk) -> None:
             if done := len(chunk.so_far.rows.positions()):
                 try:
+                    if self._records_at_once:  # the coordinator knows whether it has begun
+                        await _journal(
+                            "begin_chunk", self._plan, chunk.span, kind=Chunk, attempts=3
+                        )
                     await self._record(chunk, chunk.so_far, attempts=3)
                 except ActivityError as error:  # the file may have changed
                     lost[_reason(error)] += done
@@ -200,6 +228,110 @@ class RunWorkflow:
         )
 
     async def _lane(self, chunk: Chunk) -> None:
+        """Have workers do the chunk, and its results recorded, until it is done or handed back."""
+        span, errors = chunk.span, Counter[type[BaseException]]()
+        while not self._draining:
+            begun = await self._begin(chunk)
+            if begun is None:
+                break
+            chunk = Chunk(span=span)
+            result, error = await self._attempt(begun)
+            if not await self._record(chunk, result):
+                chunk = Chunk(span=span, so_far=result)
+                break
+            if result.done:
+                return
+            if result.worker:
+                self._state.progress.away[result.worker] = result.why or ""
+            elif result.why is not None:  # of a worker that does not leave
+                self._pause(result.why)
+            if error is not None:
+                await self._after(error, span, errors)
+        self._state.unfinished.append(chunk)
+
+    async def _begin(self, chunk: Chunk) -> Chunk | None:
+        """Return the chunk with what the journal knows; None if the run cannot go on with it."""
+        for _ in range(2):
+            call = _journal("begin_chunk", self._plan, chunk.span, kind=Chunk)
+            if not await self._known(call):
+                return None
+            try:
+                begun: Chunk = await call
+            except ActivityError as error:  # the file may have changed
+                self._pause(_reason(error))
+                return None
+            # Runs of an earlier version kept results here, which must be recorded first.
+            if not chunk.so_far.rows.positions():
+                return begun
+            if not await self._record(chunk, chunk.so_far):
+                return None
+            chunk = Chunk(span=chunk.span)
+        return begun
+
+    async def _after(
+        self, error: BaseException, span: Span, errors: Counter[type[BaseException]]
+    ) -> None:
+        """Wait after the error of an attempt, and pause the run if there were too many."""
+        if isinstance(error, TimedOutError) and error.type == TimeoutType.SCHEDULE_TO_START:
+            away = "; ".join(f"{who}: {why}" for who, why in self._state.progress.away.items())
+            self._pause(f"no worker can go on: {away}" if away else "no worker takes chunks")
+            return
+        why = self._note(span, error)
+        errors[type(error)] += 1
+        if errors[type(error)] == (_FAILED if isinstance(error, ApplicationError) else _LOST):
+            self._pause(f"a chunk failed repeatedly: {why}")
+        await asyncio.sleep(_FENCE)
+        del self._trouble[span.start]
+
+    async def _attempt(self, chunk: Chunk) -> tuple[ChunkResult, BaseException | None]:
+        """Have a worker do the chunk; return the result, and the error of a lost attempt."""
+        if self._draining:
+            return ChunkResult(), None
+        proved = self._state.progress.users_done > 0
+        call = self._call_worker(structs.replace(chunk, proved=proved))
+        await workflow.wait_condition(lambda: call.done() or self._draining)
+        if not call.done():
+            call.cancel()
+        try:
+            result = await call
+        except ActivityError as error:
+            cause = error.cause or error
+            who = error.identity
+        else:  # bad lines are counted once
+            return structs.replace(result, bad_lines=result.bad_lines * result.done), None
+        if isinstance(cause, CancelledError):
+            return ChunkResult(), None  # no worker had it
+        result = structs.replace(_last_word(cause) or ChunkResult(), bad_lines=0, sign=None)
+        if isinstance(cause, ApplicationError):
+            cause = ApplicationError(f"{cause.message} (worker {who})")
+        return result, cause
+
+    def _call_worker(self, chunk: Chunk) -> ActivityHandle[ChunkResult]:
+        """Start the activity of a worker."""
+        progress = self._state.progress
+        # With a limit only if somebody has left: with few machines, none may be there for a while.
+        taken = timedelta(seconds=_TAKEN) if progress.away else None
+        return workflow.start_activity(
+            CHUNK_ACTIVITY,
+            args=[self._plan, chunk, progress.max_rate / lanes(progress.max_rate)],
+            result_type=ChunkResult,
+            task_queue=worker_queue(self._plan.tenant),
+            schedule_to_start_timeout=taken,
+            start_to_close_timeout=timedelta(days=1),
+            heartbeat_timeout=timedelta(seconds=HEARTBEAT),
+            retry_policy=RetryPolicy(maximum_attempts=1),  # the next attempt begins further on
+            cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+        )
+
+    def _note(self, span: Span, error: BaseException) -> str:
+        """Note why a chunk is retried, and return it."""
+        lost = not isinstance(error, ApplicationError)
+        why = "its worker was lost" if lost else str(error)
+        self._trouble[span.start] = f"a chunk is retried: {why}"
+        return why
+
+    async def _lane_before(self, chunk: Chunk) -> None:
+        """Do the same as `_lane` in the steps of the version that kept unfinished results here."""
         result = await self._call(chunk)
         if result.why is not None:
             self._pause(result.why)
@@ -214,20 +346,7 @@ class RunWorkflow:
             if self._draining:
                 return so_far
             proved = progress.users_done + so_far.rows.users_done > 0
-            call: ActivityHandle[ChunkResult] = workflow.start_activity(
-                CHUNK_ACTIVITY,
-                args=[
-                    self._plan,
-                    Chunk(span=chunk.span, so_far=so_far, proved=proved),
-                    progress.max_rate / lanes(progress.max_rate),
-                ],
-                result_type=ChunkResult,
-                task_queue=worker_queue(self._plan.tenant),
-                start_to_close_timeout=timedelta(days=1),
-                heartbeat_timeout=timedelta(seconds=HEARTBEAT),
-                retry_policy=RetryPolicy(maximum_attempts=1),  # the next attempt begins further on
-                cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
-            )
+            call = self._call_worker(Chunk(span=chunk.span, so_far=so_far, proved=proved))
             # A condition is checked when nothing else can run, so a result that is there is kept.
             await workflow.wait_condition(lambda: call.done() or self._draining)  # noqa: B023
             if not call.done():
@@ -239,11 +358,11 @@ class RunWorkflow:
             if isinstance(cause, CancelledError):
                 return so_far  # no worker had it
             so_far = _last_word(cause) or so_far
+            why = self._note(chunk.span, cause)
             if isinstance(cause, ApplicationError):
-                failed, why = failed + 1, cause.message
+                failed += 1
             else:
-                lost, why = lost + 1, "its worker was lost"
-            self._trouble[chunk.span.start] = f"a chunk is retried: {why}"
+                lost += 1
             await asyncio.sleep(_FENCE)
             del self._trouble[chunk.span.start]
         self._pause(f"a chunk failed repeatedly: {why}")
@@ -251,16 +370,25 @@ class RunWorkflow:
 
     async def _record(self, chunk: Chunk, result: ChunkResult, attempts: int = 0) -> bool:
         """Record the result; return False if a cancelled run did not wait for the journal."""
-        state = self._state
-        call = _journal(
-            "record_chunk", self._plan, chunk.span, result, kind=list[Failure], attempts=attempts
-        )
-        if not attempts and not await self._known(call):
-            return False
-        failures: list[Failure] = await call
+        state, start = self._state, chunk.span.start
+        name = "record_result" if self._records_at_once else "record_chunk"
+        if self._records_at_once and not (
+            result.done or result.requests or result.rows.positions()
+        ):
+            return True  # nothing to record
+        call = _journal(name, self._plan, chunk.span, result, kind=list[Failure], attempts=attempts)
+        self._in_hand[start] = result
+        try:
+            if not attempts and not await self._known(call):
+                return False
+            failures: list[Failure] = await call
+        finally:
+            del self._in_hand[start]
         add_result(state.progress, result)
+        for name, count in kinds(result.rows).items():
+            state.progress.kinds[name] = state.progress.kinds.get(name, 0) + count
         state.progress.done += chunk.span.end - chunk.span.start if result.done else 0
-        state.failures += failures[: MAX_FAILURES - len(state.failures)]
+        state.add_failures(failures)
         return True
 
     async def _known(self, call: ActivityHandle[Any]) -> bool:

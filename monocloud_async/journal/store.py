@@ -7,7 +7,7 @@ import math
 import os
 import socket
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -222,6 +222,18 @@ class Rows(NamedTuple):
             places = [int(str(place)) for place in values[::size]]
             values[::size] = [start + place for place in places]
             values[1::size] = [user_ids[place] for place in places]
+        return rows
+
+    def without(self, positions: Collection[object]) -> "Rows":
+        """Return a copy without the users at these positions."""
+        rows = Rows([], [])
+        for source, target, size in (
+            (self.done, rows.done, _DONE_VALUES),
+            (self.others, rows.others, _OTHER_VALUES),
+        ):
+            for start in range(0, len(source), size):
+                if source[start] not in positions:
+                    target.extend(source[start : start + size])
         return rows
 
 

@@ -1,6 +1,7 @@
 """The activities of the coordinator: what is left, what is recorded once, and the report."""
 
 import asyncio
+import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import closing
@@ -16,8 +17,8 @@ from temporalio.testing import ActivityEnvironment
 
 from monocloud_async import MonoCloudSession, NotFoundError, Outcome, ProblemDetails
 from monocloud_async.fleet.coordinator import _Records
-from monocloud_async.fleet.id_file import inspect_file
-from monocloud_async.fleet.messages import ChunkResult, FleetReport, Plan, Span, new_state
+from monocloud_async.fleet.id_file import digest_of, inspect_file
+from monocloud_async.fleet.messages import Chunk, ChunkResult, FleetReport, Plan, Span, new_state
 from monocloud_async.fleet.sources import Sources
 from monocloud_async.journal.lock import JournalInUseError
 from monocloud_async.journal.store import Rows
@@ -31,6 +32,10 @@ IDS = [f"user{number}" for number in range(10)]
 LINE = 6  # bytes of each
 
 
+async def no_pause(_workflow: str, _run: str, why: str) -> None:
+    raise AssertionError(why)
+
+
 class Coordinator:
     """The activities, with a file of ten ids, and a journal next to it."""
 
@@ -38,7 +43,7 @@ class Coordinator:
         self.journal = folder / "ids.journal"
         self.ids = folder / "ids.txt"
         self.ids.write_text("".join(f"{user_id}\n" for user_id in IDS))
-        self.records = _Records(folder, Sources([folder]))
+        self.records = _Records(folder, Sources([folder]), no_pause)
         self.environment = ActivityEnvironment()
 
     async def plan(self, **changes: Any) -> Plan:
@@ -165,7 +170,7 @@ async def test_the_report_is_that_of_the_journal_and_the_requests_of_this_run(
     [
         ({"operation": "disable"}, r"is of POST .*/enable, .* of POST .*/disable"),
         ({"tenant": "https://other"}, "https://other"),
-        ({"mark": "changed"}, "was started with another file"),
+        ({"digest": "changed"}, "was started with another file"),
         ({"operation": "promote"}, "operation must be one of enable, "),
     ],
 )
@@ -174,7 +179,7 @@ async def test_a_journal_of_another_run_is_refused_for_good(
 ) -> None:
     run = await coordinator.plan()
     await coordinator.do(coordinator.records.record_chunk, run, lines(0, 1), result("enabled"))
-    if "mark" in change:
+    if "digest" in change:
         other = structs.replace(run, source=structs.replace(run.source, **change))
     else:
         other = structs.replace(run, **change)
@@ -196,11 +201,130 @@ async def test_the_journal_of_one_machine_is_not_a_fleet_s(
     assert list(dump(coordinator.journal)) == before
 
 
+async def test_a_result_is_recorded_whatever_becomes_of_the_file(coordinator: Coordinator) -> None:
+    run, records = await coordinator.plan(), coordinator.records
+    span = lines(2, 4)
+    chunk = await coordinator.do(records.begin_chunk, run, span)
+    assert chunk.so_far.digest == digest_of(b"user2\nuser3\n")
+    coordinator.ids.unlink()
+    for _ in range(2):
+        told = await coordinator.do(records.record_result, run, span, result("enabled", "failed"))
+        assert [(each.user_id, each.position) for each in told] == [("user3", 3)]
+    assert [row[:3] for row in journals.rows(coordinator.journal)] == [
+        (2, "user2", "enabled"),
+        (3, "user3", "failed"),
+    ]
+    left = await coordinator.do(records.left, run)
+    assert (left.gaps, left.unfinished) == ([lines(0, 2), lines(4, 10)], [])
+    assert left.kinds == {"failed 404 NotFoundError": 1}
+
+
+async def test_a_partial_result_is_recorded_at_once_and_its_users_are_not_given_out_again(
+    coordinator: Coordinator,
+) -> None:
+    run, records = await coordinator.plan(), coordinator.records
+    span = lines(0, 10)
+    await coordinator.do(records.begin_chunk, run, span)
+    part = result("enabled", "failed", done=False, requests=5)
+    for _ in range(2):  # a result may arrive twice
+        await coordinator.do(records.record_result, run, span, part)
+    assert journals.outcomes(coordinator.journal) == {"enabled": 1, "failed": 1}
+    again = await coordinator.do(records.begin_chunk, run, span)
+    assert again.so_far.rows.positions() == {0, 1}
+    left = await coordinator.do(records.left, run)
+    assert (left.gaps, left.unfinished) == ([], [Chunk(span=span)])
+    assert (left.users_done, left.failed) == (1, 1)
+    whole = result(*["enabled"] * 10)  # type: ignore[arg-type]  # a list of one word
+    await coordinator.do(records.record_result, run, span, whole)
+    assert journals.outcomes(coordinator.journal) == {"enabled": 9, "failed": 1}
+    assert (await coordinator.do(records.left, run)).unfinished == []
+
+
+async def test_what_an_earlier_version_kept_as_begun_goes_on(coordinator: Coordinator) -> None:
+    run, records = await coordinator.plan(), coordinator.records
+    part = result("enabled", "failed", done=False)
+    await coordinator.do(records.record_chunk, run, lines(0, 10), part)
+    chunk = await coordinator.do(records.begin_chunk, run, lines(0, 10))
+    assert chunk.so_far.rows.positions() == {0, 1}
+    assert (await coordinator.do(records.left, run)).unfinished == [Chunk(span=lines(0, 10))]
+
+
+async def test_a_file_that_changed_is_refused_before_a_worker_gets_the_chunk(
+    coordinator: Coordinator,
+) -> None:
+    run, records = await coordinator.plan(), coordinator.records
+    os.utime(coordinator.ids, ns=(1, 1))
+    await coordinator.do(records.begin_chunk, run, lines(0, 2))  # another date is no change
+    coordinator.ids.write_text(coordinator.ids.read_text().replace("user9", "other"))
+    with pytest.raises(ApplicationError, match="changed since the run was planned") as caught:
+        await coordinator.do(records.begin_chunk, run, lines(2, 4))
+    assert caught.value.non_retryable
+
+
+@pytest.mark.parametrize("there", ["none", "new", "other file"])
+async def test_without_the_journal_of_the_run_it_is_paused_and_nothing_is_made(
+    coordinator: Coordinator, tmp_path: Path, there: str
+) -> None:
+    plan = await coordinator.plan(journal="ids.journal")
+    left = await coordinator.do(coordinator.records.left, plan)
+    assert left.journal_id
+    run = structs.replace(plan, journal_id=left.journal_id)
+    paused: list[str] = []
+
+    async def pause(_workflow: str, _run: str, why: str) -> None:
+        paused.append(why)
+
+    folder = tmp_path / "other"
+    folder.mkdir()
+    other = _Records(folder, Sources([tmp_path]), pause)
+    if there == "new":
+        await coordinator.do(other.left, plan)
+        await other.end()
+        other = _Records(folder, Sources([tmp_path]), pause)
+    elif there == "other file":
+        (folder / "ids.journal").write_text("notes")
+    before = sorted(folder.iterdir())
+    steps: list[Any] = [
+        (other.left, run),
+        (other.begin_chunk, run, lines(0, 1)),
+        (other.record_result, run, lines(0, 1), result("enabled")),
+        (other.close_journal, "cancelled", new_state(run)),
+    ]
+    for step in steps:
+        with pytest.raises(ApplicationError, match="does not have the journal of this run") as told:
+            await coordinator.do(*step)
+        assert not told.value.non_retryable  # another coordinator may have it
+    assert len(paused) == len(steps)
+    assert "end that coordinator, or start it again in the folder" in paused[0]
+    assert str(os.getpid()) in paused[0]
+    await other.end()
+    assert sorted(folder.iterdir()) == before
+    assert await coordinator.do(coordinator.records.left, run) == left
+
+
+async def test_the_identity_of_a_journal_lasts(coordinator: Coordinator) -> None:
+    plan = await coordinator.plan()
+    first = await coordinator.do(coordinator.records.left, plan)
+    await coordinator.records.end()
+    folder = coordinator.ids.parent
+    successor = _Records(folder, Sources([folder]), no_pause)
+    run = structs.replace(plan, journal_id=first.journal_id)
+    assert await coordinator.do(successor.left, run) == first
+    await successor.end()
+
+
+async def test_a_touched_file_is_the_file_of_its_journal(coordinator: Coordinator) -> None:
+    await coordinator.do(coordinator.records.left, await coordinator.plan())
+    os.utime(coordinator.ids, ns=(1, 1))
+    again = await coordinator.plan()
+    assert (await coordinator.do(coordinator.records.left, again)).gaps == [lines(0, 10)]
+
+
 async def test_a_journal_that_another_coordinator_holds_is_waited_for(
     coordinator: Coordinator,
 ) -> None:
     folder = coordinator.ids.parent
-    run, other = await coordinator.plan(), _Records(folder, Sources([folder]))
+    run, other = await coordinator.plan(), _Records(folder, Sources([folder]), no_pause)
     await coordinator.do(coordinator.records.left, run)
     with pytest.raises(JournalInUseError):  # Temporal tries again
         await coordinator.do(other.left, run)

@@ -1,6 +1,7 @@
 """One chunk of a fleet's run: what is done, what is handed back, and why the run pauses."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,11 @@ from temporalio.testing import ActivityEnvironment
 
 from monocloud_async import MonoCloudSession, RetryPolicy
 from monocloud_async.fleet import worker
-from monocloud_async.fleet.id_file import inspect_file
+from monocloud_async.fleet.id_file import digest_of, inspect_file
 from monocloud_async.fleet.messages import Chunk, ChunkResult, Plan, Span
 from monocloud_async.fleet.sources import Sources
+from monocloud_async.fleet.temporal import member_name
+from monocloud_async.journal.store import Rows
 from monocloud_async.sandbox import Sandbox
 
 RATE = 1000.0
@@ -32,7 +35,7 @@ class Work:
         self.told: list[ChunkResult] = []  # the heartbeats
         self.environment = ActivityEnvironment()
         self.environment.on_heartbeat = self._heartbeat
-        self._activities = worker._Activities(session, Sources([path.parent]))
+        self.activities = worker._Activities(session, Sources([path.parent]))
 
     def _heartbeat(self, result: ChunkResult) -> None:
         self.told.append(msgspec.convert(msgspec.to_builtins(result), ChunkResult))
@@ -49,7 +52,7 @@ class Work:
     ) -> ChunkResult:
         task = await self.plan(**changes)
         chunk = Chunk(span=Span(0, task.source.size), so_far=so_far or ChunkResult(), proved=proved)
-        return await self.environment.run(self._activities.run_chunk, task, chunk, RATE)
+        return await self.environment.run(self.activities.run_chunk, task, chunk, RATE)
 
 
 @pytest.fixture
@@ -109,6 +112,8 @@ async def test_a_refused_key_pauses_the_run_and_its_users_are_handed_back(work: 
     assert "401 Unauthorized" in (result.why or "")
     assert result.rows.positions() == set()
     assert work.sandbox.stats().requests == 1
+    assert (result.worker, work.activities.left.is_set()) == (member_name(), True)
+    work.activities.take_in()
     assert (await work.do(result)).done
 
 
@@ -128,6 +133,7 @@ async def test_a_forbidden_user_is_no_refusal_where_the_key_is_known_to_be_good(
 ) -> None:
     work.sandbox.script(work.sandbox.user_ids()[0], 403)
     assert "403" in ((await work.do()).why or "")
+    work.activities.take_in()
     work.sandbox.script(work.sandbox.user_ids()[0], 403)
     result = await work.do(proved=True)
     assert (result.done, result.why, outcomes(result)) == (True, None, {0: "failed"})
@@ -137,19 +143,56 @@ async def test_a_file_that_changed_pauses_the_run_before_any_call(work: Work) ->
     task = await work.plan()
     work.write("somebody-else")
     chunk = Chunk(span=Span(0, 10), so_far=ChunkResult(requests=7))
-    result = await work.environment.run(work._activities.run_chunk, task, chunk, RATE)
+    result = await work.environment.run(work.activities.run_chunk, task, chunk, RATE)
     assert (result.done, result.requests) == (False, 7)
     assert "changed since the run was planned" in (result.why or "")
     assert work.sandbox.stats().requests == 0
 
 
-async def test_a_file_that_cannot_be_read_is_an_error_with_the_result_so_far(work: Work) -> None:
+async def test_a_worker_that_cannot_read_the_file_leaves_and_says_so(work: Work) -> None:
     task = await work.plan()
     work.path.unlink()
     chunk = Chunk(span=Span(0, 10), so_far=ChunkResult(requests=7))
-    with pytest.raises(ApplicationError, match="cannot read") as caught:
-        await work.environment.run(work._activities.run_chunk, task, chunk, RATE)
-    assert caught.value.details == (ChunkResult(requests=7),)
+    result = await work.environment.run(work.activities.run_chunk, task, chunk, RATE)
+    assert (result.done, result.requests, result.worker) == (False, 7, member_name())
+    assert "cannot read" in (result.why or "")
+    assert work.activities.left.is_set()
+    work.write(*work.sandbox.user_ids())
+    again = await work.do()  # a chunk that came before the worker had left
+    assert (again.why, again.worker) == (result.why, result.worker)
+    assert work.sandbox.stats().requests == 0
+
+
+async def test_a_worker_with_other_lines_than_the_coordinator_leaves_before_any_call(
+    work: Work,
+) -> None:
+    result = await work.do(ChunkResult(digest="another"))
+    assert "are different" in (result.why or "")
+    assert result.worker == member_name()
+    assert work.sandbox.stats().requests == 0
+
+
+async def test_a_result_has_only_what_the_journal_has_not(work: Work) -> None:
+    first, second, third = work.sandbox.user_ids()[:3]
+    work.write(first, second, third)
+    digest = digest_of(work.path.read_bytes())
+    known = ChunkResult(rows=Rows([1, "", 0, 0, 0], []), digest=digest)
+    os.utime(work.path, ns=(1, 1))  # dates do not matter
+    result = await work.do(known)
+    assert (result.done, result.why, result.digest) == (True, None, digest)
+    assert result.rows.positions() == {0, 2}
+    assert work.sandbox.is_disabled(second)
+
+
+async def test_failures_that_fill_a_payload_are_handed_back(
+    work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "_MAX_FAILED", 500)
+    work.sandbox.latency = 0.01
+    work.write(*(f"nobody{number}" for number in range(500)))
+    result = await work.do()
+    assert (result.done, result.why) == (False, None)
+    assert 4 < result.rows.count("failed") < 400
 
 
 async def until(work: Work, requests: int) -> None:

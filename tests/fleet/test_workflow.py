@@ -72,12 +72,16 @@ async def test_a_run_is_paused_sped_up_and_resumed(parts: Fleet) -> None:
     parts.part("coordinator")
     parts.part("worker")
     run = await parts.start(RATE)
-    await parts.until(300)
+    await parts.until(900)
+    progress = await run.progress()
+    assert progress.enabled + progress.under_way <= USERS
+    assert RATE * 0.5 < progress.rate < RATE * 1.5
+    assert sum(member.chunks for member in progress.members) == 6
     await run.pause("a deployment")
     progress = await parts.until_paused(run)
     asked = len(parts.sandbox.asked)
     assert progress.paused == "a deployment"
-    assert progress.enabled < asked  # results handed back are not recorded yet, but kept
+    assert progress.enabled == asked == parts.recorded()["enabled"]
     await asyncio.sleep(1)
     assert len(parts.sandbox.asked) == asked < USERS
     await run.set_rate(700)
@@ -142,20 +146,63 @@ async def test_a_pause_after_a_kill_forgets_a_second_and_no_more(parts: Fleet) -
     assert 0 < await finished(parts, run) < RATE * 1.5
 
 
-async def test_a_file_that_changed_can_be_recorded_nowhere_and_a_cancel_ends(parts: Fleet) -> None:
+async def test_a_file_that_changed_pauses_the_run_with_who_was_done_recorded(parts: Fleet) -> None:
     parts.part("coordinator")
     parts.part("worker")
     run = await parts.start(RATE)
     await parts.until(100)
-    with parts.ids.open("a") as ids:
-        ids.write("eve\n")
-    progress = await parts.until_trouble(run)
-    assert "changed since the run was planned" in progress.trouble[0]
-    await run.cancel()
-    report = await asyncio.wait_for(run.result(), 60)
-    assert report.how == "cancelled"
-    assert "users are in no journal: " in report.trouble[0]
-    assert await run.over()
+    content = parts.ids.read_text()
+    parts.ids.write_text(content + "eve\n")
+    progress = await parts.until_paused(run)
+    assert "changed since the run was planned" in (progress.paused or "")
+    assert progress.enabled == len(parts.sandbox.asked) == parts.recorded()["enabled"]
+    parts.ids.write_text(content)
+    await run.resume()
+    assert await finished(parts, run) == 0
+
+
+async def test_a_touched_file_is_nothing(parts: Fleet) -> None:
+    parts.part("coordinator")
+    parts.part("worker")
+    run = await parts.start(RATE)
+    await parts.until(100)
+    parts.ids.touch()
+    assert await finished(parts, run) == 0
+
+
+async def test_two_coordinators_with_two_folders_pause_the_run(
+    parts: Fleet, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    parts.part("coordinator")
+    parts.part("worker")
+    run = await parts.start(RATE)
+    await parts.until(100)
+    other = parts.part("coordinator", folder=tmp_path_factory.mktemp("other"))
+    while (paused := (await run.progress()).paused) is None:
+        assert len(parts.sandbox.asked) < USERS
+        await asyncio.sleep(0.2)
+    assert f"coordinator {other.pid}@" in paused
+    assert "does not have the journal of this run" in paused
+    other.kill()
+    await run.resume()
+    assert await finished(parts, run) == 0
+
+
+async def test_a_worker_with_an_old_key_leaves_and_the_others_go_on(parts: Fleet) -> None:
+    parts.part("coordinator")
+    await parts.until_hosted()
+    bad = parts.part("worker", key="old-key")
+    run = await parts.start(RATE)
+    progress = await parts.until_away(run)
+    ((name, why),) = progress.away.items()
+    assert {member.role for member in progress.members} == {"worker", "coordinator"}
+    assert name in {member.name for member in progress.members}
+    assert name.startswith(f"{bad.pid}@")
+    assert "401" in why
+    parts.part("worker")
+    await finished(parts, run)
+    assert parts.sandbox.stats().by_status["401"] <= 6  # one for each lane
+    assert "old-key" not in bad.said()
 
 
 async def test_a_user_who_is_forbidden_is_no_news_of_a_key_that_is_good(parts: Fleet) -> None:
@@ -241,19 +288,6 @@ async def test_a_fleet_disables_and_does_the_rest_of_its_journal(parts: Fleet) -
     assert parts.recorded() == {"disabled": USERS}
 
 
-async def test_a_file_that_changes_pauses_the_run(parts: Fleet) -> None:
-    parts.part("coordinator")
-    run = await parts.start(RATE)
-    with parts.ids.open("a") as ids:
-        ids.write("somebody-else\n")
-    parts.part("worker")
-    progress = await parts.until_paused(run)
-    assert "changed since the run was planned" in (progress.paused or "")
-    assert not parts.sandbox.asked
-    await run.cancel()
-    assert (await run.result()).enabled == 0
-
-
 async def test_a_journal_of_something_else_ends_the_run(parts: Fleet) -> None:
     parts.journal.write_text("somebody's notes\n")
     parts.part("coordinator")
@@ -261,6 +295,27 @@ async def test_a_journal_of_something_else_ends_the_run(parts: Fleet) -> None:
     with pytest.raises(FleetError, match="is not a journal of this program"):
         await run.result()
     assert parts.journal.read_text() == "somebody's notes\n"
+
+
+async def test_a_failing_workflow_tells_its_cause(
+    parts: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(_state: object) -> None:
+        raise RuntimeError("steps of another version")
+
+    monkeypatch.chdir(parts.folder)
+    monkeypatch.setattr(workflow, "next_chunk", failing)
+    client = await parts.server.client()
+    coordinator = asyncio.create_task(run_coordinator(parts.sandbox.url, client=client))
+    run = await parts.start(RATE)
+    with pytest.raises(FleetError, match=r"cannot go on, .*: steps of another version"):
+        while True:
+            await run.progress()
+            await asyncio.sleep(0.5)
+    with pytest.raises(FleetError, match="cannot go on"):  # the order has no effect
+        await run.pause()
+    coordinator.cancel()
+    await asyncio.gather(coordinator, return_exceptions=True)
 
 
 async def test_a_long_run_goes_on_in_a_new_history(

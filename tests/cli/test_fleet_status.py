@@ -1,0 +1,53 @@
+"""What `fleet status` says, and that it says what to do next."""
+
+from typing import Any
+
+from monocloud_async.cli.fleet_commands import progress_lines
+from monocloud_async.fleet import Progress, WorkerProgress
+
+
+def lines(**members: Any) -> list[str]:
+    known: dict[str, Any] = {
+        "tenant": "https://acme",
+        "source": "/shared/ids.txt",
+        "size": 1000,
+        "expected": 12_000,
+        "max_rate": 300.0,
+        **members,
+    }
+    return progress_lines(Progress(**known))
+
+
+def test_the_real_rate_and_the_time_left_are_told() -> None:
+    first, _, rate, *_ = lines(done=250, enabled=3000, rate=150.0, under_way=700, chunks=6)
+    assert first == "25.0% of /shared/ids.txt is recorded, about 0:01:00 left"
+    assert rate == "150 requests a second now, at most 300; 700 users under way in 6 chunks"
+
+
+def test_a_run_that_sends_nothing_promises_no_time() -> None:
+    waits = "the tenant asks to wait, 42 s more"
+    first, *others = lines(waits=[waits])
+    assert "left" not in first
+    assert waits in others
+
+
+def test_failures_are_counted_by_kind_the_most_frequent_first() -> None:
+    kinds = {"unknown": 1, "failed 404 NotFoundError": 2}
+    counts = lines(enabled=5, failed=2, unknown=1, kinds=kinds)[1]
+    assert counts == "5 enabled, 2 failed, 1 unknown (2 failed 404 NotFoundError, 1 unknown)"
+
+
+def test_members_are_named_with_their_last_sign_of_life() -> None:
+    worker = WorkerProgress(name="7@host 0.1.0", role="worker", seconds=1.2, chunks=3)
+    assert "Worker 7@host 0.1.0: last seen 1 s ago, 3 chunks" in lines(members=[worker])
+
+
+def test_what_to_do_next_is_the_last_line() -> None:
+    away = {"7@host 0.1.0": "401 Unauthorized"}
+    *_, left, last = lines(away=away)
+    assert left == "Left the run: worker 7@host 0.1.0: 401 Unauthorized"
+    assert last == "When they are mended, take them in with: monocloud-async fleet resume"
+    assert lines(paused="by hand", away=away)[-1] == (
+        "Paused: by hand. Resume with: monocloud-async fleet resume"
+    )
+    assert lines(waiting=2)[-1].endswith("start one: monocloud-async fleet worker")
