@@ -112,11 +112,11 @@ class Job:
 
     def _begin(self) -> None:
         """Tell what is done; from now on the run is refused no more."""
-        if self._display is not None:
-            self._display.begin()
         if self._journal_told:
             say(self.err, self._journal_told)
             self._journal_told = ""
+        if self._display is not None:
+            self._display.begin()
 
     async def run(self, access: Access, limits: Limits = DEFAULT_LIMITS) -> int:
         """Run, print the summary, and return the exit code."""

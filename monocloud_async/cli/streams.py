@@ -37,15 +37,19 @@ class Raw(Protocol):
     @property
     def name(self) -> Any:
         """The name or the descriptor of the file."""
+        ...
 
     def write(self, data: bytes, /) -> int | None:
         """Write some of the data, and return how much; None for nothing."""
+        ...
 
     def fileno(self) -> int:
         """Return the descriptor."""
+        ...
 
     def isatty(self) -> bool:
         """Return whether it is a terminal."""
+        ...
 
 
 class _Writer:
