@@ -39,10 +39,10 @@ class WatchedSandbox(Sandbox):
         super().__init__(**options)
         self.asked: list[tuple[float, str]] = []
 
-    async def _serve(self, request: web.BaseRequest) -> web.Response:
+    async def answer(self, request: web.BaseRequest) -> web.Response:
         if request.rel_url.path.startswith("/api/users/"):
             self.asked.append((time.monotonic(), request.rel_url.parts[3]))
-        return await super()._serve(request)
+        return await super().answer(request)
 
     def repeats(self) -> int:
         """The number of requests after the first one for each user."""

@@ -39,19 +39,25 @@ HEADERS = (
 SHAPES = ("length", "chunked", "chunked in two", "gzip", "gzip chunked")
 
 
-def body(user_id: str) -> str:
-    """Return the documented user with this id."""
+def body(user_id: str, size: int = 0) -> str:
+    """Return the documented user with this id.
+
+    With a `size`, its `private_data` has about so many bytes: small objects, as applications have.
+    """
     user = json.loads(SAMPLE.read_text(encoding="utf-8")) | {"user_id": ID}
+    if size:
+        items = [{"at": number, "item": f"order-{number}"} for number in range(size // 32)]
+        user["private_data"] = {"orders": items}
     text = json.dumps(user, separators=(",", ":"))
     assert text.count(ID) == 1
     return text.replace(ID, user_id)
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[tuple[dict[str, str], str]]:
+def serving(folder: Path, size: int = 0) -> Iterator[tuple[dict[str, str], str]]:
     """Yield the addresses by "TLS/chunked" and the like, and the server's name.
 
-    `folder` gets the authority, ca.pem.
+    `folder` gets the authority, ca.pem. `size` is that of `body`.
     """
     authority = trustme.CA()
     certificate = authority.issue_cert("127.0.0.1")
@@ -59,7 +65,7 @@ def serving(folder: Path) -> Iterator[tuple[dict[str, str], str]]:
     certificate.private_key_and_cert_chain_pem.write_to_path(folder / "server.pem")
     names = [f"{security}/{shape}" for security in ("plain", "TLS") for shape in SHAPES]
     ports = dict(zip(names, _free_ports(len(names)), strict=True))
-    command = [sys.executable, __file__, str(folder), json.dumps(ports)]
+    command = [sys.executable, __file__, str(folder), json.dumps(ports), str(size)]
     said_by_it = folder / "server.txt"
     with said_by_it.open("wb") as output, subprocess.Popen(command, stderr=output) as server:
         try:
@@ -131,7 +137,7 @@ class _Answers(asyncio.Protocol):
     transport: asyncio.Transport
     asked = re.compile(rb"POST /api/users/([^/ ]+)/enable HTTP/1\.1\r\n")
     allowed = re.compile(rb"\naccept-encoding:[^\r]*gzip", re.IGNORECASE)
-    before, after = body(ID).encode().split(ID.encode())
+    before, after = b"", b""
     left = b""
 
     def __init__(self, shape: str) -> None:
@@ -175,7 +181,8 @@ def _new_loop() -> asyncio.AbstractEventLoop:
     return uvloop.new_event_loop()
 
 
-async def _serve(folder: str, ports: str) -> None:
+async def _serve(folder: str, ports: str, size: str) -> None:
+    _Answers.before, _Answers.after = body(ID, int(size)).encode().split(ID.encode())
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(f"{folder}/server.pem")
     loop = asyncio.get_running_loop()

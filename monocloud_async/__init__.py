@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from monocloud_async.bulk.run import BulkRun
+    from monocloud_async.client import MonoCloudClient
     from monocloud_async.errors import (
         BadRequestError,
         ConfigurationError,
@@ -57,6 +58,7 @@ __all__ = [
     "InvalidResponseError",
     "InvalidUserIdError",
     "KeyValidationError",
+    "MonoCloudClient",
     "MonoCloudError",
     "MonoCloudSession",
     "NotFoundError",
@@ -93,6 +95,7 @@ _MODULES = (
     "retry",
     "user_list",
     "bulk.run",
+    "client",
     "session",
 )  # quickest first
 

@@ -44,6 +44,12 @@ class MaskedKey(str):
     def __reduce__(self) -> NoReturn:
         raise TypeError(_NOT_PICKLED)
 
+    def __copy__(self) -> "MaskedKey":
+        return self
+
+    def __deepcopy__(self, _memo: object) -> "MaskedKey":
+        return self  # recorders such as VCR.py copy a request before they remove the key
+
     def __getitem__(self, part: SupportsIndex | slice) -> "MaskedKey":
         return MaskedKey(super().__getitem__(part))  # rich slices a string before printing it
 

@@ -12,7 +12,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
-from aiohttp import ClientConnectionError, ClientRequest, ClientTimeout, TCPConnector
+from aiohttp import (
+    ClientConnectionError,
+    ClientRequest,
+    ClientTimeout,
+    TCPConnector,
+    ThreadedResolver,
+)
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
 from aiohttp.http import HttpProcessingError, RawResponseMessage
@@ -143,13 +149,15 @@ class Connector(TCPConnector):
 
     Args:
         options: the options of `aiohttp.TCPConnector`, with its defaults, but for `limit`: it is 0
-            (no limit), because a timeout would count the time spent waiting for a connection.
+            (no limit), because a timeout would count the time spent waiting for a connection. And
+            names are looked up by the system, also where aiodns is installed: it does not know the
+            names of a VPN, of `.local` and of `/etc/nsswitch.conf`.
     """
 
     protocol: Callable[..., GuardedProtocol] = GuardedProtocol
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**{"limit": 0, **options})
+        super().__init__(**{"limit": 0, "resolver": ThreadedResolver(), **options})
         # aiohttp has no public way to set the protocol class; the tests check that it uses this.
         self._factory = partial(self.protocol, loop=self._loop)  # type: ignore[assignment]
 

@@ -34,12 +34,14 @@ from monocloud_async.errors import (
     InvalidResponseError,
     MonoCloudError,
     RateLimitedError,
+    RequestTimeoutError,
 )
 from monocloud_async.journal import Journal
 from monocloud_async.models import User
 from monocloud_async.ratelimit.admission_queue import CLOSED, AdmissionQueue, record_failure
 from monocloud_async.ratelimit.limiter import RateLimiter
 from monocloud_async.retry import RetryBudget, RetryPolicy, checked_policy, retry_call
+from monocloud_async.transport import Transport
 from monocloud_async.transport.error_translation import (
     expired_error,
     timeout_error,
@@ -48,6 +50,7 @@ from monocloud_async.transport.error_translation import (
 )
 from monocloud_async.transport.fast import FastConnector, FastTransport
 from monocloud_async.transport.standard import ClosedError, StandardTransport
+from monocloud_async.transport.time_slice import TimeSlice
 from monocloud_async.user_list import UserList
 
 T = TypeVar("T")
@@ -135,6 +138,7 @@ class MonoCloudSession:
         self._limiter = RateLimiter(max_rate, burst=burst, tenant=self._base_url)
         self._queue = AdmissionQueue(self._limiter)
         self._budget = RetryBudget()
+        self._time_slice = TimeSlice()
 
     @property
     def tenant(self) -> str:
@@ -389,7 +393,8 @@ class MonoCloudSession:
         operation.path(target)  # refuses an id that is not valid
         self._begin()
         clock = asyncio.get_running_loop().time
-        deadline = clock() + policy.total
+        began = clock()
+        deadline = began + policy.total
         attempt = partial(self._attempt, operation, target, limit, policy)
         self._budget.count_call(clock())
         self._calls += 1
@@ -411,6 +416,11 @@ class MonoCloudSession:
                 clock=clock,
                 sleep=self._queue.sleep,
             )
+        except RequestTimeoutError as error:
+            if error.attempts > 1:  # its text has the time of the last attempt alone
+                in_all = f"; {error.attempts} attempts, {clock() - began:.3g} s in all"
+                error.args = (f"{error.args[0]}{in_all}",)
+            raise
         finally:
             self._calls -= 1
             self._note_end()
@@ -619,7 +629,9 @@ class MonoCloudSession:
         return BulkRun(
             operation,
             user_ids,
-            lambda user_id, left: self._send(operation, user_id, min(seconds, left)),
+            lambda user_id, left: self._send(
+                operation, user_id, min(seconds, left), self._time_slice
+            ),
             policy=self._retry if retry is None else checked_policy(retry),
             queue=self._queue,
             in_progress=self._in_progress,
@@ -641,13 +653,19 @@ class MonoCloudSession:
             self.list_users(),
         )
 
-    async def _send(self, operation: Operation[T], target: str, timeout: float) -> T:
+    async def _send(
+        self,
+        operation: Operation[T],
+        target: str,
+        timeout: float,
+        time_slice: TimeSlice | None = None,
+    ) -> T:
         """Send one request, and return its result; the only place where errors are translated."""
         transport = self._transport()
         if timeout <= 0:  # aiohttp would treat this as no timeout
             raise expired_error(target)
         try:
-            response = await transport.send(operation, target, timeout)
+            response = await transport.send(operation, target, timeout, time_slice)
         except TimeoutError as error:
             fault: MonoCloudError = timeout_error(error, target, timeout)
         except aiohttp.InvalidURL as error:
@@ -667,10 +685,13 @@ class MonoCloudSession:
         # Outside the `except`, and not chained: aiohttp's errors hold the request's headers.
         raise fault
 
-    def _transport(self) -> StandardTransport | FastTransport:
+    def _transport(self) -> Transport:
         """Return the transport to use now."""
         if self._state is _State.CLOSED:
             raise ConfigurationError(CLOSED)
+        return self._choose_transport()
+
+    def _choose_transport(self) -> Transport:
         if self._borrowed is not None:
             if self._borrowed.closed:
                 raise ConfigurationError("the borrowed client_session is closed")

@@ -1,4 +1,6 @@
-"""Pytest fixtures that run the sandbox for your own tests; see docs/testing.md.
+"""For your own tests: pytest fixtures that run the sandbox, and a session without sockets.
+
+docs/testing.md shows both.
 
 pytest loads this module wherever the package is installed, also for unrelated tests. So aiohttp and
 the sandbox are imported only when a fixture is used.
@@ -6,7 +8,7 @@ the sandbox are imported only when a fixture is used.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -14,7 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from monocloud_async import MonoCloudSession
+    from monocloud_async.fake import FakeMonoCloud
     from monocloud_async.sandbox import Sandbox
+
+__all__ = ["FakeMonoCloud", "monocloud_sandbox", "monocloud_session"]
 
 
 @pytest.fixture
@@ -42,3 +47,14 @@ def monocloud_session(monocloud_sandbox: Sandbox) -> Iterator[MonoCloudSession]:
     loop = asyncio.new_event_loop()
     loop.run_until_complete(session.close())
     loop.close()
+
+
+if not TYPE_CHECKING:  # a type checker would then accept every name
+
+    def __getattr__(name: str) -> Any:
+        """Import `FakeMonoCloud` when it is first used."""
+        if name != "FakeMonoCloud":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from monocloud_async.fake import FakeMonoCloud  # noqa: PLC0415 - see the docstring
+
+        return FakeMonoCloud

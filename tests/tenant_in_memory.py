@@ -59,7 +59,9 @@ class Session(MonoCloudSession):
         super().__init__("acme.eu.monocloud.com", "k", max_rate=max_rate)
         self._answer = answer
 
-    async def _send(self, operation: Operation[Any], target: str, timeout: float) -> Any:
+    async def _send(
+        self, operation: Operation[Any], target: str, timeout: float, time_slice: object = None
+    ) -> Any:
         assert operation is ENABLE
         return await self._answer(target, timeout)
 

@@ -1,3 +1,6 @@
+import copy
+import pickle
+
 import pytest
 
 from monocloud_async import ConfigurationError, MonoCloudSession, config
@@ -112,3 +115,12 @@ def test_an_empty_timeout_of_the_environment_is_the_default(
 ) -> None:
     monkeypatch.setenv(config.TIMEOUT, "")
     assert MonoCloudSession("acme.com", KEY)._timeout == 10.0
+
+
+def test_a_recorder_may_copy_the_headers_with_the_key_but_not_pickle_them() -> None:
+    headers = {"X-API-KEY": config.mask_key("sentinel-key-4711")}
+    copied = copy.deepcopy(headers)
+    assert copied == headers
+    assert repr(copy.copy(copied["X-API-KEY"])) == "'****'"
+    with pytest.raises(TypeError, match="credentials are not pickled"):
+        pickle.dumps(copied)

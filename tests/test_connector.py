@@ -70,3 +70,12 @@ def test_after_an_informational_answer_another_one_follows(
 
 def test_64_kib_of_headers_are_read() -> None:
     assert MAX_HEADERS == 65536
+
+
+async def test_names_are_looked_up_by_the_system_whatever_is_installed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("aiohttp.connector.DefaultResolver", None)  # aiodns would replace it
+    connector = Connector()
+    assert isinstance(connector._resolver, aiohttp.ThreadedResolver)
+    await connector.close()

@@ -11,6 +11,7 @@ PACKAGE = ROOT / "monocloud_async"
 OUTSIDE = {
     "",
     "__main__",
+    "fake",
     "sandbox",
     "testing",
 }  # not parts of the client

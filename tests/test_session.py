@@ -545,3 +545,18 @@ def test_retries_of_single_calls_are_a_fifth_of_the_requests_and_an_error_says_s
         assert any("not tried again: the session's retry budget is spent" in e for e in errors)
 
     run(main(), sockets=False)
+
+
+async def test_a_timeout_after_retries_tells_how_long_the_whole_call_took(sandbox: Sandbox) -> None:
+    user_id = sandbox.user_ids()[0]
+    sandbox.script(user_id, "hang", "hang", "hang")
+    retry = RetryPolicy(attempts=3, wait_initial=0.001)
+    async with MonoCloudSession(sandbox.url, sandbox.api_key, timeout=0.1, retry=retry) as session:
+        with pytest.raises(
+            m.RequestTimeoutError, match=r"within 0\.1 s; 3 attempts, 0\.[34]\d* s in"
+        ):
+            await session.enable_user(user_id)
+        sandbox.script(user_id, "hang")
+        with pytest.raises(m.RequestTimeoutError) as caught:
+            await session.enable_user(user_id, retry=NEVER)
+    assert "in all" not in str(caught.value)

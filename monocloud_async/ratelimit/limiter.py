@@ -93,7 +93,8 @@ class RateLimiter:
         self.changes = 0
         self.listeners: set[Listener] = set()
         self._limit = None if max_rate is None else Pacer(max_rate, burst)
-        self._random = random.Random(seed)  # noqa: S311  jitter, no secret
+        # The module's own generator is seeded anew in each process that is forked.
+        self._uniform = (random if seed is None else random.Random(seed)).uniform  # noqa: S311  jitter, no secret
         self._estimator: RateEstimator | None = None
         self._pacer = Pacer()
         self._interval = MeasurementInterval(0)
@@ -294,7 +295,7 @@ class RateLimiter:
             if self._estimator is not None:
                 self._preview = self._estimator.preview(self._interval)
         wait = max(retry_after or 0.0, self._backoff)
-        self._pause(now, wait + self._random.uniform(0.0, _JITTER))
+        self._pause(now, wait + self._uniform(0.0, _JITTER))
         fields = {"tenant": self.tenant, "seconds": wait}
         logger.info("paused for %.1f s: the tenant answered 429", wait, extra=fields)
 

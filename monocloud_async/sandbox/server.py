@@ -139,7 +139,7 @@ class Sandbox(InAThread):
                 self.host,
             )
         # When a client disconnects, its request is cancelled, so a scripted hang ends.
-        self._server = web.Server(self._serve, handler_cancellation=True, access_log=None)
+        self._server = web.Server(self.answer, handler_cancellation=True, access_log=None)
         # The default backlog of 100 would drop connections when a run opens 500 at once.
         self._listener = await asyncio.get_running_loop().create_server(
             self._connect, self.host, self.port, backlog=1024
@@ -230,7 +230,8 @@ class Sandbox(InAThread):
         assert self._server is not None  # noqa: S101 - set before the listener starts
         return self._server()
 
-    async def _serve(self, request: web.BaseRequest) -> web.Response:
+    async def answer(self, request: web.BaseRequest) -> web.Response:
+        """Return the response to a request, as the server sends it."""
         path = _decoded(request.rel_url.raw_path)
         if path[:1] == ["_sandbox"]:
             return self._unauthorized(request) or await self._control(request, path)

@@ -15,6 +15,13 @@ _CERTIFICATE = (
     "Check the domain; where a gateway of your own opens TLS, name the file of its authority in"
     " SSL_CERT_FILE"
 )
+_STRICT = (
+    "Python 3.13 checks certificates strictly, and this one, or its authority's, does not conform"
+    " to RFC 5280. Have it issued anew, or pass a client_session whose SSL context is without"
+    " ssl.VERIFY_X509_STRICT"
+)
+# OpenSSL's X509_V_ERR codes of what only the strict check refuses (openssl/x509_vfy.h).
+_STRICT_CODES = range(80, 94)
 _TLS = "Check the domain and its port, and whether a proxy is in between"
 
 
@@ -62,7 +69,8 @@ def _not_sent(error: ClientFailure, user_id: str) -> TransportError | None:
         case aiohttp.ClientConnectorCertificateError():
             reason = getattr(error.certificate_error, "verify_message", "") or "it is not trusted"
             what = f"the server's TLS certificate was refused: {reason.rstrip('.')}"
-            transient, lasting, advice = False, True, _CERTIFICATE
+            strict = getattr(error.certificate_error, "verify_code", 0) in _STRICT_CODES
+            transient, lasting, advice = False, True, _STRICT if strict else _CERTIFICATE
         case aiohttp.ClientSSLError():
             reason = getattr(error.os_error, "reason", "") or "no TLS on this port"
             what = f"TLS could not be set up: {reason}"

@@ -45,6 +45,7 @@ from monocloud_async.transport.standard import (
     read_body,
     request_options,
 )
+from monocloud_async.transport.time_slice import TimeSlice
 
 _PIECES: Final = 4  # of a response that are read here; a slow one may have any number
 _PIECE: Final = 1 << 16  # bytes of all but the last one
@@ -57,7 +58,7 @@ class FastProtocol(GuardedProtocol):
     _pieces: tuple[bytes, ...] = ()  # of a plain response that is not complete
 
     def send_request(
-        self, method: str, path: str, head: str
+        self, method: str, path: str, head: str, time_slice: TimeSlice | None
     ) -> asyncio.Future[tuple[bytes, bytes | None]]:
         """The response and its body if it is a plain one; else None for the body.
 
@@ -68,6 +69,7 @@ class FastProtocol(GuardedProtocol):
         if self.transport is None:
             raise aiohttp.ServerDisconnectedError
         self._pending = waiter = self._loop.create_future()
+        self._time_slice = time_slice
         # In one expression: no local variable should hold the API key.
         self.transport.write(f"{method} {path} HTTP/1.1\r\n{head}".encode())
         return waiter
@@ -83,8 +85,12 @@ class FastProtocol(GuardedProtocol):
         if isinstance(body, bytes):
             self.mark_idle()  # no response is expected any more
             waiter, self._pending, self._pieces = self._pending, None, ()
-            if not waiter.done():
+            if waiter.done():
+                return
+            if self._time_slice is None:
                 waiter.set_result((response, body))
+            else:
+                self._time_slice.deliver(waiter, (response, body))
         elif body is NoBody.INCOMPLETE and len(pieces) < _PIECES and len(response) <= _PIECE:
             self._pieces = (*pieces, data)
         else:
@@ -236,7 +242,13 @@ class FastTransport:
             self._unhooked = all(_is_original(getattr(kind, name)) for kind, name in HOOKS)
         return self._unhooked
 
-    async def send(self, operation: Operation[object], target: str, timeout: float) -> Response:
+    async def send(
+        self,
+        operation: Operation[object],
+        target: str,
+        timeout: float,
+        time_slice: TimeSlice | None = None,
+    ) -> Response:
         """The response to this operation on this target; errors are aiohttp's."""
         path, due = operation.path(target), self._loop.time() + timeout
         head = self._heads.get(operation) or self._head(operation)
@@ -247,7 +259,9 @@ class FastTransport:
             keep = False
             try:
                 try:
-                    answer, body = await protocol.send_request(operation.method, path, head)
+                    answer, body = await protocol.send_request(
+                        operation.method, path, head, time_slice
+                    )
                 except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
                     if not protocol.reused:
                         raise
@@ -264,6 +278,8 @@ class FastTransport:
                     async with self._deadlines.at(due):
                         response, complete = await _read(protocol, operation)
                 keep = complete and is_silent(protocol)
+                if time_slice is not None:
+                    await time_slice.turn()
                 return response
             finally:
                 self._release(connection, protocol, keep=keep)

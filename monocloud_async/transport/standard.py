@@ -23,6 +23,7 @@ from monocloud_async.connector import (
     is_silent,
 )
 from monocloud_async.endpoint import Operation, Response
+from monocloud_async.transport.time_slice import TimeSlice
 
 CONNECT_SHARE: Final = 0.9  # of a request's timeout
 # `Connector` counts the bytes of headers. aiohttp's own connectors limit only the length of a line
@@ -91,7 +92,13 @@ class StandardTransport:
         self._places = _places(client.connector)
         self._deadlines = Deadlines()
 
-    async def send(self, operation: Operation[object], target: str, timeout: float) -> Response:
+    async def send(
+        self,
+        operation: Operation[object],
+        target: str,
+        timeout: float,
+        time_slice: TimeSlice | None = None,
+    ) -> Response:
         """The response to this operation on this target; errors are aiohttp's."""
         due = asyncio.get_running_loop().time() + timeout
         try:
@@ -101,9 +108,12 @@ class StandardTransport:
             raise aiohttp.ConnectionTimeoutError from None
         try:
             async with self._deadlines.at(due):
-                return await self._send_again_if_stale(operation, target, timeout)
+                response = await self._send_again_if_stale(operation, target, timeout)
         finally:
             self._places.release()
+        if time_slice is not None:
+            await time_slice.turn()
+        return response
 
     async def _send_again_if_stale(
         self, operation: Operation[object], target: str, timeout: float

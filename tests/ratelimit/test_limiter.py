@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 import random
 import re
 import statistics
@@ -631,3 +632,20 @@ def test_the_display_says_what_the_tenant_does() -> None:
     assert re.fullmatch(
         r"the tenant is down for \d s: probing, for at most 300 s", limiter_status(broken)
     )
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks here")
+def test_limiters_that_were_made_before_a_fork_have_a_jitter_of_their_own() -> None:
+    limiter = RateLimiter()
+    pauses = []
+    for _ in range(2):
+        theirs, ours = os.pipe()
+        if os.fork() == 0:  # pragma: no cover  another process
+            limiter.refused(limiter.send(0.0), 1.0, 0.0)
+            os.write(ours, repr(limiter.pause_from(0.0)).encode())
+            os._exit(0)
+        os.wait()
+        pauses.append(os.read(theirs, 100))
+        os.close(theirs)
+        os.close(ours)
+    assert pauses[0] != pauses[1]

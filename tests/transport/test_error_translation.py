@@ -112,3 +112,14 @@ def test_a_client_that_makes_no_request_is_a_mistake_of_its_configuration() -> N
     assert type(error) is ConfigurationError
     assert "made no request (ValueError)" in str(error)
     assert "hunter2" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("code", "advice"),
+    [(89, "without ssl.VERIFY_X509_STRICT"), (19, "in SSL_CERT_FILE"), (18, "in SSL_CERT_FILE")],
+)
+def test_the_advice_for_a_certificate_is_that_for_its_cause(code: int, advice: str) -> None:
+    reason = SSLCertVerificationError("refused")
+    reason.verify_code, reason.verify_message = code, "reason"
+    error = aiohttp.ClientConnectorCertificateError(TO, reason)
+    assert transport_error(error, "ada").advice.endswith(advice)

@@ -12,6 +12,7 @@ import aiohttp
 from monocloud_async import (
     BulkReport,
     BulkRun,
+    MonoCloudClient,
     MonoCloudSession,
     Outcome,
     RetryPolicy,
@@ -22,6 +23,7 @@ from monocloud_async import (
 )
 from monocloud_async.journal import Journal
 from monocloud_async.ratelimit.limiter import RateLimiter
+from monocloud_async.testing import FakeMonoCloud
 
 
 async def one_call(session: MonoCloudSession) -> None:
@@ -49,6 +51,19 @@ async def a_session(client: aiohttp.ClientSession) -> None:
     MonoCloudSession("acme.eu.monocloud.com", "key", timeout=5, retry=RetryPolicy(), max_rate=50)
     MonoCloudSession(client_session=client)
     await session.close()
+
+
+async def a_service(client: MonoCloudClient, ids: list[str]) -> None:
+    """What takes a session, or a fake of one's own."""
+    assert_type(await client.enable_user("ada", timeout=3), User)
+    assert_type(await client.bulk_enable(ids, concurrency=10, journal="users.journal"), BulkReport)
+    await client.bulk_disable(ids, revoke_sessions=True)
+    await client.close(drain=20)
+
+
+async def who_calls_it(session: MonoCloudSession, ids: list[str]) -> None:
+    await a_service(session, ids)
+    await a_service(FakeMonoCloud(), ids)
 
 
 async def the_pace(session: MonoCloudSession) -> None:
