@@ -44,7 +44,9 @@ class Session(MonoCloudSession):
         self.tenant_limit, self.retry_after = tenant, retry_after
         self.granted_to_run = self.granted_to_calls = self.refused = 0
 
-    async def _send(self, operation: Operation[Any], target: str, timeout: float) -> Any:
+    async def _send(
+        self, operation: Operation[Any], target: str, timeout: float, time_slice: object = None
+    ) -> Any:
         await asyncio.sleep(LATENCY)
         if self.tenant_limit.take(asyncio.get_running_loop().time()) is not None:
             self.refused += 1

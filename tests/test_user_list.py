@@ -349,7 +349,9 @@ class Session(MonoCloudSession):
         self._tenant = tenant
         self._down_until = seconds
 
-    async def _send(self, operation: Operation[Any], target: str, timeout: float) -> Any:
+    async def _send(
+        self, operation: Operation[Any], target: str, timeout: float, time_slice: object = None
+    ) -> Any:
         await asyncio.sleep(0.02)
         if len(self._tenant.pages) > 1 and asyncio.get_running_loop().time() < self._down_until:
             raise m.TransportError("connection refused", sent=False)
