@@ -10,6 +10,7 @@ because it depends on the time since the last heartbeat.
 import asyncio
 import signal
 import sys
+import time
 from asyncio import (
     to_thread as apart,
 )  # the tenant records the time of requests, so it must not wait
@@ -118,9 +119,48 @@ async def refuses_key(parts: Fleet, run: FleetRun, _first: Part) -> None:
     await run.resume()
 
 
+async def touch(parts: Fleet, _run: FleetRun, _first: Part) -> None:
+    """The file is touched"""
+    await parts.until(HALF)
+    parts.ids.touch()
+
+
+async def append(parts: Fleet, run: FleetRun, _first: Part) -> None:
+    """A line is appended to the file, and removed again"""
+    await parts.until(HALF)
+    content = parts.ids.read_text()
+    parts.ids.write_text(content + "somebody-else\n")
+    progress = await parts.until_paused(run)
+    assert progress.enabled == parts.recorded()["enabled"] == len(parts.sandbox.asked)
+    parts.ids.write_text(content)
+    await run.resume()
+
+
+async def two_folders(parts: Fleet, run: FleetRun, _first: Part) -> None:
+    """A second coordinator, in another folder, ended when the run is paused"""
+    await parts.until(USERS // 4)
+    folder = parts.folder / "other"
+    folder.mkdir()
+    second = await apart(lambda: parts.part("coordinator", folder=folder))
+    began = time.monotonic()
+    await parts.until_paused(run)
+    print(f"paused after {time.monotonic() - began:.1f} s", flush=True)
+    await apart(second.kill)
+    await run.resume()
+
+
+async def old_key(parts: Fleet, run: FleetRun, _first: Part) -> None:
+    """A fourth worker has an old key"""
+    await parts.until(USERS // 4)
+    bad = await apart(lambda: parts.part("worker", key="old"))
+    progress = await parts.until_away(run)
+    assert [name.partition("@")[0] for name in progress.away] == [str(bad.pid)]
+
+
 FAULTS: list[Fault] = [
     no_fault, kill_worker, kill_two, stop_worker, terminate, pause, slower, cancel,
-    kill_coordinator, kill_temporal, grants_less, refuses_key,
+    kill_coordinator, kill_temporal, grants_less, refuses_key, touch, append, two_folders,
+    old_key,
 ]  # fmt: skip
 
 

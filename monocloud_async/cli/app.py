@@ -6,8 +6,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from monocloud_async.cli import fleet
 from monocloud_async.cli.exit_codes import ALL_DONE, INTERRUPTED, SOME_FAILED, STOPPED, USAGE
+from monocloud_async.cli.fleet.app import app as fleet_app
 from monocloud_async.cli.options import (
     Attempts,
     ByWhat,
@@ -92,7 +92,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-app.add_typer(fleet.app, name="fleet")
+app.add_typer(fleet_app, name="fleet")
 
 
 def run(arguments: list[str]) -> int:

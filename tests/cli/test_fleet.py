@@ -78,11 +78,22 @@ async def test_a_run_that_is_cancelled(parts: Fleet) -> None:
     assert "The run was cancelled" in await say(parts, "status", "--follow", code=3)
 
 
+async def test_a_start_with_the_journal_of_something_else_is_refused_at_once(parts: Fleet) -> None:
+    parts.journal.write_text("notes")
+    parts.part("coordinator")
+    await parts.until_hosted()
+    said = await say(parts, "start", parts.ids, "--max-rate", 50, code=2)
+    assert "is not a journal of this program" in said
+    said = await say(parts, "start", parts.ids, "--max-rate", 50, "--journal", "up/j", code=2)
+    assert "is not the name of a journal" in said
+
+
 async def test_mistakes_are_told_in_one_line(parts: Fleet) -> None:
     assert "no run is in progress for http" in await say(parts, "status", code=2)
     assert "cannot read" in await say(parts, "start", "nothing.txt", "--max-rate", 1, code=2)
     assert "max_rate must be" in await say(parts, "start", parts.ids, "--max-rate", 0, code=2)
-    await say(parts, "start", parts.ids, "--max-rate", 1)
+    said = await say(parts, "start", parts.ids, "--max-rate", 1)
+    assert "start one with: monocloud-async fleet coordinator" in said
     assert "no coordinator answers" in await say(parts, "status", code=2)
     await say(parts, "cancel")
     parts.server.environment["TEMPORAL_ADDRESS"] = "127.0.0.1:1"

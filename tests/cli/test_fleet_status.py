@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from monocloud_async.cli.fleet_commands import progress_lines
+from monocloud_async.cli.fleet.commands import progress_lines
 from monocloud_async.fleet import Progress, WorkerProgress
 
 

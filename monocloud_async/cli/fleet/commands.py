@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import TypeVar
 
 import msgspec
+from msgspec import Struct
 from rich.console import Console
 from rich.table import Table
 
@@ -25,6 +26,7 @@ from monocloud_async.sanitize import clean
 
 try:
     from monocloud_async.fleet import (
+        Failure,
         FleetError,
         FleetReport,
         FleetRun,
@@ -39,6 +41,8 @@ except ImportError as error:
 T = TypeVar("T")
 
 PROGRAM = "monocloud-async"
+_ASK = 0.2  # seconds between two questions whether the run has begun
+_ASKED = 50
 _KINDS = 5  # of failures, in the status
 _TICK = 1.0  # seconds between two updates: workers report their progress once a second
 
@@ -92,10 +96,10 @@ def start(
     max_outage: float,
     domain: str | None,
 ) -> None:
-    """Start a run, and print how to watch it."""
+    """Start a run, and print how to watch it; raises if the coordinator refuses it at once."""
 
-    async def begin() -> FleetRun:
-        return await FleetRun.start(
+    async def begin() -> tuple[FleetRun, bool]:
+        run = await FleetRun.start(
             file,
             max_rate=max_rate,
             form=form,
@@ -104,11 +108,34 @@ def start(
             max_outage=max_outage,
             domain=domain,
         )
+        return run, await _is_hosted(run)
 
-    run = ask(begin())
+    run, hosted = ask(begin())
     out = streams.out()
     say(out, f"The run of {file} on {run.tenant} has started, at {max_rate:g} requests a second")
+    if not hosted:
+        say(out, "It waits for a coordinator; start one with: monocloud-async fleet coordinator")
     say(out, "Watch it with: monocloud-async fleet status --follow")
+
+
+async def _is_hosted(run: FleetRun) -> bool:
+    """Wait until the run has begun, and return whether there is a coordinator.
+
+    Raises:
+        FleetError: the coordinator refused the run, for example because of its journal.
+    """
+    for _ in range(_ASKED):
+        if await run.over():
+            await run.result()
+            return True
+        try:
+            progress = await run.progress()
+        except FleetError:
+            return await run.over()
+        if progress.chunks or progress.paused or progress.trouble:
+            return True
+        await asyncio.sleep(_ASK)
+    return True
 
 
 def steer(domain: str | None, order: Callable[[FleetRun], Awaitable[None]], done: str) -> None:
@@ -124,20 +151,27 @@ def steer(domain: str | None, order: Callable[[FleetRun], Awaitable[None]], done
 def failures(domain: str | None, *, json: bool) -> None:
     """Show the users for whom the operation was not done."""
 
-    async def fetch() -> list[str]:
-        failures = await (await FleetRun.attach(domain)).failures()
-        if json:
-            return [msgspec.json.encode(failure).decode() for failure in failures]
-        return [
-            f"id number {each.position + 1:,}, user {each.user_id!r}: {each.outcome}, "
-            + " ".join(str(part) for part in (each.error, each.status, each.title) if part)
-            + (f", trace id {each.trace_id}" if each.trace_id else "")
-            for each in failures
-        ]
+    async def fetch() -> list[Failure]:
+        return await (await FleetRun.attach(domain)).failures()
 
+    found = ask(fetch())
+    if json:
+        _write_json(*found)
+        return
     out = streams.out()
-    for line in ask(fetch()):
-        say(out, line)
+    for each in found:
+        parts = (each.error, each.status, each.title)
+        say(
+            out,
+            f"id number {each.position + 1:,}, user {each.user_id!r}: {each.outcome}, "
+            + " ".join(str(part) for part in parts if part)
+            + (f", trace id {each.trace_id}" if each.trace_id else ""),
+        )
+
+
+def _write_json(*objects: Struct) -> None:
+    """Write the objects to stdout, whole, one in a line."""
+    streams.results().write(b"".join(msgspec.json.encode(each) + b"\n" for each in objects))
 
 
 def status(domain: str | None, *, follow: bool, json: bool) -> int:
@@ -150,7 +184,10 @@ async def _status(domain: str | None, *, follow: bool, json: bool) -> int:
     run = await FleetRun.attach(domain)
     if not follow and not await run.over():
         progress = await run.progress()
-        for line in [msgspec.json.encode(progress).decode()] if json else progress_lines(progress):
+        if json:
+            _write_json(progress)
+            return ALL_DONE
+        for line in progress_lines(progress):
             say(out, line)
         return ALL_DONE
     task = asyncio.create_task(watch(run, streams.err()))
@@ -164,7 +201,7 @@ async def _status(domain: str | None, *, follow: bool, json: bool) -> int:
         except asyncio.CancelledError:
             return INTERRUPTED
     if json:
-        say(out, msgspec.json.encode(report).decode())
+        _write_json(report)
     else:
         sum_up(out, report)
     return exit_code(report)

@@ -22,7 +22,7 @@ from monocloud_async.cli import loop, streams
 from monocloud_async.cli.access import Access
 from monocloud_async.cli.display import say
 from monocloud_async.cli.exit_codes import INTERRUPTED
-from monocloud_async.cli.fleet_commands import PROGRAM, ask, exit_code, sum_up, watch
+from monocloud_async.cli.fleet.commands import PROGRAM, ask, exit_code, sum_up, watch
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.fleet import FleetError, FleetReport, FleetRun, connect
 from monocloud_async.inputs import Format
