@@ -56,10 +56,16 @@ class _Writer:
     """Writes what its outputs were given, oldest first; one that is stuck does not stop another."""
 
     def __init__(self) -> None:
+        self._given = 0
+        self.begin()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self.begin)  # a fork has no threads of its parent
+
+    def begin(self) -> None:
+        """Begin with nothing to write, and no thread."""
         self.changed = threading.Condition()
         self._outputs: list[Output] = []
         self._thread: threading.Thread | None = None
-        self._given = 0
 
     def give(self, output: "Output", data: bytes) -> None:
         """Add data; called with `changed` held."""

@@ -5,6 +5,7 @@ import errno
 import io
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -206,3 +207,24 @@ def test_a_fault_of_the_program_is_no_some_failed(
     assert "ZeroDivisionError: a  [2J name" in err
     assert err.endswith("please report it with the lines above\n")
     assert "\x1b" not in err
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="it has no fork")
+def test_a_fork_writes_by_a_thread_of_its_own(tmp_path: Path) -> None:
+    def say(text: str) -> None:
+        with (tmp_path / "out").open("ab", buffering=0) as file:
+            output = Output(file)
+            output.write(text.encode())
+            output.finish(10)
+
+    say("parent\n")
+    with warnings.catch_warnings():  # since Python 3.12 a fork of a process with threads warns
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if child == 0:
+        try:
+            say("child\n")
+        finally:
+            os._exit(0)
+    assert os.waitpid(child, 0) == (child, 0)
+    assert (tmp_path / "out").read_text() == "parent\nchild\n"
