@@ -125,7 +125,7 @@ def run(arguments: list[str]) -> int:
 
     try:
         if _COMPLETE in os.environ:
-            from typer.completion import completion_init  # noqa: PLC0415
+            from typer._completion_classes import completion_init  # noqa: PLC0415  only for a shell
 
             completion_init()
         code = app(arguments, prog_name=PROGRAM, standalone_mode=False)
@@ -176,7 +176,7 @@ class Shell(StrEnum):
 
 def _completion(shell: Shell | None) -> None:
     if shell is not None:
-        from typer.completion import get_completion_script  # noqa: PLC0415  help is quick
+        from typer._completion_shared import get_completion_script  # noqa: PLC0415  help is quick
 
         script = get_completion_script(prog_name=PROGRAM, complete_var=_COMPLETE, shell=shell)
         typer.echo(script)

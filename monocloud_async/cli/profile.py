@@ -19,7 +19,7 @@ _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 
 def take_profile(arguments: list[str]) -> tuple[str | None, list[str]]:
     """Return the profile that the arguments name, if any, and the arguments without it."""
-    name, rest = None, []
+    name, rest = None, list[str]()
     words = iter(arguments)
     for word in words:
         if word == "--":

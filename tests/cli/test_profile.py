@@ -1,5 +1,6 @@
 """Profiles, `whoami`, ids that begin with a dash, and completion."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,12 @@ from terminal import Cli
 
 from monocloud_async import config
 from monocloud_async.sandbox import Sandbox
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox(users=3) as sandbox:
+        yield sandbox
 
 
 @pytest.fixture
