@@ -1,5 +1,7 @@
 """The commands and their options. Each command imports its code when it runs: help is quick."""
 
+import os
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,6 +35,8 @@ from monocloud_async.version import __version__
 
 ARGUMENTS = "monocloud_async.arguments"  # of the context's `meta`
 PROGRAM = "monocloud-async"
+PROFILE = "--profile"
+_COMPLETE = "_MONOCLOUD_ASYNC_COMPLETE"  # a shell sets this variable to ask for completions
 
 # Typer exports one of its errors of usage. This is what they have in common.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
@@ -42,9 +46,26 @@ class _Commands(TyperGroup):
     """The commands, which know all arguments."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Keep the arguments, which the journal of a run records."""
+        """Keep the arguments, which the journal of a run records, and apply a profile."""
         ctx.meta[ARGUMENTS] = list(args)
+        if any(arg.startswith(PROFILE) for arg in args):
+            args = self._with_profile(ctx, args)
         return super().parse_args(ctx, args)
+
+    def _with_profile(self, ctx: Any, args: list[str]) -> list[str]:
+        """Replace the name of a profile by the options that it stands for."""
+        from monocloud_async.cli.profile import options_of, take_profile  # noqa: PLC0415
+
+        profile, args = take_profile(args)
+        command: Any = self
+        words = 0  # of the command, such as "fleet start"
+        while profile is not None and words < len(args) and hasattr(command, "get_command"):
+            command = command.get_command(ctx, args[words])
+            words += 1
+        if profile is None or command is None or hasattr(command, "get_command"):
+            return args
+        known = {name for param in command.params for name in param.opts}
+        return [*args[:words], *options_of(profile, known), *args[words:]]
 
 
 class _TakesIds(TyperCommand):
@@ -82,10 +103,12 @@ app = typer.Typer(
     cls=_Commands,
     help="Enable MonoCloud users.",
     epilog="The tenant and its key come from MONOCLOUD_MANAGEMENT_DOMAIN and"
-    " MONOCLOUD_MANAGEMENT_API_KEY, or from --domain and --api-key-file. Exit codes: 0 all enabled,"
-    " 1 some failed, 2 usage or configuration, 3 the run was stopped, or its results could not be"
-    " written, 70 a fault of this program, 130 interrupted.",
+    " MONOCLOUD_MANAGEMENT_API_KEY, or from --domain and --api-key-file, or from --profile NAME:"
+    " the file ~/.config/monocloud-async/NAME.toml, of mode 600, with domain and api_key_file. Exit"
+    " codes: 0 all enabled, 1 some failed, 2 usage or configuration, 3 the run was"
+    " stopped, or its results could not be written, 70 a fault of this program, 130 interrupted.",
     no_args_is_help=True,
+    add_completion=False,  # typer's options know only the shell that they run in
     rich_markup_mode=None,  # rich takes longer to import than all the rest
     context_settings={"help_option_names": ["-h", "--help"]},
     # A traceback with locals would show the key.
@@ -101,6 +124,10 @@ def run(arguments: list[str]) -> int:
     from monocloud_async.sanitize import clean  # noqa: PLC0415
 
     try:
+        if _COMPLETE in os.environ:
+            from typer._completion_classes import completion_init  # noqa: PLC0415  only for a shell
+
+            completion_init()
         code = app(arguments, prog_name=PROGRAM, standalone_mode=False)
     except SystemExit as end:  # typer's completion; it ends with 1 for a wrong shell
         return USAGE if end.code else ALL_DONE
@@ -138,9 +165,37 @@ def _version(wanted: bool) -> None:  # noqa: FBT001  typer calls it so
         raise typer.Exit
 
 
+class Shell(StrEnum):
+    """A shell that completes the words of a command."""
+
+    BASH = "bash"
+    ZSH = "zsh"
+    FISH = "fish"
+    POWERSHELL = "powershell"
+
+
+def _completion(shell: Shell | None) -> None:
+    if shell is not None:
+        from typer._completion_shared import get_completion_script  # noqa: PLC0415  help is quick
+
+        script = get_completion_script(prog_name=PROGRAM, complete_var=_COMPLETE, shell=shell)
+        typer.echo(script)
+        raise typer.Exit
+
+
 @app.callback()
 def _main(
     *,
+    show_completion: Annotated[
+        Shell | None,
+        typer.Option(
+            metavar="SHELL",
+            help="Show what makes this shell complete commands: bash, zsh, fish or powershell. Add"
+            " it to the files that the shell reads at its start.",
+            callback=_completion,
+            is_eager=True,
+        ),
+    ] = None,
     version: Annotated[
         bool, typer.Option("--version", help="Show the version.", callback=_version, is_eager=True)
     ] = False,
@@ -507,6 +562,25 @@ def report(
     if output is not None:
         told.write_page(output)
     raise typer.Exit(told.exit_code if exit_code else 0)
+
+
+@app.command(
+    epilog="Exit codes: 0 the key works, 2 usage or configuration, 3 the key is refused, or the"
+    " tenant does not answer."
+)
+def whoami(
+    *,
+    domain: Domain = None,
+    api_key_file: KeyFile = None,
+    timeout: Timeout = None,
+    attempts: Attempts = 4,
+) -> None:
+    """Show which tenant and key a command would use, and whether they work."""
+    from monocloud_async.cli import commands  # noqa: PLC0415
+    from monocloud_async.cli import whoami as terminal  # noqa: PLC0415
+
+    access = commands.access(domain, api_key_file, timeout, attempts)
+    raise typer.Exit(terminal.whoami(access, api_key_file))
 
 
 @app.command()

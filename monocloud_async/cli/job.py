@@ -286,7 +286,7 @@ class Job:
     def _interrupt(self, heard: signal.Signals) -> None:
         self._interrupts += 1
         if self._journal is not None:
-            self._journal.ending = f"interrupted by {heard.name}"
+            self._journal.signal = heard.name
         if self._run is None or self._display is None:
             return
         if self._interrupts == 1:

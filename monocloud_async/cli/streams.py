@@ -28,6 +28,7 @@ _MOST: Final = 1 << 20  # bytes after which `write` itself waits
 _PIECE: Final = 4096  # bytes that a pipe takes at once if it takes any
 _RETRY: Final = 0.05  # seconds between two looks at streams that take nothing
 _LAST_WORDS: Final = 5.0  # seconds that the end of the process waits for the reader of stderr
+_STDERR: Final = 2
 _LEFT_OUT: Final = b"... some lines are left out here: this output was slow\n"
 
 
@@ -275,6 +276,7 @@ def own_streams() -> Iterator[Callable[[int], int]]:
         A function that takes the exit code of the command, writes what waits, and returns the exit
         code of the process: a command whose results are lost does not end with 0 or 1.
     """
+    _keep_places()
     streams = sys.stdout, sys.stderr
     out, err = Output(_raw(sys.stdout)), Output(_raw(sys.stderr), display=True)
     sys.stdout, sys.stderr = _text(out, streams[0]), _text(err, streams[1])
@@ -291,6 +293,14 @@ def own_streams() -> Iterator[Callable[[int], int]]:
         yield finish
     finally:
         sys.stdout, sys.stderr = streams
+
+
+def _keep_places() -> None:
+    """Open what was closed of stdin, stdout and stderr, or another file would get its number."""
+    if None in {sys.stdin, sys.stdout, sys.stderr}:
+        while (number := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
+            pass
+        os.close(number)
 
 
 def _has_left(error: OSError) -> bool:

@@ -61,7 +61,8 @@ class JournalFile:
         now: returns the current time in seconds since 1970.
 
     Attributes:
-        ending: how the run ended, if the caller ends it early, such as "interrupted by SIGTERM".
+        ending: how the run ended, if the caller ends it early, such as "stopped: a full disk".
+        signal: the name of the signal that interrupted the run, if any.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class JournalFile:
             self._path, tenant, operation, self._input_info, caller or Caller()
         )
         self.ending = ""
+        self.signal: str | None = None
         self._report = BulkReport()  # until `open`
         self._ids: int | None = None  # how many the input has
         self._bad_lines = 0
@@ -248,7 +250,7 @@ class JournalFile:
         )
         now = self._milliseconds()
         with suppress(sqlite3.Error):  # a report works without this sample
-            await self._run(self._store.add_sample, sample, now, how, self._state())
+            await self._run(self._store.add_sample, sample, now, how, self._state(), self.signal)
             if how is not None and report.exhausted:
                 await self._run(self._store.forget_mended_lines, now)
 

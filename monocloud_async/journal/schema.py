@@ -33,7 +33,8 @@ _FIRST: Final = {
     paused INTEGER, down INTEGER)""",
 }
 # Since format 2. `input` has one row: `ids` is NULL until the input was read to its end; the input
-# has `at_least` so many, and about `about`. `commands` tells who ran each sitting. `bad_lines` has
+# has `at_least` so many, and about `about`. `commands` tells who ran each sitting, and
+# which signal ended it. `bad_lines` has
 # the lines without a valid id, and `earlier` the failures that a later sitting tried again.
 # `before` has whether users were disabled before the run, as far as it looked, and is written
 # before the request.
@@ -41,7 +42,8 @@ _SECOND: Final = {
     "input": """CREATE TABLE input (
     path TEXT, sheet TEXT, ids INTEGER, at_least INTEGER, about INTEGER, bad_lines INTEGER)""",
     "commands": """CREATE TABLE commands (
-    sitting INTEGER PRIMARY KEY, login TEXT, folder TEXT, command TEXT, note TEXT)""",
+    sitting INTEGER PRIMARY KEY, login TEXT, folder TEXT, command TEXT, note TEXT,
+    signal TEXT)""",
     "bad_lines": """CREATE TABLE bad_lines (
     line INTEGER PRIMARY KEY, sitting INTEGER, problem TEXT)""",
     "earlier": """CREATE TABLE earlier (

@@ -67,7 +67,7 @@ _DAMAGE: Final = {
     "input": f"{_no_text('path', 'sheet')} OR ifnull(ids, 0) NOT {_COUNT}"
     f" OR ifnull(at_least, -1) NOT {_COUNT} OR ifnull(about, 0) NOT {_COUNT}"
     f" OR ifnull(bad_lines, -1) NOT {_COUNT}",
-    "commands": _no_text("login", "folder", "command", "note"),
+    "commands": _no_text("login", "folder", "command", "note", "signal"),
     "bad_lines": f"line NOT {_COUNT} OR typeof(problem) <> 'text' OR {_no_text('problem')}",
     "earlier": DAMAGED_USER,
     "before": f"position NOT {_COUNT} OR typeof(user_id) <> 'text' OR length(user_id) > 1024"

@@ -362,7 +362,7 @@ class JournalStore:
         )
         told = (_login(), _folder(), self._caller.command, self._caller.note)
         sql.execute(
-            "INSERT INTO commands VALUES (?, ?, ?, ?, ?)",
+            "INSERT INTO commands VALUES (?, ?, ?, ?, ?, NULL)",
             (added.lastrowid, *(_text(text, _LONGEST_COMMAND) for text in told)),
         )
         path = self._input_info.path.encode(errors="replace").decode()
@@ -408,8 +408,12 @@ class JournalStore:
         now: int,
         how: str | None = None,
         state: InputState | None = None,
+        signal: str | None = None,
     ) -> None:
-        """Commit the counts of this moment; with `how`, also that the run ended, and how."""
+        """Commit the counts of this moment; with `how`, also that the run ended, and how.
+
+        `signal` is the name of the signal that ended it, if any.
+        """
         sql = self.connection(now)
         with _transaction(sql):
             sql.execute(
@@ -421,6 +425,9 @@ class JournalStore:
                 sql.execute(
                     "UPDATE sittings SET ended = ?, how = ? WHERE sitting = ?",
                     (now, _text(how), self._run_id),
+                )
+                sql.execute(
+                    "UPDATE commands SET signal = ? WHERE sitting = ?", (signal, self._run_id)
                 )
 
     def _save(self, sql: sqlite3.Connection, state: InputState) -> None:

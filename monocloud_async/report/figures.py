@@ -319,17 +319,19 @@ def _runs(sql: sqlite3.Connection, form: int) -> Iterator[Run]:
     if form > 1:
         commands = {
             number: tuple(visible(text or "") for text in told)
-            for number, *told in sql.execute("SELECT sitting, login, command, note FROM commands")
+            for number, *told in sql.execute(
+                "SELECT sitting, login, command, note, signal FROM commands"
+            )
         }
     for row in sql.execute(_RUNS):
         number, began, ended, how, process, host, seconds, requests, retries, throttled, paused = (
             row
         )
-        login, command, note = commands.get(number, ("", "", ""))
+        login, command, note, signal = commands.get(number, ("", "", "", ""))
         yield Run(
             began,
             ended,
-            visible(how),
+            f"{visible(how)} by {signal}" if how == "interrupted" and signal else visible(how),
             f"process {process} on {visible(host)}",
             seconds,
             requests,

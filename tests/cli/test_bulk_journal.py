@@ -200,7 +200,9 @@ def test_the_journal_knows_the_signal_that_ended_a_run(
         process.send_signal(number)
         assert process.wait(timeout=30) == 130
     journal = users.with_name("users.txt.journal")
-    assert query(journal, "SELECT how FROM sittings") == [(f"interrupted by {number.name}",)]
+    assert query(journal, "SELECT how, signal FROM sittings JOIN commands USING (sitting)") == [
+        ("interrupted", number.name)
+    ]
     assert query(journal, "SELECT path, about FROM input") == [(str(users), 51)]
 
 

@@ -282,10 +282,10 @@ async def test_how_an_interrupted_run_ended_is_what_its_caller_says(
 ) -> None:
     for ends_early in (True, False):
         journal = JournalFile(path, sandbox.url)
-        journal.ending = "interrupted by SIGTERM"
+        journal.ending = "stopped: a full disk"
         async with session.bulk_enable(sandbox.user_ids(), journal=journal, concurrency=1) as run:
             async for _ in run:
                 if ends_early:
                     run.drain()
     ends = query(path, "SELECT how FROM sittings")
-    assert ends == [("interrupted by SIGTERM",), ("finished",)]
+    assert ends == [("stopped: a full disk",), ("finished",)]

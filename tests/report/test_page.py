@@ -156,10 +156,12 @@ def test_the_page_tells_whether_the_run_is_finished(journal: Path) -> None:
     assert 'class="banner"' in (text := page(journal))
     assert "Finished: all 235 users were asked for" in text
     with closing(sqlite3.connect(journal, isolation_level=None)) as sql:
-        sql.execute("UPDATE sittings SET how = 'interrupted by SIGINT' WHERE sitting = 2")
+        sql.execute("UPDATE sittings SET how = 'interrupted' WHERE sitting = 2")
         sql.execute("UPDATE input SET ids = 1500, bad_lines = 1")
         sql.execute("INSERT INTO bad_lines VALUES (7, 1, 'is <b>bad</b>')")
-        sql.execute("INSERT OR REPLACE INTO commands VALUES (2, 'ann', '/', 'run <i>', 'HELP-7')")
+        sql.execute(
+            "INSERT OR REPLACE INTO commands VALUES (2, 'ann', '/', 'run <i>', 'HELP-7', 'SIGINT')"
+        )
     text = page(journal, lacking="the input is gone")
     assert 'class="banner unfinished"' in text
     assert "Not finished (interrupted by SIGINT): 15 %, 1,265 of 1,500 users not yet" in text

@@ -1,0 +1,64 @@
+"""Profiles: short names for a tenant and its key, as files that only their owner can read."""
+
+import os
+import re
+import stat
+import tomllib
+from collections.abc import Container
+from pathlib import Path
+from typing import Final
+
+from monocloud_async.errors import ConfigurationError
+from monocloud_async.sanitize import clean
+
+OPTION: Final = "--profile"
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_OPTIONS: Final = {"domain": "--domain", "api_key_file": "--api-key-file"}
+_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
+
+
+def take_profile(arguments: list[str]) -> tuple[str | None, list[str]]:
+    """Return the profile that the arguments name, if any, and the arguments without it."""
+    name, rest = None, list[str]()
+    words = iter(arguments)
+    for word in words:
+        if word == "--":
+            return name, [*rest, word, *words]
+        option, equals, value = word.partition("=")
+        if option == OPTION:
+            name = value if equals else next(words, "")
+        else:
+            rest.append(word)
+    return name, rest
+
+
+def options_of(name: str, known: Container[str]) -> list[str]:
+    """Return the options that a profile stands for, as far as the command knows them.
+
+    Raises:
+        ConfigurationError: there is no such profile, or other users may read or change it.
+    """
+    if not _NAME.fullmatch(name):
+        raise ConfigurationError(f"{clean(name)!r} is no name of a profile")
+    path = _folder() / f"{name}.toml"
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            content = tomllib.load(file)
+    except OSError as error:
+        raise ConfigurationError(f"cannot read the profile {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise ConfigurationError(f"the profile {path} is no TOML: {clean(str(error))}") from None
+    if os.name == "posix" and mode & _OTHERS:
+        raise ConfigurationError(f"others may use the profile {path}: chmod 600 {path}")
+    if content.keys() - _OPTIONS or not all(isinstance(value, str) for value in content.values()):
+        raise ConfigurationError(f"the profile {path} may have domain and api_key_file, as strings")
+    if "api_key_file" in content:  # a path is relative to the profile
+        content["api_key_file"] = str(path.parent / Path(content["api_key_file"]).expanduser())
+    given = [(_OPTIONS[member], value) for member, value in content.items()]
+    return [f"{option}={value}" for option, value in given if option in known]
+
+
+def _folder() -> Path:
+    home = os.environ.get("XDG_CONFIG_HOME")
+    return (Path(home) if home else Path.home() / ".config") / "monocloud-async"

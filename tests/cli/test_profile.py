@@ -1,0 +1,135 @@
+"""Profiles, `whoami`, ids that begin with a dash, and completion."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from terminal import Cli
+
+from monocloud_async import config
+from monocloud_async.sandbox import Sandbox
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox(users=3) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of profiles, whose owner has no variables for a tenant."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    folder = tmp_path / "monocloud-async"
+    folder.mkdir()
+    return folder
+
+
+def write(folder: Path, sandbox: Sandbox, name: str = "acme", mode: int = 0o600) -> None:
+    key = folder / "key"
+    key.write_text(sandbox.api_key)
+    key.chmod(0o600)
+    path = folder / f"{name}.toml"
+    path.write_text(f'domain = "{sandbox.url}"\napi_key_file = "key"\n')
+    path.chmod(mode)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("--profile", "acme", "whoami"),
+        ("whoami", "--profile", "acme"),
+        ("whoami", "--profile=acme"),
+    ],
+)
+def test_a_profile_names_the_tenant_and_the_file_of_its_key(
+    cli: Cli, sandbox: Sandbox, folder: Path, monkeypatch: pytest.MonkeyPatch, argv: tuple[str, ...]
+) -> None:
+    write(folder, sandbox)
+    monkeypatch.setenv(config.DOMAIN, "other.eu.monocloud.com")
+    monkeypatch.delenv(config.API_KEY)
+    done = cli(*argv)
+    assert done.code == 0, done.err
+    assert done.out == (
+        f"Tenant: {sandbox.url}\nAPI key: from the file {folder / 'key'}\n"
+        "The key works: it may read users\n"
+    )
+
+
+def test_the_file_of_a_key_in_a_profile_is_kept_as_well(
+    cli: Cli, sandbox: Sandbox, folder: Path
+) -> None:
+    write(folder, sandbox)
+    users = folder / "users.txt"
+    users.write_text("nobody\n")
+    done = cli("bulk", users, "--profile", "acme", "--failures", folder / "key")
+    assert done.code == 2
+    assert "is the file of the API key" in done.err
+    assert (folder / "key").read_text() == sandbox.api_key
+
+
+def test_behind_two_dashes_there_is_no_profile(cli: Cli, sandbox: Sandbox) -> None:
+    done = cli("enable", "--", "--profile", "acme")
+    assert "user '--profile': 404" in done.err
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "mode", "message"),
+    [
+        ("gone", "", 0o600, "No such file"),
+        ("../acme", "", 0o600, "is no name of a profile"),
+        ("", "", 0o600, "is no name of a profile"),
+        ("open", 'domain = "a.com"', 0o640, "chmod 600"),
+        ("wrong", "domain = ", 0o600, "is no TOML"),
+        ("key", 'api_key = "secret-4711"', 0o600, "may have domain and api_key_file"),
+        ("number", "domain = 1", 0o600, "may have domain and api_key_file"),
+    ],
+)
+def test_a_profile_that_cannot_be_used_is_told_in_one_line(
+    cli: Cli, folder: Path, name: str, content: str, mode: int, message: str
+) -> None:
+    if content:
+        (folder / f"{name}.toml").write_text(content)
+        (folder / f"{name}.toml").chmod(mode)
+    done = cli("enable", "ada", "--profile", name)
+    assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
+    assert message in done.err
+    assert "4711" not in done.err
+
+
+def test_whoami_tells_that_a_key_is_refused(
+    cli: Cli, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(config.API_KEY, "wrong-4711")
+    done = cli("whoami")
+    assert done.code == 3
+    assert done.out.endswith(f"API key: from the variable {config.API_KEY}\n")
+    assert "401 Unauthorized" in done.err
+    assert "4711" not in done.out + done.err
+
+
+@pytest.mark.parametrize("user_id", ["-dKihhOJc", "--ihhOJc", "-hKihhOJc"])
+def test_an_id_that_begins_with_a_dash_is_written_after_two(
+    cli: Cli, sandbox: Sandbox, user_id: str
+) -> None:
+    done = cli("enable", "ada", user_id)
+    assert done.code == 2
+    assert f"monocloud-async enable -- {user_id}" in done.err
+    assert sandbox.stats().requests == 0
+    done = cli("enable", "--timeout", 5, "--", user_id)
+    assert f"user '{user_id}': 404" in done.err
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish", "powershell"])
+def test_completion_is_for_the_shell_that_is_asked_for(cli: Cli, shell: str) -> None:
+    done = cli("--show-completion", shell)
+    assert done.code == 0
+    assert f"complete_{shell}" in done.out
+    assert cli("--show-completion", "tcsh").code == 2
+
+
+def test_the_shell_gets_the_commands(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("_MONOCLOUD_ASYNC_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", "monocloud-async whoa")
+    monkeypatch.setenv("COMP_CWORD", "1")
+    assert cli().out.split() == ["whoami"]
