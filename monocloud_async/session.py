@@ -14,6 +14,7 @@ import aiohttp
 from aiohttp.http import HttpProcessingError
 
 from monocloud_async import config, user_list
+from monocloud_async.bulk import telemetry
 from monocloud_async.bulk.lookup import Lookup
 from monocloud_async.bulk.results import OnOutcome
 from monocloud_async.bulk.run import MAX_OUTAGE, BulkRun
@@ -219,6 +220,7 @@ class MonoCloudSession:
     def _end_calls(self) -> None:
         """End everything that is in progress, now."""
         self._state = _State.CLOSED
+        telemetry.unwatch(self._limiter)
         if self._loop is None or self._loop.is_closed():
             return  # nobody waits
         for run in self._runs:
@@ -240,6 +242,7 @@ class MonoCloudSession:
         loop = asyncio.get_running_loop()
         if self._loop is None:
             self._loop = loop
+            telemetry.watch(self._limiter)
         elif self._loop is not loop:
             raise ConfigurationError("this session belongs to another event loop; open one here")
 

@@ -91,7 +91,12 @@ def refused(error: MonoCloudError) -> Answer:
         case _:
             logger.error("%s", error)
     match error:
-        case errors.UnauthorizedError() | errors.PaymentRequiredError() | errors.ForbiddenError():
+        case (
+            errors.ConfigurationError()
+            | errors.UnauthorizedError()
+            | errors.PaymentRequiredError()
+            | errors.ForbiddenError()
+        ):
             return problem(500, "The log says why.")
         case errors.RateLimitedError() | errors.ServerError(retry_after=float()):
             return problem(503, LATER, error.retry_after or 1)  # not 429: it is not this caller

@@ -1,13 +1,15 @@
-"""The telemetry of a run: a log line at its end, and a span and metrics for OpenTelemetry.
+"""The telemetry of runs and sessions: log lines, and spans and metrics for OpenTelemetry.
 
 Metrics are computed when they are collected, so they add no cost to a call. Without OpenTelemetry's
 API, there is only the log line. docs/observability.md shows everything.
 """
 
 import logging
+import sys
 import threading
+import weakref
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import cache, partial
 from typing import TYPE_CHECKING, Final, get_args
@@ -27,6 +29,16 @@ _COUNTERS: Final = {
     "retries": ("{request}", "Requests that were sent again after a transient failure."),
     "throttled": ("{request}", "Requests that the tenant answered with 429."),
     "paused_seconds": ("s", "How long bulk runs were paused by a 429 or an outage."),
+}
+_GAUGES: Final[dict[str, tuple[str, str, Callable[[RateLimiter], float | None]]]] = {
+    "rate": ("{request}/s", "Rate that the tenant allows, if known.", lambda own: own.rate),
+    "waiting": ("{request}", "Requests that wait in the queue.", lambda own: own.waiting),
+    "paused": (
+        "1",
+        "1 while no requests are sent, else 0.",
+        lambda own: int(own.state == "paused"),
+    ),
+    "down": ("1", "1 while the tenant is down, else 0.", lambda own: int(own.down)),
 }
 
 logger = logging.getLogger("monocloud_async")
@@ -50,6 +62,21 @@ def observe(operation: BulkOperation, report: BulkReport, limiter: RateLimiter) 
         logger.info(
             "a run ended after %.1f s: %s", report.seconds, summary or "nobody", extra=extra
         )
+
+
+def watch(limiter: RateLimiter) -> None:
+    """Show the gauges of a session from now on, for as long as its limiter exists.
+
+    Only where the application has loaded OpenTelemetry: to import it takes a tenth of a second.
+    """
+    if "opentelemetry.metrics" in sys.modules and (instruments := _instruments()) is not None:
+        instruments.watch(limiter)
+
+
+def unwatch(limiter: RateLimiter) -> None:
+    """Show the gauges of this session no longer: it is closed."""
+    if "opentelemetry.metrics" in sys.modules and (instruments := _instruments()) is not None:
+        instruments.unwatch(limiter)
 
 
 def _counts(report: BulkReport) -> dict[str, float]:
@@ -77,6 +104,7 @@ class _Instruments:
         self._observation = metrics.Observation
         self._span = trace.get_tracer("monocloud_async", __version__).start_as_current_span
         self._runs: list[tuple[BulkReport, RateLimiter]] = []
+        self._limiters = weakref.WeakSet[RateLimiter]()  # of open sessions
         self._over: Counter[tuple[str, str]] = Counter()  # by tenant and name
         self._lock = threading.Lock()  # metrics are collected in another thread
         meter = metrics.get_meter("monocloud_async", __version__)
@@ -87,12 +115,20 @@ class _Instruments:
             meter.create_observable_counter(
                 f"monocloud.{name}", [partial(self._counted, name)], unit, what
             )
-        meter.create_observable_gauge(
-            "monocloud.rate", [self._rates], "{request}/s", "Rate that the tenant allows, if known."
-        )
-        meter.create_observable_gauge(
-            "monocloud.paused", [self._pauses], "1", "1 while no requests are sent, else 0."
-        )
+        for name, (unit, what, read) in _GAUGES.items():
+            meter.create_observable_gauge(
+                f"monocloud.{name}", [partial(self._gauge, read)], unit, what
+            )
+
+    def watch(self, limiter: RateLimiter) -> None:
+        """Show the gauges of this limiter."""
+        with self._lock:
+            self._limiters.add(limiter)
+
+    def unwatch(self, limiter: RateLimiter) -> None:
+        """Show them no longer."""
+        with self._lock:
+            self._limiters.discard(limiter)
 
     @contextmanager
     def observe(
@@ -131,14 +167,17 @@ class _Instruments:
             for tenant, n in self._sums(status).items():
                 yield self._observation(n, {**_where(tenant), "monocloud.status": status})
 
-    def _rates(self, _options: "CallbackOptions") -> "Iterable[Observation]":
-        for _, limiter in self._runs:
-            if limiter.rate is not None:
-                yield self._observation(limiter.rate, _where(limiter.tenant))
-
-    def _pauses(self, _options: "CallbackOptions") -> "Iterable[Observation]":
-        for _, limiter in self._runs:
-            yield self._observation(int(limiter.state == "paused"), _where(limiter.tenant))
+    def _gauge(
+        self, read: Callable[[RateLimiter], float | None], _options: "CallbackOptions"
+    ) -> "Iterable[Observation]":
+        with self._lock:
+            limiters = {*self._limiters, *(limiter for _, limiter in self._runs)}
+        most: dict[str, float] = {}  # of the sessions of a tenant
+        for limiter in limiters:
+            if (value := read(limiter)) is not None:
+                most[limiter.tenant] = max(value, most.get(limiter.tenant, value))
+        for tenant, value in most.items():
+            yield self._observation(value, _where(tenant))
 
 
 def _where(tenant: str) -> dict[str, str]:

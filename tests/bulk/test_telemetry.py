@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from terminal import environment
 
-from monocloud_async import MonoCloudSession, RetryPolicy, RunStoppedError
+from monocloud_async import MonoCloudSession, RateLimitedError, RetryPolicy, RunStoppedError
 from monocloud_async.sandbox import Sandbox
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -221,3 +221,20 @@ asyncio.run(main())
 """
     out, _ = await python(sandbox, "-c", code)
     assert "enabled=1, disabled=0, failed=1" in out
+
+
+async def test_the_gauges_of_a_session_are_there_from_its_first_call_to_its_end(
+    seen: Seen, sandbox: Sandbox
+) -> None:
+    ada, bob, *_ = sandbox.user_ids()
+    async with MonoCloudSession(sandbox.url, sandbox.api_key, retry=QUICK) as session:
+        await session.enable_user(ada)
+        assert seen.figures()["monocloud.paused", "127.0.0.1"] == 0
+        sandbox.script(bob, "429:30")
+        with pytest.raises(RateLimitedError):
+            await session.enable_user(bob, retry=RetryPolicy(max_retry_after=1))
+        figures = seen.figures()
+        assert figures["monocloud.paused", "127.0.0.1"] == 1
+        assert figures["monocloud.waiting", "127.0.0.1"] == 0
+        assert figures["monocloud.down", "127.0.0.1"] == 0
+    assert ("monocloud.paused", "127.0.0.1") not in seen.figures()
