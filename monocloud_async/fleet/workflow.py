@@ -251,7 +251,7 @@ class RunWorkflow:
 
     async def _begin(self, chunk: Chunk) -> Chunk | None:
         """Return the chunk with what the journal knows; None if the run cannot go on with it."""
-        for _ in range(2):
+        while True:
             call = _journal("begin_chunk", self._plan, chunk.span, kind=Chunk)
             if not await self._known(call):
                 return None
@@ -266,7 +266,6 @@ class RunWorkflow:
             if not await self._record(chunk, chunk.so_far):
                 return None
             chunk = Chunk(span=chunk.span)
-        return begun
 
     async def _after(
         self, error: BaseException, span: Span, errors: Counter[type[BaseException]]
