@@ -260,9 +260,10 @@ class RateEstimator:
         self._search_time = _SEARCH * max(1.0, pause)
         start = max(1.0, _SEARCH_START / max(1.0, pause))
         granted = interval.granted / (now - interval.began)
-        self._learnt = self.rate = max(_LEAST, start * granted, coming)
-        if not interval.granted:  # nobody's burst is 0: others had it
-            self._start_sharing(max(_NEWCOMER, _USED * coming))
+        least = _LEAST if granted else _NEWCOMER  # nobody's burst is 0: others had it
+        self._learnt = self.rate = max(least, start * granted, coming)
+        if not granted and interval.refused > 1:
+            self._start_sharing(self.rate)
 
     def _keep(
         self, interval: MeasurementInterval, refused_rate: float, coming: float, now: float

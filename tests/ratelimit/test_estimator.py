@@ -437,11 +437,12 @@ def test_a_search_that_grants_few_shows_others_where_the_tenant_is_no_slow_one()
     assert shared == {(19, 50.0): True, (20, 50.0): False, (19, 10.0): False}
 
 
-def test_who_is_granted_nothing_at_first_begins_among_others_with_few() -> None:
+@pytest.mark.parametrize(("refused", "rate"), [(1, 5.0), (20, (1 - 0.07 - 0.35) * 5)])
+def test_who_is_granted_nothing_at_first_begins_with_few(refused: int, rate: float) -> None:
     estimator = RateEstimator()
-    estimator.learn(interval(*([0.0] * 20), refused=20), math.inf, 0.02, 1.02)
-    assert estimator.is_shared
-    assert estimator.rate == pytest.approx((1 - 0.07 - 0.35) * 5)
+    estimator.learn(interval(*([0.0] * refused), refused=refused), math.inf, 0.02, 1.02)
+    assert estimator.is_shared is (refused > 1)
+    assert estimator.rate == pytest.approx(rate)
 
 
 def holding() -> RateEstimator:
