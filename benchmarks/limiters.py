@@ -25,8 +25,8 @@ class Limiter(Protocol):
 class Ours(RateLimiter):
     attempts = None
 
-    def __init__(self) -> None:
-        super().__init__(seed=1)
+    def __init__(self, seed: int = 1) -> None:
+        super().__init__(seed=seed)
 
     def own_wait(self, attempts: int, retry_after: float | None) -> float:
         return 0.0
@@ -37,8 +37,8 @@ class Backoff:
 
     attempts: int | None = 4
 
-    def __init__(self) -> None:
-        self.random = Random(1)
+    def __init__(self, seed: int = 1) -> None:
+        self.random = Random(seed)
 
     def delay(self, now: float) -> float:
         return 0.0
@@ -60,7 +60,7 @@ class FixedPause:
 
     attempts = None
 
-    def __init__(self) -> None:
+    def __init__(self, _seed: int = 1) -> None:
         self.until = 0.0
 
     def delay(self, now: float) -> float:
@@ -83,7 +83,7 @@ class Adaptive:
 
     attempts = None
 
-    def __init__(self) -> None:
+    def __init__(self, _seed: int = 1) -> None:
         self.on = False
         self.rate = self.measured = self.fill = 0.5
         self.tokens = 0.0
@@ -133,7 +133,7 @@ class Adaptive:
         return (retry_after or 0.0) + 1e-6
 
 
-LIMITERS: dict[str, Callable[[], Limiter]] = {
+LIMITERS: dict[str, Callable[..., Limiter]] = {
     "ours": Ours,
     "backoff": Backoff,
     "fixed pause": FixedPause,

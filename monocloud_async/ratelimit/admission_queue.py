@@ -138,6 +138,8 @@ class AdmissionQueue:
         if error is not None:
             raise error
         give_up = loop.call_at(deadline, self._give_up, call)
+        if refused is None:
+            self.limiter.calls += 1
         try:
             ticket = await self.wait(self._calls, call, refused)
         finally:

@@ -3,6 +3,10 @@
 Whatever counts requests, a token bucket or a window, can grant no more than a burst plus its rate
 times the time. So each interval of requests that ended in a refusal says how high the rate must be
 at least, and the part of it that says most is right: at its end, the bucket was empty.
+
+That holds for a session that is alone. Refusals that contradict what was measured are others' on
+the same limit; from then on, `fair_share` has the law. A session that sends less than it may, such
+as one of single calls, measures nothing by a refusal, and keeps its rate.
 docs/pace.md has the law in words, and where each constant comes from.
 """
 
@@ -11,6 +15,8 @@ from collections import deque
 from typing import Final
 
 from msgspec import Struct
+
+from monocloud_async.ratelimit.fair_share import FairShare
 
 # The search, from the first refusal to the second
 _SEARCH_START: Final = 3.0  # it starts at so many times what the first interval granted a second
@@ -32,7 +38,6 @@ _DOUBLINGS: Final = 16  # of that growth, in a time as long as the quiet time wa
 _MAX_GROWTH: Final = 0.15  # a second; the most that it grows by
 _STEP: Final = 0.01  # the most that one request raises the rate by: at 5/s each one is news
 _FAR: Final = 2.0  # times the learnt rate; beyond, a window could lose its whole quota in a moment
-_FAR_GROWTH: Final = 0.03  # a second; the growth there
 
 # Measuring
 _ENOUGH: Final = 20  # requests that make a part of an interval worth measuring
@@ -43,6 +48,18 @@ _ROUNDS: Final = 5
 _MOVED: Final = 0.15  # a change of the learnt rate by more than this is a new limit
 _CHEAP: Final = 0.01  # share of refused requests up to which it pays to reach higher
 _HIGH, _LOW = 1.25, 1.03  # how far to reach, as shares of what was granted
+
+# Noticing that others share the limit: refusals that a session alone would not meet
+_PROOF: Final = 4  # refusals while the rate was held; then the measurements are not the tenant's
+_AT_ONCE: Final = 0.5  # seconds; one so soon is proof enough: the bucket had filled up
+_TOO_FEW: Final = 20  # requests; a search that was refused so soon measured nothing
+_SLOW: Final = 10.0  # requests a second; below, a tenant of a few a second refuses as soon
+_NEWCOMER: Final = 5.0  # requests a second of who was granted nothing at first
+_AGAIN: Final = 0.3  # the heat of a session that shared before
+
+# Single calls, of which fewer come than may be sent
+_USED: Final = 2.0  # times the rate at which they come is what a session keeps for them
+_UNHELD: Final = 0.5  # share of the last requests that waited for nothing
 
 
 class Ticket(Struct, frozen=True, gc=False):
@@ -68,6 +85,7 @@ class MeasurementInterval:
         "number",
         "refused",
         "sent",
+        "unheld",
     )
 
     def __init__(self, number: int) -> None:
@@ -77,6 +95,7 @@ class MeasurementInterval:
         self.latency = math.inf  # seconds of the quickest answer
         self.sent = 0
         self.refused = 0
+        self.unheld = 0.0  # share of the last requests that waited for no rate
         self.first_refused_at = 0.0
         self.last_refused_at = 0.0
         self.marks: deque[tuple[float, int]] = deque(maxlen=_MARKS)  # when, and how many before
@@ -163,6 +182,9 @@ class RateEstimator:
         self._search_time = 0.0  # seconds; while it searches, how fast the rate grows
         self._first = MeasurementInterval(0)  # in which nothing held requests back
         self._began = 0.0
+        self._share: FairShare | None = None  # while others share the limit
+        self._shared_before = False
+        self._doubts = 0  # refusals in a row while the rate was held
         self._refused_at = 0.0  # when the last request before the last pause was sent in vain
 
     def __repr__(self) -> str:
@@ -172,6 +194,11 @@ class RateEstimator:
     def known(self) -> bool:
         """Whether the rate is measured, and not still searched for."""
         return self._learnt > 0 and not self._search_time
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other clients are thought to share the limit."""
+        return self._share is not None
 
     def preview(self, interval: MeasurementInterval) -> float:
         """The rate at most, by what is known before the tenant grants again."""
@@ -185,17 +212,26 @@ class RateEstimator:
             self.rate *= min(_SEARCH_STEP, math.exp(gap / self._search_time))
             return
         self._age += gap
+        if self._share is not None:
+            self.rate *= self._share.growth(self.rate, self._age, gap)
+            return
         probing = self._age - self._hold
         if probing < 0:
             return
         doublings = min(_DOUBLINGS * probing / self._hold, 10.0)
-        growth = min(
-            _GROWTH * 2**doublings, _MAX_GROWTH if self.rate < _FAR * self._learnt else _FAR_GROWTH
-        )
+        growth = min(_GROWTH * 2**doublings, _MAX_GROWTH)
         self.rate *= math.exp(min(growth * gap, _STEP))
+        if self.rate > _FAR * self._learnt:  # whatever was measured, it was not this limit
+            self._share, self._age, self.burst = FairShare(1.0), 0.0, 0.0
+            self._shared_before = True
 
     def learn(
-        self, interval: MeasurementInterval, refused_rate: float, paused_at: float, now: float
+        self,
+        interval: MeasurementInterval,
+        refused_rate: float,
+        paused_at: float,
+        now: float,
+        coming: float = 0.0,
     ) -> None:
         """Take in an interval that ended in a refusal, once the tenant grants again.
 
@@ -204,26 +240,99 @@ class RateEstimator:
             refused_rate: the rate at which the first refused request was sent.
             paused_at: when sending stopped.
             now: when the request was sent that was the first to be granted again.
+            coming: single calls a second that came in the pause.
         """
+        pause = now - paused_at
         if not self._learnt:
-            self._search(interval, now - paused_at, now)
+            self._search(interval, coming, pause, now)
+        elif coming and interval.unheld > _UNHELD:
+            self._keep(interval, refused_rate, coming, now)
         elif interval.granted:  # else it was refused at once, after an outage: that says no rate
-            self._measure(interval, refused_rate, now - paused_at, now)
+            self._measure(interval, refused_rate, coming, pause, now)
         self._began = now
         self._refused_at = interval.last_refused_at
         self._age = 0.0
 
-    def _search(self, interval: MeasurementInterval, pause: float, now: float) -> None:
+    def _search(
+        self, interval: MeasurementInterval, coming: float, pause: float, now: float
+    ) -> None:
         self._first = interval
         self._search_time = _SEARCH * max(1.0, pause)
         start = max(1.0, _SEARCH_START / max(1.0, pause))
-        self._learnt = self.rate = max(_LEAST, start * interval.granted / (now - interval.began))
+        granted = interval.granted / (now - interval.began)
+        least = _LEAST if granted else _NEWCOMER  # nobody's burst is 0: others had it
+        self._learnt = self.rate = max(least, start * granted, coming)
+        if not granted and interval.refused > 1:
+            self._start_sharing(self.rate)
+
+    def _keep(
+        self, interval: MeasurementInterval, refused_rate: float, coming: float, now: float
+    ) -> None:
+        """Learn nothing from a refusal while less was sent than the rate allows."""
+        self._search_time = 0.0
+        used = max(coming, interval.granted / (now - interval.began))
+        self._learnt = max(_LEAST, min(refused_rate, max(self._learnt, _USED * used)))
+        self.rate = self._learnt
 
     def _measure(
-        self, interval: MeasurementInterval, refused_rate: float, pause: float, now: float
+        self,
+        interval: MeasurementInterval,
+        refused_rate: float,
+        coming: float,
+        pause: float,
+        now: float,
     ) -> None:
-        cycle_rate = interval.granted / (now - self._began)  # right where a burst outlasts a pause
+        cycle = now - self._began
+        cycle_rate = interval.granted / cycle  # right where a burst outlasts a pause
         measured = math.sqrt(math.prod(self._rates(interval, cycle_rate)))
+        if self._share is not None:
+            if self._share.is_alone(measured, interval.granted):
+                self._share, self._doubts = None, 1
+                self._hold = _HOLD_UNSURE
+                self._hold_at(measured)
+            else:
+                self._share.refused(self._age, cycle)
+                self._hold_share(self._share, refused_rate)
+        elif self.burst and self._age < _AT_ONCE and interval.unheld > _UNHELD:
+            self.burst = 0.0  # refused within the burst after the pause: it was not there
+        elif self._is_contradicted(interval, refused_rate):
+            # The burst of a first interval with others is a part of the tenant's.
+            granted = max(interval.rate(1.0), measured)
+            self._start_sharing(max(min(refused_rate, granted), _USED * coming))
+        else:
+            self._learn_alone(interval, measured, refused_rate, pause, cycle_rate)
+
+    def _is_contradicted(self, interval: MeasurementInterval, refused_rate: float) -> bool:
+        """Return whether this refusal shows that others share the limit."""
+        if self._search_time:
+            return interval.granted < _TOO_FEW and refused_rate > _SLOW
+        if self._age >= min(self._hold, _HOLD_SURE):
+            self._doubts = 0
+            return False
+        self._doubts += 1
+        return (self._age < _AT_ONCE and refused_rate > _SLOW) or self._doubts >= _PROOF
+
+    def _start_sharing(self, rate: float) -> None:
+        self._share = FairShare(_AGAIN if self._shared_before else 1.0)
+        self._shared_before = True
+        self._search_time = self.burst = 0.0
+        self._hold_share(self._share, rate)
+
+    def _hold_share(self, share: FairShare, rate: float) -> None:
+        self._learnt = self.rate = max(_LEAST, share.kept() * rate)
+
+    def _hold_at(self, rate: float) -> None:
+        self._learnt = max(_LEAST, rate)
+        self.rate = self._learnt * (1 - _MARGIN)
+
+    def _learn_alone(
+        self,
+        interval: MeasurementInterval,
+        measured: float,
+        refused_rate: float,
+        pause: float,
+        cycle_rate: float,
+    ) -> None:
         burst = max(1.0, self._first.burst(measured))
         # Where the whole cycle says as much, it is a window, and a rest saves up nothing.
         self.burst = burst if measured > 1.005 * cycle_rate else 0.0
@@ -239,8 +348,7 @@ class RateEstimator:
             worth = min(_COST * interval.refused / top, 2 * self._hold)
             self._hold = min(max(longer, worth), _MAX_HOLD)
         self._search_time = 0.0
-        self._learnt = max(_LEAST, top)
-        self.rate = self._learnt * (1 - _MARGIN)
+        self._hold_at(top)
 
     def _rates(self, interval: MeasurementInterval, cycle_rate: float) -> tuple[float, float]:
         """The lowest and the highest rate that fit: rate and burst depend on each other.

@@ -52,6 +52,7 @@ _JITTER: Final = 0.02  # seconds at most; several clients of one tenant do not c
 _FIRST_WINDOW: Final = 20  # requests in flight, before the tenant has granted one
 _WINDOW_GRACE: Final = 0.02  # seconds; so often one goes out all the same: some answers never come
 _DOUBT: Final = 1.1  # the learnt rate may be so much too low: no call is refused because of that
+_RECENT: Final = 0.1  # weight of one request in what is said of the last ones
 _BURST_SHARE: Final = 0.5  # of what the tenant can grant at once after a rest; others share it
 
 logger = logging.getLogger("monocloud_async")
@@ -75,6 +76,7 @@ class RateLimiter:
         tenant: whose it is.
         throttled: requests that were answered 429.
         waiting: requests that wait in the session's queue.
+        calls: single calls that had to wait, so far.
         listeners: called when somebody who waits should look again.
         changes: how often something changed that says how long a request has to wait.
     """
@@ -90,6 +92,7 @@ class RateLimiter:
         self.tenant = tenant
         self.throttled = 0
         self.waiting = 0
+        self.calls = 0
         self.changes = 0
         self.listeners: set[Listener] = set()
         self._limit = None if max_rate is None else Pacer(max_rate, burst)
@@ -104,8 +107,9 @@ class RateLimiter:
         self._paused_seconds = 0.0  # without the pause that is going on
         self._probe: Ticket | None = None  # the one that is on its way in PROBING
         self._backoff = _FIRST_PAUSE
-        # The interval that ended in a 429, the rate at its end, and when the pause began.
-        self._to_learn: tuple[MeasurementInterval, float, float] | None = None
+        # The interval that ended in a 429, the rate at its end, when the pause began, and how many
+        # calls had come by then.
+        self._to_learn: tuple[MeasurementInterval, float, float, int] | None = None
         self._preview = math.inf  # the rate that the next grant will confirm, after two refusals
         self._starved_since: float | None = None  # the first 429 after the last grant
         self._breaker = CircuitBreaker(tenant)
@@ -247,8 +251,12 @@ class RateLimiter:
         elif estimator is not None:
             self._pacer.rate = estimator.rate
             gap = self._pacer.take(now)
+            interval = self._interval
             if gap:
                 estimator.advance(gap)
+                interval.unheld *= 1 - _RECENT
+            else:
+                interval.unheld += _RECENT * (1 - interval.unheld)
         return ticket
 
     def granted(self, ticket: Ticket, now: float) -> None:
@@ -291,7 +299,7 @@ class RateLimiter:
             self._backoff = min(self._backoff * _BACKOFF_FACTOR, _MAX_BACKOFF)
         else:
             self._backoff = _FIRST_PAUSE
-            self._to_learn = self._interval, ticket.rate, now
+            self._to_learn = self._interval, ticket.rate, now, self.calls
             if self._estimator is not None:
                 self._preview = self._estimator.preview(self._interval)
         wait = max(retry_after or 0.0, self._backoff)
@@ -344,14 +352,21 @@ class RateLimiter:
         self._changed()
 
     def _learn(
-        self, interval: MeasurementInterval, rate: float, paused_at: float, *, resumed_at: float
+        self,
+        interval: MeasurementInterval,
+        rate: float,
+        paused_at: float,
+        calls: int,
+        *,
+        resumed_at: float,
     ) -> None:
         self._to_learn = None
         if self._estimator is None:
             self._estimator = RateEstimator()
             self._window = math.inf  # from now on, the rate is the bound
         estimator, pacer = self._estimator, self._pacer
-        estimator.learn(interval, rate, paused_at, resumed_at)
+        coming = (self.calls - calls) / (resumed_at - paused_at)
+        estimator.learn(interval, rate, paused_at, resumed_at, coming)
         pacer.rate = estimator.rate
         # A bucket has filled up while nobody was sent; a part of that is used.
         pacer.burst = max(1.0, _BURST_SHARE * estimator.burst)

@@ -342,15 +342,17 @@ def test_the_growth_doubles_from_slow_to_a_limit() -> None:
     assert grown[4] == pytest.approx(0.15 * 0.5, rel=0.01)
 
 
-def test_far_above_the_limit_of_before_the_growth_is_slow() -> None:
+def test_a_rate_of_twice_what_was_learnt_grows_on_as_one_among_others_does() -> None:
     learner = Learner(burst=5)
     learner.cycle(100, 49, pause=30)
     learnt = learner.estimator.rate
-    while learner.estimator.rate < 2.01 * learnt:
+    while not learner.estimator.is_shared:
+        assert learner.estimator.rate < 2.01 * learnt
         learner.estimator.advance(0.01)
     before = learner.estimator.rate
-    learner.age(1)
-    assert math.log(learner.estimator.rate / before) == pytest.approx(0.03, rel=0.01)
+    learner.age(4)
+    # 2 + the root of the rate + 3 for each second, each second; far more than 3 % of the rate
+    assert learner.estimator.rate == pytest.approx(before + 4 * (2 + 15 + 6), rel=0.02)
 
 
 def test_one_request_raises_the_rate_by_a_hundredth_at_most() -> None:
@@ -379,6 +381,7 @@ def reached(
     measured = cycle
     for _ in range(50):
         measured = max(cycle, found.rate(max(1.0, first.burst(measured))))
+    learner.age(2)  # a refusal at once would be others'
     learner.estimator.learn(found, refused_rate, sent[-1], sent[-1] + pause)
     return learner.estimator.rate / 0.998 / measured
 
@@ -402,3 +405,119 @@ def test_where_no_burst_makes_the_pause_good_it_keeps_to_what_was_measured() -> 
 
 def test_below_a_windows_limit_it_reaches_whatever_the_pause_costs() -> None:
     assert reached(burst=2000, pause=80) == pytest.approx(1.125, rel=0.01)
+
+
+# Others on the same limit
+
+
+def learn(
+    estimator: RateEstimator,
+    granted: int,
+    *,
+    refused_rate: float = 50.0,
+    age: float = 0.0,
+    unheld: float = 0.0,
+    coming: float = 0.0,
+) -> None:
+    """So many were granted in a second and the last one refused, after `age` seconds of sending."""
+    for _ in range(round(age * 100)):
+        estimator.advance(0.01)
+    begin = estimator._began
+    found = interval(*evenly(granted, granted + 1, begin=begin), number=1)
+    found.unheld = unheld
+    estimator.learn(found, refused_rate, begin + 1, begin + 2, coming)
+
+
+def test_a_search_that_grants_few_shows_others_where_the_tenant_is_no_slow_one() -> None:
+    shared = {}
+    for granted, refused_rate in ((19, 50.0), (20, 50.0), (19, 10.0)):
+        estimator = searching()
+        learn(estimator, granted, refused_rate=refused_rate)
+        shared[granted, refused_rate] = estimator.is_shared
+    assert shared == {(19, 50.0): True, (20, 50.0): False, (19, 10.0): False}
+
+
+@pytest.mark.parametrize(("refused", "rate"), [(1, 5.0), (20, (1 - 0.07 - 0.35) * 5)])
+def test_who_is_granted_nothing_at_first_begins_with_few(refused: int, rate: float) -> None:
+    estimator = RateEstimator()
+    estimator.learn(interval(*([0.0] * refused), refused=refused), math.inf, 0.02, 1.02)
+    assert estimator.is_shared is (refused > 1)
+    assert estimator.rate == pytest.approx(rate)
+
+
+def holding() -> RateEstimator:
+    """An estimator that has measured 50/s, and holds that for 15 s."""
+    learner = Learner(burst=5)
+    learner.cycle(100, 100, pause=3)
+    assert not learner.estimator.is_shared
+    return learner.estimator
+
+
+@pytest.mark.parametrize(
+    ("age", "refused_rate", "shared"), [(0.4, 50.0, True), (0.6, 50.0, False), (0.4, 9.0, False)]
+)
+def test_a_refusal_just_after_the_pause_shows_others(
+    age: float, refused_rate: float, *, shared: bool
+) -> None:
+    estimator = holding()
+    learn(estimator, 50, age=age, refused_rate=refused_rate)
+    assert estimator.is_shared is shared
+
+
+def test_the_fourth_refusal_in_a_row_while_the_rate_was_held_shows_others() -> None:
+    estimator = holding()
+    for _ in range(3):
+        learn(estimator, 50, age=2)
+        assert not estimator.is_shared
+    learn(estimator, 50, age=2)
+    assert estimator.is_shared
+
+
+def test_a_refusal_that_came_late_ends_the_count() -> None:
+    estimator = holding()
+    for age in (2, 2, 2, 16, 2, 2, 2):
+        learn(estimator, 50, age=age)
+    assert not estimator.is_shared
+
+
+def test_a_refusal_within_the_burst_after_a_pause_takes_the_burst_away_and_no_rate() -> None:
+    learner = Learner(burst=50)
+    learner.cycle(100, 100)
+    before = learner.estimator.rate
+    assert learner.estimator.burst > 1
+    learn(learner.estimator, 5, unheld=0.9)
+    assert (learner.estimator.rate, learner.estimator.burst) == (before, 0)
+    assert not learner.estimator.is_shared
+
+
+def test_among_others_a_refusal_lowers_the_rate_that_was_refused() -> None:
+    estimator = holding()
+    learn(estimator, 50, age=0.4)
+    learn(estimator, 60, age=1, refused_rate=60.0)
+    # A second's measurement of cycles of two seconds cools the heat by a tenth.
+    assert estimator.rate == pytest.approx(60 * (1 - 0.07 - 0.35), rel=0.1)
+
+
+def test_three_measurements_that_agree_end_the_sharing() -> None:
+    estimator = holding()
+    learn(estimator, 50, age=0.4)
+    for _ in range(2):
+        learn(estimator, 60, age=1)
+        assert estimator.is_shared
+    learn(estimator, 60, age=1)
+    assert not estimator.is_shared
+
+
+def test_a_session_that_sends_less_than_it_may_keeps_its_rate_for_the_calls_that_come() -> None:
+    estimator = holding()
+    before = estimator.rate
+    learn(estimator, 10, age=0.5, unheld=0.9, coming=10.0, refused_rate=before)
+    assert (estimator.rate, estimator.is_shared) == (before, False)
+    learn(estimator, 10, age=0.5, unheld=0.9, coming=80.0, refused_rate=120.0)
+    assert estimator.rate == 120  # twice what comes, but no more than what was refused
+
+
+def test_a_search_begins_with_the_calls_that_come() -> None:
+    estimator = RateEstimator()
+    estimator.learn(interval(*evenly(10, 4)), math.inf, 0.3, 1.3, 30.0)
+    assert estimator.rate == 30
