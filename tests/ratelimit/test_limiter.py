@@ -635,6 +635,7 @@ def test_the_display_says_what_the_tenant_does() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks here")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # about threads and forks
 def test_limiters_that_were_made_before_a_fork_have_a_jitter_of_their_own() -> None:
     limiter = RateLimiter()
     pauses = []
