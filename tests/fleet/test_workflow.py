@@ -178,9 +178,7 @@ async def test_two_coordinators_with_two_folders_pause_the_run(
     run = await parts.start(RATE)
     await parts.until(100)
     other = parts.part("coordinator", folder=tmp_path_factory.mktemp("other"))
-    while (paused := (await run.progress()).paused) is None:
-        assert len(parts.sandbox.asked) < USERS
-        await asyncio.sleep(0.2)
+    paused = (await parts.until_pausing(run)).paused or ""
     assert f"coordinator {other.pid}@" in paused
     assert "does not have the journal of this run" in paused
     other.kill()
