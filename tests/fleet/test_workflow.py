@@ -334,11 +334,11 @@ async def test_a_long_run_goes_on_in_a_new_history(
     await asyncio.gather(coordinator, return_exceptions=True)
 
 
-async def test_a_run_that_was_begun_by_an_earlier_version_goes_on() -> None:
+@pytest.mark.parametrize("name", ["fleet_history", "fleet_history_records_at_once"])
+async def test_a_run_that_was_begun_by_an_earlier_version_goes_on(name: str) -> None:
     """The workflow still takes the recorded steps; `benchmarks/fleet_history.py` records them."""
-    text = (Path(__file__).parents[1] / "samples" / "fleet_history.json").read_text(
-        encoding="utf-8"
-    )
+    path = Path(__file__).parents[1] / "samples" / f"{name}.json"
+    text = path.read_text(encoding="utf-8")
     replayer = Replayer(
         workflows=[workflow.RunWorkflow],
         workflow_runner=UnsandboxedWorkflowRunner(),
