@@ -143,7 +143,7 @@ async def two_folders(parts: Fleet, run: FleetRun, _first: Part) -> None:
     folder.mkdir()
     second = await apart(lambda: parts.part("coordinator", folder=folder))
     began = time.monotonic()
-    await parts.until_paused(run)
+    await parts.until_pausing(run)
     print(f"paused after {time.monotonic() - began:.1f} s", flush=True)
     await apart(second.kill)
     await run.resume()

@@ -1,9 +1,9 @@
 """Records the history that the tests replay: a small run that was paused, slowed and resumed.
 
-    python benchmarks/fleet_history.py tests/samples/fleet_history.json
+    python benchmarks/fleet_history.py tests/samples/fleet_history_NAME.json
 
-To be recorded anew when the workflow's steps change on purpose, which strands the runs that are
-under way: then say so in the changelog.
+When the workflow's steps change, they change with Temporal's patching, and one more history is
+recorded: those that are there stand for the runs that are under way.
 """
 
 import asyncio

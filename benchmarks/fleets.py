@@ -241,11 +241,11 @@ class Fleet:
                 return
             await asyncio.sleep(0.1)
 
-    async def until_trouble(self, run: FleetRun) -> Progress:
-        """Wait until a step is retried, and return the progress."""
+    async def until_pausing(self, run: FleetRun) -> Progress:
+        """Wait until the run has a reason to pause, and return its progress."""
         while True:
             progress = await run.progress()
-            if progress.trouble:
+            if progress.paused is not None:
                 return progress
             await asyncio.sleep(0.1)
 

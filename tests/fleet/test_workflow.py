@@ -178,9 +178,7 @@ async def test_two_coordinators_with_two_folders_pause_the_run(
     run = await parts.start(RATE)
     await parts.until(100)
     other = parts.part("coordinator", folder=tmp_path_factory.mktemp("other"))
-    while (paused := (await run.progress()).paused) is None:
-        assert len(parts.sandbox.asked) < USERS
-        await asyncio.sleep(0.2)
+    paused = (await parts.until_pausing(run)).paused or ""
     assert f"coordinator {other.pid}@" in paused
     assert "does not have the journal of this run" in paused
     other.kill()
@@ -336,11 +334,11 @@ async def test_a_long_run_goes_on_in_a_new_history(
     await asyncio.gather(coordinator, return_exceptions=True)
 
 
-async def test_a_run_that_was_begun_by_an_earlier_version_goes_on() -> None:
+@pytest.mark.parametrize("name", ["fleet_history", "fleet_history_records_at_once"])
+async def test_a_run_that_was_begun_by_an_earlier_version_goes_on(name: str) -> None:
     """The workflow still takes the recorded steps; `benchmarks/fleet_history.py` records them."""
-    text = (Path(__file__).parents[1] / "samples" / "fleet_history.json").read_text(
-        encoding="utf-8"
-    )
+    path = Path(__file__).parents[1] / "samples" / f"{name}.json"
+    text = path.read_text(encoding="utf-8")
     replayer = Replayer(
         workflows=[workflow.RunWorkflow],
         workflow_runner=UnsandboxedWorkflowRunner(),
