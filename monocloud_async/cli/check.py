@@ -10,7 +10,7 @@ import typer
 
 from monocloud_async.cli import loop, streams
 from monocloud_async.cli.access import Access
-from monocloud_async.cli.display import say
+from monocloud_async.cli.display import counted, say
 from monocloud_async.cli.exit_codes import ALL_DONE, SOME_FAILED
 from monocloud_async.cli.options import TableFormat
 from monocloud_async.cli.states import Looked, State, look_up
@@ -149,7 +149,7 @@ class _Check:
             if self._states[state] or state is State.ENABLED:
                 say(out, f"{self._states[state]:,} {_WORDS[state]}")
         if self._bad_lines:
-            say(out, f"{self._bad_lines:,} bad lines")
+            say(out, counted(self._bad_lines, "bad line"))
         done = (DISABLE if State.DISABLED in self._wanted else ENABLE).done
         if self._lost:
             say(out, f"{self._lost:,} of them were {done} by the journal, and are not any more")

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from monocloud_async.cli import loop
 from monocloud_async.cli.access import Access
-from monocloud_async.cli.display import say
+from monocloud_async.cli.display import counted, say
 from monocloud_async.cli.states import State, look_up
 from monocloud_async.cli.times import iso
 from monocloud_async.endpoint import BulkOperation
@@ -136,7 +136,7 @@ class Preview(msgspec.Struct, kw_only=True):
             "" if not self.done else f"; {self.done:,} were {operation.done} before, by the journal"
         )
         return [
-            f"{self.input}: {self.ids:,} ids{doubles}, {self.bad_lines:,} bad lines ({self.found})",
+            f"{self.input}: {counted(self.ids, 'id')}{doubles}, {self._bad()} ({self.found})",
             f"The ids: {sample}{journal}",
             f"{self.left:,} would be {operation.done} on {self.tenant}{self._duration()}",
         ]
@@ -145,7 +145,7 @@ class Preview(msgspec.Struct, kw_only=True):
         """Return the lines of a dry run."""
         sent = "Nothing was sent." if self.states is None else "Nothing was changed."
         lines = [
-            f"{self.input}: {self.ids:,} ids, {self.bad_lines:,} bad lines. {sent}",
+            f"{self.input}: {counted(self.ids, 'id')}, {self._bad()}. {sent}",
             f"It is {self.found}.",
         ]
         if self.first:
@@ -169,6 +169,9 @@ class Preview(msgspec.Struct, kw_only=True):
             lines += [f"  {count:,} {state}" for state, count in self.states.items() if count]
         lines.append(f"{self.left:,} would be {operation.done} on {self.tenant}{self._duration()}.")
         return lines
+
+    def _bad(self) -> str:
+        return counted(self.bad_lines, "bad line")
 
     def _duration(self) -> str:
         if not self.left:

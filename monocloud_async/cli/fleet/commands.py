@@ -251,7 +251,7 @@ def progress_lines(progress: Progress, program: str = PROGRAM) -> list[str]:
     for count, name in (
         (progress.failed, "failed"),
         (progress.unknown, "unknown"),
-        (progress.bad_lines, "bad lines"),
+        (progress.bad_lines, "bad line" if progress.bad_lines == 1 else "bad lines"),
     ):
         counts += f", {count:,} {name}" if count else ""
     kinds = sorted(progress.kinds.items(), key=lambda each: -each[1])[:_KINDS]
@@ -296,7 +296,7 @@ def sum_up(console: Console, report: FleetReport) -> None:
     for count, name in (
         (report.failed, "failed"),
         (report.unknown, "unknown: a request was sent, but no response arrived"),
-        (report.bad_lines, "bad lines"),
+        (report.bad_lines, "bad line" if report.bad_lines == 1 else "bad lines"),
     ):
         if count:
             table.add_row(f"{count:,}", name)
