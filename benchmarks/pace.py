@@ -3,6 +3,7 @@
 python benchmarks/pace.py              # 20,000 users, every scenario, four ways
 python benchmarks/pace.py --long       # 900 seconds' worth of users, ours alone
 python benchmarks/pace.py --calls      # single calls: bursts, overload, beside a run
+python benchmarks/pace.py --sharing    # several sessions on one tenant, beside what others do
 python benchmarks/pace.py --real       # against the sandbox, over real connections
 python benchmarks/pace.py --open       # what the pace costs where there is no limit
 python benchmarks/pace.py --picture docs/pace.svg
@@ -20,6 +21,7 @@ from pathlib import Path
 import call_families
 from limiters import LIMITERS, Ours
 from scenarios import scenarios
+from sharing import COUNTS, TENANTS, WAYS, Family, figures
 from tenants import Result, simulate
 
 from monocloud_async import BulkReport, MonoCloudSession, __version__
@@ -72,6 +74,44 @@ def table(*, long: bool) -> None:
             f" {statistics.median(waste):.2f} %, worst {max(waste):.2f} %, outside the 5/s buckets"
             f" {max(outside):.2f} %; users lost {sum(r.lost for _, _, r in mine):,}"
         )
+
+
+def shared(job: tuple[Family, str, int]) -> dict[str, float]:
+    family, limiter, seed = job
+    return figures(family, LIMITERS[limiter], seed)
+
+
+def sharing(seeds: int) -> None:
+    """Median and worst of the families by how sessions come and go, and of those by number."""
+    names = ("ours", "adaptive", "backoff")
+    families = [
+        Family(tenant, count, tells, way)
+        for way in WAYS
+        for tenant in TENANTS
+        for count in COUNTS
+        for tells in (True, False)
+    ]
+    print("median / worst, virtual time; * was not looked at while the constants were chosen")
+    with Pool() as pool:
+        for way in WAYS:
+            print(way)
+            for name in names:
+                jobs = [(f, name, 20 + s) for f in families if f.way == way for s in range(seeds)]
+                found = list(zip(jobs, pool.map(shared, jobs, chunksize=4), strict=True))
+                print(_row(name, [figure for _, figure in found]), flush=True)
+                if name == "ours":
+                    for of in (*COUNTS, *TENANTS):
+                        some = [v for (f, _, _), v in found if of in {f.count, f.tenant}]
+                        print(_row(f"  {of}", some), flush=True)
+
+
+def _row(name: str, found: list[dict[str, float]]) -> str:
+    cells = []
+    for key in found[0]:
+        values = [figure[key] for figure in found]
+        worst = max(values) if key in {"waste", "p99 wait, s"} else min(values)
+        cells.append(f"{key} {statistics.median(values):.3f} / {worst:.3f}")
+    return f"  {name:28}" + "; ".join(cells)
 
 
 REAL = [(200, 200, 6000), (200, 20, 6000), (400, 40, 8000), (50, 5, 2000)]
@@ -181,6 +221,8 @@ def main() -> None:
     )
     parser.add_argument("--long", action="store_true")
     parser.add_argument("--calls", action="store_true")
+    parser.add_argument("--sharing", action="store_true")
+    parser.add_argument("--seeds", type=int, default=8, help="of --sharing")
     parser.add_argument("--real", action="store_true")
     parser.add_argument("--open", action="store_true")
     parser.add_argument("--picture", type=Path)
@@ -191,6 +233,8 @@ def main() -> None:
         call_families.table()
     elif options.open:
         cost()
+    elif options.sharing:
+        sharing(options.seeds)
     elif options.real:
         real()
     else:

@@ -9,7 +9,7 @@ from random import Random
 from typing import Any
 
 from limiters import Limiter
-from tenants import Tenant
+from tenants import Bucket, SlidingWindow, Tenant, Window
 
 from monocloud_async.ratelimit.limiter import RateLimiter
 
@@ -115,8 +115,8 @@ def share(  # noqa: C901, PLR0912, PLR0915  one event loop, read from top to bot
 
     for who in running:
         push(who.client.begin, _ARRIVAL, who)
-        if who.client.idle[1] < math.inf:
-            push(who.client.idle[1], _POLL, who)
+        if who.client.rate == math.inf and who.client.idle[1] < math.inf:
+            push(who.client.idle[1], _ARRIVAL, who)
     while events:
         now, _, kind, who, what = heapq.heappop(events)
         if now >= seconds:
@@ -150,6 +150,8 @@ def share(  # noqa: C901, PLR0912, PLR0915  one event loop, read from top to bot
             who.own_waits -= 1
             who.waiting.append(what)
         elif kind == _POLL:
+            if now != who.poll_at:
+                continue  # there was an earlier one
             who.poll_at = math.inf
         elif who.client.rate < math.inf:
             idle = who.client.idle
@@ -166,3 +168,111 @@ def share(  # noqa: C901, PLR0912, PLR0915  one event loop, read from top to bot
 def jain(shares: list[float]) -> float:
     """Jain's index of fairness: 1 where all are equal, 1/n where one has everything."""
     return sum(shares) ** 2 / (len(shares) * sum(each**2 for each in shares) or 1)
+
+
+# The families
+
+
+@dataclass(frozen=True)
+class Family:
+    """Sessions on one tenant.
+
+    Attributes:
+        tenant: the tenant's name.
+        count: how many sessions.
+        tells: whether the tenant sends `Retry-After`.
+        way: how they come and go, one of `WAYS`.
+    """
+
+    tenant: str
+    count: int
+    tells: bool
+    way: str
+
+
+TENANTS: dict[str, tuple[Callable[[bool], Tenant], float]] = {
+    "bucket 200/s burst 20": (lambda tells: Bucket(200, 20, tells=tells), 200),
+    "bucket 200/s burst 50": (lambda tells: Bucket(200, 50, tells=tells), 200),
+    "bucket 50/s burst 50": (lambda tells: Bucket(50, 50, tells=tells), 50),
+    "window 300 per 2 s": (lambda tells: Window(300, 2, tells=tells), 150),
+    # Not looked at while the constants were chosen:
+    "bucket 200/s burst 200 *": (lambda tells: Bucket(200, 200, tells=tells), 200),
+    "bucket 1000/s burst 100 *": (lambda tells: Bucket(1000, 100, tells=tells), 1000),
+    "window 1000 per 10 s *": (lambda tells: Window(1000, 10, tells=tells), 100),
+    "sliding 300 per 5 s *": (lambda tells: SlidingWindow(300, 5, tells=tells), 60),
+}
+COUNTS = (2, 3, 4, 8, 16)
+WAYS = (
+    "runs at once",
+    "runs over 3 s",
+    "calls *",
+    "calls and a run",
+    "a joiner *",
+    "a leaver *",
+    "beside a rude one *",
+)
+SECONDS, EVENT = 200, 100  # of a simulation, and when somebody joins or leaves
+_LATENCY = 0.05
+_NEEDED = 0.6  # of a fair share, that sessions of calls ask for
+
+
+def clients(  # noqa: PLR0911  one return for each way
+    family: Family, limiter: Callable[[int], Limiter]
+) -> list[Client]:
+    """The sessions of this family."""
+    count, rate = family.count, TENANTS[family.tenant][1]
+    runs = [Client(limiter) for _ in range(count)]
+    calls = [Client(limiter, rate=_NEEDED * rate / count) for _ in range(count)]
+    match family.way.removesuffix(" *"):
+        case "runs over 3 s":
+            return [Client(limiter, begin=3 * number / (count - 1)) for number in range(count)]
+        case "calls":
+            return calls
+        case "calls and a run":
+            return [*calls[1:], Client(limiter, begin=5.0)]
+        case "a joiner":
+            return [Client(limiter, begin=EVENT), *runs[1:]]
+        case "a leaver":
+            return [Client(limiter, end=EVENT), *runs[1:]]
+        case "beside a rude one":
+            return [*runs[1:], Client(None, rate=rate / 2)]
+        case _:
+            return runs
+
+
+def figures(family: Family, limiter: Callable[[int], Limiter], seed: int) -> dict[str, float]:
+    """What came of it; each figure is a share, and 1 is best but for the waste."""
+    make, rate = TENANTS[family.tenant]
+    who = clients(family, limiter)
+    found = share(make(family.tells), who, seconds=SECONDS, latency=_LATENCY, seed=seed)
+    sessions = [each for each, client in zip(found, who, strict=True) if client.limiter]
+    granted = sum(sum(each.granted) for each in sessions)
+    refused = sum(sum(each.refused) for each in sessions)
+
+    def shares(begin: int, end: int) -> list[float]:
+        return [float(sum(each.granted[begin:end])) for each in sessions]
+
+    late, early = shares(SECONDS // 2, SECONDS), shares(10, 20)
+    common = {"waste": refused / (granted + refused)}
+    match family.way.removesuffix(" *"):
+        case "calls" | "calls and a run":
+            waits = sorted(wait for each in sessions for wait in each.waits) or [math.inf]
+            return common | {
+                "p99 wait, s": waits[int(0.99 * len(waits))],
+                "goodput": sum(late) / (SECONDS / 2)
+                / (rate if family.way == "calls and a run" else _NEEDED * rate),
+            }  # fmt: skip
+        case "a joiner":
+            after = shares(EVENT + 15, EVENT + 25)
+            return common | {"joiner's share": after[0] / (sum(after) / len(after))}
+        case "a leaver":
+            return common | {"used after 10 s": sum(shares(EVENT + 10, EVENT + 20)) / (10 * rate)}
+        case "beside a rude one":
+            return common | {"of what is left": sum(late) / (rate / 2 * SECONDS / 2)}
+        case _:
+            return common | {
+                "goodput": sum(late) / (rate * SECONDS / 2),
+                "Jain": jain(late),
+                "poorest": min(late) * len(late) / (sum(late) or 1),
+                "Jain 10-20 s": jain(early),
+            }
