@@ -100,7 +100,8 @@ def nearly_full_disk(stack: ExitStack) -> Streams:
     Path("log").write_bytes(bytes((1 << 16) - 10))
     log = os.open("log", os.O_WRONLY | os.O_APPEND)
     stack.callback(os.close, log)
-    return Streams(stdout=log, preexec=little_room)
+    # Where coverage is measured, its own file would be longer than the process may write.
+    return Streams(stdout=log, preexec=little_room, environ=(("COVERAGE_PROCESS_START", ""),))
 
 
 def closed(number: int) -> Streams:
