@@ -95,13 +95,16 @@ def little_room() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, resource.RLIM_INFINITY))
 
 
+# Where it is measured, its own file would be longer than `little_room` allows.
+NO_COVERAGE = (("COVERAGE_PROCESS_START", ""), ("COVERAGE_PROCESS_CONFIG", ""))
+
+
 def nearly_full_disk(stack: ExitStack) -> Streams:
     """A log that may grow by only a few bytes; the journal is smaller."""
     Path("log").write_bytes(bytes((1 << 16) - 10))
     log = os.open("log", os.O_WRONLY | os.O_APPEND)
     stack.callback(os.close, log)
-    # Where coverage is measured, its own file would be longer than the process may write.
-    return Streams(stdout=log, preexec=little_room, environ=(("COVERAGE_PROCESS_START", ""),))
+    return Streams(stdout=log, preexec=little_room, environ=NO_COVERAGE)
 
 
 def closed(number: int) -> Streams:
