@@ -62,9 +62,9 @@ def _hooked(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def by_hand() -> bool:
+def by_hand(request: pytest.FixtureRequest) -> bool:
     """Whether to run everything, also what is too slow for CI: the profile `long`."""
-    return settings.get_current_profile_name() == "long"
+    return bool(request.config.getoption("--hypothesis-profile") == "long")
 
 
 @pytest.fixture(autouse=True)

@@ -136,7 +136,8 @@ async def test_a_display_that_is_slow_leaves_lines_out_and_says_so() -> None:
         await display.written()
         pipe.close()
         lines = await rest
-        assert lines[-2:] == [streams._LEFT_OUT, b"the end\n"]
+        assert streams._LEFT_OUT in lines
+        assert lines[-1] == b"the end\n"
         assert len(lines) < 4000
 
 
