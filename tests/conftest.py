@@ -91,6 +91,14 @@ async def sandbox() -> AsyncIterator[Sandbox]:
 
 
 @pytest.fixture
+def users(sandbox: Sandbox, tmp_path: Path) -> Path:
+    """A file of the ids of the test's own `sandbox`."""
+    path = tmp_path / "users.txt"
+    path.write_text("".join(f"{user_id}\n" for user_id in sandbox.user_ids()))
+    return path
+
+
+@pytest.fixture
 async def session(sandbox: Sandbox) -> AsyncIterator[MonoCloudSession]:
     async with MonoCloudSession(sandbox.url, sandbox.api_key, retry=QUICK) as session:
         yield session

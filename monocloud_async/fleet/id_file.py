@@ -54,6 +54,7 @@ class IdFile(Struct, frozen=True, kw_only=True):
         begin: the offset of the first line of ids, after a byte order mark and a csv header.
         header: the csv header.
         line: the average bytes of a line, in the sample with the shortest lines.
+        encoding: UTF-8, or ASCII for an older encoding, of which other bytes are not read.
         digest: the digest of the whole file; plans of earlier versions have none, and rely on the
             mark.
     """
@@ -67,6 +68,7 @@ class IdFile(Struct, frozen=True, kw_only=True):
     header: str
     line: float
     digest: str | None = None
+    encoding: str = "utf-8"
 
     async def lines(self, start: int, end: int) -> list[Line]:
         """Return the lines that begin in this byte range, without blank ones, numbered from 0.
@@ -81,7 +83,9 @@ class IdFile(Struct, frozen=True, kw_only=True):
     def parse(self, content: bytes) -> list[Line]:
         """Return the lines of this content, without blank ones, numbered from 0."""
         parse = line_parser(self.form, self.column, clean(self.where), self.header)
-        texts = filter(str.strip, split_lines(content.decode(errors="surrogateescape")))
+        texts = filter(
+            str.strip, split_lines(content.decode(self.encoding, errors="surrogateescape"))
+        )
         return [parse(number, text) for number, text in enumerate(texts)]
 
     async def whole_lines(self, start: int, end: int) -> tuple[bytes, str]:
@@ -165,8 +169,8 @@ async def inspect_file(where: str, form: Format | None = None, column: str | Non
     with _translated(where):
         part = await _read(where, 0, _SAMPLE)
     mark = len(codecs.BOM_UTF8) if part.content.startswith(codecs.BOM_UTF8) else 0
-    _refuse_packed(clean(where), part.content)
-    text = part.content[mark:].decode(errors="surrogateescape")
+    encoding = _encoding(clean(where), part.content)
+    text = part.content[mark:].decode(encoding, errors="surrogateescape")
     header = _header(clean(where), form, column, text).encode(errors="surrogateescape")
     content = part.content[mark + len(header) :]
     source = IdFile(
@@ -178,6 +182,7 @@ async def inspect_file(where: str, form: Format | None = None, column: str | Non
         begin=mark + len(header),
         header=header.decode(errors="replace") if form is Format.CSV else "",
         line=_line_length(content) or 1.0,
+        encoding=encoding,
     )
     with _translated(where):
         digest = await _read_whole(source)
@@ -195,17 +200,22 @@ def _line_length(content: bytes) -> float:
     return whole / (ends or 1)
 
 
-def _refuse_packed(name: str, start: bytes) -> None:
-    """Raise `ConfigurationError` for what cannot be read in ranges, though `bulk` reads it."""
-    encoding = encoding_of(start)
-    if is_packed(start) or encoding.name != "utf-8":
-        what = "packed" if is_packed(start) else encoding.name.upper()
+def _encoding(name: str, start: bytes) -> str:
+    """Return the encoding of a file that starts with these bytes.
+
+    Raises:
+        ConfigurationError: it cannot be read in ranges, though `bulk` reads it.
+    """
+    encoding = encoding_of(start).name
+    if is_packed(start) or encoding not in {"ascii", "utf-8"}:
+        what = "packed" if is_packed(start) else encoding.upper()
         raise ConfigurationError(
             f"{name} is {what}, and a fleet reads ranges of a file: write the ids to a txt file in"
             " UTF-8 first"
         )
     if b"\r" in start and b"\n" not in start:
         raise ConfigurationError(f"{name} has no line feeds; convert its line ends first: mac2unix")
+    return encoding
 
 
 def _header(name: str, form: Format, column: str | None, text: str) -> str:

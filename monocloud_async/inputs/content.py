@@ -42,8 +42,8 @@ class Encoding(NamedTuple):
     """How bytes become text.
 
     Attributes:
-        name: Python's name of the encoding. UTF-8 also stands for any encoding that contains ASCII:
-            there, the ids are read, and other bytes become lone surrogates.
+        name: Python's name of the encoding; ASCII for an older one that contains it: there, ids are
+            read, and other bytes become lone surrogates.
         mark: the length of the byte order mark.
         guess: Python's name of the older encoding that the file may be in, "" if that is unknown,
             or None if it is UTF-8.
@@ -127,7 +127,7 @@ def encoding_of(sample: bytes) -> Encoding:
     try:
         codecs.getincrementaldecoder("utf-8")().decode(sample)
     except UnicodeDecodeError:
-        return Encoding("utf-8", 0, guessed(sample))
+        return Encoding("ascii", 0, guessed(sample))
     return Encoding("utf-8", 0)
 
 
@@ -143,5 +143,5 @@ def guessed(sample: bytes) -> str:
 
 def text_of(stream: BinaryIO, encoding: Encoding) -> io.TextIOWrapper:
     """Return the text of this stream, with its line ends as they are."""
-    errors = "surrogateescape" if encoding.name == "utf-8" else "replace"
+    errors = "surrogateescape" if encoding.name in {"ascii", "utf-8"} else "replace"
     return io.TextIOWrapper(stream, encoding=encoding.name, errors=errors, newline="")

@@ -301,7 +301,8 @@ def open_ids(
     name = "stdin" if path == STDIN else clean(str(path))
     try:
         # Not `sys.stdin`: at exit, Python would wait for a thread that still reads from it.
-        stream = Path(path).open("rb") if path != STDIN else open(0, "rb", closefd=False)  # noqa: SIM115
+        place = 0 if path == STDIN else path
+        stream = open(place, "rb", SAMPLE, closefd=path != STDIN)  # noqa: SIM115  closed below
     except OSError as error:
         raise ConfigurationError(f"cannot read {name}: {error.strerror}") from None
     try:

@@ -62,13 +62,6 @@ def sandbox() -> Iterator[Sandbox]:
         yield sandbox
 
 
-@pytest.fixture
-def users(sandbox: Sandbox, tmp_path: Path) -> Path:
-    path = tmp_path / "users.txt"
-    path.write_text("".join(f"{user_id}\n" for user_id in sandbox.user_ids()))
-    return path
-
-
 def in_terminal(columns: int, environ: dict[str, str], *argv: str) -> tuple[int, str]:
     """Return the exit code, and everything written to a terminal of this width."""
     master, slave = pty.openpty()

@@ -24,13 +24,6 @@ def sandbox() -> Iterator[Sandbox]:
         yield sandbox
 
 
-@pytest.fixture
-def users(sandbox: Sandbox, tmp_path: Path) -> Path:
-    path = tmp_path / "users.txt"
-    path.write_text("".join(f"{user_id}\n" for user_id in sandbox.user_ids()))
-    return path
-
-
 def summary(out: str) -> dict[str, object]:
     found: dict[str, object] = json.loads(out.splitlines()[-1])["summary"]
     return found

@@ -21,13 +21,6 @@ def sandbox() -> Iterator[Sandbox]:
         yield sandbox
 
 
-@pytest.fixture
-def users(sandbox: Sandbox, tmp_path: Path) -> Path:
-    path = tmp_path / "users.txt"
-    path.write_text("".join(f"{user_id}\n" for user_id in sandbox.user_ids()))
-    return path
-
-
 @pytest.mark.process
 def test_a_reader_that_leaves_stops_the_run_quietly(sandbox: Sandbox, users: Path) -> None:
     sandbox.latency = 0.02

@@ -232,6 +232,19 @@ def test_an_id_in_a_doubtful_encoding_is_a_bad_line(tmp_path: Path) -> None:
     assert "not UTF-8 where the id is" in (lines[1].problem or "")
 
 
+def test_an_id_whose_bytes_would_be_another_letter_in_utf_8_is_a_bad_line(tmp_path: Path) -> None:
+    """What is "Ã¼" in Windows-1252 is "ü" in UTF-8, and may be somebody else."""
+    _, lines = read(tmp_path, "a.csv", "id,n\nÃ¼da,x\nada,Größe\n".encode("cp1252"))
+    assert [line.user_id for line in lines] == [None, "ada"]
+
+
+def test_the_encoding_is_looked_for_in_more_than_the_first_lines(tmp_path: Path) -> None:
+    rows = "".join(f"{user_id},plain\n" for user_id in IDS * 1000)
+    reader, lines = read(tmp_path, "a.csv", f"id,n\n{rows[:60_000]}\n{A},ü\n".encode("cp1252"))
+    assert len(lines) > 2000
+    assert "not UTF-8" in "".join(reader.notes)
+
+
 def test_a_number_of_a_workbook_is_no_id(tmp_path: Path) -> None:
     """A spreadsheet drops zeros in front and rounds long numbers, and nobody can tell."""
     _, lines = read(tmp_path, "a.xlsx", xlsx({"x": [["id"], [A], [12345], [1.2e20]]}))
