@@ -29,7 +29,7 @@ MAX_HEADERS: Final = 1 << 16  # bytes of a response's headers, all lines togethe
 MAX_LINES: Final = MAX_HEADERS // len("a:\r\n")  # trailers count as well
 # Bytes of a response with its framing. `read_body` has a limit for the body, but chunk extensions
 # and trailers can be endless without a single byte of a body.
-_MAX_RESPONSE: Final = 1 << 21
+_MAX_RESPONSE: Final = 5 << 20  # more than a page of users may have
 # A parser that stands exactly between two responses reads this as one response with no headers;
 # in any other state it reads something else.
 _CANARY: Final = b"HTTP/1.1 204 probe\r\n\r\n"
@@ -159,7 +159,7 @@ class Connector(TCPConnector):
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"limit": 0, "resolver": ThreadedResolver(), **options})
         # aiohttp has no public way to set the protocol class; the tests check that it uses this.
-        self._factory = partial(self.protocol, loop=self._loop)  # type: ignore[assignment]
+        self._factory = partial(self.protocol, loop=self._loop)  # type: ignore[assignment] # not public
 
     async def connect(
         self, req: ClientRequest, traces: list[Trace], timeout: ClientTimeout

@@ -84,7 +84,7 @@ _users = msgspec.json.Decoder(list[User])
 _json = msgspec.json.Decoder()
 _members = {member.encode_name: member.type for member in msgspec.structs.fields(User)}
 _pagination = msgspec.json.Decoder(_Pagination)
-_NOT_READ = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+_NOT_READ = (msgspec.MsgspecError, UnicodeError, RecursionError)
 
 
 class Response(msgspec.Struct, gc=False):
@@ -151,11 +151,12 @@ class UserOperation(Operation[User]):
     """
 
     suffix: str = ""
+    variant: str = ""
 
     @property
     def endpoint(self) -> str:
         """The operation as MonoCloud's documentation writes it; journals store it."""
-        return f"{self.method} {_USERS_PATH}/{{user_id}}{self.suffix}"
+        return f"{self.method} {_USERS_PATH}/{{user_id}}{self.suffix}{self.variant}"
 
     def path(self, target: str) -> str:
         """Return the percent-encoded path for this user; the id is exactly one segment of it.
@@ -267,7 +268,10 @@ DISABLE: Final = BulkOperation(
     done_before="already_disabled",
     contradicted_by=lambda user: user.disabled is False,
 )
-DISABLE_AND_REVOKE_SESSIONS: Final = replace(DISABLE, body='{"revoke_sessions":true}')
+# A journal of the one is not for the other, which would leave sessions open.
+DISABLE_AND_REVOKE_SESSIONS: Final = replace(
+    DISABLE, body='{"revoke_sessions":true}', variant=" with revoke_sessions"
+)
 # By the name that a fleet's messages have. A journal stores the `endpoint` of one of these.
 BULK_OPERATIONS: Final[Mapping[str, BulkOperation]] = {
     "enable": ENABLE,

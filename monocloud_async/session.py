@@ -363,6 +363,18 @@ class MonoCloudSession:
                 own header.
             MonoCloudError: (from the iterator) as from `get_user`.
         """
+        return self._list_users(filter=filter, sort=sort, group=group, page_size=page_size)
+
+    def _list_users(
+        self,
+        *,
+        filter: str | None = None,  # noqa: A002  the API's name for it
+        sort: str | None = None,
+        group: str | None = None,
+        page_size: int = 50,
+        timeout: float | None = None,
+    ) -> UserList:
+        """Return the users of the tenant; a request for a page takes `timeout` seconds at most."""
         if not isinstance(page_size, int) or page_size < 1:
             raise ConfigurationError(f"page_size must be 1 or more, not {page_size!r}")
         size = page_size
@@ -376,7 +388,7 @@ class MonoCloudSession:
         async def fetch(number: int, size: int) -> UserPage:
             path = list_path(number, size, query=filter, sort=order, group=group)
             try:
-                return await self._call(LIST_USERS, path, None, policy)
+                return await self._call(LIST_USERS, path, timeout, policy)
             except MonoCloudError as error:
                 error.user_id = None  # what was asked for is no user
                 raise
@@ -421,7 +433,7 @@ class MonoCloudSession:
             )
         except RequestTimeoutError as error:
             if error.attempts > 1:  # its text has the time of the last attempt alone
-                in_all = f"; {error.attempts} attempts, {clock() - began:.3g} s in all"
+                in_all = f"; {clock() - began:.3g} s in all"
                 error.args = (f"{error.args[0]}{in_all}",)
             raise
         finally:
@@ -513,6 +525,7 @@ class MonoCloudSession:
             check: look first, and leave out who is enabled already. A journal then has what was
                 before. Users are looked up one by one, or in the list of all users if that takes
                 fewer requests (only where the number of ids is known before they are read).
+                `max_rate` does not hold for the pages of the list.
             limit: the number of users after which the run ends, without those who are enabled
                 according to the journal.
             on_outcome: called with every `Outcome`, in the order in which they finish.
@@ -524,7 +537,7 @@ class MonoCloudSession:
 
         Raises:
             RunStoppedError: (from the run) the key was refused, something other than MonoCloud
-                answered, the first hundred users all failed in the same way, the tenant was down
+                answered, the first `max_same_failures` users failed alike, the tenant was down
                 for longer than `max_outage` or answered only 429 for 15 minutes, or the journal
                 cannot be written. Its `report` has the results, and the rest of the ids stays
                 unread.
@@ -578,7 +591,8 @@ class MonoCloudSession:
             max_rate: as for `bulk_enable`.
             max_outage: as for `bulk_enable`.
             max_same_failures: as for `bulk_enable`.
-            check: look first, and leave out who is disabled already.
+            check: look first, and leave out who is disabled already; not with `revoke_sessions`,
+                because their sessions would stay open.
             limit: as for `bulk_enable`.
             on_outcome: as for `bulk_enable`.
             journal: as for `bulk_enable`.
@@ -624,6 +638,11 @@ class MonoCloudSession:
         """
         if self._state is not _State.OPEN:
             raise ConfigurationError(CLOSED)
+        if check and operation is DISABLE_AND_REVOKE_SESSIONS:
+            raise ConfigurationError(
+                "check=True would leave the sessions open of users who are disabled already:"
+                " leave check or revoke_sessions out"
+            )
         seconds = self._timeout if timeout is None else config.positive("timeout", timeout)
         if isinstance(journal, str | os.PathLike):
             from monocloud_async.journal.file import JournalFile  # noqa: PLC0415  SQLite, threads
@@ -652,8 +671,10 @@ class MonoCloudSession:
     def lookup(self, seconds: float) -> Lookup:
         """Return a `Lookup` for the users of a run, whose requests may take so many seconds."""
         return Lookup(
-            lambda user_id, left: self._send(GET_USER, user_id, min(seconds, left)),
-            self.list_users(),
+            lambda user_id, left: self._send(
+                GET_USER, user_id, min(seconds, left), self._time_slice
+            ),
+            self._list_users(timeout=seconds),
         )
 
     async def _send(

@@ -39,10 +39,10 @@ def monocloud_session(monocloud_sandbox: Sandbox) -> Iterator[MonoCloudSession]:
     """
     import asyncio  # noqa: PLC0415 - see the module's docstring
 
-    from monocloud_async import MonoCloudSession, RetryPolicy  # noqa: PLC0415 - as above
+    from monocloud_async import MonoCloudSession  # noqa: PLC0415 - as above
+    from monocloud_async.fake import QUICK  # noqa: PLC0415 - as above
 
-    retry = RetryPolicy(wait_initial=0.01, wait_max=0.05)
-    session = MonoCloudSession(monocloud_sandbox.url, monocloud_sandbox.api_key, retry=retry)
+    session = MonoCloudSession(monocloud_sandbox.url, monocloud_sandbox.api_key, retry=QUICK)
     yield session
     loop = asyncio.new_event_loop()
     loop.run_until_complete(session.close())

@@ -102,6 +102,7 @@ class UserList:
         self._fetch = fetch
         self._ordered = ordered
         self._seen = IdSet()
+        self._iterator = self._users()
         self._is_aligned = True  # whether all pages of the first pass had the same size
 
     def __repr__(self) -> str:
@@ -113,7 +114,7 @@ class UserList:
         return None if self.total is None else -(-self.total // self.page_size)
 
     def __aiter__(self) -> AsyncIterator[User]:
-        return self._users()
+        return self._iterator  # who leaves it in the middle can go on
 
     async def _users(self) -> AsyncIterator[User]:
         while self.passes < _MAX_PASSES:
@@ -129,6 +130,7 @@ class UserList:
                 if not self.passes:
                     self.repeated += len(page.users) - len(unseen)
                 for user in unseen:
+                    self.returned += 1
                     yield user
             if not self._ordered and (self.repeated or self.total != first.total):
                 async for user in self._newest():
@@ -163,15 +165,14 @@ class UserList:
             page = await self._page(number)
             unseen = self._unseen(page)
             for user in unseen:
+                self.returned += 1
                 yield user
             if len(unseen) < len(page.users):
                 return
             number -= 1
 
     def _unseen(self, page: UserPage) -> list[User]:
-        unseen = [user for user in page.users if self._seen.add(user.user_id)]
-        self.returned += len(unseen)
-        return unseen
+        return [user for user in page.users if self._seen.add(user.user_id)]
 
     def _is_complete(self, total_before: int, *, found: int) -> bool:
         """Return whether nobody can be missing after this pass.

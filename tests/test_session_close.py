@@ -77,9 +77,11 @@ async def test_a_run_whose_last_calls_are_in_flight_ends_as_if_nothing_were(
 ) -> None:
     sandbox.latency = 0.2
     session = MonoCloudSession(sandbox.url, sandbox.api_key)
-    running = asyncio.ensure_future(_report(session.bulk_enable(sandbox.user_ids())))
+    run = session.bulk_enable(sandbox.user_ids())
+    running = asyncio.ensure_future(_report(run))
     await requested(sandbox, 20)
-    await asyncio.sleep(0.02)  # until the run has seen the end of its ids
+    while not run.report.exhausted:  # noqa: ASYNC110  there is no event for it
+        await asyncio.sleep(0.001)
     await session.close(drain=30)
     assert (await running).enabled == 20
 
@@ -268,3 +270,23 @@ def test_a_session_in_use_in_another_thread_is_closed_there() -> None:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
+
+
+async def test_to_iterate_over_a_run_that_cannot_begin_is_an_error(sandbox: Sandbox) -> None:
+    session = MonoCloudSession(sandbox.url, sandbox.api_key)
+    run = session.bulk_enable(["ada"])
+    await session.close()
+    async with asyncio.timeout(10), run:
+        with pytest.raises(m.ConfigurationError, match="closed"):
+            await anext(run)
+
+
+async def test_a_run_is_entered_once(sandbox: Sandbox) -> None:
+    async with MonoCloudSession(sandbox.url, sandbox.api_key) as session:
+        run = session.bulk_enable(sandbox.user_ids())
+        async with run:
+            with pytest.raises(m.ConfigurationError, match="started before"):
+                await run.__aenter__()
+            assert len([outcome async for outcome in run]) == 20
+        with pytest.raises(m.ConfigurationError, match="started before"):
+            await run

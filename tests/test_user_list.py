@@ -51,6 +51,22 @@ async def ids(users: AsyncIterator[User] | UserList) -> list[str]:
     return [user.user_id async for user in users]
 
 
+@pytest.mark.parametrize("ordered", [True, False])
+@pytest.mark.parametrize("seen", [1, 29, 30, 31, 130])
+async def test_who_leaves_the_loop_can_go_on(seen: int, *, ordered: bool) -> None:
+    tenant = Tenant(230)
+    users = tenant.list(ordered=ordered)
+    first = []
+    async for user in users:
+        first.append(user.user_id)
+        assert users.returned == len(first)
+        if len(first) == seen:
+            break
+    rest = await ids(users)
+    assert sorted(first + rest) == sorted(tenant.users)
+    assert await ids(users) == []
+
+
 @pytest.mark.parametrize("count", [0, 1, 49, 50, 51, 99, 100, 101, 1003])
 @pytest.mark.parametrize("ordered", [True, False])
 async def test_everybody_comes_once_in_as_few_requests_as_pages(
@@ -426,7 +442,13 @@ async def test_what_is_no_list_is_told(
 
 @pytest.mark.parametrize(
     "header",
-    [b"", b"X-Pagination: nonsense", b'X-Pagination: {"total_count": "2"}', b"X-Pagination: {}"],
+    [
+        b"",
+        b'X-Pagination: {"total_count": 1, "note": "\xff"}',
+        b"X-Pagination: nonsense",
+        b'X-Pagination: {"total_count": "2"}',
+        b"X-Pagination: {}",
+    ],
 )
 async def test_an_unreadable_header_is_none(header: bytes) -> None:
     def answer(request: bytes) -> bytes:
@@ -469,3 +491,20 @@ async def test_options_are_checked_before_any_request(
     with pytest.raises(m.MonoCloudError, match=message):
         session.list_users(**options)
     assert sandbox.stats().requests == 0
+
+
+@pytest.mark.parametrize(
+    ("length", "says"), [(4 << 20, None), ((4 << 20) + 1, "ask for a smaller page_size")]
+)
+async def test_a_page_may_have_four_megabytes(length: int, says: str | None) -> None:
+    user = b'[{"user_id":"ada"}]'
+    answer = http(user + b" " * (length - len(user)), b'X-Pagination: {"total_count": 1}')
+    async with (
+        RawServer(answering(answer)) as server,
+        MonoCloudSession(server.url, "key", retry=QUICK) as session,
+    ):
+        if says is None:
+            assert await ids(session.list_users()) == ["ada"]
+        else:
+            with pytest.raises(m.InvalidResponseError, match=says):
+                await ids(session.list_users())

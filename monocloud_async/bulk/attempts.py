@@ -150,6 +150,8 @@ class CallRunner:
         try:
             if self._lookup is not None and await self._has_wanted_state(call, self._lookup):
                 self.proved.set()  # without a request: the list has shown that the key is valid
+                if not self._lookup.reads_list:
+                    self._stop_rules.user_done()
                 return call.done_before()
             user = await self._call(call, self._send)
         except MonoCloudError as error:

@@ -184,9 +184,11 @@ class BulkRun:
             task.cancel()
 
     def __await__(self) -> Generator[object, None, BulkReport]:
+        self._check_not_started()
         return self._run().__await__()
 
     async def __aenter__(self) -> Self:
+        self._check_not_started()
         self._results.stream()
         self._run_task = asyncio.create_task(self._run())
         return self
@@ -213,13 +215,18 @@ class BulkRun:
             raise StopAsyncIteration
         return outcome
 
-    async def _run(self) -> BulkReport:
-        if self._started:
+    def _check_not_started(self) -> None:
+        if self._started or self._run_task is not None:
             again = f"call bulk_{self.operation.name} again"
             raise ConfigurationError(f"this run was started before; {again}")
+
+    async def _run(self) -> BulkReport:
         self._started = True
-        with self._in_progress(self), observe(self.operation, self.report, self.pace):
-            return await self._observed()
+        try:
+            with self._in_progress(self), observe(self.operation, self.report, self.pace):
+                return await self._observed()
+        finally:
+            self._results.end()  # also of a run that could not begin
 
     async def _observed(self) -> BulkReport:
         self._dispatcher.clock = clock = asyncio.get_running_loop().time
@@ -254,11 +261,8 @@ class BulkRun:
             await self._end()
         finally:
             self.report.stopwatch.stop()
-            try:
-                if self._writer is not None:
-                    await self._writer.close(self._how())
-            finally:
-                self._results.end()
+            if self._writer is not None:
+                await self._writer.close(self._how())
 
     async def _end(self) -> None:
         self._runner.draining = True

@@ -18,6 +18,7 @@ from collections.abc import (
 from collections.abc import (
     Set as AbstractSet,
 )
+from contextlib import suppress
 from contextvars import copy_context
 from enum import Enum
 from functools import partial
@@ -98,7 +99,7 @@ class Source:
         self._report = report
         self._writer = writer
         self._left = math.inf if limit is None else limit
-        self._count = len(user_ids) if isinstance(user_ids, Sized) else count
+        self._count = count
         self._on_skipped: OnSkipped | None = None
         self._async_iterator: AsyncIterator[str] | None = None
         self._iterator: Iterator[str] = iter(())
@@ -142,6 +143,9 @@ class Source:
     @property
     def expected(self) -> int | None:
         """About how many ids `next` will return, or None if that is unknown."""
+        if self._count is None and isinstance(self._user_ids, Sized):
+            with suppress(TypeError):  # a wrapper may have the length of what has none
+                self._count = len(self._user_ids)
         if self._count is None:
             return None
         done = 0 if self._writer is None else self._writer.users_done
@@ -152,7 +156,8 @@ class Source:
         if self.is_at_limit:
             return End.END
         user_id = await self._next()
-        self._left -= 1
+        if user_id is not End.END:
+            self._left -= 1
         return user_id
 
     async def _next(self) -> str | End:

@@ -43,7 +43,7 @@ class StopRules:
     - 403, a redirect, or a page that is not MonoCloud's: as the first response, or if the last
       hundred responses were all like that.
     - An invalid certificate or host name: in the first call.
-    - The first hundred users all failed in the same way.
+    - The first `max_same_failures` users all failed in the same way, if that is a number.
     - The tenant is down for longer than `max_outage`, or answers only 429 for 15 minutes.
     """
 

@@ -12,7 +12,7 @@ from conftest import QUICK
 
 import monocloud_async as m
 from monocloud_async import MonoCloudSession
-from monocloud_async.endpoint import ENABLE
+from monocloud_async.endpoint import ENABLE, Operation
 from monocloud_async.sandbox import Sandbox
 
 
@@ -104,15 +104,24 @@ async def test_users_of_a_lookup_are_not_looked_up_again(
 
 
 async def test_what_was_before_is_on_disk_before_the_request(
-    sandbox: Sandbox, session: MonoCloudSession, tmp_path: Path
+    sandbox: Sandbox, session: MonoCloudSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids, path = sandbox.user_ids()[:2], tmp_path / "journal"
     sandbox.script(ids[0], "hang")
+    sent, known = asyncio.Event(), dict[str, int | None]()
+    send = session._send
+
+    async def watched(operation: Operation[Any], user_id: str, *rest: Any) -> Any:
+        if operation is ENABLE and user_id == ids[0]:
+            known.update(before(path))
+            sent.set()
+        return await send(operation, user_id, *rest)
+
+    monkeypatch.setattr(session, "_send", watched)
     run = session.bulk_enable(ids, check=True, journal=path)
     task = asyncio.ensure_future(run)
-    while sandbox.stats().in_flight == 0 or not path.exists() or not before(path):  # noqa: ASYNC110  a file has no event
-        await asyncio.sleep(0.01)
-    assert before(path)[ids[0]] == 1
+    await sent.wait()
+    assert known[ids[0]] == 1
     assert ids[0] not in outcomes(path)
     run.cancel()
     await task
@@ -214,3 +223,60 @@ async def test_who_is_enabled_by_the_journal_proves_the_ids(
     for _ in range(2):
         report = await session.bulk_enable(ids, journal=tmp_path / "journal", max_same_failures=100)
         assert report.failed == 150
+
+
+async def test_sessions_are_not_left_open_because_somebody_is_disabled_already(
+    session: MonoCloudSession, tmp_path: Path
+) -> None:
+    with pytest.raises(m.ConfigurationError, match="leave check or revoke_sessions out"):
+        session.bulk_disable(["ada"], revoke_sessions=True, check=True)
+    await session.bulk_disable(["ada"], journal=tmp_path / "j")
+    with pytest.raises(m.ConfigurationError, match="disable with revoke_sessions; name another"):
+        await session.bulk_disable(["ada"], revoke_sessions=True, journal=tmp_path / "j")
+
+
+async def test_look_ups_that_succeed_are_answers_like_any_other(
+    sandbox: Sandbox, session: MonoCloudSession
+) -> None:
+    """A hundred 403s in a row stop a run, but not if the tenant answers between them."""
+    enabled = [user_id for user_id, disabled in states(sandbox).items() if not disabled][:150]
+    refused = [f"refused{number}" for number in range(150)]
+    for user_id in refused:
+        sandbox.script(user_id, 403)
+    both = [user_id for pair in zip(enabled, refused, strict=True) for user_id in pair]
+    report = await session.bulk_enable(iter(both), check=True, concurrency=1)
+    assert (report.already_enabled, report.failed) == (150, 150)
+
+
+class Wrapper:
+    """An iterable that has a length by its class, and none by its content, as tqdm's."""
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(["ada"])
+
+    def __len__(self) -> int:
+        raise TypeError("object of type 'generator' has no len()")
+
+
+@pytest.mark.parametrize("check", [False, True])
+async def test_an_input_may_not_know_its_length(session: MonoCloudSession, *, check: bool) -> None:
+    assert (await session.bulk_enable(Wrapper(), check=check)).failed == 1
+
+
+async def test_the_length_of_the_input_is_not_asked_for_in_vain(session: MonoCloudSession) -> None:
+    """It may be a query, which then reads everything."""
+
+    class Query(list[str]):
+        def __len__(self) -> int:
+            raise AssertionError("it reads all rows")
+
+    assert (await session.bulk_enable(Query(["ada"]))).failed == 1
+
+
+async def test_the_end_of_the_input_is_none_of_the_limit(
+    sandbox: Sandbox, session: MonoCloudSession, tmp_path: Path
+) -> None:
+    path = tmp_path / "journal"
+    await session.bulk_enable(sandbox.user_ids()[:2], limit=3, journal=path)
+    with closing(sqlite3.connect(path)) as sql:
+        assert sql.execute("SELECT how FROM sittings").fetchall() == [("finished",)]
