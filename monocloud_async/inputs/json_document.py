@@ -68,7 +68,11 @@ def _lists(members: dict[str, msgspec.Raw]) -> list[str]:
 
 
 def _texts(content: bytes | msgspec.Raw) -> list[str]:
-    return [bytes(item).decode(errors="surrogateescape") for item in _array.decode(content)]
+    """Return the items, each on one line: in JSON, a raw line break is only white space."""
+    return [
+        bytes(item).decode(errors="surrogateescape").replace("\r", " ").replace("\n", " ")
+        for item in _array.decode(content)
+    ]
 
 
 def _notes(count: int, members: dict[str, msgspec.Raw]) -> list[str]:

@@ -7,11 +7,13 @@ What was found (an encoding, a header) is in `IdReader.notes`, for people to see
 CR, LF and CR LF end a line. Of JSON documents and workbooks the whole file is in memory.
 """
 
+import gzip
 import os
 import stat
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from io import StringIO, TextIOBase
 from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -95,19 +97,39 @@ class IdReader:
 
     def expected(self) -> int | None:
         """Return about how many ids there are, by counting line ends; None if that is unknown."""
-        if self.size is None or self.form is Format.WORKBOOK:
+        if self.size is None:
             return None
         number = self._stream.fileno()
         position = os.lseek(number, 0, os.SEEK_CUR)  # `_stream` may have read ahead
-        with open(number, "rb", closefd=False) as file, self._readable():
+        with open(number, "rb", SAMPLE, closefd=False) as file, self._readable():
             file.seek(0)
-            content = unpacked(self.name, file, peek(file, _START))
-            ends = returns = 0
-            while block := content.read(1 << 20):
-                ends += block.count(b"\n")
-                returns += block.count(b"\r")
+            has_lines, count = self._count(file)
         os.lseek(number, position, os.SEEK_SET)
-        return max(0, (ends or returns) - (self.form is Format.CSV))
+        if has_lines:
+            return count
+        lines = self.lines_again()  # all of a workbook or a document is in memory anyway
+        return None if lines is None else sum(1 for _ in lines)
+
+    def _count(self, file: BinaryIO) -> tuple[bool, int]:
+        """Return whether the lines of this file are its items, and how many they are."""
+        start = peek(file, _START)
+        if self.form is Format.WORKBOOK or is_workbook(start):
+            return False, 0
+        content = unpacked(self.name, file, start)
+        if self.form is Format.JSONL:
+            sample = peek(content, SAMPLE)
+            encoding = encoding_of(sample)
+            text = sample[encoding.mark :].decode(encoding.name, errors="replace").lstrip()
+            if may_be_document(text.partition("\n")[0]):
+                return False, 0
+        ends = returns = 0
+        last = b"\n"
+        while block := content.read(1 << 20):
+            ends += block.count(b"\n")
+            returns += block.count(b"\r")
+            last = block[-1:]
+        lines = (ends or returns) + (last not in b"\r\n\0")
+        return True, max(0, lines - (self.form is Format.CSV))
 
     def reread(self) -> Iterator[str] | None:
         """Return the valid ids, read again from the start, or None for a pipe."""
@@ -132,30 +154,33 @@ class IdReader:
 
     @contextmanager
     def _readable(self) -> Iterator[None]:
-        """Turn errors of unpacking and decoding into a `ConfigurationError`."""
+        """Turn errors of reading, unpacking and decoding into a `ConfigurationError`."""
         try:
             yield
-        except (EOFError, zlib.error, UnicodeError) as error:
+        except (EOFError, gzip.BadGzipFile, zlib.error, UnicodeError) as error:
             raise ConfigurationError(f"{self.name} is damaged: {clean(str(error))}") from None
+        except OSError as error:
+            raise ConfigurationError(f"cannot read {self.name}: {error.strerror}") from None
 
     def _lines(self) -> Iterator[Line]:
         start = peek(self._stream, _START)
         if is_workbook(start) or self.form is Format.WORKBOOK:
-            return self._table(self._sheet_lines(start), str)
+            yield from self._table(self._sheet_lines(start), str)
+            return
         if self.sheet is not None:
             raise ConfigurationError(f"{self.name} is no workbook; leave --sheet out")
         stream = unpacked(self.name, self._stream, start)
         encoding = encoding_of(peek(stream, SAMPLE))
         if encoding.note:
             self.notes.append(f"{self.name} is {encoding.note}")
-        lines = _numbered(stream, encoding)
-        match self.form:
-            case Format.CSV:
-                return self._table(lines, encoding.names)
-            case Format.JSONL:
-                return self._json(lines)
-            case _:
-                return self._txt(lines)
+        with _text(stream, encoding) as text:
+            match self.form:
+                case Format.CSV:
+                    yield from self._table(_numbered(text), encoding.names)
+                case Format.JSONL:
+                    yield from self._json(text)
+                case _:
+                    yield from self._txt(_numbered(text))
 
     def _sheet_lines(self, start: bytes) -> Iterator[Numbered]:
         if self.size is None:
@@ -179,19 +204,19 @@ class IdReader:
             if text.strip():
                 yield read_line(taken[0][0], text, table.cell, row, self.by)
 
-    def _json(self, lines: Iterator[Numbered]) -> Iterator[Line]:
+    def _json(self, text: TextIOBase) -> Iterator[Line]:
         parse = json_lines(self.column, self.by)
-        lines = (line for line in lines if line[1].strip())
-        first = next(lines, None)
-        if first is None:
-            return
-        lines = chain([first], lines)
-        if may_be_document(first[1]):
-            text, lines = _joined(lines)
+        number, first = 0, ""
+        while not first.strip():
+            number, first = number + 1, text.readline(MAX_DOCUMENT)  # it may be all on one line
+            if not first:
+                return
+        if may_be_document(first):
+            first += text.read(MAX_DOCUMENT)
             try:
-                document = read_document(self.name, text)
+                document = read_document(self.name, first)
             except ConfigurationError:
-                if first[1].lstrip().startswith("["):
+                if first.lstrip().startswith("["):
                     raise
             else:
                 self.found = "JSON array"
@@ -199,8 +224,10 @@ class IdReader:
                 for number, item in enumerate(document.items, 1):
                     yield parse(number, f"{item}\n")
                 return
-        for number, text in lines:
-            yield parse(number, text)
+        lines = chain(StringIO(first, newline=""), (line for _, line in _numbered(text)))
+        for further, line in enumerate(lines):
+            if line.strip():
+                yield parse(number + further, line)
 
     def _txt(self, lines: Iterator[Numbered]) -> Iterator[Line]:
         begun = commented = False
@@ -237,33 +264,27 @@ def is_header(name: str, text: str, by: By = By.ID) -> bool:
     return True
 
 
-def _numbered(stream: BinaryIO, encoding: Encoding) -> Iterator[Numbered]:
-    """Yield the lines of a text; of an overlong one, only the start."""
+@contextmanager
+def _text(stream: BinaryIO, encoding: Encoding) -> Iterator[TextIOBase]:
+    """Yield the text of this stream, without its byte order mark."""
     stream.read(encoding.mark)
     text = text_of(stream, encoding)
-    number = 0
     try:
-        while line := text.readline(MAX_LINE):
-            number += 1
-            end = line
-            while len(end) == MAX_LINE and end[-1] not in "\r\n":
-                end = text.readline(MAX_LINE)
-            yield number, line
+        yield text
     finally:
         with suppress(ValueError):  # it is closed already
             text.detach()  # or it would close the stream
 
 
-def _joined(lines: Iterator[Numbered]) -> tuple[str, Iterator[Numbered]]:
-    """Return the text of the lines, as far as it fits in a document, and the same lines again."""
-    taken: list[Numbered] = []
-    size = 0
-    for line in lines:
-        taken.append(line)
-        size += len(line[1])
-        if size >= MAX_DOCUMENT:
-            break
-    return "".join(text for _, text in taken), chain(taken, lines)
+def _numbered(text: TextIOBase) -> Iterator[Numbered]:
+    """Yield the lines of a text; of an overlong one, only the start."""
+    number = 0
+    while line := text.readline(MAX_LINE):
+        number += 1
+        end = line
+        while len(end) == MAX_LINE and end[-1] not in "\r\n":
+            end = text.readline(MAX_LINE)
+        yield number, line
 
 
 def named_format(path: Path, form: Format | None, column: str | None) -> Format:

@@ -2,6 +2,7 @@
 
 import bz2
 import codecs
+import errno
 import gzip
 import io
 import json
@@ -311,3 +312,69 @@ def test_a_journal_holds_against_the_same_file_packed(tmp_path: Path) -> None:
         assert reader.expected() == len(list(reader)) == len(IDS)
         assert list(reader.reread() or ()) == IDS
         assert reader.form is Format.CSV
+
+
+def test_a_document_may_be_one_long_line(tmp_path: Path) -> None:
+    """Most programs write it so; it is much longer than a line of another format may be."""
+    ids = [f"user{number:017}" for number in range(60_000)]
+    for content in (json.dumps(ids), json.dumps({"data": ids}), json.dumps([*ids, IDS], indent=0)):
+        reader, lines = read(tmp_path, "a.json", content)
+        assert reader.found == "JSON array"
+        assert [line.user_id for line in lines][: len(ids)] == ids
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_the_lines_of_a_document_can_be_read_again(tmp_path: Path, indent: int | None) -> None:
+    """As in a file of failures, which has some of them."""
+    _, lines = read(tmp_path, "a.json", json.dumps(OBJECTS, indent=indent))
+    _, again = read(tmp_path, "b.json", "".join(line.text for line in lines[1:]))
+    assert [line.user_id for line in again] == IDS[1:]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.json", json.dumps(OBJECTS)),
+        ("a.json", json.dumps(OBJECTS, indent=2)),
+        ("a.json", json.dumps({"data": OBJECTS}, indent=2)),
+        ("a.jsonl", "\n".join(map(json.dumps, OBJECTS))),
+        ("a.txt", "\n".join(IDS)),
+        ("a.csv.gz", gzip.compress(TABLE.encode())),
+        ("a.xlsx", xlsx({"Sheet1": ROWS})),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_is_expected_is_what_comes(tmp_path: Path, name: str, content: str | bytes) -> None:
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with open_ids(path, None, None) as reader:
+        assert reader.expected() == len(IDS)
+        assert [line.user_id for line in reader] == IDS
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (gzip.compress(PLAIN.encode(), mtime=0)[:-8] + bytes(8), "is damaged: CRC"),
+        (gzip.compress(PLAIN.encode(), mtime=0) + b"more", "is damaged: Not a gzipped file"),
+    ],
+)
+def test_a_damaged_file_is_told_in_one_line(tmp_path: Path, content: bytes, says: str) -> None:
+    with pytest.raises(ConfigurationError, match=says):
+        read(tmp_path, "a.txt.gz", content)
+
+
+class BrokenDisk(io.FileIO):
+    """A file on a disk that gives an error."""
+
+    def readinto(self, _buffer: object, /) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+
+def test_a_disk_that_cannot_be_read_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(PLAIN)
+    with (
+        io.BufferedReader(BrokenDisk(tmp_path / "a.txt")) as file,
+        pytest.raises(ConfigurationError, match="cannot read input: Input/output error"),
+    ):
+        list(IdReader(file, Format.TXT))
