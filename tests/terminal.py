@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from monocloud_async import config
@@ -46,6 +47,19 @@ def started(sandbox: Sandbox, *argv: object, **options: Any) -> Iterator[subproc
             yield process
         finally:
             process.send_signal(signal.SIGKILL)
+
+
+@contextmanager
+def stdin_from(path: Path) -> Iterator[None]:
+    """Let the descriptor 0 of this process be this file, as after `<` in a shell."""
+    before = os.dup(0)
+    try:
+        with path.open("rb") as file:
+            os.dup2(file.fileno(), 0)
+        yield
+    finally:
+        os.dup2(before, 0)
+        os.close(before)
 
 
 def wait_for(condition: Callable[[], bool]) -> None:

@@ -275,15 +275,13 @@ def users(
 
     from monocloud_async.cli import commands  # noqa: PLC0415
     from monocloud_async.cli import users as finder  # noqa: PLC0415
-    from monocloud_async.cli.files import Kept  # noqa: PLC0415
     from monocloud_async.cli.tables import table_format  # noqa: PLC0415
     from monocloud_async.cli.times import read_time  # noqa: PLC0415
 
     if disabled and enabled:
         raise typer.BadParameter("--disabled and --enabled contradict each other")
-    kept = Kept()
-    kept.add("the file of --by-email", by_email)
-    kept.check("--output", output)
+    files = commands.kept(by_email, api_key_file, None, ids_are="the file of --by-email")
+    files.check("--output", output)
     now = time.time()
     emails, bad_lines = (None, 0) if by_email is None else finder.read_emails(by_email)
     selection = finder.Selection(
@@ -431,10 +429,12 @@ def check(
     from monocloud_async.journal.before import is_journal  # noqa: PLC0415
 
     access = commands.access(domain, api_key_file, timeout, attempts)
-    files = commands.kept(file, api_key_file, None)
+    of_journal = is_journal(file)
+    ids, journal = (None, file) if of_journal else (file, None)
+    files = commands.kept(ids, api_key_file, journal)
     files.check("--output", output)
     table = table_format(output, None)
-    if is_journal(file):
+    if of_journal:
         code = checker.check_journal(access, file, output=output, form=table, json=json)
         raise typer.Exit(code)
     with commands.open_ids(file, form, column, sheet=sheet, by=by) as reader:

@@ -263,14 +263,26 @@ def journal_path(reader: Ids, named: Path | None, *, wanted: bool) -> Path | Non
     return reader.path.with_name(f"{reader.path.name}.journal")
 
 
-def kept(ids: Path, api_key_file: Path | None, journal: Path | None) -> Kept:
-    """Return the files of a run, which none of its outputs may replace.
+def kept(
+    ids: Path | None,
+    api_key_file: Path | None,
+    journal: Path | None,
+    *,
+    ids_are: str = "the input",
+) -> Kept:
+    """Return the files of a command, which none of its outputs may replace.
+
+    Args:
+        ids: the input, or None without one.
+        api_key_file: the file of the API key, or None.
+        journal: the journal, or None.
+        ids_are: what messages call the input.
 
     Raises:
         ConfigurationError: the journal is one of the others.
     """
     files = Kept()
-    files.add("the input", 0 if ids == STDIN else ids)
+    files.add(ids_are, 0 if ids == STDIN else ids)
     files.add("the file of the API key", api_key_file)
     files.add_journal(journal)
     return files

@@ -86,6 +86,19 @@ def test_a_journal_is_compared_with_what_is(cli: Cli, sandbox: Sandbox, users: P
     assert f"user {ids[0]!r} is disabled" in done.err
 
 
+@pytest.mark.parametrize("end", ["", "-lock", "-wal", "-shm"])
+def test_check_replaces_no_file_of_the_journal(
+    cli: Cli, sandbox: Sandbox, users: Path, end: str
+) -> None:
+    journal = users.with_name("users.txt.journal")
+    cli("bulk", users, "--limit", 1)
+    before = sorted(users.parent.iterdir()), journal.read_bytes(), sandbox.stats().requests
+    done = cli("check", journal, "-o", f"{journal}{end}")
+    assert (done.code, "is a file of the journal" in done.err) == (2, True)
+    after = sorted(users.parent.iterdir()), journal.read_bytes(), sandbox.stats().requests
+    assert after == before
+
+
 def test_check_refuses_what_it_cannot_tell(
     cli: Cli, sandbox: Sandbox, users: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from terminal import Cli, started, wait_for
+from terminal import Cli, started, stdin_from, wait_for
 
 from monocloud_async import config
 from monocloud_async.cli.times import iso, read_time
@@ -189,6 +189,26 @@ def test_the_input_is_not_replaced(cli: Cli, tmp_path: Path) -> None:
     done = cli("users", "--by-email", emails, "-o", emails)
     assert (done.code, "is the file of --by-email" in done.err) == (2, True)
     assert emails.read_text() == "email\nada@example.com\n"
+
+
+def test_the_file_of_the_key_is_not_replaced(cli: Cli, sandbox: Sandbox, tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text(sandbox.api_key)
+    key.chmod(0o600)
+    done = cli("users", "--api-key-file", key, "-o", key)
+    assert (done.code, "is the file of the API key" in done.err) == (2, True)
+    assert key.read_text() == sandbox.api_key
+    assert sandbox.stats().requests == 0
+
+
+def test_a_file_that_is_stdin_is_not_replaced(cli: Cli, sandbox: Sandbox, tmp_path: Path) -> None:
+    emails = tmp_path / "emails.txt"
+    emails.write_text("ada@example.com\n")
+    with stdin_from(emails):
+        done = cli("users", "--by-email", "-", "-o", emails)
+    assert (done.code, "is the file of --by-email" in done.err) == (2, True)
+    assert emails.read_text() == "ada@example.com\n"
+    assert sandbox.stats().requests == 0
 
 
 @pytest.mark.process
