@@ -14,7 +14,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, TextIO
 
 from monocloud_async.cli.exit_codes import ALL_DONE, SOME_FAILED, STOPPED
@@ -270,16 +271,16 @@ def _is_plain_locale() -> bool:
 
 @contextmanager
 def own_streams() -> Iterator[Callable[[int], int]]:
-    """Replace `sys.stdout` and `sys.stderr` by streams of this module.
+    """Replace `sys.stdout` and `sys.stderr` by streams of this module, and a closed stdin.
 
     Yields:
         A function that takes the exit code of the command, writes what waits, and returns the exit
         code of the process: a command whose results are lost does not end with 0 or 1.
     """
     _keep_places()
-    streams = sys.stdout, sys.stderr
+    streams = sys.stdin, sys.stdout, sys.stderr
     out, err = Output(_raw(sys.stdout)), Output(_raw(sys.stderr), display=True)
-    sys.stdout, sys.stderr = _text(out, streams[0]), _text(err, streams[1])
+    sys.stdout, sys.stderr = _text(out, streams[1]), _text(err, streams[2])
 
     def finish(code: int) -> int:
         out.finish()
@@ -290,9 +291,10 @@ def own_streams() -> Iterator[Callable[[int], int]]:
         return code
 
     try:
-        yield finish
+        with nullcontext(sys.stdin) if sys.stdin else Path(os.devnull).open() as sys.stdin:
+            yield finish
     finally:
-        sys.stdout, sys.stderr = streams
+        sys.stdin, sys.stdout, sys.stderr = streams
 
 
 def _keep_places() -> None:

@@ -1,6 +1,7 @@
 """The command `bulk`: what it says, writes, and ends with."""
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -204,3 +205,14 @@ def test_a_dry_run_knows_the_journal(cli: Cli, sandbox: Sandbox, tmp_path: Path)
     assert f"users.txt.journal has {len(ids)} enabled users, who are not sent again" in done.out
     assert "who are not sent again (--no-journal sends every id)" in done.out
     assert f"0 would be enabled on {sandbox.url}" in done.out
+
+
+def test_nobody_is_asked_on_a_stdin_that_is_closed(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    users = tmp_path / "users.txt"
+    users.write_text("# nobody\n")
+    monkeypatch.setattr(sys, "stdin", None)
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")  # no request leaves this machine
+    done = cli("bulk", users, "--domain", "acme.eu.monocloud.com")
+    assert (done.code, f"there are no ids in {users}" in done.err) == (2, True)

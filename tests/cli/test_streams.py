@@ -229,3 +229,10 @@ def test_a_fork_writes_by_a_thread_of_its_own(tmp_path: Path) -> None:
             os._exit(0)
     assert os.waitpid(child, 0) == (child, 0)
     assert (tmp_path / "out").read_text() == "parent\nchild\n"
+
+
+def test_a_command_without_stdin_has_an_empty_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    with own_streams():
+        assert (sys.stdin.isatty(), sys.stdin.read()) == (False, "")
+    assert sys.stdin is None
