@@ -168,7 +168,7 @@ class Plan:
         seen.found = self.ids.found
         seen.rate = self.limits.max_rate
         if self.journal is not None and (file := self.journal_file()) is not None:
-            seen.look_into(file, self.journal, self.ids.reread() or iter(()))
+            seen.look_into(file, self.journal, self.ids.reread())
             if seen.rate is None and seen.done:
                 seen.rate = figures.read(self.journal).rate
         left = max(0, seen.ids - seen.done)

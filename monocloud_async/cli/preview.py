@@ -41,6 +41,7 @@ class Preview(msgspec.Struct, kw_only=True):
         first, last: some ids from the start and from the end.
         cleaned: the first line that is an id and something around it, if there is one.
         journal: the path of the journal, or None.
+        compared: whether its ids were compared with those of the input, as the run does it.
         done: for how many users it has been done, according to the journal.
         latest: when the last of these was recorded, or None.
         left: how many users the run would send a request for.
@@ -58,6 +59,7 @@ class Preview(msgspec.Struct, kw_only=True):
     cleaned: str = ""
     last: list[str] = []
     journal: str | None = None
+    compared: bool = False
     done: int = 0
     latest: str | None = None
     left: int = 0
@@ -86,13 +88,13 @@ class Preview(msgspec.Struct, kw_only=True):
                 last.append(line.user_id)
         self.last = list(last)
 
-    def look_into(self, journal: JournalFile, path: Path, ids: Iterator[str]) -> None:
+    def look_into(self, journal: JournalFile, path: Path, ids: Iterator[str] | None) -> None:
         """Add what the journal has; makes the same checks as a run, and writes nothing.
 
         Args:
             journal: the journal of the run.
             path: its path, for people.
-            ids: the ids of the input.
+            ids: the ids of the input, or None if they can be read only once.
 
         Raises:
             ConfigurationError: a run could not use this journal.
@@ -101,16 +103,18 @@ class Preview(msgspec.Struct, kw_only=True):
         async def look() -> None:
             report, limiter = BulkReport(), RateLimiter()
             try:
-                reached = await journal.open(report, limiter, ids)
-                position = 0
-                for position, user_id in enumerate(islice(ids, reached), 1):
-                    await journal.enabled(position - 1, user_id)
-                journal.check_length(position)
+                reached = await journal.open(report, limiter, iter(()) if ids is None else ids)
+                if ids is not None:
+                    position = 0
+                    for position, user_id in enumerate(islice(ids, reached), 1):
+                        await journal.enabled(position - 1, user_id)
+                    journal.check_length(position)
             finally:
                 await journal.close(report, limiter, "")
 
         loop.run(look())
         self.journal = str(path)
+        self.compared = ids is not None
         self.done = journal.users_done
         self.latest = iso(journal.latest) if journal.latest else None
 
@@ -162,6 +166,10 @@ class Preview(msgspec.Struct, kw_only=True):
             )
         elif self.journal:
             lines.append(f"The journal {self.journal} has no {operation.done} users.")
+        if self.journal and not self.compared:
+            lines.append(
+                "Only the run compares its ids with the input, which can be read only once."
+            )
         if self.states is None:
             lines.append("Neither the key nor the tenant was tried; --check asks the tenant.")
         else:

@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from terminal import Cli
+from terminal import Cli, stdin_from
 
 from monocloud_async import config
 from monocloud_async.cli.undo import locked
@@ -272,6 +272,23 @@ def test_a_dry_run_with_check_asks_the_tenant_and_changes_nobody(
     monkeypatch.setenv(config.API_KEY, "wrong-4711")
     done = cli("bulk", users, "--dry-run", "--check")
     assert (done.code, "401" in done.err) == (3, True)
+
+
+def test_a_dry_run_of_a_pipe_leaves_the_comparison_with_the_journal_to_the_run(
+    cli: Cli, sandbox: Sandbox, users: Path
+) -> None:
+    journal = users.with_name("j")
+    sandbox.script(sandbox.user_ids()[3], 422)
+    with stdin_from(users):
+        assert cli("bulk", "-", "--journal", journal, "--limit", 50).code == 1
+    with stdin_from(users):
+        done = cli("bulk", "-", "--journal", journal, "--dry-run")
+    assert (done.code, done.err) == (0, "")
+    assert f"The journal {journal} has 49 enabled users" in done.out
+    assert "Only the run compares its ids with the input, which can be read only once." in done.out
+    assert "151 would be enabled" in done.out
+    done = cli("bulk", users, "--journal", journal, "--dry-run")
+    assert "Only the run compares" not in done.out
 
 
 def test_a_dry_run_refuses_what_the_run_refuses(
