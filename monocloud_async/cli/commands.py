@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from io import FileIO
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -30,6 +31,7 @@ from monocloud_async.errors import ConfigurationError
 from monocloud_async.inputs import Format
 from monocloud_async.inputs.lines import Line
 from monocloud_async.inputs.reader import STDIN, open_ids
+from monocloud_async.journal.before import left
 from monocloud_async.journal.file import JournalFile
 from monocloud_async.journal.store import Caller, InputInfo
 from monocloud_async.models import User
@@ -171,8 +173,9 @@ class Plan:
             seen.look_into(file, self.journal, self.ids.reread())
             if seen.rate is None and seen.done:
                 seen.rate = figures.read(self.journal).rate
-        left = max(0, seen.ids - seen.done)
-        seen.left = left if self.limits.limit is None else min(left, self.limits.limit)
+        seen.left = max(0, seen.ids - seen.done)
+        if self.limits.limit is not None:
+            seen.left = min(seen.left, self.limits.limit)
         return seen
 
 
@@ -236,7 +239,9 @@ def dry_run(plan: Plan) -> int:
         ids = plan.ids.reread()
         if ids is None:
             raise ConfigurationError("--check needs a file for a dry run, not a pipe")
-        seen.ask(plan.access, ids, err)
+        if seen.done and plan.journal is not None:
+            ids = left(plan.journal, ids, plan.operation)
+        seen.ask(plan.access, islice(ids, seen.left), err)
     if plan.json:
         typer.echo(msgspec.json.encode(seen))
     else:

@@ -46,7 +46,8 @@ class Preview(msgspec.Struct, kw_only=True):
         latest: when the last of these was recorded, or None.
         left: how many users the run would send a request for.
         rate: the expected number of users per second: the limit, or that of earlier runs, if any.
-        states: how many of those who are left are in which state, if the tenant was asked.
+        states: how many of those whom the run would look at are in which state, if the tenant was
+            asked.
     """
 
     tenant: str
@@ -119,14 +120,19 @@ class Preview(msgspec.Struct, kw_only=True):
         self.latest = iso(journal.latest) if journal.latest else None
 
     def ask(self, access: Access, ids: Iterator[str], err: Console) -> None:
-        """Add the states of the users; raises `Exit` if the tenant does not tell."""
+        """Add the states of the users who are left; those who are enabled are then not left.
+
+        Raises:
+            Exit: the tenant does not tell.
+        """
 
         async def ask() -> None:
             states = Counter[State]()
             async with access.session() as session:
-                async for looked in look_up(access, session, ids, self.ids, err):
+                async for looked in look_up(access, session, ids, self.left, err):
                     states[looked.state] += 1
             self.states = {state.value: states[state] for state in State}
+            self.left -= states[State.ENABLED] + states[State.LOCKED]
 
         loop.ask_tenant(ask(), err)
 
@@ -147,7 +153,8 @@ class Preview(msgspec.Struct, kw_only=True):
 
     def at_length(self, operation: BulkOperation) -> list[str]:
         """Return the lines of a dry run."""
-        sent = "Nothing was sent." if self.states is None else "Nothing was changed."
+        asked = sum((self.states or {}).values())
+        sent = "Nothing was changed." if asked else "Nothing was sent."
         lines = [
             f"{self.input}: {counted(self.ids, 'id')}, {self._bad()}. {sent}",
             f"It is {self.found}.",
@@ -172,8 +179,10 @@ class Preview(msgspec.Struct, kw_only=True):
             )
         if self.states is None:
             lines.append("Neither the key nor the tenant was tried; --check asks the tenant.")
+        elif not asked:
+            lines.append("Nobody is left, so neither the key nor the tenant was tried.")
         else:
-            lines.append("The key works. Of the ids, by the tenant:")
+            lines.append(f"The key works. Of the {counted(asked, 'id')} to look at, by the tenant:")
             lines += [f"  {count:,} {state}" for state, count in self.states.items() if count]
         lines.append(f"{self.left:,} would be {operation.done} on {self.tenant}{self._duration()}.")
         return lines

@@ -1,6 +1,6 @@
 """Reads from a journal who was in which state before the run, and what its outcome was."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -58,6 +58,19 @@ def records(path: Path) -> Iterator[Record]:
     with reading(path) as (sql, _):
         for row in sql.execute("SELECT user_id, outcome FROM users ORDER BY position"):
             yield Record(*row)
+
+
+def left(path: Path, user_ids: Iterable[str], operation: BulkOperation) -> Iterator[str]:
+    """Yield those of the ids of the input for whom the operation is not done by the journal."""
+    with reading(path, checked=()) as (sql, _):
+        text = "SELECT position FROM users WHERE outcome IN (?, ?) ORDER BY position"
+        rows = sql.execute(text, (operation.done, operation.done_before))
+        done = next(rows, None)
+        for position, user_id in enumerate(user_ids):
+            if done == (position,):
+                done = next(rows, None)
+            else:
+                yield user_id
 
 
 def count_undoable(path: Path) -> tuple[int, int]:

@@ -260,10 +260,13 @@ def test_a_dry_run_with_check_asks_the_tenant_and_changes_nobody(
     done = cli("bulk", users, "--dry-run", "--check")
     assert done.code == 0
     assert "The key works." in done.out
+    assert "Of the 200 ids to look at, by the tenant:" in done.out
     assert f"{len(was)} disabled" in done.out
+    assert f"\n{len(was)} would be enabled on" in done.out
     assert disabled(sandbox) == was
     done = cli("bulk", users, "--dry-run", "--check", "--json")
     seen = json.loads(done.out)
+    assert seen["left"] == len(was)
     assert (seen["tenant"], seen["ids"], seen["states"]["disabled"]) == (
         sandbox.url,
         200,
@@ -272,6 +275,44 @@ def test_a_dry_run_with_check_asks_the_tenant_and_changes_nobody(
     monkeypatch.setenv(config.API_KEY, "wrong-4711")
     done = cli("bulk", users, "--dry-run", "--check")
     assert (done.code, "401" in done.err) == (3, True)
+
+
+def test_a_dry_run_with_check_looks_only_at_those_who_are_left(
+    cli: Cli, sandbox: Sandbox, users: Path
+) -> None:
+    ids = sandbox.user_ids()
+    sandbox.script(ids[1], 422)
+    sandbox.add_user("locked", disabled=False, block_until=2_000_000_000)
+    written(users, [*ids[:10], "nobody", "locked", *ids[10:]])
+    assert cli("bulk", users, "--limit", 10).code == 1
+    sandbox.add_user(ids[0], disabled=True)  # whom the run does not send again
+    requests = sandbox.stats().requests
+    done = cli("bulk", users, "--dry-run", "--check", "--limit", 2)
+    assert sandbox.stats().requests == requests + 2
+    assert "Of the 2 ids to look at, by the tenant:\n  1 disabled\n  1 missing\n" in done.out
+    assert "\n2 would be enabled on" in done.out
+    left = disabled(sandbox) - {ids[0]}
+    done = cli("bulk", users, "--dry-run", "--check")
+    assert "Of the 193 ids to look at" in done.out
+    assert "  1 locked\n" in done.out
+    assert f"\n{len(left) + 1} would be enabled on" in done.out  # with nobody, who is missing
+    run = cli("bulk", users, "--check", "--json")
+    summary = json.loads(run.out.splitlines()[-1])["summary"]
+    assert summary["enabled"] + summary["failed"] == len(left) + 1
+    assert sandbox.is_disabled(ids[0])
+
+
+def test_a_dry_run_with_check_asks_nothing_if_nobody_is_left(
+    cli: Cli, sandbox: Sandbox, users: Path
+) -> None:
+    cli("bulk", users)
+    requests = sandbox.stats().requests
+    done = cli("bulk", users, "--dry-run", "--check")
+    assert (done.code, sandbox.stats().requests) == (0, requests)
+    assert "200 ids, 0 bad lines. Nothing was sent." in done.out
+    assert "Nobody is left, so neither the key nor the tenant was tried." in done.out
+    assert "The key works" not in done.out
+    assert "\n0 would be enabled on" in done.out
 
 
 def test_a_dry_run_of_a_pipe_leaves_the_comparison_with_the_journal_to_the_run(
