@@ -28,7 +28,7 @@ from monocloud_async.cli.preview import Preview
 from monocloud_async.config import API_KEY, is_loopback
 from monocloud_async.endpoint import ENABLE, BulkOperation, check_user_id
 from monocloud_async.errors import ConfigurationError
-from monocloud_async.inputs import Format
+from monocloud_async.inputs import By, Format
 from monocloud_async.inputs.lines import Line
 from monocloud_async.inputs.reader import STDIN, open_ids
 from monocloud_async.journal.before import left
@@ -102,6 +102,8 @@ class Ids(Protocol):
     @property
     def sheet(self) -> str | None: ...
     @property
+    def by(self) -> By: ...
+    @property
     def header(self) -> str: ...
     @property
     def path(self) -> Path | None: ...
@@ -148,6 +150,7 @@ class Plan:
             path="" if ids.path is None else str(ids.path.absolute()),
             about=ids.expected(),
             sheet=ids.sheet,
+            by=ids.by,
         )
         return JournalFile(
             self.journal,

@@ -22,7 +22,7 @@ from monocloud_async.cli.files import Kept, whole
 from monocloud_async.cli.tables import no_formula
 from monocloud_async.endpoint import ENABLE
 from monocloud_async.errors import ConfigurationError
-from monocloud_async.inputs import Format
+from monocloud_async.inputs import By, Format
 from monocloud_async.inputs.lines import line_parser
 from monocloud_async.inputs.reader import is_header, named_format, open_ids
 from monocloud_async.report.figures import (
@@ -157,7 +157,8 @@ class Report:
             )
         form = Format(self.figures.form) if self.figures.form in _FORMS else Format.TXT
         column = self.figures.column or "user_id"
-        column = "user_id" if column.isdecimal() else column  # the number of a column
+        if column.isdecimal() or self._input.by == By.EMAIL:  # a number, or not the name of ids
+            column = "user_id"
         header = _csv_row([column]) if form is Format.CSV else ""
         parse = line_parser(form, column, str(path), header)
         count = left_out = never = 0
@@ -328,10 +329,7 @@ class Report:
         words.append(given.name if _is_same(Path(given.name), path) else str(path))
         if given.name == "stdin" and not given.paths:
             words[-1] = "-"
-        if given.column is not None:
-            words += ["--column", given.column]
-        if given.sheet is not None:
-            words += ["--sheet", given.sheet]
+        words += _options(given)
         if words[2] == "-" or _named_format(path) != given.form:
             words += ["--format", given.form]
         if again:
@@ -341,7 +339,21 @@ class Report:
         return visible(shlex.join(words))
 
 
+def _options(given: InputFile) -> Iterator[str]:
+    """Yield the options that tell how the input was read."""
+    if given.column is not None:
+        yield from ("--column", given.column)
+    if given.sheet is not None:
+        yield from ("--sheet", given.sheet)
+    if given.by == By.EMAIL:
+        yield from ("--by", By.EMAIL)
+    if given.looked:
+        yield "--check"
+
+
 def _ids(path: Path, given: InputFile) -> Iterator[str]:
+    if given.by == By.EMAIL:
+        raise ConfigurationError("it has e-mail addresses, whose users only the tenant knows")
     form = Format(given.form) if given.form in set(Format) else None
     with open_ids(path, form, given.column, sheet=given.sheet) as reader:
         yield from (line.user_id for line in reader if line.user_id is not None)

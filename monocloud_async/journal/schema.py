@@ -33,14 +33,14 @@ _FIRST: Final = {
     paused INTEGER, down INTEGER)""",
 }
 # Since format 2. `input` has one row: `ids` is NULL until the input was read to its end; the input
-# has `at_least` so many, and about `about`. `commands` tells who ran each sitting, and
-# which signal ended it. `bad_lines` has
-# the lines without a valid id, and `earlier` the failures that a later sitting tried again.
-# `before` has whether users were disabled before the run, as far as it looked, and is written
-# before the request.
+# has `at_least` so many, and about `about`; `named_by` is "id" or "email". `commands` tells who ran
+# each sitting, and which signal ended it. `bad_lines` has the lines without a valid id, and
+# `earlier` the failures that a later sitting tried again. `before` has whether users were disabled
+# before the run, as far as it looked, and is written before the request.
 _SECOND: Final = {
     "input": """CREATE TABLE input (
-    path TEXT, sheet TEXT, ids INTEGER, at_least INTEGER, about INTEGER, bad_lines INTEGER)""",
+    path TEXT, sheet TEXT, named_by TEXT, ids INTEGER, at_least INTEGER, about INTEGER,
+    bad_lines INTEGER)""",
     "commands": """CREATE TABLE commands (
     sitting INTEGER PRIMARY KEY, login TEXT, folder TEXT, command TEXT, note TEXT,
     signal TEXT)""",

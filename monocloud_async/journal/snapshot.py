@@ -64,7 +64,7 @@ _DAMAGE: Final = {
         f"ifnull({name}, -1) NOT {_TIME}"
         for name in ("sitting", "at", "requests", "retries", "throttled", "paused", "down")
     ),
-    "input": f"{_no_text('path', 'sheet')} OR ifnull(ids, 0) NOT {_COUNT}"
+    "input": f"{_no_text('path', 'sheet', 'named_by')} OR ifnull(ids, 0) NOT {_COUNT}"
     f" OR ifnull(at_least, -1) NOT {_COUNT} OR ifnull(about, 0) NOT {_COUNT}"
     f" OR ifnull(bad_lines, -1) NOT {_COUNT}",
     "commands": _no_text("login", "folder", "command", "note", "signal"),

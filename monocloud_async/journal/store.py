@@ -112,6 +112,7 @@ class InputInfo(NamedTuple):
         path: the whole path of the file, or an empty string.
         about: about how many ids there are, or None.
         sheet: the sheet of a workbook, or None for the only one.
+        by: what the input names users by: "id" or "email".
     """
 
     name: str = ""
@@ -121,6 +122,7 @@ class InputInfo(NamedTuple):
     path: str = ""
     about: int | None = None
     sheet: str | None = None
+    by: str = "id"
 
 
 class Caller(NamedTuple):
@@ -366,10 +368,10 @@ class JournalStore:
             (added.lastrowid, *(_text(text, _LONGEST_COMMAND) for text in told)),
         )
         path = self._input_info.path.encode(errors="replace").decode()
-        sheet = self._input_info.sheet
+        sheet, about, by = self._input_info.sheet, self._input_info.about, self._input_info.by
         sql.execute(
-            "UPDATE input SET path = ?, sheet = ?, about = ?",
-            (path, None if sheet is None else _text(sheet), self._input_info.about),
+            "UPDATE input SET path = ?, sheet = ?, named_by = ?, about = ?",
+            (path, None if sheet is None else _text(sheet), by, about),
         )
         return added.lastrowid
 

@@ -282,13 +282,21 @@ def read(path: Path) -> Figures:
 
 
 class InputFile(NamedTuple):
-    """How the input of a run was read; `paths` are the files that may be it, and are there."""
+    """How the input of a run was read.
+
+    Attributes:
+        paths: the files that may be it, and are there.
+        by: what it names users by: "id" or "email".
+        looked: whether a run looked at users before it sent requests for them.
+    """
 
     name: str
     paths: list[Path]
     form: str
     column: str | None
     sheet: str | None
+    by: str
+    looked: bool
 
 
 def input_file(path: Path) -> InputFile:
@@ -297,17 +305,20 @@ def input_file(path: Path) -> InputFile:
         name, form_of_input, column = map(
             _str_or_none, sql.execute("SELECT input, form, input_column FROM header").fetchone()
         )
-        whole, sheet = (
-            map(_str_or_none, sql.execute("SELECT path, sheet FROM input").fetchone())
-            if form > 1
-            else (None, None)
-        )
+        whole, sheet, by, looked = (None, None, None, 0)
+        if form > 1:
+            whole, sheet, by, looked = sql.execute(
+                "SELECT path, sheet, named_by, EXISTS (SELECT 1 FROM before) FROM input"
+            ).fetchone()
     # An old journal has the name as it was given, relative to a folder that it does not have.
     places = dict.fromkeys(
-        [Path(whole or name or ""), path.resolve().parent / Path(name or "").name]
+        [Path(str(whole or name or "")), path.resolve().parent / Path(name or "").name]
     )
     paths = [place for place in places if place.is_file()]
-    return InputFile(name or "", paths, form_of_input or "", column, sheet)
+    form_of_input, by = form_of_input or "", _str_or_none(by) or "id"
+    return InputFile(
+        name or "", paths, form_of_input, column, _str_or_none(sheet), by, bool(looked)
+    )
 
 
 def _str_or_none(value: object) -> str | None:

@@ -1,6 +1,7 @@
 """The commands `check` and `undo`, and `bulk` with what it looks up before it sends anything."""
 
 import json
+import shlex
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -224,6 +225,34 @@ def test_e_mail_addresses_are_refused_as_ids_and_resolved_if_asked(
     assert sandbox.is_disabled("ada")
     again = cli("bulk", ticket, "--by", "email")
     assert "5  enabled before" in again.out
+
+
+def test_the_command_that_goes_on_says_by_email_and_check(
+    cli: Cli, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    ids = sandbox.user_ids()[:5]
+    addresses = [(sandbox.user(user_id) or {})["emails"][0]["email"] for user_id in ids]
+    ticket, journal = tmp_path / "ticket.csv", tmp_path / "ticket.csv.journal"
+    written(ticket, ["E-Mail", *addresses])
+    sandbox.script(ids[0], 422)
+    options = ("--column", "E-Mail", "--by", "email", "--check")
+    assert cli("bulk", ticket, *options, "--limit", 2).code == 1
+    going_on = f"monocloud-async bulk {ticket} --column E-Mail --by email --check"
+    assert cli("report", journal).out.splitlines()[0].endswith(f"go on with: {going_on}")
+    again = tmp_path / "again.csv"
+    done = cli("report", journal, "--failures", again)
+    assert done.code == 2
+    assert f"{ticket} cannot be read: it has e-mail addresses, whose users only the tenant" in (
+        done.err
+    )
+    assert f"Finish the run first: {going_on}" in done.err
+    sandbox.script(ids[0], 422)
+    assert cli(*shlex.split(going_on)[1:]).code == 1
+    done = cli("report", journal, "--failures", again)
+    assert f"to ask again: {going_on} --no-journal" in done.out
+    assert again.read_text() == f"user_id\n{ids[0]}\n"
+    assert cli("bulk", again).code == 0
+    assert cli("check", journal).code == 0
 
 
 def test_a_dry_run_says_what_it_knows_and_how(

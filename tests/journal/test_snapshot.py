@@ -162,6 +162,7 @@ def test_a_file_that_is_laid_out_otherwise_is_no_journal(path: Path, statements:
         "INSERT INTO header SELECT * FROM header",
         "UPDATE samples SET requests = 'x'",
         "UPDATE input SET ids = 'many'",
+        "UPDATE input SET named_by = x'ff'",
         "INSERT INTO bad_lines VALUES (-1, 1, 'no')",
         "UPDATE commands SET login = x'ff'",
         "INSERT INTO earlier SELECT * FROM users; UPDATE earlier SET ms = 'x'",

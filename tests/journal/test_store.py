@@ -182,14 +182,14 @@ def query(path: Path, text: str) -> list[tuple[object, ...]]:
         return sql.execute(text).fetchall()
 
 
-INPUT = "SELECT path, sheet, ids, at_least, about, bad_lines FROM input"
+INPUT = "SELECT path, sheet, named_by, ids, at_least, about, bad_lines FROM input"
 
 
 async def test_the_size_of_the_input_is_known_when_it_was_read_to_its_end(
     sandbox: Sandbox, session: MonoCloudSession, path: Path
 ) -> None:
     ids = sandbox.user_ids()
-    info = InputInfo("users.txt", path="/x/users.txt", about=21, sheet="S")
+    info = InputInfo("users.txt", path="/x/users.txt", about=21, sheet="S", by="email")
 
     def journal() -> JournalFile:
         return JournalFile(path, sandbox.url, input_info=info)
@@ -202,9 +202,9 @@ async def test_the_size_of_the_input_is_known_when_it_was_read_to_its_end(
     assert (ids_known, about, bad_lines) == (None, 21, 0)
     assert 5 <= int(str(at_least)) < 20
     await session.bulk_enable(iter(ids), journal=journal())
-    assert query(path, INPUT) == [("/x/users.txt", "S", 20, 20, 21, 0)]
+    assert query(path, INPUT) == [("/x/users.txt", "S", "email", 20, 20, 21, 0)]
     await session.bulk_enable([*ids, "nobody"], journal=journal())  # it has grown
-    assert query(path, INPUT) == [("/x/users.txt", "S", 21, 21, 21, 0)]
+    assert query(path, INPUT) == [("/x/users.txt", "S", "email", 21, 21, 21, 0)]
 
 
 async def test_a_list_says_its_size_at_once(
