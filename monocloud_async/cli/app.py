@@ -327,8 +327,8 @@ def bulk(
         bool,
         typer.Option(
             "--check",
-            help="Look first, and leave out who is enabled already. The journal then records what"
-            " was before, which `undo` needs.",
+            help="Look first, also in a dry run, and leave out who is enabled already. The journal"
+            " of a run then records what was before, which `undo` needs.",
         ),
     ] = False,
     limit: Limit = None,
@@ -452,7 +452,7 @@ def check(
 def undo(
     ctx: typer.Context,
     journal: Annotated[
-        Path, typer.Argument(metavar="JOURNAL", help="The journal of a run with --check.")
+        Path, typer.Argument(metavar="JOURNAL", help="The journal of a `bulk --check`.")
     ],
     *,
     limit: Limit = None,

@@ -63,6 +63,8 @@ def check_file(
         bad += 1
         if bad <= _SHOWN:
             say(err, f"line {line.number} {line.problem}")
+    for note in reader.notes:
+        say(err, note)
 
     def ids() -> Iterator[Record]:
         again = (reader.lines_again() if lines is None else lines) or ()
@@ -106,6 +108,8 @@ class _Check:
     ) -> int:
         """Look everybody up, tell the result, and return the exit code."""
         self._access.check()
+        if not count and not self._bad_lines:
+            raise ConfigurationError(f"there are no ids in {self._name}")
         say(self._err, f"Looking up {count:,} users of {self._name} on {self._access.tenant}")
         if output is None and not self._json:
             loop.ask_tenant(self._look(ids, count, None), self._err)

@@ -167,7 +167,9 @@ class Plan:
             ConfigurationError: the run could not begin.
         """
         self.access.check()
-        seen = Preview(tenant=self.access.tenant, input=self.ids.name)
+        # E-mail addresses were looked up already.
+        tried = self.ids.by is By.EMAIL
+        seen = Preview(tenant=self.access.tenant, input=self.ids.name, tried=tried)
         lines = self.ids.lines_again() if err is None else None
         seen.read(iter(self.ids) if lines is None else lines, err)
         seen.found = self.ids.found

@@ -19,7 +19,7 @@ from monocloud_async.cli.display import TICK, Display, Tally, counted, reasons, 
 from monocloud_async.cli.exit_codes import ALL_DONE, INTERRUPTED, SOME_FAILED, STOPPED, USAGE
 from monocloud_async.cli.loop import signals
 from monocloud_async.cli.outputs import FailuresFile, JsonLines
-from monocloud_async.endpoint import BulkOperation
+from monocloud_async.endpoint import ENABLE, BulkOperation
 from monocloud_async.errors import ConfigurationError, MonoCloudError, StatusError
 from monocloud_async.inputs.lines import Line
 from monocloud_async.journal.file import JournalFile
@@ -83,6 +83,7 @@ class Job:
         self.failures: FailuresFile | None = None
         self._journal: JournalFile | None = None
         self._journal_told = ""
+        self._to_ask_again = ""
         self._lines = lines
         self._expected = expected
         self._blocking = blocking
@@ -102,6 +103,11 @@ class Job:
     def keep(self, journal: JournalFile, path: Path) -> None:
         """Use this journal for the run, which tells its path."""
         self._journal = journal
+        self._to_ask_again = (
+            "--no-journal or another --journal asks for everybody again"
+            if self.operation is ENABLE
+            else f"without the file {path}, everybody is asked for again"  # `undo` has no option
+        )
         before = path.exists() and path.stat().st_size > 0
         self._journal_told = (
             f"Resuming the run of the journal {path};"
@@ -324,8 +330,8 @@ class Job:
         what = "Nothing was sent: all" if report.skipped == report.total else "Some"
         return (
             f"{what} of them were {self.operation.done} by {format_time(journal.latest)} UTC,"
-            " according to the journal, which does not know what happened since; --no-journal or"
-            " another --journal asks for everybody again"
+            " according to the journal, which does not know what happened since;"
+            f" {self._to_ask_again}"
         )
 
     def _tell_rest(self, report: BulkReport, ended: str, *, can_resume: bool) -> None:

@@ -48,8 +48,7 @@ DryRun = Annotated[
     bool,
     typer.Option(
         "--dry-run",
-        help="Show what the run would do, and make its checks; nobody is changed. With --check, the"
-        " tenant is asked as well.",
+        help="Show what the run would do, and make its checks; nobody is changed.",
     ),
 ]
 ByWhat = Annotated[

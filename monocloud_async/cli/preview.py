@@ -14,7 +14,7 @@ from monocloud_async.cli.access import Access
 from monocloud_async.cli.display import counted, say
 from monocloud_async.cli.states import State, look_up
 from monocloud_async.cli.times import iso
-from monocloud_async.endpoint import BulkOperation
+from monocloud_async.endpoint import ENABLE, BulkOperation
 from monocloud_async.inputs.lines import Line
 from monocloud_async.journal.file import JournalFile
 from monocloud_async.outcome import BulkReport
@@ -46,6 +46,7 @@ class Preview(msgspec.Struct, kw_only=True):
         latest: when the last of these was recorded, or None.
         left: how many users the run would send a request for.
         rate: the expected number of users per second: the limit, or that of earlier runs, if any.
+        tried: whether the tenant was asked, and has taken the key.
         states: how many of those whom the run would look at are in which state, if the tenant was
             asked.
     """
@@ -65,6 +66,7 @@ class Preview(msgspec.Struct, kw_only=True):
     latest: str | None = None
     left: int = 0
     rate: float | None = None
+    tried: bool = False
     states: dict[str, int] | None = None
 
     def read(self, lines: Iterator[Line], err: Console | None) -> None:
@@ -132,6 +134,7 @@ class Preview(msgspec.Struct, kw_only=True):
                 async for looked in look_up(access, session, ids, self.left, err):
                     states[looked.state] += 1
             self.states = {state.value: states[state] for state in State}
+            self.tried = self.tried or bool(self.left)
             self.left -= states[State.ENABLED] + states[State.LOCKED]
 
         loop.ask_tenant(ask(), err)
@@ -153,8 +156,8 @@ class Preview(msgspec.Struct, kw_only=True):
 
     def at_length(self, operation: BulkOperation) -> list[str]:
         """Return the lines of a dry run."""
-        asked = sum((self.states or {}).values())
-        sent = "Nothing was changed." if asked else "Nothing was sent."
+        sent = "Nothing was changed." if self.tried else "Nothing was sent."
+        of_bulk = operation is ENABLE  # `undo` has fewer options
         lines = [
             f"{self.input}: {counted(self.ids, 'id')}, {self._bad()}. {sent}",
             f"It is {self.found}.",
@@ -169,7 +172,8 @@ class Preview(msgspec.Struct, kw_only=True):
         if self.done:
             lines.append(
                 f"The journal {self.journal} has {self.done:,} {operation.done} users, who are not"
-                f" sent again (--no-journal sends every id); the latest at {self.latest}."
+                f" sent again{' (--no-journal sends every id)' if of_bulk else ''}; the latest at"
+                f" {self.latest}."
             )
         elif self.journal:
             lines.append(f"The journal {self.journal} has no {operation.done} users.")
@@ -177,13 +181,15 @@ class Preview(msgspec.Struct, kw_only=True):
             lines.append(
                 "Only the run compares its ids with the input, which can be read only once."
             )
+        key = "The key works" if self.tried else "Neither the key nor the tenant was tried"
         if self.states is None:
-            lines.append("Neither the key nor the tenant was tried; --check asks the tenant.")
-        elif not asked:
-            lines.append("Nobody is left, so neither the key nor the tenant was tried.")
-        else:
-            lines.append(f"The key works. Of the {counted(asked, 'id')} to look at, by the tenant:")
+            advice = "; --check asks the tenant who is enabled already" if of_bulk else ""
+            lines.append(f"{key}{advice}.")
+        elif asked := sum(self.states.values()):
+            lines.append(f"{key}. Of the {counted(asked, 'id')} to look at, by the tenant:")
             lines += [f"  {count:,} {state}" for state, count in self.states.items() if count]
+        else:
+            lines.append(f"{key}: nobody is left to look at.")
         lines.append(f"{self.left:,} would be {operation.done} on {self.tenant}{self._duration()}.")
         return lines
 

@@ -81,14 +81,22 @@ def addresses_of(user: User) -> set[str]:
 
 
 def read_emails(path: Path) -> tuple[Counter[str], int]:
-    """Return the addresses of a file, each with a count of 0, and how many lines have none."""
+    """Return the addresses of a file, each with a count of 0, and how many lines have none.
+
+    Raises:
+        ConfigurationError: the file cannot be read, or is empty.
+    """
     emails, bad = Counter[str](), 0
     with open_ids(path, None, None, by=By.EMAIL) as reader:
         for line in reader:
-            if line.user_id is None or "@" not in line.user_id:
+            if line.user_id is None:
                 bad += 1
             else:
                 emails[folded(line.user_id)] = 0
+        for note in reader.notes:
+            say(streams.err(), note)
+        if not emails and not bad:
+            raise ConfigurationError(f"there are no e-mail addresses in {reader.name}")
     return emails, bad
 
 

@@ -1,5 +1,6 @@
 """The command line as a whole: usage, help, version, and what it needs."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -75,6 +76,15 @@ def test_without_the_extra_one_line_tells_how_to_install_it(
     assert capsys.readouterr().err.count("\n") == 1
     assert command_line.main([]) == 2
     assert "pip install 'monocloud-async[cli]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["users", "bulk", "check", "undo", "report", "enable"])
+def test_a_help_names_no_option_of_another_command_as_its_own(cli: Cli, command: str) -> None:
+    out = cli(command, "--help").out
+    has = set(re.findall(r"^ +(?:-\w, )?(--[a-z-]+)", out, re.MULTILINE))
+    named = set(re.findall(r"(?<!bulk )--[a-z-]+", " ".join(out.split())))
+    assert "--help" in has
+    assert named <= has | {"--"}
 
 
 @pytest.mark.process

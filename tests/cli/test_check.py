@@ -87,6 +87,21 @@ def test_a_journal_is_compared_with_what_is(cli: Cli, sandbox: Sandbox, users: P
     assert f"user {ids[0]!r} is disabled" in done.err
 
 
+def test_check_tells_what_was_found_in_the_file_and_refuses_an_empty_one(
+    cli: Cli, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    ids = written(tmp_path / "ids.txt", ["# of today", sandbox.user_ids()[0]])
+    assert "lines that begin with # are comments and passed over, as line 1" in (
+        cli("check", ids).err
+    )
+    requests = sandbox.stats().requests
+    written(ids, ["# of today"])
+    done = cli("check", ids)
+    assert (done.code, f"there are no ids in {ids}" in done.err) == (2, True)
+    assert "as line 1" in done.err
+    assert sandbox.stats().requests == requests
+
+
 @pytest.mark.parametrize("end", ["", "-lock", "-wal", "-shm"])
 def test_check_replaces_no_file_of_the_journal(
     cli: Cli, sandbox: Sandbox, users: Path, end: str
@@ -131,6 +146,7 @@ def test_bulk_check_leaves_out_who_is_enabled_and_undo_takes_back_only_the_other
     done = cli("undo", journal, "--dry-run")
     assert (done.code, disabled(sandbox)) == (0, {min(was)})
     assert f"{len(was)} would be disabled on {sandbox.url}" in done.out
+    assert "Neither the key nor the tenant was tried.\n" in done.out
     done = cli("undo", journal, "--yes")
     assert done.code == 0
     assert disabled(sandbox) == was
@@ -139,6 +155,11 @@ def test_bulk_check_leaves_out_who_is_enabled_and_undo_takes_back_only_the_other
     assert cli("report", journal.with_name("users.txt.journal.undo")).code == 0
     again = cli("undo", journal, "--yes")
     assert f"{len(was)}  disabled before" in again.out
+    assert f"without the file {journal}.undo, everybody is asked for again" in " ".join(
+        again.out.split()
+    )
+    again = cli("undo", journal, "--dry-run")
+    assert f"has {len(was)} disabled users, who are not sent again; the latest at" in again.out
 
 
 def test_undo_refuses_a_run_that_did_not_look(cli: Cli, sandbox: Sandbox, users: Path) -> None:
@@ -212,6 +233,9 @@ def test_e_mail_addresses_are_refused_as_ids_and_resolved_if_asked(
     done = cli("bulk", ticket)
     assert (done.code, "add --by email" in done.err) == (2, True)
     assert sandbox.stats().requests == 0
+    done = cli("bulk", ticket, "--by", "email", "--dry-run")
+    assert "5 ids, 0 bad lines. Nothing was changed." in done.out
+    assert "The key works; --check asks the tenant who is enabled already." in done.out
     for twin in ("ada", "bob"):
         sandbox.add_user(twin, emails=[{"email": "twin@example.com"}])
     written(ticket, [*map(str.upper, addresses), "twin@example.com", "nobody@example.com"])
@@ -339,7 +363,7 @@ def test_a_dry_run_with_check_asks_nothing_if_nobody_is_left(
     done = cli("bulk", users, "--dry-run", "--check")
     assert (done.code, sandbox.stats().requests) == (0, requests)
     assert "200 ids, 0 bad lines. Nothing was sent." in done.out
-    assert "Nobody is left, so neither the key nor the tenant was tried." in done.out
+    assert "Neither the key nor the tenant was tried: nobody is left to look at." in done.out
     assert "The key works" not in done.out
     assert "\n0 would be enabled on" in done.out
 

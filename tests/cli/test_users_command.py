@@ -124,6 +124,21 @@ def test_addresses_find_their_users_and_doubts_are_told(
     assert {row["user_id"] for row in rows(found)} == {"ada", "bob"}
 
 
+def test_what_was_found_in_the_addresses_is_told_and_an_empty_file_is_refused(
+    cli: Cli, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    emails = tmp_path / "ticket.txt"
+    emails.write_text("# of today\nnobody@example.com\n")
+    assert "lines that begin with # are comments and passed over, as line 1" in (
+        cli("users", "--by-email", emails).err
+    )
+    requests = sandbox.stats().requests
+    emails.write_text("# of today\n")
+    done = cli("users", "--by-email", emails)
+    assert (done.code, f"there are no e-mail addresses in {emails}" in done.err) == (2, True)
+    assert sandbox.stats().requests == requests
+
+
 def test_who_cannot_be_judged_is_told(cli: Cli, sandbox: Sandbox) -> None:
     sandbox.add_user("ada", last_updated=HOUR)
     assert cli("users", "--changed-after", "2025-11-25T14:00Z").code == 0
