@@ -54,7 +54,7 @@ class _Commands(TyperGroup):
 
     def _with_profile(self, ctx: Any, args: list[str]) -> list[str]:
         """Replace the name of a profile by the options that it stands for."""
-        from monocloud_async.cli.profile import options_of, take_profile  # noqa: PLC0415
+        from monocloud_async.cli.profile import options_of, take_profile  # noqa: PLC0415  help is quick
 
         profile, args = take_profile(args)
         command: Any = self
@@ -121,7 +121,7 @@ app.add_typer(fleet_app, name="fleet")
 def run(arguments: list[str]) -> int:
     """Run the command of these arguments and return its exit code; a user's error is one line."""
     from monocloud_async.errors import MonoCloudError  # noqa: PLC0415  help is quick
-    from monocloud_async.sanitize import clean  # noqa: PLC0415
+    from monocloud_async.sanitize import clean  # noqa: PLC0415  help is quick
 
     try:
         if _COMPLETE in os.environ:
@@ -218,7 +218,7 @@ def enable(
     json: Json = False,
 ) -> None:
     """Enable these users."""
-    from monocloud_async.cli import commands  # noqa: PLC0415
+    from monocloud_async.cli import commands  # noqa: PLC0415  help is quick
 
     access = commands.access(domain, api_key_file, timeout, attempts)
     raise typer.Exit(commands.enable(access, user_ids, json=json))
@@ -273,10 +273,10 @@ def users(
     """Find users, and write a table that `bulk` can read."""
     import time  # noqa: PLC0415  help is quick
 
-    from monocloud_async.cli import commands  # noqa: PLC0415
-    from monocloud_async.cli import users as finder  # noqa: PLC0415
-    from monocloud_async.cli.tables import table_format  # noqa: PLC0415
-    from monocloud_async.cli.times import read_time  # noqa: PLC0415
+    from monocloud_async.cli import commands  # noqa: PLC0415  help is quick
+    from monocloud_async.cli import users as finder  # noqa: PLC0415  help is quick
+    from monocloud_async.cli.tables import table_format  # noqa: PLC0415  help is quick
+    from monocloud_async.cli.times import read_time  # noqa: PLC0415  help is quick
 
     if disabled and enabled:
         raise typer.BadParameter("--disabled and --enabled contradict each other")
@@ -360,7 +360,7 @@ def bulk(
     After an interrupted or killed run, the same command resumes it.
     One process is faster than the rate limit of nearly any tenant.
     """
-    from monocloud_async.cli import commands, emails  # noqa: PLC0415
+    from monocloud_async.cli import commands, emails  # noqa: PLC0415  help is quick
 
     if journal is not None and no_journal:
         raise typer.BadParameter("--journal and --no-journal contradict each other")
@@ -423,10 +423,10 @@ def check(
     Users are disabled, enabled, locked out for a while (which an enable does not end), or unknown
     to the tenant. With a journal, what was recorded is compared with what is.
     """
-    from monocloud_async.cli import check as checker  # noqa: PLC0415
-    from monocloud_async.cli import commands, emails  # noqa: PLC0415
-    from monocloud_async.cli.tables import table_format  # noqa: PLC0415
-    from monocloud_async.journal.before import is_journal  # noqa: PLC0415
+    from monocloud_async.cli import check as checker  # noqa: PLC0415  help is quick
+    from monocloud_async.cli import commands, emails  # noqa: PLC0415  help is quick
+    from monocloud_async.cli.tables import table_format  # noqa: PLC0415  help is quick
+    from monocloud_async.journal.before import is_journal  # noqa: PLC0415  help is quick
 
     access = commands.access(domain, api_key_file, timeout, attempts)
     of_journal = is_journal(file)
@@ -473,9 +473,9 @@ def undo(
     This is a run like any other, with a journal of its own, JOURNAL.undo, and `report` shows it.
     Users of whom the journal does not know what was before stay enabled.
     """
-    from monocloud_async.cli import commands  # noqa: PLC0415
-    from monocloud_async.cli.undo import UndoIds, locked  # noqa: PLC0415
-    from monocloud_async.endpoint import DISABLE  # noqa: PLC0415
+    from monocloud_async.cli import commands  # noqa: PLC0415  help is quick
+    from monocloud_async.cli.undo import UndoIds, locked  # noqa: PLC0415  help is quick
+    from monocloud_async.endpoint import DISABLE  # noqa: PLC0415  help is quick
 
     access = commands.access(domain, api_key_file, timeout, attempts)
     with locked(journal):
@@ -541,7 +541,7 @@ def report(
     The first line tells whether the run is finished, and if not, how many users are left and which
     command goes on with it.
     """
-    from monocloud_async.cli import report as terminal  # noqa: PLC0415
+    from monocloud_async.cli import report as terminal  # noqa: PLC0415  help is quick
 
     if csv and json:
         raise typer.BadParameter("--csv and --json contradict each other")
@@ -576,8 +576,8 @@ def whoami(
     attempts: Attempts = 4,
 ) -> None:
     """Show which tenant and key a command would use, and whether they work."""
-    from monocloud_async.cli import commands  # noqa: PLC0415
-    from monocloud_async.cli import whoami as terminal  # noqa: PLC0415
+    from monocloud_async.cli import commands  # noqa: PLC0415  help is quick
+    from monocloud_async.cli import whoami as terminal  # noqa: PLC0415  help is quick
 
     access = commands.access(domain, api_key_file, timeout, attempts)
     raise typer.Exit(terminal.whoami(access, api_key_file))
@@ -586,7 +586,7 @@ def whoami(
 @app.command()
 def demo() -> None:
     """Show a bulk run on a temporary tenant on this machine."""
-    from monocloud_async.cli import demo as show  # noqa: PLC0415
+    from monocloud_async.cli import demo as show  # noqa: PLC0415  help is quick
 
     raise typer.Exit(show.demo())
 
@@ -654,7 +654,7 @@ def sandbox(
     ] = None,
 ) -> None:
     """Run a simulated MonoCloud tenant on this machine, with faults on demand."""
-    from monocloud_async.cli import sandbox as terminal  # noqa: PLC0415
+    from monocloud_async.cli import sandbox as terminal  # noqa: PLC0415  help is quick
 
     with terminal.usage_errors():
         tenant = terminal.Sandbox(

@@ -3,7 +3,6 @@
 Each step is a process of its own, with the command that it shows.
 """
 
-import asyncio
 import os
 import signal
 import sqlite3
@@ -83,8 +82,10 @@ def _step(
     shown = " ".join(f"'{part}'" if " " in part else part for part in argv)
     out.print(f"[bold]$ monocloud-async {shown}[/]")
     streams.results().finish()  # before the other process writes
-    package = Path(__file__).parents[2]  # also where it is not installed
-    environment = {**os.environ, DOMAIN: url, API_KEY: KEY, "PYTHONPATH": str(package)}
+    # The package is found also where it is not installed.
+    paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
+    path = os.pathsep.join(filter(None, paths))
+    environment = {**os.environ, DOMAIN: url, API_KEY: KEY, "PYTHONPATH": path}
     with subprocess.Popen(  # noqa: S603  this program itself
         [*PROGRAM, *argv],
         cwd=folder,
@@ -151,7 +152,7 @@ async def _make_flaky(url: str, ids: list[str]) -> set[str]:
             members = {"last_updated": int(time.time()) - 60}
             body = {"script": script, "members": members}
             async with http.put(f"{url}/_sandbox/users/{user_id}", json=body):
-                await asyncio.sleep(0)
+                pass  # an error of the status was raised
     return refused
 
 

@@ -1,5 +1,6 @@
 """The command `demo`."""
 
+import os
 import re
 import signal
 import subprocess
@@ -8,7 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from terminal import PROGRAM
+
+from monocloud_async.cli import demo
 
 
 @pytest.mark.process
@@ -49,3 +53,15 @@ def test_a_demo_that_is_interrupted_ends_its_tenant_too() -> None:
     probe = f"import socket; socket.create_connection(('127.0.0.1', {port}), 1)"
     refused = subprocess.run([sys.executable, "-c", probe], capture_output=True, check=False)
     assert b"ConnectionRefusedError" in refused.stderr
+
+
+@pytest.mark.process
+def test_a_step_finds_this_package_first_and_then_what_the_demo_itself_finds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = "import os, pathlib; pathlib.Path('paths').write_text(os.environ['PYTHONPATH'])"
+    monkeypatch.setattr(demo, "PROGRAM", [sys.executable, "-c", code])
+    monkeypatch.setenv("PYTHONPATH", "/theirs")
+    assert demo._step(Console(quiet=True), tmp_path, "http://127.0.0.1:1", (), None) == 0
+    package = Path(demo.__file__).parents[2]
+    assert (tmp_path / "paths").read_text() == f"{package}{os.pathsep}/theirs"
