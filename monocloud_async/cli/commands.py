@@ -228,7 +228,7 @@ def _is_agreed(plan: Plan) -> bool:
             return True
     except typer.Abort:
         typer.echo(err=True)
-    say(err, "Nothing was sent. --yes goes on without this question.")
+    say(err, f"{seen.sent()} --yes goes on without this question.")
     return False
 
 

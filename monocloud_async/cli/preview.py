@@ -139,6 +139,10 @@ class Preview(msgspec.Struct, kw_only=True):
 
         loop.ask_tenant(ask(), err)
 
+    def sent(self) -> str:
+        """Return the sentence that tells whether anything was sent before the run."""
+        return "Nothing was changed." if self.tried else "Nothing was sent."
+
     def in_short(self, operation: BulkOperation) -> list[str]:
         """Return three lines for people."""
         doubles = f", {self.duplicates:,} of them twice" if self.duplicates else ""
@@ -156,10 +160,9 @@ class Preview(msgspec.Struct, kw_only=True):
 
     def at_length(self, operation: BulkOperation) -> list[str]:
         """Return the lines of a dry run."""
-        sent = "Nothing was changed." if self.tried else "Nothing was sent."
         of_bulk = operation is ENABLE  # `undo` has fewer options
         lines = [
-            f"{self.input}: {counted(self.ids, 'id')}, {self._bad()}. {sent}",
+            f"{self.input}: {counted(self.ids, 'id')}, {self._bad()}. {self.sent()}",
             f"It is {self.found}.",
         ]
         if self.first:

@@ -7,11 +7,14 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import typer
 from terminal import Cli, stdin_from
 
 from monocloud_async import config
+from monocloud_async.cli import commands
 from monocloud_async.cli.undo import locked
 from monocloud_async.sandbox import Sandbox
 
@@ -253,6 +256,26 @@ def test_e_mail_addresses_are_refused_as_ids_and_resolved_if_asked(
     assert sandbox.is_disabled("ada")
     again = cli("bulk", ticket, "--by", "email")
     assert "5  enabled before" in again.out
+
+
+@pytest.mark.parametrize(
+    ("by", "sent"), [("id", "Nothing was sent."), ("email", "Nothing was changed.")]
+)
+def test_whoever_does_not_go_on_is_told_whether_the_tenant_was_asked(
+    cli: Cli, sandbox: Sandbox, users: Path, monkeypatch: pytest.MonkeyPatch, by: str, sent: str
+) -> None:
+    """On a terminal, and with a tenant elsewhere."""
+    terminal = SimpleNamespace(isatty=lambda: True)
+    monkeypatch.setattr(commands, "sys", SimpleNamespace(stdin=terminal, stderr=terminal))
+    monkeypatch.setattr(commands, "is_loopback", lambda _host: False)
+    monkeypatch.setattr(typer, "confirm", lambda *_arguments, **_options: False)
+    ids = sandbox.user_ids()[:20]
+    if by == "email":
+        ids = [(sandbox.user(user_id) or {})["emails"][0]["email"] for user_id in ids]
+    done = cli("bulk", written(users, ids), "--by", by)
+    assert done.code == 130
+    assert f"{sent} --yes goes on without this question." in done.err
+    assert (sandbox.stats().requests == 0) is (by == "id")
 
 
 def test_the_command_that_goes_on_says_by_email_and_check(
