@@ -98,14 +98,18 @@ async def _until_left(client: Client, tenant: str, activities: "_Activities") ->
     working = asyncio.create_task(work(worker))
     try:
         await asyncio.wait({leaving, working}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        leaving.cancel()
-        if activities.left.is_set():
-            await worker.shutdown()
-        else:
+        working.cancel()  # the worker then lets the calls in flight finish
+        await asyncio.wait({working})
+    except asyncio.CancelledError:
+        if not working.cancelling():  # a second cancel would cut the calls
             working.cancel()
         with suppress(asyncio.CancelledError):
             await working
+        raise
+    finally:
+        leaving.cancel()
+    with suppress(asyncio.CancelledError):
+        working.result()
 
 
 async def _until_away(run: WorkflowHandle[RunWorkflow, FleetReport], *, away: bool) -> None:
