@@ -233,6 +233,9 @@ class _Records:
                     f"cannot write the journal {journal.path} on {socket.gethostname()}: {error};"
                     " name another path"
                 ) from None
+            except asyncio.CancelledError:  # its thread may open it nevertheless
+                self._thread.submit(journal.close, _now())
+                raise
             self._journal, self._plan = journal, plan
         return self._journal
 
@@ -248,7 +251,8 @@ class _Records:
         journal, self._journal = self._journal, None
         if journal is not None:
             with suppress(SqliteError, OSError):  # failed writes were already reported
-                await self._run(journal.close, _now(), how)
+                # A cancel while the thread is busy must not leave the journal locked.
+                await asyncio.shield(self._run(journal.close, _now(), how))
 
     async def _position(self, journal: FleetJournal, source: IdFile, span: Span) -> int:
         """Return the position of the first id of the span in the input."""

@@ -344,7 +344,9 @@ class FleetJournal:
         return first_failures(_failures(rows))
 
     def close(self, now: int, how: str | None = None) -> None:
-        """Close the journal; with `how`, record that the run has ended, and how."""
+        """Close the journal if it is open; with `how`, record that the run has ended, and how."""
+        if not self._lock.held:
+            return
         try:
             if how is not None:
                 self._sample(now, how)

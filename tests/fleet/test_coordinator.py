@@ -3,6 +3,7 @@
 import asyncio
 import os
 import sqlite3
+import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -18,9 +19,11 @@ from temporalio.testing import ActivityEnvironment
 from monocloud_async import MonoCloudSession, NotFoundError, Outcome, ProblemDetails
 from monocloud_async.fleet.coordinator import _Records
 from monocloud_async.fleet.id_file import digest_of, inspect_file
+from monocloud_async.fleet.journal import FleetJournal
 from monocloud_async.fleet.messages import Chunk, ChunkResult, FleetReport, Plan, Span, new_state
 from monocloud_async.fleet.sources import Sources
-from monocloud_async.journal.lock import JournalInUseError
+from monocloud_async.journal.lock import JournalInUseError, is_held
+from monocloud_async.journal.paths import lock_path
 from monocloud_async.journal.store import Rows
 from monocloud_async.outcome import Status
 from monocloud_async.report.figures import read
@@ -331,6 +334,40 @@ async def test_a_journal_that_another_coordinator_holds_is_waited_for(
     await coordinator.records.end()
     assert (await coordinator.do(other.left, run)).gaps == [lines(0, 10)]
     await other.end()
+
+
+@pytest.mark.parametrize("step", ["open", "close"])
+async def test_a_step_that_is_cancelled_leaves_no_journal_locked(
+    coordinator: Coordinator, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, thread = await coordinator.plan(), coordinator.records._thread
+    begun, go_on = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+    if step == "open":
+        opened = FleetJournal.open
+
+        def open_slowly(journal: FleetJournal, now: int) -> None:
+            loop.call_soon_threadsafe(begun.set)
+            go_on.wait(10)
+            opened(journal, now)
+
+        monkeypatch.setattr(FleetJournal, "open", open_slowly)
+        task: asyncio.Task[Any] = asyncio.create_task(coordinator.do(coordinator.records.left, run))
+        await begun.wait()
+    else:
+        await coordinator.do(coordinator.records.left, run)
+        thread.submit(go_on.wait, 10)
+        task = asyncio.create_task(coordinator.records.end())
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    go_on.set()
+    if step == "open":
+        await coordinator.do(coordinator.records.left, run)
+        await coordinator.records.end()
+    thread.shutdown()
+    assert not is_held(lock_path(coordinator.journal))
 
 
 async def test_a_journal_that_cannot_be_written_names_the_machine(
