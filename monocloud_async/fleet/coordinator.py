@@ -15,7 +15,7 @@ from typing import Final, TypeVar, TypeVarTuple
 import aiohttp
 from msgspec import structs
 from temporalio import activity
-from temporalio.client import Client
+from temporalio.client import Client, WorkflowQueryFailedError
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
@@ -81,7 +81,7 @@ async def run_coordinator(
 
     async def pause(id_of_workflow: str, run_id: str, why: str) -> None:
         run = client.get_workflow_handle_for(RunWorkflow.run, id_of_workflow, run_id=run_id)
-        with suppress(RPCError):  # the next attempt tries again
+        with suppress(RPCError, WorkflowQueryFailedError):  # the next attempt tries again
             if (await run.query(RunWorkflow.progress, rpc_timeout=_ANSWER)).paused is None:
                 await run.signal(RunWorkflow.pause, why)
 

@@ -14,7 +14,12 @@ from typing import Final
 import aiohttp
 from msgspec import json, structs
 from temporalio import activity
-from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
+from temporalio.client import (
+    Client,
+    WorkflowExecutionStatus,
+    WorkflowHandle,
+    WorkflowQueryFailedError,
+)
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import Worker
@@ -124,8 +129,9 @@ async def _until_away(run: WorkflowHandle[RunWorkflow, FleetReport], *, away: bo
                 return
             if (await run.describe()).status != WorkflowExecutionStatus.RUNNING:
                 return
-        except RPCError as error:  # Temporal or the coordinator may be down
-            if error.status == RPCStatusCode.NOT_FOUND:
+        # Temporal or the coordinator may be down, or of another version.
+        except (RPCError, WorkflowQueryFailedError) as error:
+            if isinstance(error, RPCError) and error.status == RPCStatusCode.NOT_FOUND:
                 return
         await asyncio.sleep(_ASK)
 

@@ -13,11 +13,13 @@ import journals
 import pytest
 from msgspec import structs
 from plans import plan
+from temporalio.client import WorkflowQueryFailedError
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
 from monocloud_async import MonoCloudSession, NotFoundError, Outcome, ProblemDetails
-from monocloud_async.fleet.coordinator import _Records
+from monocloud_async.fleet import coordinator as coordinator_module
+from monocloud_async.fleet.coordinator import Pause, _Records
 from monocloud_async.fleet.id_file import digest_of, inspect_file
 from monocloud_async.fleet.journal import FleetJournal
 from monocloud_async.fleet.messages import Chunk, ChunkResult, FleetReport, Plan, Span, new_state
@@ -417,3 +419,34 @@ async def test_a_slow_step_sends_heartbeats(
     monkeypatch.setattr(coordinator.records, "_open", slowly)
     await coordinator.do(coordinator.records.left, await coordinator.plan())
     assert beats >= 3
+
+
+async def test_a_pause_of_a_run_that_cannot_answer_is_left_to_the_next_attempt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Temporal:
+        def get_workflow_handle_for(self, *_: object, **_options: object) -> "Temporal":
+            return self
+
+        async def query(self, *_: object, **_options: object) -> None:
+            raise WorkflowQueryFailedError("no such query")
+
+    pauses: list[Pause] = []
+
+    class Records(_Records):
+        def __init__(self, folder: Path, sources: Sources, pause: Pause) -> None:
+            super().__init__(folder, sources, pause)
+            pauses.append(pause)
+
+    async def pause(_worker: object) -> None:
+        await pauses[0]("workflow", "run", "why")
+
+    client: Any = Temporal()
+    for name, value in (
+        ("_Records", Records),
+        ("Worker", lambda *_args, **_options: None),
+        ("with_message_codec", lambda client: client),
+        ("work", pause),
+    ):
+        monkeypatch.setattr(coordinator_module, name, value)
+    await coordinator_module.run_coordinator("https://t.example", client=client)

@@ -10,13 +10,14 @@ import msgspec
 import pytest
 from plans import plan
 from temporalio.activity import ActivityCancellationDetails
+from temporalio.client import WorkflowQueryFailedError
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
 from monocloud_async import MonoCloudSession, RetryPolicy
 from monocloud_async.fleet import worker
 from monocloud_async.fleet.id_file import digest_of, inspect_file
-from monocloud_async.fleet.messages import Chunk, ChunkResult, Plan, Span
+from monocloud_async.fleet.messages import Chunk, ChunkResult, Plan, Progress, Span
 from monocloud_async.fleet.sources import Sources
 from monocloud_async.fleet.temporal import member_name
 from monocloud_async.journal.store import Rows
@@ -310,3 +311,22 @@ async def test_a_worker_that_leaves_the_run_lets_calls_finish(
     temporal.call.set()
     await working
     assert temporal.log == ["the call is finished"]
+
+
+async def test_a_worker_that_left_waits_for_a_coordinator_that_can_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(worker, "_ASK", 0)
+    progress = Progress(tenant="https://t", source="ids", size=1, expected=1, max_rate=1)
+    answers: list[Any] = [WorkflowQueryFailedError("no such query"), progress]
+
+    class Run:
+        async def query(self, *_: object, **_options: object) -> Progress:
+            answer: Progress | WorkflowQueryFailedError = answers.pop(0)
+            if isinstance(answer, WorkflowQueryFailedError):
+                raise answer
+            return answer
+
+    run: Any = Run()
+    await worker._until_away(run, away=False)
+    assert not answers
