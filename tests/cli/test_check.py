@@ -11,6 +11,7 @@ from terminal import Cli
 
 from monocloud_async import config
 from monocloud_async.cli.undo import locked
+from monocloud_async.journal import snapshot
 from monocloud_async.sandbox import Sandbox
 
 
@@ -125,6 +126,23 @@ def test_bulk_check_leaves_out_who_is_enabled_and_undo_takes_back_only_the_other
     assert cli("report", journal.with_name("users.txt.journal.undo")).code == 0
     again = cli("undo", journal, "--yes")
     assert f"{len(was)}  disabled before" in again.out
+
+
+def test_undo_checks_the_users_of_the_journal_once(
+    cli: Cli, users: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cli("bulk", users, "--check")
+    checked: list[str] = []
+    has_rows = snapshot._has_rows
+
+    def spy(sql: sqlite3.Connection, table: str, which: str = "1") -> bool:
+        if which != "1":
+            checked.append(table)
+        return has_rows(sql, table, which)
+
+    monkeypatch.setattr(snapshot, "_has_rows", spy)
+    assert cli("undo", users.with_name("users.txt.journal"), "--dry-run").code == 0
+    assert checked.count("users") == 1
 
 
 def test_undo_refuses_a_run_that_did_not_look(cli: Cli, sandbox: Sandbox, users: Path) -> None:
