@@ -20,7 +20,7 @@ from temporalio.testing import ActivityEnvironment
 from monocloud_async import MonoCloudSession, NotFoundError, Outcome, ProblemDetails
 from monocloud_async.fleet import coordinator as coordinator_module
 from monocloud_async.fleet.coordinator import Pause, _Records
-from monocloud_async.fleet.id_file import digest_of, inspect_file
+from monocloud_async.fleet.id_file import IdFile, digest_of, inspect_file
 from monocloud_async.fleet.journal import FleetJournal
 from monocloud_async.fleet.messages import Chunk, ChunkResult, FleetReport, Plan, Span, new_state
 from monocloud_async.fleet.sources import Sources
@@ -147,6 +147,30 @@ async def test_a_partial_result_is_kept_as_begun_and_replaced_by_the_whole(
     left = await coordinator.do(coordinator.records.left, run)
     assert (left.gaps, left.unfinished, left.bad_lines) == ([], [], 1)
     assert journals.outcomes(coordinator.journal) == {"enabled": 10}
+
+
+async def test_a_chunk_is_begun_without_a_second_look_at_those_that_are_out(
+    coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, records = await coordinator.plan(), coordinator.records
+    first = await coordinator.do(records.begin_chunk, run, lines(0, 2))
+    await coordinator.do(
+        records.record_result, run, first.span, result("enabled", "enabled", digest="")
+    )
+    parsed: list[bytes] = []
+    parse = IdFile.parse
+
+    def spy(source: IdFile, content: bytes) -> Any:
+        parsed.append(content)
+        return parse(source, content)
+
+    monkeypatch.setattr(IdFile, "parse", spy)
+    for begin in (2, 4, 7):  # a gap is before the last one
+        await coordinator.do(records.begin_chunk, run, lines(begin, begin + 2))
+    assert b"".join(parsed).decode().split() == [IDS[n] for n in (2, 3, 4, 5, 6, 7, 8)]
+    with closing(sqlite3.connect(coordinator.journal)) as sql:
+        positions = sql.execute("SELECT position FROM handed_out ORDER BY start").fetchall()
+    assert positions == [(2,), (4,), (7,)]
 
 
 @pytest.mark.parametrize(("operation", "done"), [("enable", "enabled"), ("disable", "disabled")])
