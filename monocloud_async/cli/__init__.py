@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: list[str]) -> int:
     try:
         import rich  # noqa: F401, PLC0415  optional for the library
-        import typer  # noqa: F401, PLC0415
+        import typer  # noqa: F401, PLC0415  optional for the library
     except ModuleNotFoundError:
         sys.stderr.write(MISSING_EXTRA)
         return USAGE
@@ -41,7 +41,7 @@ def _run(arguments: list[str]) -> int:
 def _show_fault(error: BaseException) -> None:
     import traceback  # noqa: PLC0415  nobody needs it
 
-    from monocloud_async.sanitize import UNSAFE  # noqa: PLC0415
+    from monocloud_async.sanitize import UNSAFE  # noqa: PLC0415  nobody needs it
 
     for line in "".join(traceback.format_exception(error)).splitlines():
         sys.stderr.write(UNSAFE.sub(" ", line) + "\n")

@@ -75,7 +75,7 @@ class HasHeader(Protocol):
     """An input with a text above its first row, which is empty until it is read."""
 
     @property
-    def header(self) -> str: ...  # noqa: D102
+    def header(self) -> str: ...  # noqa: D102  its class says it
 
 
 class FailuresFile:

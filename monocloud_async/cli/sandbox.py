@@ -64,7 +64,7 @@ async def _serve(sandbox: Sandbox) -> int:
         ) from None
     users = sandbox.stats().users
     print(sandbox.url)  # noqa: T201  the output of a program
-    print(  # noqa: T201
+    print(  # noqa: T201  the same
         f"{users['disabled']:,} disabled users, {users['enabled']:,} enabled; Ctrl-C ends it\n"
         f"export {DOMAIN}={sandbox.url} {API_KEY}={sandbox.api_key}",
         flush=True,

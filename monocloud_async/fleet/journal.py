@@ -371,7 +371,7 @@ class FleetJournal:
     def _sample(self, now: int, how: str | None = None) -> None:
         counts = self._counts
         paused = round(1000 * self._paused)
-        sample = store.Sample(counts.requests, counts.retries, counts.throttled, paused, False)  # noqa: FBT003
+        sample = store.Sample(counts.requests, counts.retries, counts.throttled, paused, False)  # noqa: FBT003  not down
         self._store.add_sample(sample, now, how)
 
 

@@ -59,8 +59,8 @@ def dev(
 
     Ctrl-C cancels the run; the same command resumes it.
     """
-    from monocloud_async.cli import commands  # noqa: PLC0415
-    from monocloud_async.cli.fleet import dev as development  # noqa: PLC0415
+    from monocloud_async.cli import commands  # noqa: PLC0415  slow to import
+    from monocloud_async.cli.fleet import dev as development  # noqa: PLC0415  slow to import
 
     access = commands.access(domain, api_key_file, None, 4)
     raise typer.Exit(
@@ -74,7 +74,7 @@ def coordinator(*, source: Source = None, domain: Domain = None) -> None:
 
     Start one per tenant, on a machine with a persistent disk.
     """
-    from monocloud_async.cli.fleet import commands as fleet_commands  # noqa: PLC0415
+    from monocloud_async.cli.fleet import commands as fleet_commands  # noqa: PLC0415  slow to import
 
     raise typer.Exit(fleet_commands.coordinator(domain, source or []))
 
@@ -92,8 +92,8 @@ def worker(
 
     The first Ctrl-C or SIGTERM lets the calls in flight finish and hands the rest back.
     """
-    from monocloud_async.cli import commands  # noqa: PLC0415
-    from monocloud_async.cli.fleet import commands as fleet_commands  # noqa: PLC0415
+    from monocloud_async.cli import commands  # noqa: PLC0415  slow to import
+    from monocloud_async.cli.fleet import commands as fleet_commands  # noqa: PLC0415  slow to import
 
     access = commands.access(domain, api_key_file, timeout, attempts)
     raise typer.Exit(fleet_commands.worker(access, source or []))
@@ -111,7 +111,7 @@ def start(
     domain: Domain = None,
 ) -> None:
     """Start a run of the tenant, for the fleet to do."""
-    from monocloud_async.cli.fleet import commands as fleet_commands  # noqa: PLC0415
+    from monocloud_async.cli.fleet import commands as fleet_commands  # noqa: PLC0415  slow to import
 
     fleet_commands.start(
         file,
@@ -135,7 +135,7 @@ def status(
     json: Json = False,
 ) -> None:
     """Show the progress of the tenant's run."""
-    from monocloud_async.cli.fleet import commands as fleet_commands  # noqa: PLC0415
+    from monocloud_async.cli.fleet import commands as fleet_commands  # noqa: PLC0415  slow to import
 
     raise typer.Exit(fleet_commands.status(domain, follow=follow, json=json))
 
@@ -147,7 +147,7 @@ def pause(
     domain: Domain = None,
 ) -> None:
     """Pause the run: the calls in flight finish, and no more are made."""
-    from monocloud_async.cli.fleet import commands as fleet_commands  # noqa: PLC0415
+    from monocloud_async.cli.fleet import commands as fleet_commands  # noqa: PLC0415  slow to import
 
     fleet_commands.steer(domain, lambda run: run.pause(why), "The run is pausing")
 
@@ -155,7 +155,7 @@ def pause(
 @app.command()
 def resume(*, domain: Domain = None) -> None:
     """Resume a paused run."""
-    from monocloud_async.cli.fleet import commands as fleet_commands  # noqa: PLC0415
+    from monocloud_async.cli.fleet import commands as fleet_commands  # noqa: PLC0415  slow to import
 
     fleet_commands.steer(domain, lambda run: run.resume(), "The run resumes")
 
@@ -167,7 +167,7 @@ def rate(
     domain: Domain = None,
 ) -> None:
     """Change the rate of the run."""
-    from monocloud_async.cli.fleet import commands as fleet_commands  # noqa: PLC0415
+    from monocloud_async.cli.fleet import commands as fleet_commands  # noqa: PLC0415  slow to import
 
     done = f"The run continues at {max_rate:g} requests a second"
     fleet_commands.steer(domain, lambda run: run.set_rate(max_rate), done)
@@ -176,7 +176,7 @@ def rate(
 @app.command()
 def cancel(*, domain: Domain = None) -> None:
     """Cancel the run; its results are recorded, and a new run can do the rest."""
-    from monocloud_async.cli.fleet import commands as fleet_commands  # noqa: PLC0415
+    from monocloud_async.cli.fleet import commands as fleet_commands  # noqa: PLC0415  slow to import
 
     fleet_commands.steer(
         domain,
@@ -188,6 +188,6 @@ def cancel(*, domain: Domain = None) -> None:
 @app.command()
 def failures(*, domain: Domain = None, json: Json = False) -> None:
     """Show the first thousand users who failed or are unknown; `report` shows all of them."""
-    from monocloud_async.cli.fleet import commands as fleet_commands  # noqa: PLC0415
+    from monocloud_async.cli.fleet import commands as fleet_commands  # noqa: PLC0415  slow to import
 
     fleet_commands.failures(domain, json=json)
