@@ -11,6 +11,8 @@ from typing import TextIO
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.journal.paths import files_of, real_path
 
+_OPEN_FILES = ("/dev/fd", "/dev/stdin", "/dev/stdout", "/dev/stderr", "/dev/tty", "/proc")
+
 
 class Kept:
     """The files that a command reads or keeps, none of which an output may replace."""
@@ -78,7 +80,7 @@ def _is_device(path: Path) -> bool:
 
     So is an open file of this process, such as /dev/stdout, even if it leads to a file.
     """
-    if path.absolute().is_relative_to("/dev") or path.absolute().is_relative_to("/proc"):
+    if any(path.absolute().is_relative_to(place) for place in _OPEN_FILES):
         return True
     with suppress(OSError):
         mode = path.stat().st_mode

@@ -6,6 +6,7 @@ import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -149,7 +150,7 @@ class Report:
         Raises:
             ConfigurationError: the run is not finished, and its input cannot be read again.
         """
-        rows, why = self._everybody()
+        rows, why = self._everybody
         if why:
             raise ConfigurationError(
                 f"--failures cannot have everybody: {self.figures.headline()}, and {why}."
@@ -189,7 +190,7 @@ class Report:
             from monocloud_async.report.page import page  # noqa: PLC0415  an extra
         except ModuleNotFoundError:
             raise ConfigurationError(MISSING_EXTRA) from None
-        rows, why = self._everybody()
+        rows, why = self._everybody
         text = page(
             self._journal,
             self.figures,
@@ -204,7 +205,7 @@ class Report:
 
     def write_json(self, user_id: str | None) -> None:
         """Write every outcome to stdout as a JSON line, and a summary as the last one."""
-        rows, why = self._everybody()
+        rows, why = self._everybody
         counts: Counter[str] = Counter()
 
         def lines() -> Iterator[str]:
@@ -222,7 +223,7 @@ class Report:
 
     def write_csv(self, user_id: str | None) -> None:
         """Write every outcome to stdout as csv."""
-        rows, why = self._everybody()
+        rows, why = self._everybody
 
         def lines() -> Iterator[str]:
             yield _csv_row(_CSV)
@@ -257,6 +258,7 @@ class Report:
             "runs": [_run_members(run) for run in figures.runs],
         }
 
+    @cached_property
     def _everybody(self) -> tuple[Callable[[], Iterator[UserRow]], str]:
         """Return a function that yields every user of the run, and who is missing, if anybody."""
         if self.figures.is_finished and not self.figures.unrecorded:
@@ -279,11 +281,11 @@ class Report:
         return lambda: users(self._journal), why
 
     def _everybody_of(self, user_id: str) -> Iterator[UserRow]:
-        rows, why = self._everybody()
+        rows, why = self._everybody
         return iter(()) if why else (row for row in rows() if row.user_id == user_id)
 
     def _no_user(self, user_id: str) -> str:
-        _, why = self._everybody()
+        _, why = self._everybody
         where = f"the journal {self._journal}"
         if why:
             return (
@@ -326,7 +328,8 @@ class Report:
             return "the same call" + (" without the journal" if again else "")
         words = ["monocloud-async", "bulk"]
         path = given.paths[0] if given.paths else Path(given.name)
-        words.append(given.name if _is_same(Path(given.name), path) else str(path))
+        word = given.name if _is_same(Path(given.name), path) else str(path)
+        words.append(f"./{word}" if word.startswith("-") and word != "-" else word)
         if given.name == "stdin" and not given.paths:
             words[-1] = "-"
         words += _options(given)

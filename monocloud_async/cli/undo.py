@@ -10,7 +10,7 @@ from monocloud_async.inputs import By, Format
 from monocloud_async.inputs.lines import Line
 from monocloud_async.journal.before import count_undoable, read_head, undoable
 from monocloud_async.journal.lock import Lock
-from monocloud_async.journal.paths import lock_path, real_path
+from monocloud_async.journal.paths import lock_path
 
 
 @contextmanager
@@ -20,7 +20,7 @@ def locked(journal: Path) -> Iterator[None]:
     Raises:
         ConfigurationError: a run uses the journal, or its folder cannot be written.
     """
-    lock = Lock(lock_path(real_path(journal)), f"the journal {journal}")
+    lock = Lock(lock_path(journal.resolve()), f"the journal {journal}")
     try:
         lock.take()
     except OSError as error:

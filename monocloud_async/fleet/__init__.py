@@ -5,7 +5,7 @@ journal. `run_worker`, on any number of machines, makes the calls. Needs the ext
 """
 
 try:
-    import temporalio  # noqa: F401
+    import temporalio  # noqa: F401  only to see whether it is there
 except ImportError:
     raise ImportError(
         "a fleet needs Temporal's client: pip install 'monocloud-async[temporal]'"

@@ -3,9 +3,10 @@
 import asyncio
 import os
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import PurePath
-from typing import Final, Self
+from typing import Final, Self, TypeVar
 
 import msgspec
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -53,6 +54,8 @@ from monocloud_async.fleet.temporal import (
 from monocloud_async.fleet.workflow import CHUNK_ACTIVITY, RunWorkflow
 from monocloud_async.inputs import Format
 from monocloud_async.sanitize import clean
+
+T = TypeVar("T")
 
 _AGAIN: Final = 1.0  # seconds until the next attempt while Temporal is down
 _DOWN: Final = {RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED}
@@ -168,11 +171,7 @@ class FleetRun:
     async def progress(self) -> Progress:
         """Return the progress: what is recorded, and what workers have reported since then."""
         with translated(self.tenant):
-            try:
-                progress = await self._handle.query(RunWorkflow.progress, rpc_timeout=_ANSWER)
-            except (RPCError, WorkflowQueryFailedError):
-                await self._check()
-                raise
+            progress = await self._query(RunWorkflow.progress)
             description = await self._handle.describe()
             members = await self._members()
         rates: dict[str, float] = {}
@@ -226,6 +225,14 @@ class FleetRun:
                 )
         return found
 
+    async def _query(self, query: Callable[[RunWorkflow], T]) -> T:
+        """Return the answer of the workflow; raises as `_check` if there is none."""
+        try:
+            return await self._handle.query(query, rpc_timeout=_ANSWER)
+        except (RPCError, WorkflowQueryFailedError):
+            await self._check()
+            raise
+
     async def _check(self) -> None:
         """Raise `FleetError` with the cause if the workflow of the run itself fails."""
         description = (await self._handle.describe()).raw_description
@@ -250,7 +257,7 @@ class FleetRun:
     async def failures(self) -> list[Failure]:
         """Return the first thousand users who failed or are unknown; the journal has all."""
         with translated(self.tenant):
-            return await self._handle.query(RunWorkflow.failures, rpc_timeout=_ANSWER)
+            return await self._query(RunWorkflow.failures)
 
     async def pause(self, why: str = "paused by hand") -> None:
         """Pause the run until `resume`: the calls in flight finish, and no more are made."""
@@ -272,6 +279,7 @@ class FleetRun:
         """
         with translated(self.tenant):
             await self._handle.signal(RunWorkflow.set_rate, config.positive("max_rate", max_rate))
+            await self._check()
 
     async def cancel(self) -> None:
         """Cancel the run: the calls in flight finish and are recorded; `result` has the report."""

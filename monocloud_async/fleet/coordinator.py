@@ -15,7 +15,7 @@ from typing import Final, TypeVar, TypeVarTuple
 import aiohttp
 from msgspec import structs
 from temporalio import activity
-from temporalio.client import Client
+from temporalio.client import Client, WorkflowQueryFailedError
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
@@ -81,7 +81,7 @@ async def run_coordinator(
 
     async def pause(id_of_workflow: str, run_id: str, why: str) -> None:
         run = client.get_workflow_handle_for(RunWorkflow.run, id_of_workflow, run_id=run_id)
-        with suppress(RPCError):  # the next attempt tries again
+        with suppress(RPCError, WorkflowQueryFailedError):  # the next attempt tries again
             if (await run.query(RunWorkflow.progress, rpc_timeout=_ANSWER)).paused is None:
                 await run.signal(RunWorkflow.pause, why)
 
@@ -233,6 +233,9 @@ class _Records:
                     f"cannot write the journal {journal.path} on {socket.gethostname()}: {error};"
                     " name another path"
                 ) from None
+            except asyncio.CancelledError:  # its thread may open it nevertheless
+                self._thread.submit(journal.close, _now())
+                raise
             self._journal, self._plan = journal, plan
         return self._journal
 
@@ -248,7 +251,8 @@ class _Records:
         journal, self._journal = self._journal, None
         if journal is not None:
             with suppress(SqliteError, OSError):  # failed writes were already reported
-                await self._run(journal.close, _now(), how)
+                # A cancel while the thread is busy must not leave the journal locked.
+                await asyncio.shield(self._run(journal.close, _now(), how))
 
     async def _position(self, journal: FleetJournal, source: IdFile, span: Span) -> int:
         """Return the position of the first id of the span in the input."""

@@ -295,12 +295,18 @@ class FleetJournal:
 
     def before(self, span: Span, now: int) -> tuple[int, int]:
         """Return where the last chunk before this span ends, and how many ids come before that."""
-        found = self._store.connection(now).execute(
+        sql, ends = self._store.connection(now), [(self._source.begin, 0)]
+        ends += sql.execute(
             "SELECT until, position + ids FROM chunks WHERE until <= ? ORDER BY start DESC LIMIT 1",
             (span.start,),
         )
-        until, position = found.fetchone() or (self._source.begin, 0)
-        return until, position
+        for start, until in sql.execute(
+            "SELECT start, until FROM handed_out WHERE until <= ? ORDER BY start DESC LIMIT 1",
+            (span.start,),
+        ):
+            if (chunk := self._handed_out(Span(start, until), now)) is not None:
+                ends.append((until, chunk.position + len(chunk.ids)))
+        return max(ends)
 
     def write(
         self, span: Span, result: ChunkResult, position: int, user_ids: Sequence[str], now: int
@@ -344,7 +350,9 @@ class FleetJournal:
         return first_failures(_failures(rows))
 
     def close(self, now: int, how: str | None = None) -> None:
-        """Close the journal; with `how`, record that the run has ended, and how."""
+        """Close the journal if it is open; with `how`, record that the run has ended, and how."""
+        if not self._lock.held:
+            return
         try:
             if how is not None:
                 self._sample(now, how)
@@ -363,7 +371,7 @@ class FleetJournal:
     def _sample(self, now: int, how: str | None = None) -> None:
         counts = self._counts
         paused = round(1000 * self._paused)
-        sample = store.Sample(counts.requests, counts.retries, counts.throttled, paused, False)  # noqa: FBT003
+        sample = store.Sample(counts.requests, counts.retries, counts.throttled, paused, False)  # noqa: FBT003  not down
         self._store.add_sample(sample, now, how)
 
 

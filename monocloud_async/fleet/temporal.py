@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import msgspec
 from temporalio.api.common.v1 import Payload
-from temporalio.client import Client
+from temporalio.client import Client, WorkflowQueryFailedError
 from temporalio.converter import (
     CompositePayloadConverter,
     DataConverter,
@@ -27,6 +27,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import Worker
 
 from monocloud_async.errors import ConfigurationError, MonoCloudError
+from monocloud_async.sanitize import clean
 from monocloud_async.version import __version__
 
 _NO_WORKER: Final = {
@@ -110,6 +111,11 @@ def translated(tenant: str) -> Iterator[None]:
         yield
     except RPCError as error:
         raise to_fleet_error(error, tenant) from None
+    except WorkflowQueryFailedError as error:
+        raise FleetError(
+            f"the coordinator cannot answer for {tenant}: {clean(error.message)}; it may be of"
+            " another version than the one that began the run"
+        ) from None
 
 
 def to_fleet_error(error: RPCError, tenant: str) -> FleetError:

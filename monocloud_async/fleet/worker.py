@@ -14,7 +14,12 @@ from typing import Final
 import aiohttp
 from msgspec import json, structs
 from temporalio import activity
-from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
+from temporalio.client import (
+    Client,
+    WorkflowExecutionStatus,
+    WorkflowHandle,
+    WorkflowQueryFailedError,
+)
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import Worker
@@ -98,14 +103,18 @@ async def _until_left(client: Client, tenant: str, activities: "_Activities") ->
     working = asyncio.create_task(work(worker))
     try:
         await asyncio.wait({leaving, working}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        leaving.cancel()
-        if activities.left.is_set():
-            await worker.shutdown()
-        else:
+        working.cancel()  # the worker then lets the calls in flight finish
+        await asyncio.wait({working})
+    except asyncio.CancelledError:
+        if not working.cancelling():  # a second cancel would cut the calls
             working.cancel()
         with suppress(asyncio.CancelledError):
             await working
+        raise
+    finally:
+        leaving.cancel()
+    with suppress(asyncio.CancelledError):
+        working.result()
 
 
 async def _until_away(run: WorkflowHandle[RunWorkflow, FleetReport], *, away: bool) -> None:
@@ -120,8 +129,9 @@ async def _until_away(run: WorkflowHandle[RunWorkflow, FleetReport], *, away: bo
                 return
             if (await run.describe()).status != WorkflowExecutionStatus.RUNNING:
                 return
-        except RPCError as error:  # Temporal or the coordinator may be down
-            if error.status == RPCStatusCode.NOT_FOUND:
+        # Temporal or the coordinator may be down, or of another version.
+        except (RPCError, WorkflowQueryFailedError) as error:
+            if isinstance(error, RPCError) and error.status == RPCStatusCode.NOT_FOUND:
                 return
         await asyncio.sleep(_ASK)
 

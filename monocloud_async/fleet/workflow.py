@@ -347,7 +347,7 @@ class RunWorkflow:
             proved = progress.users_done + so_far.rows.users_done > 0
             call = self._call_worker(Chunk(span=chunk.span, so_far=so_far, proved=proved))
             # A condition is checked when nothing else can run, so a result that is there is kept.
-            await workflow.wait_condition(lambda: call.done() or self._draining)  # noqa: B023
+            await workflow.wait_condition(lambda: call.done() or self._draining)  # noqa: B023  awaited here
             if not call.done():
                 call.cancel()
             try:

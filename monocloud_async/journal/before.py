@@ -55,7 +55,7 @@ def read_head(path: Path) -> JournalHead:
 
 def records(path: Path) -> Iterator[Record]:
     """Yield the users of the journal in the order of the input."""
-    with reading(path) as (sql, _):
+    with reading(path, checked={"users"}) as (sql, _):
         for row in sql.execute("SELECT user_id, outcome FROM users ORDER BY position"):
             yield Record(*row)
 
@@ -75,7 +75,7 @@ def left(path: Path, user_ids: Iterable[str], operation: BulkOperation) -> Itera
 
 def count_undoable(path: Path) -> tuple[int, int]:
     """Return how many users an undo disables, and of how many nobody knows what was before."""
-    with reading(path) as (sql, form):
+    with reading(path, checked={"header"}) as (sql, form):
         if form == 1:  # which had no table `before`
             (unknown,) = sql.execute(
                 "SELECT count(*) FROM users WHERE outcome = 'enabled'"
@@ -91,7 +91,7 @@ def count_undoable(path: Path) -> tuple[int, int]:
 
 def undoable(path: Path) -> Iterator[str]:
     """Yield the users who were disabled before the run, and whom it enabled or may have enabled."""
-    with reading(path) as (sql, _):
+    with reading(path, checked={"before"}) as (sql, _):
         text = f"SELECT before.user_id {_UNDOABLE} ORDER BY before.position"
         for (user_id,) in sql.execute(text):
             yield user_id

@@ -72,8 +72,9 @@ _DAMAGE: Final = {
     "earlier": DAMAGED_USER,
     "before": f"position NOT {_COUNT} OR typeof(user_id) <> 'text' OR length(user_id) > 1024"
     " OR ifnull(disabled, 0) NOT IN (0, 1)",
+    "chunks": f"ifnull(bad_lines, -1) NOT {_COUNT}",  # only a fleet's journal has them
 }
-_SINCE: Final = {"input": 2, "commands": 2, "bad_lines": 2, "earlier": 2, "before": 2}
+_TIMED: Final = {"users", "samples", "earlier"}  # what a sitting writes
 
 
 class DamageError(Exception):
@@ -105,7 +106,7 @@ def reading(
             if form is None:
                 raise _still_empty(path)
             sql.execute("BEGIN")
-            _check_values(sql, form, _DAMAGE.keys() if checked is None else checked)
+            _check_values(sql, _DAMAGE.keys() if checked is None else checked)
             yield sql, form
     except OSError as error:
         raise ConfigurationError(f"cannot read the journal {path}: {error.strerror}") from None
@@ -221,14 +222,22 @@ def _bound(size: int) -> Callable[[], bool]:
     return is_over
 
 
-def _check_values(sql: sqlite3.Connection, form: int, tables: Collection[str]) -> None:
-    if sql.execute("SELECT count(*) FROM header").fetchone() != (1,):
-        raise DamageError("it has no header")
+def _check_values(sql: sqlite3.Connection, tables: Collection[str]) -> None:
+    # An older format has fewer tables.
+    found = {name for (name,) in sql.execute("SELECT name FROM sqlite_master")}
+    for table in ("header", "input"):
+        if table in found and sql.execute(f"SELECT count(*) FROM {table}").fetchone() != (1,):  # noqa: S608  constants
+            raise DamageError(f"it has several rows in `{table}`, or none")
+    if not _has_rows(sql, "sittings") and any(_has_rows(sql, table) for table in found & _TIMED):
+        raise DamageError("it has no run that wrote its values")
     for table in tables:
-        if _SINCE.get(table, 1) > form:
-            continue
-        if sql.execute(f"SELECT 1 FROM {table} WHERE {_DAMAGE[table]} LIMIT 1").fetchone():  # noqa: S608
+        if table in found and _has_rows(sql, table, _DAMAGE[table]):
             raise DamageError(f"it has values in `{table}` that no run writes")
+
+
+def _has_rows(sql: sqlite3.Connection, table: str, which: str = "1") -> bool:
+    query = f"SELECT 1 FROM {table} WHERE {which} LIMIT 1"  # noqa: S608  constants
+    return sql.execute(query).fetchone() is not None
 
 
 def _next_to(path: Path, end: str) -> Path:

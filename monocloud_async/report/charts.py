@@ -77,7 +77,7 @@ def _draw(spec: Spec, width: int) -> str:
 
 
 def _timeline(figures: Figures) -> Chart:
-    unit, name = (60.0, "minutes") if figures.seconds > 300 else (1.0, "seconds")  # noqa: PLR2004
+    unit, name = (60.0, "minutes") if figures.seconds > 300 else (1.0, "seconds")  # noqa: PLR2004  seconds
     axis = {"type": "quantitative", "title": f"{name} of work", "axis": {"grid": False}}
     points = [
         {"x": point.seconds / unit, "done": point.done, "other": point.other}
@@ -176,7 +176,7 @@ def _bars(values: list[Spec], title: str, colour: str) -> Callable[[int], Spec]:
 
 
 def _times(figures: Figures) -> Chart:
-    labels = [f"{ms} ms" if ms < 1000 else f"{ms // 1000} s" for ms, _ in figures.times]  # noqa: PLR2004
+    labels = [f"{ms} ms" if ms < 1000 else f"{ms // 1000} s" for ms, _ in figures.times]  # noqa: PLR2004  one second
     counts = [count for _, count in figures.times]
     found = figures.percentiles
     return _chart(
@@ -194,7 +194,7 @@ def _times(figures: Figures) -> Chart:
 
 
 def _attempts(figures: Figures) -> Chart:
-    labels = [str(n) if n < 6 else "6 or more" for n, _ in figures.attempts]  # noqa: PLR2004
+    labels = [str(n) if n < 6 else "6 or more" for n, _ in figures.attempts]  # noqa: PLR2004  as the query
     counts = [count for _, count in figures.attempts]
     retried = sum(count for (n, _), count in zip(figures.attempts, counts, strict=True) if n > 1)
     return _chart(

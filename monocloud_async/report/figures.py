@@ -20,6 +20,7 @@ from monocloud_async.report.rows import UserRow, is_fleet, operation_of, told, v
 _EXAMPLES: Final = 3  # ids of each kind of failure
 _KINDS: Final = 50  # that are read; a tenant may say something else for each user
 _POINTS: Final = 200  # at most, in a timeline
+_SOON: Final = 2000  # milliseconds; see also _LAST_TIMES
 _STEPS: Final = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200)
 _BINS: Final = tuple(k * 10**e for e in range(6) for k in (1, 2, 5))  # milliseconds
 
@@ -334,21 +335,26 @@ def _runs(sql: sqlite3.Connection, form: int) -> Iterator[Run]:
                 "SELECT sitting, login, command, note, signal FROM commands"
             )
         }
-    for row in sql.execute(_RUNS):
-        number, began, ended, how, process, host, seconds, requests, retries, throttled, paused = (
-            row
-        )
+    samples = {number: values for number, *values in sql.execute(_SAMPLES)}
+    latest = [at for (at,) in sql.execute(_LAST_TIMES)]
+    for number, began, ended, how, process, host in sql.execute(_SITTINGS):
+        end, requests, retries, throttled, paused = samples.get(number, (0, 0, 0, 0, 0))
+        end = max(began, end)
+        # A killed run lasted to its last sample (there is one a second), or to the last user soon
+        # after that sample. Later users belong to the next run.
+        if place := bisect_right(latest, end + _SOON):
+            end = max(end, latest[place - 1])
         login, command, note, signal = commands.get(number, ("", "", "", ""))
         yield Run(
-            began,
-            ended,
+            began / 1000,
+            None if ended is None else ended / 1000,
             f"{visible(how)} by {signal}" if how == "interrupted" and signal else visible(how),
             f"process {process} on {visible(host)}",
-            seconds,
+            max(0, (end if ended is None else ended) - began) / 1000,
             requests,
             retries,
             throttled,
-            paused,
+            paused / 1000,
             pid=process,
             host=host,
             login=login,
@@ -426,19 +432,24 @@ def _read_groups(figures: Figures, sql: sqlite3.Connection) -> None:
 _ASKED: Final = "SELECT at, outcome FROM users WHERE outcome <> 'not_attempted'"
 _EARLIER: Final = "SELECT at, outcome FROM earlier"
 _BY_TIME: Final = "SELECT at / 100 / 10.0, outcome IN (?, ?), count(*) FROM ({asked}) GROUP BY 1, 2"
-# A killed run lasted to its last sample (there is one a second), or to the last user within two
-# seconds after that sample. Later users belong to the next run.
-_RUNS: Final = """
-SELECT sitting, began / 1000.0, ended / 1000.0, ifnull(how, ''), process, host,
-    max(0, coalesce(ended, max(began, ifnull(max(at), 0), ifnull((
-        SELECT max(at) FROM users WHERE at >= sittings.began
-        AND at <= max(sittings.began, ifnull((
-            SELECT max(at) FROM samples WHERE samples.sitting = sittings.sitting
-        ), 0)) + 2000
-    ), 0))) - began) / 1000.0,
-    ifnull(max(requests), 0), ifnull(max(retries), 0), ifnull(max(throttled), 0),
-    ifnull(max(paused), 0) / 1000.0
-FROM sittings LEFT JOIN samples USING (sitting) GROUP BY sitting ORDER BY sitting
+# A journal may have any number of killed runs: one query for all of them, not one for each.
+_SITTINGS: Final = """
+SELECT sitting, began, ended, ifnull(how, ''), process, host FROM sittings ORDER BY sitting
+"""
+_SAMPLES: Final = """
+SELECT sitting, max(at), max(requests), max(retries), max(throttled), max(paused)
+FROM samples GROUP BY sitting
+"""
+# Times of users in the second of each killed run's last sample, or start, and the two after it.
+_LAST_TIMES: Final = """
+SELECT DISTINCT at FROM users WHERE at / 1000 IN (
+    SELECT ends.at / 1000 + seconds.column1 FROM (
+        SELECT began AS at FROM sittings WHERE ended IS NULL
+        UNION ALL
+        SELECT max(at) FROM samples
+        WHERE sitting IN (SELECT sitting FROM sittings WHERE ended IS NULL) GROUP BY sitting
+    ) AS ends, (VALUES (0), (1), (2)) AS seconds
+) ORDER BY at
 """
 _GROUPS: Final = """
 SELECT error, status, title, count(*) FROM users WHERE outcome IN ('failed', 'unknown')

@@ -16,6 +16,7 @@ from terminal import Cli, stdin_from
 from monocloud_async import config
 from monocloud_async.cli import commands
 from monocloud_async.cli.undo import locked
+from monocloud_async.journal import snapshot
 from monocloud_async.sandbox import Sandbox
 
 
@@ -168,6 +169,23 @@ def test_bulk_check_leaves_out_who_is_enabled_and_undo_takes_back_only_the_other
     assert f"has {len(was)} disabled users, who are not sent again; the latest at" in again.out
 
 
+def test_undo_checks_the_users_of_the_journal_once(
+    cli: Cli, users: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cli("bulk", users, "--check")
+    checked: list[str] = []
+    has_rows = snapshot._has_rows
+
+    def spy(sql: sqlite3.Connection, table: str, which: str = "1") -> bool:
+        if which != "1":
+            checked.append(table)
+        return has_rows(sql, table, which)
+
+    monkeypatch.setattr(snapshot, "_has_rows", spy)
+    assert cli("undo", users.with_name("users.txt.journal"), "--dry-run").code == 0
+    assert checked.count("users") == 1
+
+
 def test_undo_refuses_a_run_that_did_not_look(cli: Cli, sandbox: Sandbox, users: Path) -> None:
     journal = users.with_name("users.txt.journal")
     cli("bulk", users)
@@ -196,10 +214,13 @@ def test_undo_leaves_alone_whom_the_journal_does_not_know(
 def test_undo_refuses_the_journal_of_a_run_that_goes_on(cli: Cli, users: Path) -> None:
     journal = users.with_name("users.txt.journal")
     cli("bulk", users, "--check")
+    link = users.with_name("link")
+    link.symlink_to(journal)
     with locked(journal):
-        done = cli("undo", journal)
-    assert done.code == 2
-    assert f"the journal {journal} is in use by process {os.getpid()} on " in done.err
+        for name in (journal, link):
+            done = cli("undo", name)
+            assert done.code == 2
+            assert f"is in use by process {os.getpid()} on " in done.err
     assert cli("undo", users.with_name("no.journal")).code == 2
     assert [path.name for path in users.parent.glob("*-lock")] == []
 

@@ -2,8 +2,9 @@
 
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -125,8 +126,20 @@ def test_any_other_file_and_any_device_may_be_an_output(ids: Path, tmp_path: Pat
     files.check("--output", Path(os.devnull))
 
 
-def test_an_output_takes_the_place_of_the_old_one_whole(tmp_path: Path) -> None:
-    path = tmp_path / "again.txt"
+@pytest.fixture(params=["a disk", "shared memory"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    memory = Path("/dev/shm")  # noqa: S108  a folder of its own is made in it
+    if request.param == "a disk":
+        yield tmp_path
+    elif memory.is_dir() and os.access(memory, os.W_OK):
+        with TemporaryDirectory(dir=memory) as name:
+            yield Path(name)
+    else:
+        pytest.skip("this system has no shared memory that is a folder")
+
+
+def test_an_output_takes_the_place_of_the_old_one_whole(folder: Path) -> None:
+    path = folder / "again.txt"
     path.write_text("old")
     path.chmod(0o640)
     link = linked(path)
@@ -136,7 +149,7 @@ def test_an_output_takes_the_place_of_the_old_one_whole(tmp_path: Path) -> None:
     assert path.read_text() == "new"
     assert link.is_symlink()
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["again.txt", "link"]
+    assert sorted(entry.name for entry in folder.iterdir()) == ["again.txt", "link"]
 
 
 @pytest.mark.parametrize("old", ["", "old"])

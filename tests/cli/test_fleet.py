@@ -7,10 +7,11 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from fleets import Fleet, Temporal, fleet, temporal
-from terminal import PROGRAM, environment, started, wait_for
+from terminal import PROGRAM, Cli, environment, started, wait_for
 
 from monocloud_async.sandbox import Sandbox
 
@@ -124,6 +125,18 @@ def test_a_fleet_on_one_machine_and_ctrl_c_in_the_middle(tmp_path: Path) -> None
         assert sandbox.stats().users == {"enabled": 1000, "disabled": 0}
         assert sandbox.api_key not in out + err
         assert {path.name for path in tmp_path.iterdir()} == {"ids.txt", "ids.txt.journal"}
+
+
+def test_a_journal_in_a_folder_that_is_not_there_is_refused_before_anything_starts(
+    cli: Cli, tmp_path: Path
+) -> None:
+    ids = tmp_path / "ids.txt"
+    ids.write_text("ada\n")
+    journal = tmp_path / "nowhere" / "ids.journal"
+    with mock.patch.object(subprocess, "Popen") as process:
+        done = cli("fleet", "dev", ids, "--max-rate", 1, "--journal", journal)
+    assert (done.code, "its folder is not there" in done.err) == (2, True)
+    assert not process.called
 
 
 def test_without_the_extra_it_is_said_how_to_get_it() -> None:

@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import journals
 import pytest
@@ -233,6 +234,34 @@ def test_of_an_unfinished_run_the_failures_are_all_who_are_not_enabled(
     assert "5 users to retry, 4 of them never asked for" in out
     with open_ids(again, None, None if form == "txt" else "key") as source:
         assert [line.user_id for line in source] == ["user1", *(f"user{n}" for n in range(6, 10))]
+
+
+def test_an_input_whose_name_begins_with_a_dash_is_no_option_of_the_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("-users.txt").write_text("ada\nbob\n")
+    info = InputInfo("-users.txt", "txt", None, path=str(tmp_path / "-users.txt"), about=2)
+    path = write(tmp_path / "-users.txt.journal", [outcome(0, "ada")], info)
+    with closing(sqlite3.connect(path, isolation_level=None)) as sql:
+        sql.execute("UPDATE sittings SET how = 'interrupted by SIGINT'")
+    out = told(capsys, path)
+    assert "go on with: monocloud-async bulk ./-users.txt\n" in out
+
+
+def test_several_outputs_need_the_input_to_be_checked_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = unfinished(tmp_path)
+    opened: list[object] = []
+
+    def spy(*args: Any, **options: Any) -> Any:
+        opened.append(args[0])
+        return open_ids(*args, **options)
+
+    monkeypatch.setattr("monocloud_async.cli.report.open_ids", spy)
+    told(capsys, path, "--failures", tmp_path / "again.txt", "-o", tmp_path / "page.html")
+    assert len(opened) == 3  # for the check, and for each output
 
 
 @pytest.mark.parametrize(

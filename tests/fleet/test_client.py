@@ -2,12 +2,17 @@
 
 import ast
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fleets import Fleet, Temporal, fleet, temporal
+from temporalio.api.workflowservice.v1 import (
+    DescribeWorkflowExecutionResponse,
+    GetWorkflowExecutionHistoryReverseResponse,
+)
+from temporalio.client import WorkflowQueryFailedError
 
 from monocloud_async import ConfigurationError, config
 from monocloud_async.fleet import FleetError, FleetRun
@@ -88,3 +93,65 @@ async def test_a_rate_is_checked_before_it_is_sent(parts: Fleet) -> None:
     with pytest.raises(ConfigurationError, match="max_rate must be a number above 0"):
         await run.set_rate(-1)
     await run.cancel()
+
+
+class BrokenRun:
+    """Temporal's client, and the handle of a run that answers no query."""
+
+    namespace = "default"
+
+    def __init__(self, attempt: int) -> None:
+        self.raw_description = DescribeWorkflowExecutionResponse()
+        self.raw_description.pending_workflow_task.attempt = attempt
+        self.workflow_service = self
+
+    def get_workflow_handle_for(self, *_: object) -> "BrokenRun":
+        return self
+
+    async def query(self, *_: object, **_options: object) -> None:
+        raise WorkflowQueryFailedError("no such query")
+
+    async def signal(self, *_: object) -> None:
+        """Accept the order, as Temporal does while no coordinator runs."""
+
+    async def cancel(self) -> None:
+        """Accept it, too."""
+
+    async def describe(self) -> "BrokenRun":
+        return self
+
+    async def get_workflow_execution_history_reverse(
+        self, _: object
+    ) -> GetWorkflowExecutionHistoryReverseResponse:
+        answer = GetWorkflowExecutionHistoryReverseResponse()
+        failed = answer.history.events.add().workflow_task_failed_event_attributes
+        failed.failure.message = "nondeterminism"
+        return answer
+
+
+ORDERS: list[Callable[[FleetRun], Awaitable[object]]] = [
+    FleetRun.progress,
+    FleetRun.failures,
+    FleetRun.pause,
+    FleetRun.resume,
+    FleetRun.cancel,
+    lambda run: run.set_rate(5),
+]
+
+
+@pytest.mark.parametrize("order", ORDERS)
+async def test_every_order_tells_why_the_workflow_itself_fails(
+    order: Callable[[FleetRun], Awaitable[object]],
+) -> None:
+    client: Any = BrokenRun(attempt=3)
+    with pytest.raises(FleetError, match=r"the run cannot go on, because .*: nondeterminism"):
+        await order(FleetRun(client, "https://t"))
+
+
+@pytest.mark.parametrize("question", [FleetRun.progress, FleetRun.failures])
+async def test_a_query_that_the_coordinator_refuses_is_a_fleet_error(
+    question: Callable[[FleetRun], Awaitable[object]],
+) -> None:
+    client: Any = BrokenRun(attempt=1)
+    with pytest.raises(FleetError, match=r"the coordinator cannot answer .*: no such query"):
+        await question(FleetRun(client, "https://t"))

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import sqlite3
+import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -12,15 +13,19 @@ import journals
 import pytest
 from msgspec import structs
 from plans import plan
+from temporalio.client import WorkflowQueryFailedError
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
 from monocloud_async import MonoCloudSession, NotFoundError, Outcome, ProblemDetails
-from monocloud_async.fleet.coordinator import _Records
-from monocloud_async.fleet.id_file import digest_of, inspect_file
+from monocloud_async.fleet import coordinator as coordinator_module
+from monocloud_async.fleet.coordinator import Pause, _Records
+from monocloud_async.fleet.id_file import IdFile, digest_of, inspect_file
+from monocloud_async.fleet.journal import FleetJournal
 from monocloud_async.fleet.messages import Chunk, ChunkResult, FleetReport, Plan, Span, new_state
 from monocloud_async.fleet.sources import Sources
-from monocloud_async.journal.lock import JournalInUseError
+from monocloud_async.journal.lock import JournalInUseError, is_held
+from monocloud_async.journal.paths import lock_path
 from monocloud_async.journal.store import Rows
 from monocloud_async.outcome import Status
 from monocloud_async.report.figures import read
@@ -142,6 +147,30 @@ async def test_a_partial_result_is_kept_as_begun_and_replaced_by_the_whole(
     left = await coordinator.do(coordinator.records.left, run)
     assert (left.gaps, left.unfinished, left.bad_lines) == ([], [], 1)
     assert journals.outcomes(coordinator.journal) == {"enabled": 10}
+
+
+async def test_a_chunk_is_begun_without_a_second_look_at_those_that_are_out(
+    coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, records = await coordinator.plan(), coordinator.records
+    first = await coordinator.do(records.begin_chunk, run, lines(0, 2))
+    await coordinator.do(
+        records.record_result, run, first.span, result("enabled", "enabled", digest="")
+    )
+    parsed: list[bytes] = []
+    parse = IdFile.parse
+
+    def spy(source: IdFile, content: bytes) -> Any:
+        parsed.append(content)
+        return parse(source, content)
+
+    monkeypatch.setattr(IdFile, "parse", spy)
+    for begin in (2, 4, 7):  # a gap is before the last one
+        await coordinator.do(records.begin_chunk, run, lines(begin, begin + 2))
+    assert b"".join(parsed).decode().split() == [IDS[n] for n in (2, 3, 4, 5, 6, 7, 8)]
+    with closing(sqlite3.connect(coordinator.journal)) as sql:
+        positions = sql.execute("SELECT position FROM handed_out ORDER BY start").fetchall()
+    assert positions == [(2,), (4,), (7,)]
 
 
 @pytest.mark.parametrize(("operation", "done"), [("enable", "enabled"), ("disable", "disabled")])
@@ -333,6 +362,40 @@ async def test_a_journal_that_another_coordinator_holds_is_waited_for(
     await other.end()
 
 
+@pytest.mark.parametrize("step", ["open", "close"])
+async def test_a_step_that_is_cancelled_leaves_no_journal_locked(
+    coordinator: Coordinator, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, thread = await coordinator.plan(), coordinator.records._thread
+    begun, go_on = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+    if step == "open":
+        opened = FleetJournal.open
+
+        def open_slowly(journal: FleetJournal, now: int) -> None:
+            loop.call_soon_threadsafe(begun.set)
+            go_on.wait(10)
+            opened(journal, now)
+
+        monkeypatch.setattr(FleetJournal, "open", open_slowly)
+        task: asyncio.Task[Any] = asyncio.create_task(coordinator.do(coordinator.records.left, run))
+        await begun.wait()
+    else:
+        await coordinator.do(coordinator.records.left, run)
+        thread.submit(go_on.wait, 10)
+        task = asyncio.create_task(coordinator.records.end())
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    go_on.set()
+    if step == "open":
+        await coordinator.do(coordinator.records.left, run)
+        await coordinator.records.end()
+    thread.shutdown()
+    assert not is_held(lock_path(coordinator.journal))
+
+
 async def test_a_journal_that_cannot_be_written_names_the_machine(
     coordinator: Coordinator,
 ) -> None:
@@ -380,3 +443,34 @@ async def test_a_slow_step_sends_heartbeats(
     monkeypatch.setattr(coordinator.records, "_open", slowly)
     await coordinator.do(coordinator.records.left, await coordinator.plan())
     assert beats >= 3
+
+
+async def test_a_pause_of_a_run_that_cannot_answer_is_left_to_the_next_attempt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Temporal:
+        def get_workflow_handle_for(self, *_: object, **_options: object) -> "Temporal":
+            return self
+
+        async def query(self, *_: object, **_options: object) -> None:
+            raise WorkflowQueryFailedError("no such query")
+
+    pauses: list[Pause] = []
+
+    class Records(_Records):
+        def __init__(self, folder: Path, sources: Sources, pause: Pause) -> None:
+            super().__init__(folder, sources, pause)
+            pauses.append(pause)
+
+    async def pause(_worker: object) -> None:
+        await pauses[0]("workflow", "run", "why")
+
+    client: Any = Temporal()
+    for name, value in (
+        ("_Records", Records),
+        ("Worker", lambda *_args, **_options: None),
+        ("with_message_codec", lambda client: client),
+        ("work", pause),
+    ):
+        monkeypatch.setattr(coordinator_module, name, value)
+    await coordinator_module.run_coordinator("https://t.example", client=client)

@@ -10,13 +10,14 @@ import msgspec
 import pytest
 from plans import plan
 from temporalio.activity import ActivityCancellationDetails
+from temporalio.client import WorkflowQueryFailedError
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
 from monocloud_async import MonoCloudSession, RetryPolicy
 from monocloud_async.fleet import worker
 from monocloud_async.fleet.id_file import digest_of, inspect_file
-from monocloud_async.fleet.messages import Chunk, ChunkResult, Plan, Span
+from monocloud_async.fleet.messages import Chunk, ChunkResult, Plan, Progress, Span
 from monocloud_async.fleet.sources import Sources
 from monocloud_async.fleet.temporal import member_name
 from monocloud_async.journal.store import Rows
@@ -240,3 +241,92 @@ async def test_a_worker_that_was_suspended_too_long_gives_its_chunk_up(
         await asyncio.wait_for(work.do(), 10)
     (so_far,) = caught.value.details
     assert not so_far.done
+
+
+class TemporalWorker:
+    """A worker with a call in flight, which ends as Temporal's does."""
+
+    def __init__(self, *_args: object, **_options: object) -> None:
+        self.asked_to_end = asyncio.Event()
+        self.call = asyncio.Event()
+        self.ended = asyncio.Event()
+        self.log: list[str] = []
+
+    async def run(self) -> None:
+        cancelled = None
+        try:
+            await self.asked_to_end.wait()
+        except asyncio.CancelledError as error:
+            cancelled = error
+        self.asked_to_end.set()
+        try:
+            await self.call.wait()
+            self.log.append("the call is finished")
+        except asyncio.CancelledError:
+            self.log.append("the call is cut")
+            raise
+        finally:
+            self.ended.set()
+        if cancelled:
+            raise cancelled
+
+    async def shutdown(self) -> None:
+        self.asked_to_end.set()
+        await self.ended.wait()
+
+
+@pytest.mark.parametrize("what", ["works", "leaves"])
+async def test_a_worker_that_is_cancelled_lets_calls_finish_also_while_it_leaves_the_run(
+    work: Work, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporal = TemporalWorker()
+    monkeypatch.setattr(worker, "Worker", lambda *_args, **_options: temporal)
+    client: Any = None
+    working = asyncio.create_task(worker._until_left(client, "https://t", work.activities))
+    await asyncio.sleep(0.01)
+    if what == "leaves":
+        work.activities.left.set()
+        await temporal.asked_to_end.wait()
+    working.cancel()
+    await temporal.asked_to_end.wait()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not working.done()
+    temporal.call.set()
+    with pytest.raises(asyncio.CancelledError):
+        await working
+    assert temporal.log == ["the call is finished"]
+
+
+async def test_a_worker_that_leaves_the_run_lets_calls_finish(
+    work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporal = TemporalWorker()
+    monkeypatch.setattr(worker, "Worker", lambda *_args, **_options: temporal)
+    client: Any = None
+    work.activities.left.set()
+    working = asyncio.create_task(worker._until_left(client, "https://t", work.activities))
+    await asyncio.sleep(0.01)
+    assert not working.done()
+    temporal.call.set()
+    await working
+    assert temporal.log == ["the call is finished"]
+
+
+async def test_a_worker_that_left_waits_for_a_coordinator_that_can_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(worker, "_ASK", 0)
+    progress = Progress(tenant="https://t", source="ids", size=1, expected=1, max_rate=1)
+    answers: list[Any] = [WorkflowQueryFailedError("no such query"), progress]
+
+    class Run:
+        async def query(self, *_: object, **_options: object) -> Progress:
+            answer: Progress | WorkflowQueryFailedError = answers.pop(0)
+            if isinstance(answer, WorkflowQueryFailedError):
+                raise answer
+            return answer
+
+    run: Any = Run()
+    await worker._until_away(run, away=False)
+    assert not answers

@@ -210,3 +210,32 @@ def test_a_tenant_that_says_something_else_each_time_makes_no_endless_list(journ
     assert figures.kinds == 235
     assert len(figures.groups) == 50
     assert all(len(group.examples) == group.count == 1 for group in figures.groups)
+
+
+@pytest.mark.parametrize(("sittings", "samples"), [(1, 2600), (3000, 1)])
+def test_a_killed_run_of_any_length_and_any_number_of_them_is_read(
+    journal: Path, sittings: int, samples: int
+) -> None:
+    with closing(sqlite3.connect(journal, isolation_level=None)) as sql:
+        sql.executescript("BEGIN; DELETE FROM users; DELETE FROM sittings; DELETE FROM samples")
+        sql.executemany(
+            "INSERT INTO users VALUES (?, 'u', 'enabled', 200, 1, 5, ?, NULL, NULL, NULL)",
+            [(place, 1000 * place + 500) for place in range(3000)],
+        )
+        sql.executemany(
+            "INSERT INTO sittings VALUES (?, ?, NULL, NULL, 1, 'host', '1')",
+            [(number, 1000 * number) for number in range(sittings)],
+        )
+        sql.executemany(
+            "INSERT INTO samples VALUES (?, ?, 1, 0, 0, 0, 0)",
+            [
+                (number, 1000 * (number + place))
+                for number in range(sittings)
+                for place in range(samples)
+            ],
+        )
+        sql.execute("COMMIT")
+    runs = read(journal).runs
+    assert len(runs) == sittings
+    # The last user within two seconds after the last sample.
+    assert runs[0].seconds == samples - 1 + 1.5

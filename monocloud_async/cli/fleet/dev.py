@@ -50,6 +50,8 @@ def dev(
     name = urlsplit(file).path.rpartition("/")[2] if url else file
     source = ["--source", file if url else str(Path(file).absolute())]
     record = Path(journal or f"{name}.journal").absolute()
+    if not record.parent.is_dir():
+        raise ConfigurationError(f"cannot write the journal {record}: its folder is not there")
     out, err = streams.out(), streams.err()
     with TemporaryDirectory(prefix="monocloud-fleet-") as folder, ExitStack() as parts:
         log = Path(folder) / "log.txt"
