@@ -440,9 +440,9 @@ class JournalStore:
         )
         if ids is None:  # an earlier run may have read further, or a shorter input
             sql.execute(
-                "UPDATE input SET ids = iif(ids < ?1, NULL, ids), at_least = max(at_least, ?1),"
-                " bad_lines = max(bad_lines, ?2)",
-                (at_least, bad_lines),
+                "UPDATE input SET ids = iif(ids < ?, NULL, ids), at_least = max(at_least, ?),"
+                " bad_lines = max(bad_lines, ?)",
+                (at_least, at_least, bad_lines),
             )
         else:
             sql.execute(
