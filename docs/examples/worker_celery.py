@@ -27,39 +27,45 @@ app.conf.update(
 )
 
 
-class Loop:
+class Calls:
     """An event loop in a thread, with one session for all tasks of the process."""
 
-    def __init__(self) -> None:
+    loop: asyncio.AbstractEventLoop
+    session: mono.MonoCloudSession
+
+    def open(self) -> None:
         self.loop = asyncio.new_event_loop()
         threading.Thread(target=self.loop.run_forever, daemon=True).start()
-        self.session: mono.MonoCloudSession = self.run(self._open())
+        self.session = self.run(self._session())
+
+    async def _session(self) -> mono.MonoCloudSession:
+        return mono.MonoCloudSession(retry=mono.RetryPolicy(total=AGAIN * 2 / 3), max_rate=SHARE)
 
     def run(self, work: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self.loop).result()
-
-    async def _open(self) -> mono.MonoCloudSession:
-        return mono.MonoCloudSession(retry=mono.RetryPolicy(total=AGAIN * 2 / 3), max_rate=SHARE)
 
     def close(self) -> None:
         self.run(self.session.close())
         self.loop.call_soon_threadsafe(self.loop.stop)
 
 
+calls = Calls()
+
+
 @signals.worker_init.connect  # type: ignore[untyped-decorator]  # Celery has no types
 def open_session(**_: Any) -> None:
-    app.calls = Loop()
+    calls.open()
 
 
 @signals.worker_shutdown.connect  # type: ignore[untyped-decorator]  # Celery has no types
 def close_session(**_: Any) -> None:
-    app.calls.close()
+    calls.close()
 
 
 @app.task(bind=True, max_retries=None)  # type: ignore[untyped-decorator]  # Celery has no types
 def enable_user(task: Task, user_id: str) -> None:
     try:
-        app.calls.run(app.calls.session.enable_user(user_id))
+        calls.run(calls.session.enable_user(user_id))
     except (mono.InvalidUserIdError, mono.NotFoundError, mono.UnprocessableError) as error:
         log.warning("refused: %s", error)  # a retry would be refused, too
     except mono.MonoCloudError as error:

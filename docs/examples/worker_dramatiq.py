@@ -25,13 +25,13 @@ class Session(Middleware):
 
     session: mono.MonoCloudSession
 
-    def before_worker_boot(self, *_: Any) -> None:
+    def before_worker_boot(self, broker: Any, worker: Any) -> None:  # noqa: ARG002  as Dramatiq calls it
         self.session = self.run(self.opened())
 
     async def opened(self) -> mono.MonoCloudSession:
         return mono.MonoCloudSession(retry=mono.RetryPolicy(total=AGAIN * 2 / 3), max_rate=SHARE)
 
-    def after_worker_shutdown(self, *_: Any) -> None:
+    def after_worker_shutdown(self, broker: Any, worker: Any) -> None:  # noqa: ARG002  as Dramatiq calls it
         self.run(self.session.close())
 
     def run(self, work: Any) -> Any:
