@@ -458,6 +458,7 @@ class MonoCloudSession:
         deadline = clock() + time_left
         refused, last = None, None
         while True:
+            observed.queues(self._queue)
             try:
                 ticket = await self._queue.admit_call(target, policy, deadline, refused)
             except ConfigurationError as closed:

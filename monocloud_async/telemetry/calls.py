@@ -21,6 +21,7 @@ from monocloud_async.errors import (
     StatusError,
     TransportError,
 )
+from monocloud_async.ratelimit.admission_queue import AdmissionQueue
 from monocloud_async.ratelimit.limiter import RateLimiter
 from monocloud_async.retry import RetryBudget
 from monocloud_async.telemetry import instruments
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
     Attributes = dict[str, str | int | float]
 
-_SHORTEST_WAIT: Final = 0.001  # seconds; a shorter one is no event
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _OK: Final = 200
 _OF_DURATIONS: Final = ("monocloud.outcome", "error.type")
@@ -53,6 +53,9 @@ class Call:
         traceback: TracebackType | None,
     ) -> None:
         """The call has ended."""
+
+    def queues(self, queue: AdmissionQueue) -> None:
+        """A request is going to the queue, where it may have to wait."""
 
     def sends(self) -> None:
         """A request is sent now."""
@@ -139,8 +142,8 @@ class _ObservedCall(Call):
     _error: BaseException | None = None  # of the last request
     _span: "Span | None" = None  # if it is recorded
     _token: Any = None
-    _waits = True  # no request is in flight
-    _mark = 0.0  # when the current wait began
+    _waits = False  # in the queue
+    _waits_since = 0.0
     _paused_before = 0.0
 
     def __init__(
@@ -165,16 +168,22 @@ class _ObservedCall(Call):
         context_api = self._exporting.context
         self._token = context_api.attach(trace.set_span_in_context(span))
         if span.is_recording():
-            self._span, self._mark = span, self._began
-            self._paused_before = self._session.limiter.paused_seconds(self._began)
+            self._span = span
         return self
+
+    def queues(self, queue: AdmissionQueue) -> None:
+        if self._span is not None:
+            now = self._waits_since = self._clock()
+            self._waits = queue.must_wait(now)
+            self._paused_before = queue.limiter.paused_seconds(now)
 
     def sends(self) -> None:
         if self._requests and not isinstance(self._error, RateLimitedError):
             self._retries += 1
         self._requests += 1
         if self._span is not None:
-            self._note_wait(self._span)
+            if self._waits:
+                self._note_wait(self._span)
             if self._error is not None:
                 self._span.add_event("monocloud.resend", _fault(self._error))
             self._waits = False
@@ -182,10 +191,6 @@ class _ObservedCall(Call):
     def failed(self, error: BaseException) -> None:
         self._error = error
         self._throttled += isinstance(error, RateLimitedError)
-        if self._span is not None:
-            self._waits = True
-            self._mark = self._clock()
-            self._paused_before = self._session.limiter.paused_seconds(self._mark)
 
     def sleeps(self, sleep: Sleep) -> Sleep:
         if self._span is None:
@@ -193,13 +198,12 @@ class _ObservedCall(Call):
         span = self._span
 
         async def observed(seconds: float) -> None:
+            began = self._clock()
             try:
                 await sleep(seconds)
             finally:
-                now = self._clock()
-                span.add_event("monocloud.backoff", {"monocloud.seconds": now - self._mark})
-                self._mark = now
-                self._paused_before = self._session.limiter.paused_seconds(now)
+                slept = {"monocloud.seconds": self._clock() - began}
+                span.add_event("monocloud.backoff", slept)
 
         return observed
 
@@ -236,10 +240,8 @@ class _ObservedCall(Call):
 
     def _note_wait(self, span: "Span") -> None:
         now = self._clock()
-        if now - self._mark < _SHORTEST_WAIT:
-            return
         paused = self._session.limiter.paused_seconds(now) - self._paused_before
-        seconds = {"monocloud.seconds": now - self._mark, "monocloud.paused_seconds": paused}
+        seconds = {"monocloud.seconds": now - self._waits_since, "monocloud.paused_seconds": paused}
         span.add_event("monocloud.wait", seconds)
 
     def _end(self, span: "Span", error: BaseException | None) -> None:

@@ -96,8 +96,8 @@ class _Gauge:
 _GAUGES: Final = {
     "rate": _Gauge("{request}/s", "Rate that the tenant allows, if known.", Gauges.rate),
     "waiting": _Gauge("{request}", "Requests that wait in the queue.", Gauges.waiting),
-    "paused": _Gauge("1", "1 while no requests are sent, else 0.", Gauges.paused),
-    "down": _Gauge("1", "1 while the tenant is down, else 0.", Gauges.down),
+    "paused": _Gauge("{tenant}", "1 while no requests are sent, else 0.", Gauges.paused),
+    "down": _Gauge("{tenant}", "1 while the tenant is down, else 0.", Gauges.down),
     "retry_budget": _Gauge(
         "{request}", "Retries that single calls may make now.", Gauges.retry_budget, min
     ),
