@@ -169,10 +169,10 @@ async def test_a_failed_call_says_how_in_its_span_and_its_duration(
     kind: str,
     outcome: str,
 ) -> None:
-    async with FakeMonoCloud(Sandbox(users=["ada"])) as session:
-        session.sandbox.script("ada", step)
+    async with FakeMonoCloud(Sandbox(users=["zoe"])) as session:
+        session.sandbox.script("zoe", step)
         with pytest.raises(error):
-            await session.enable_user("ada", retry=RetryPolicy(attempts=1))
+            await session.enable_user("zoe", retry=RetryPolicy(attempts=1))
         host = session.tenant.removeprefix("https://")
     span = only(seen)
     assert not span.status.is_ok
@@ -183,7 +183,7 @@ async def test_a_failed_call_says_how_in_its_span_and_its_duration(
     assert span.attributes.get("http.response.status_code") == (
         step if isinstance(step, int) else 200 if step == "html" else None
     )
-    assert "ada" not in span.to_json()
+    assert "zoe" not in span.to_json()
     assert since.all("call.duration") == {tuple(sorted((host, "enable", outcome, kind))): 1}
 
 

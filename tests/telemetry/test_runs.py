@@ -53,14 +53,14 @@ async def test_a_run_is_a_span_above_its_requests(seen: Seen, sandbox: Sandbox) 
 async def test_a_run_that_is_stopped_is_a_span_with_its_error(seen: Seen, sandbox: Sandbox) -> None:
     async with MonoCloudSession(sandbox.url, "another-key") as session:
         with pytest.raises(RunStoppedError):
-            await session.bulk_enable(["ada"])
+            await session.bulk_enable(["zoe"])
     (whole,) = seen.spans()["monocloud.bulk_enable"]
     assert not whole.status.is_ok
     assert "RunStoppedError" in (whole.status.description or "")
     assert whole.attributes is not None
     assert whole.attributes["error.type"] == "UnauthorizedError"
     assert "another-key" not in whole.to_json()
-    assert "ada" not in whole.to_json()
+    assert "zoe" not in whole.to_json()
 
 
 async def test_figures_are_of_all_runs_those_that_are_over_too(seen: Seen) -> None:
