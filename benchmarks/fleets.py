@@ -15,7 +15,7 @@ import sys
 import sysconfig
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -175,12 +175,19 @@ class Fleet:
         self.ids.write_text("".join(f"{user_id}\n" for user_id in sandbox.user_ids()))
         self._parts: list[Part] = []
 
-    def part(self, name: str, *, folder: Path | None = None, key: str | None = None) -> Part:
+    def part(
+        self,
+        name: str,
+        *,
+        folder: Path | None = None,
+        key: str | None = None,
+        options: Sequence[str] = (),
+    ) -> Part:
         """Start another coordinator or worker, in this folder or that of the ids."""
         named = {config.DOMAIN: self.sandbox.url, **self.server.environment}
         if name == "worker":
             named[config.API_KEY] = self.sandbox.api_key if key is None else key
-        options = ["--source", str(self.folder)]
+        options = ["--source", str(self.folder), *options]
         command = [sys.executable, "-m", "monocloud_async", "fleet", name, *options]
         part = Part(command, {**os.environ, **named}, folder or self.folder)
         self._parts.append(part)

@@ -27,6 +27,7 @@ from temporalio.converter import (
 )
 from temporalio.envconfig import ClientConfig
 from temporalio.exceptions import FailureError as TemporalFailureError
+from temporalio.runtime import Runtime
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import Worker
 
@@ -49,13 +50,16 @@ class FleetError(MonoCloudError):
     """Temporal or a part of the fleet cannot be reached, or refuses."""
 
 
-async def connect(environment: Mapping[str, str] | None = None) -> Client:
+async def connect(
+    environment: Mapping[str, str] | None = None, *, runtime: Runtime | None = None
+) -> Client:
     """Connect to the Temporal that the environment configures, by default at localhost:7233.
 
     If the environment names a key file of the fleet, what Temporal carries is signed or encrypted.
 
     Args:
         environment: variables to use instead of this process's environment.
+        runtime: for metrics and logs of Temporal's client. Default: the runtime of the process.
 
     Raises:
         ConfigurationError: the configuration cannot be used.
@@ -68,7 +72,7 @@ async def connect(environment: Mapping[str, str] | None = None) -> Client:
     address = config.setdefault("target_host", "localhost:7233")
     codec = protected(DataConverter.default, environment)
     try:
-        return await Client.connect(**config, data_converter=codec)
+        return await Client.connect(**config, data_converter=codec, runtime=runtime)
     except ValueError as error:
         raise ConfigurationError(f"cannot use Temporal's configuration: {error}") from None
     except (RuntimeError, RPCError):  # its text may quote credentials
