@@ -67,7 +67,8 @@ def runtime(metrics: str | None = None, log: logging.Logger | None = None) -> Ru
 async def run_metrics(client: Client, tenant: str) -> AsyncIterator[None]:
     """Keep the gauges of the tenant's run up to date meanwhile; the coordinator does so."""
     runtime = client.service_client.config.runtime or Runtime.default()
-    task = asyncio.create_task(_measure(FleetRun(client, tenant), runtime.metric_meter))
+    run = await FleetRun.attach(tenant, client=client)
+    task = asyncio.create_task(_measure(run, runtime.metric_meter))
     try:
         yield
     finally:
