@@ -31,6 +31,7 @@ from temporalio.runtime import Runtime
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import Worker
 
+from monocloud_async.config import tenant_name
 from monocloud_async.errors import ConfigurationError, MonoCloudError
 from monocloud_async.fleet.codec import PayloadRefusedError, protected
 from monocloud_async.sanitize import clean
@@ -103,9 +104,7 @@ async def failure_text(client: Client, run: str, failure: Failure) -> str:
 
 def workflow_id(tenant: str) -> str:
     """Return the id of a tenant's run; Temporal refuses a second one, so the rate cannot double."""
-    host = tenant.partition("://")[2]
-    name, colon, port = host.partition(":")
-    return f"monocloud-async {f'127.0.0.1{colon}{port}' if name == 'localhost' else host}"
+    return f"monocloud-async {tenant_name(tenant).partition('://')[2]}"
 
 
 def worker_queue(tenant: str) -> str:
