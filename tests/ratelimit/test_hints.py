@@ -62,7 +62,8 @@ def test_the_forms_that_servers_send_are_read(
 ) -> None:
     hint = both(*lines)
     assert hint is not None
-    assert (hint.remaining, hint.reset) == (remaining, pytest.approx(reset))
+    assert hint.remaining == remaining
+    assert hint.reset == pytest.approx(reset)
 
 
 def test_the_clock_of_this_machine_does_not_matter_where_the_answer_has_a_date() -> None:
