@@ -5,7 +5,7 @@ their file, and outcomes as positions within that range.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Literal
 
 from msgspec import Struct, field, json
@@ -35,7 +35,8 @@ class Plan(Struct, frozen=True, kw_only=True):
         tenant: the address of the tenant.
         source: the file of ids.
         journal: the name of the journal, in the coordinator's folder.
-        max_rate: requests per second, over the whole fleet.
+        max_rate: requests per second at most, over the whole fleet; None if the tenant alone
+            decides.
         max_outage: seconds that a worker waits for a tenant that is down before the run pauses.
         operation: the name of the operation; payloads from before there were others have none.
         journal_id: the identity of the journal, once a coordinator has opened it. From then on, no
@@ -45,7 +46,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     tenant: str
     source: IdFile
     journal: str
-    max_rate: float
+    max_rate: float | None
     max_outage: float
     operation: str = "enable"
     journal_id: str | None = None
@@ -56,13 +57,20 @@ class Sign(Struct, frozen=True, kw_only=True):
 
     Attributes:
         users: how many users of the chunk the worker has to do, those who are done included.
+        worker: the name of the worker.
         rate: requests per second in the last seconds, over all chunks of the worker.
-        waits: why it sends nothing now, or None.
+        learnt: requests per second that the tenant grants the worker beside the others, or None
+            if that is not known.
+        pause_left: seconds that the tenant asks to wait.
+        outage: seconds since the tenant is down, or 0.
     """
 
     users: int
     rate: float
-    waits: str | None = None
+    worker: str = ""
+    learnt: float | None = None
+    pause_left: float = 0.0
+    outage: float = 0.0
 
 
 class ChunkResult(Struct, kw_only=True):
@@ -77,7 +85,8 @@ class ChunkResult(Struct, kw_only=True):
         worker: the worker that leaves the run for this reason. Workers of earlier versions do not
             leave, and are not named.
         digest: of the bytes of the chunk, as the coordinator read them.
-        sign: of a worker, in heartbeats.
+        wait: seconds that the tenant asks to wait, if the chunk is handed back for that reason.
+        sign: of a worker, in heartbeats and at the end.
     """
 
     rows: Rows = field(default_factory=lambda: Rows([], []))
@@ -90,6 +99,7 @@ class ChunkResult(Struct, kw_only=True):
     why: str | None = None
     worker: str = ""
     digest: str = ""
+    wait: float = 0.0
     sign: Sign | None = None
 
 
@@ -98,11 +108,13 @@ class Chunk(Struct, frozen=True, kw_only=True):
 
     Attributes:
         proved: whether the tenant has done this run's operation for a user, so the key is valid.
+        probe: whether to do one user, and hand the rest back: the tenant has asked to wait.
     """
 
     span: Span
     so_far: ChunkResult = field(default_factory=ChunkResult)
     proved: bool = False
+    probe: bool = False
 
 
 class Failure(Struct, frozen=True, kw_only=True):
@@ -209,7 +221,7 @@ class Progress(Counts, kw_only=True):
         size: bytes of ids in total.
         expected: about how many ids these are, estimated from samples.
         done: bytes of ids whose users are in the journal.
-        max_rate: requests per second, over the whole fleet.
+        max_rate: requests per second at most, over the whole fleet, or None.
         chunks: how many chunks are handed out.
         waiting: how many of them no worker has taken yet.
         paused: why the run is paused, or None.
@@ -218,7 +230,11 @@ class Progress(Counts, kw_only=True):
         away: the workers that have left the run, with the reason, until `resume`.
         under_way: users of the chunks that workers have, who are not done.
         rate: requests per second in the last seconds.
-        waits: why workers send nothing now.
+        learnt: requests per second that the tenant grants, as far as the workers know; or None.
+        wait_until: until when nothing is sent, because the tenant asked for it; Unix time.
+        pause_left: seconds of that, or of a pause of a worker.
+        outage: seconds since the tenant is down, or 0.
+        max_outage: seconds of it after which a worker leaves the run.
         members: the workers and coordinators.
     """
 
@@ -226,7 +242,7 @@ class Progress(Counts, kw_only=True):
     source: str
     size: int
     expected: int
-    max_rate: float
+    max_rate: float | None
     done: int = 0
     chunks: int = 0
     waiting: int = 0
@@ -236,14 +252,28 @@ class Progress(Counts, kw_only=True):
     away: dict[str, str] = field(default_factory=dict)
     under_way: int = 0
     rate: float = 0.0
-    waits: list[str] = field(default_factory=list)
+    learnt: float | None = None
+    wait_until: float = 0.0
+    pause_left: float = 0.0
+    outage: float = 0.0
+    max_outage: float = 0.0
     members: list[WorkerProgress] = field(default_factory=list)
 
     @property
     def seconds_left(self) -> float | None:
         """How long the rest takes at the rate of the last seconds; None if nothing is sent."""
         counted = self.users_done + self.failed + self.unknown + self.bad_lines
-        return max(0, self.expected - counted) / self.rate if self.rate else None
+        if not self.rate:
+            return None
+        return self.pause_left + max(0, self.expected - counted) / self.rate
+
+    def add_signs(self, signs: Collection[Sign]) -> None:
+        """Take in what the workers say, of which each says something once."""
+        self.rate = sum(sign.rate for sign in signs)
+        if any(sign.learnt is not None for sign in signs):
+            self.learnt = sum(sign.rate if sign.learnt is None else sign.learnt for sign in signs)
+        self.pause_left = max((sign.pause_left for sign in signs), default=0.0)
+        self.outage = max((sign.outage for sign in signs), default=0.0)
 
 
 class FleetReport(Counts, kw_only=True):
@@ -323,6 +353,7 @@ def new_state(plan: Plan) -> RunState:
         size=size,
         expected=round(size / source.line),
         max_rate=plan.max_rate,
+        max_outage=plan.max_outage,
         operation=plan.operation,
     )
     return RunState(plan=plan, progress=progress)

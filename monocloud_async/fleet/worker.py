@@ -46,6 +46,7 @@ from monocloud_async.session import MonoCloudSession
 
 _GRACE: Final = timedelta(seconds=60)  # for the calls in flight, when a worker is asked to end
 _MAX_FAILED: Final = 1 << 19  # bytes of failures in a result, whose payload has at most 2 MB
+_LONG_PAUSE: Final = 5.0  # seconds; of a longer one, the whole fleet is told
 _RATE_OVER: Final = 5.0  # seconds over which the rate is measured
 _ASK: Final = 2.0  # seconds between two questions of a worker that has left the run
 _ASKED: Final = 10  # questions until the run must know that the worker has left
@@ -174,7 +175,7 @@ class _Activities:
         self.left.clear()
 
     @activity.defn(name=CHUNK_ACTIVITY)
-    async def run_chunk(self, plan: Plan, chunk: Chunk, max_rate: float) -> ChunkResult:
+    async def run_chunk(self, plan: Plan, chunk: Chunk, max_rate: float | None) -> ChunkResult:
         """Return the result of the chunk, which is partial if the run or the worker stops."""
         result = chunk.so_far
         if chunk.so_far.digest:  # what is known is recorded, and the result has only what is new
@@ -188,7 +189,7 @@ class _Activities:
         return result
 
     async def _run(
-        self, plan: Plan, chunk: Chunk, before: ChunkResult, max_rate: float
+        self, plan: Plan, chunk: Chunk, before: ChunkResult, max_rate: float | None
     ) -> ChunkResult:
         span, where = chunk.span, clean(plan.source.where)
         try:
@@ -203,14 +204,15 @@ class _Activities:
         lines = plan.source.parse(content)
         user_ids = [line.user_id for line in lines if line.user_id is not None]
         before.bad_lines = len(lines) - len(user_ids)
-        # The last owner of this lane may have sent a request just now.
-        await asyncio.sleep(1 / max_rate)
+        if max_rate is not None:  # the last owner of this lane may have sent a request just now
+            await asyncio.sleep(1 / max_rate)
         work = _ChunkRun(
             self._session,
             operation,
             user_ids,
             before,
             chunk.so_far.rows.positions(),
+            limit=1 if chunk.probe else None,
             meter=self._meter,
             max_rate=max_rate,
             max_outage=plan.max_outage,
@@ -229,8 +231,9 @@ class _ChunkRun:
         before: ChunkResult,
         known: set[object],
         *,
+        limit: int | None,
         meter: _Meter,
-        max_rate: float,
+        max_rate: float | None,
         max_outage: float,
     ) -> None:
         self._positions = [each for each in range(len(user_ids)) if each not in known]
@@ -240,13 +243,13 @@ class _ChunkRun:
         self._before = before
         self._rows = before.rows
         self._others: list[tuple[Outcome, int]] = []  # they may succeed when the run continues
-        self._drained = self._lost = False
+        self._drained = self._lost = self._waits = False
         self._loop = asyncio.get_running_loop()
         self._last_beat = self._loop.time()  # time of the last heartbeat
         self._next_beat: asyncio.Handle
         self._run: BulkRun = session.bulk(
             operation,
-            [user_ids[position] for position in self._positions],
+            [user_ids[position] for position in self._positions[:limit]],
             max_rate=max_rate,
             max_outage=max_outage,
             on_outcome=self._take,
@@ -256,6 +259,7 @@ class _ChunkRun:
         """Return the result; raises if the chunk may already belong to another worker."""
         if proved:
             self._run.prove()
+        self._meter.add(self._loop.time(), 0)  # from now on
         running = asyncio.ensure_future(self._run)
         self._beat()
         try:
@@ -289,6 +293,13 @@ class _ChunkRun:
         activity.heartbeat(structs.replace(self._so_far(), sign=self._sign()))
         if activity.is_worker_shutdown():
             self._drain()
+        elif self._pause_left() > _LONG_PAUSE and not self._drained:
+            self._waits = True
+            self._drain()
+
+    def _pause_left(self) -> float:
+        pace = self._run.pace
+        return 0.0 if pace.down else pace.pause_left
 
     def _drain(self) -> None:
         self._drained = True
@@ -309,15 +320,13 @@ class _ChunkRun:
         report, pace = self._run.report, self._run.pace
         rate = self._meter.add(self._loop.time(), report.requests - self._metered)
         self._metered = report.requests
-        waits = None
-        if pace.down:
-            waits = "the tenant is down"
-        elif pace.pause_left:
-            waits = f"the tenant asks to wait, {pace.pause_left:.0f} s more"
         return Sign(
             users=len(self._positions),
             rate=rate,
-            waits=waits,
+            worker=member_name(),
+            learnt=pace.rate,
+            pause_left=self._pause_left(),
+            outage=pace.down_for(self._loop.time()),
         )
 
     def _so_far(self) -> ChunkResult:
@@ -344,6 +353,9 @@ class _ChunkRun:
                 self._rows.add(outcome, moment)
         result = self._so_far()
         result.why = why
+        result.sign = self._sign()
+        if self._waits:
+            result.wait = self._pause_left()
         result.done = self._rows.positions().issuperset(self._positions)
         return result
 

@@ -1,7 +1,11 @@
 """The workflow of a run: hands out chunks on a number of lanes, and has their results recorded.
 
-Lanes keep the rate of the whole fleet: each lane has one chunk at a time and an equal share of the
-rate. The ids of a chunk are in the journal before a worker gets it, and its results before the lane
+Lanes keep the highest rate of the whole fleet: each lane has one chunk at a time and an equal share
+of it. Below it, the sessions of the workers find the rate that the tenant grants, and chunks are as
+large as the rate that they measure asks for. If the tenant asks to wait for long, all lanes wait;
+then one user is tried before all lanes go on.
+
+The ids of a chunk are in the journal before a worker gets it, and its results before the lane
 goes on, complete or not. So the workflow keeps only which chunks are unfinished.
 
 A worker that cannot go on leaves the run, and the others do its work. The run pauses when nobody
@@ -10,7 +14,7 @@ takes its chunks.
 This code must be deterministic: Temporal runs it again from the recorded history when a coordinator
 restarts (https://docs.temporal.io/workflows#deterministic-constraints). Runs that an earlier
 version began take the steps of that version until they continue in a new history: see
-`_RECORDS_AT_ONCE`.
+`_RECORDS_AT_ONCE` and `_MEASURES_RATE`.
 """
 
 import asyncio
@@ -27,7 +31,7 @@ from temporalio.exceptions import ActivityError, ApplicationError, CancelledErro
 from temporalio.exceptions import TimeoutError as TimedOutError
 from temporalio.workflow import ActivityHandle
 
-from monocloud_async.fleet.lanes import lanes, next_chunk
+from monocloud_async.fleet.lanes import MeasuredRate, lanes, most_lanes, next_chunk
 from monocloud_async.fleet.messages import (
     Chunk,
     ChunkResult,
@@ -46,7 +50,10 @@ from monocloud_async.fleet.temporal import worker_queue
 # Histories without this marker are of a version that kept unfinished results in the workflow
 # (https://docs.temporal.io/patching).
 _RECORDS_AT_ONCE: Final = "records-at-once"
+# And those without this one have chunks as large as the highest rate asks for.
+_MEASURES_RATE: Final = "measures-rate"
 CHUNK_ACTIVITY: Final = "enable_chunk"  # the name in the histories of runs, for every operation
+_GUESS: Final = 50.0  # requests per second, for the size of chunks until a rate is measured
 BEAT: Final = 1.0  # seconds from one heartbeat to the next
 HEARTBEAT: Final = 10.0  # seconds without one, after which a worker or coordinator counts as lost
 
@@ -90,12 +97,15 @@ class RunWorkflow:
         self._cancelled = False  # nothing new begins
         self._trouble: dict[int, str] = {}  # why a chunk is retried, by its start
         self._in_hand: dict[int, ChunkResult] = {}  # results on their way to the journal
-        self._records_at_once = True
+        self._records_at_once = self._measures_rate = True
+        self._rate = MeasuredRate()
+        self._probing = False  # the tenant has asked to wait: one user is tried first
 
     @workflow.run
     async def run(self, _state: RunState) -> FleetReport:
         """Do the run, and return its report."""
         self._records_at_once = workflow.patched(_RECORDS_AT_ONCE)
+        self._measures_rate = workflow.patched(_MEASURES_RATE)
         # In a separate task: a cancellation reaches only this one, and interrupts no step.
         working = asyncio.create_task(self._work())
         try:
@@ -141,8 +151,8 @@ class RunWorkflow:
         self._state.progress.away.clear()
 
     @workflow.signal
-    def set_rate(self, max_rate: float) -> None:
-        """Change the rate, as soon as the chunks that are out have come back."""
+    def set_rate(self, max_rate: float | None) -> None:
+        """Change the highest rate, as soon as the chunks that are out have come back."""
         if max_rate != self._state.progress.max_rate:
             self._state.progress.max_rate = max_rate
             self._draining = bool(self._lanes)
@@ -172,8 +182,10 @@ class RunWorkflow:
                         return False
                 while self._has_room():
                     lane = self._lane if self._records_at_once else self._lane_before
-                    self._lanes.add(asyncio.create_task(lane(next_chunk(state))))
-                await workflow.wait_condition(self._changed)
+                    self._lanes.add(asyncio.create_task(lane(self._next_chunk())))
+                left = self._wait_left()
+                with suppress(TimeoutError):
+                    await workflow.wait_condition(self._changed, timeout=left or None)
                 self._take_back()
                 self._draining = self._cancelled or (self._draining and bool(self._lanes))
             if not self._cancelled:
@@ -208,6 +220,21 @@ class RunWorkflow:
             report = state.report(how)
         return structs.replace(report, trouble=trouble)
 
+    def _next_chunk(self) -> Chunk:
+        rate, max_rate = self._measured(), self._state.progress.max_rate
+        if not self._measures_rate:
+            rate = max_rate
+        elif rate is None:
+            rate = _GUESS if max_rate is None else min(_GUESS, max_rate)
+        return next_chunk(self._state, rate or _GUESS, self._number())
+
+    def _measured(self) -> float | None:
+        return self._rate.value(workflow.time()) if self._measures_rate else None
+
+    def _number(self) -> int:
+        """Return how many lanes may be in use."""
+        return 1 if self._probing else lanes(self._state.progress.max_rate, self._measured())
+
     def _take_back(self) -> None:
         """Remove the lanes that are done, and raise the error of one that failed."""
         for lane in [lane for lane in self._lanes if lane.done()]:
@@ -224,8 +251,13 @@ class RunWorkflow:
             bool(state.gaps or state.unfinished)
             and state.progress.paused is None
             and not self._draining
-            and len(self._lanes) < lanes(state.progress.max_rate)
+            and not self._wait_left()
+            and len(self._lanes) < self._number()
         )
+
+    def _wait_left(self) -> float:
+        """Return the seconds that the tenant asked to wait."""
+        return max(0.0, self._state.progress.wait_until - workflow.time())
 
     async def _lane(self, chunk: Chunk) -> None:
         """Have workers do the chunk, and its results recorded, until it is done or handed back."""
@@ -236,6 +268,7 @@ class RunWorkflow:
                 break
             chunk = Chunk(span=span)
             result, error = await self._attempt(begun)
+            self._heed(result)
             if not await self._record(chunk, result):
                 chunk = Chunk(span=span, so_far=result)
                 break
@@ -248,6 +281,18 @@ class RunWorkflow:
             if error is not None:
                 await self._after(error, span, errors)
         self._state.unfinished.append(chunk)
+
+    def _heed(self, result: ChunkResult) -> None:
+        """Take in what the result says about the tenant."""
+        if result.sign is not None:
+            self._rate.add(result.sign, workflow.time())
+        if result.wait:
+            progress = self._state.progress
+            progress.wait_until = max(progress.wait_until, workflow.time() + result.wait)
+            self._probing = True
+            self._draining = bool(self._lanes)
+        elif result.rows.positions():
+            self._probing = self._probing and self._wait_left() > 0
 
     async def _begin(self, chunk: Chunk) -> Chunk | None:
         """Return the chunk with what the journal knows; None if the run cannot go on with it."""
@@ -287,7 +332,7 @@ class RunWorkflow:
         if self._draining:
             return ChunkResult(), None
         proved = self._state.progress.users_done > 0
-        call = self._call_worker(structs.replace(chunk, proved=proved))
+        call = self._call_worker(structs.replace(chunk, proved=proved, probe=self._probing))
         await workflow.wait_condition(lambda: call.done() or self._draining)
         if not call.done():
             call.cancel()
@@ -307,12 +352,12 @@ class RunWorkflow:
 
     def _call_worker(self, chunk: Chunk) -> ActivityHandle[ChunkResult]:
         """Start the activity of a worker."""
-        progress = self._state.progress
+        progress, number = self._state.progress, most_lanes(self._state.progress.max_rate)
         # With a limit only if somebody has left: with few machines, none may be there for a while.
         taken = timedelta(seconds=_TAKEN) if progress.away else None
         return workflow.start_activity(
             CHUNK_ACTIVITY,
-            args=[self._plan, chunk, progress.max_rate / lanes(progress.max_rate)],
+            args=[self._plan, chunk, progress.max_rate and progress.max_rate / number],
             result_type=ChunkResult,
             task_queue=worker_queue(self._plan.tenant),
             schedule_to_start_timeout=taken,
@@ -332,6 +377,8 @@ class RunWorkflow:
     async def _lane_before(self, chunk: Chunk) -> None:
         """Do the same as `_lane` in the steps of the version that kept unfinished results here."""
         result = await self._call(chunk)
+        self._heed(result)
+        result.wait = 0.0
         if result.why is not None:
             self._pause(result.why)
             result.why = None

@@ -39,7 +39,7 @@ def dev(
     file: str,
     access: Access,
     *,
-    max_rate: float,
+    max_rate: float | None,
     form: Format | None,
     column: str | None,
     journal: str | None,
