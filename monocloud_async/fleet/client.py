@@ -203,7 +203,6 @@ class FleetRun:
                 if result.sign is not None:
                     signs[pending.last_worker_identity] = result.sign
         progress.add_signs(signs.values())
-        progress.pause_left = max(progress.pause_left, progress.wait_until - time.time())
         progress.members = sorted(members.values(), key=lambda member: (member.role, member.name))
         return progress
 

@@ -52,6 +52,80 @@ class Plan(Struct, frozen=True, kw_only=True):
     journal_id: str | None = None
 
 
+class Pace(Struct, frozen=True, kw_only=True):
+    """What all sessions of the fleet keep to, from one 429 to the next.
+
+    Attributes:
+        run: the run; it keeps this identity in each new history.
+        epoch: how many pauses came before.
+        rates: seconds since the epoch began, and the requests per second of the whole fleet from
+            then on; empty if no limit was seen.
+        burst: requests that the tenant grants at once after a rest.
+        lanes: among how many chunks the rate is divided.
+        paused: whether a session was refused.
+        prober: the worker whose session asks the tenant again.
+        alone: the worker whose session alone looks for the rate; empty when that is known.
+        wait: seconds of the pause, from its begin.
+    """
+
+    run: str = ""
+    epoch: int = 0
+    rates: list[tuple[float, float]] = []
+    burst: float = 0.0
+    lanes: int = 1
+    paused: bool = False
+    prober: str = ""
+    alone: str = ""
+    wait: float = 0.0
+
+
+class Throttled(Struct, frozen=True, kw_only=True):
+    """A worker's session was answered 429."""
+
+    worker: str
+    epoch: int
+    wait: float
+
+
+class Sent(Struct, frozen=True, kw_only=True):
+    """The requests of a session until the tenant refused: a `MeasurementInterval` on its way.
+
+    Times are in seconds before now, and requests are counted for the whole fleet.
+
+    Attributes:
+        rate: of the first one that was refused; None where nothing held it back.
+        paused: when the pause began.
+        resumed: when the request was sent that was granted after it.
+    """
+
+    rate: float | None
+    paused: float
+    resumed: float
+    began: float
+    answered: float | None
+    latency: float | None
+    first_refused: float
+    last_refused: float
+    sent: float
+    refused: float
+    end: float
+    unheld: float
+    weight: float
+    marks: list[tuple[float, float]]
+
+
+class Granted(Struct, frozen=True, kw_only=True):
+    """The tenant grants a worker's session requests again.
+
+    Attributes:
+        sent: what the session sent until it was refused; None if it was another one's.
+    """
+
+    worker: str
+    epoch: int
+    sent: Sent | None = None
+
+
 class Sign(Struct, frozen=True, kw_only=True):
     """What a worker says about a chunk in progress, beside its results.
 
@@ -59,8 +133,8 @@ class Sign(Struct, frozen=True, kw_only=True):
         users: how many users of the chunk the worker has to do, those who are done included.
         worker: the name of the worker.
         rate: requests per second in the last seconds, over all chunks of the worker.
-        learnt: requests per second that the tenant grants the worker beside the others, or None
-            if that is not known.
+        learnt: the part of the worker in the requests per second that the tenant grants; None if
+            they are not known.
         pause_left: seconds that the tenant asks to wait.
         outage: seconds since the tenant is down, or 0.
     """
@@ -85,7 +159,6 @@ class ChunkResult(Struct, kw_only=True):
         worker: the worker that leaves the run for this reason. Workers of earlier versions do not
             leave, and are not named.
         digest: of the bytes of the chunk, as the coordinator read them.
-        wait: seconds that the tenant asks to wait, if the chunk is handed back for that reason.
         sign: of a worker, in heartbeats and at the end.
     """
 
@@ -99,7 +172,6 @@ class ChunkResult(Struct, kw_only=True):
     why: str | None = None
     worker: str = ""
     digest: str = ""
-    wait: float = 0.0
     sign: Sign | None = None
 
 
@@ -108,13 +180,11 @@ class Chunk(Struct, frozen=True, kw_only=True):
 
     Attributes:
         proved: whether the tenant has done this run's operation for a user, so the key is valid.
-        probe: whether to do one user, and hand the rest back: the tenant has asked to wait.
     """
 
     span: Span
     so_far: ChunkResult = field(default_factory=ChunkResult)
     proved: bool = False
-    probe: bool = False
 
 
 class Failure(Struct, frozen=True, kw_only=True):
@@ -231,8 +301,7 @@ class Progress(Counts, kw_only=True):
         under_way: users of the chunks that workers have, who are not done.
         rate: requests per second in the last seconds.
         learnt: requests per second that the tenant grants, as far as the workers know; or None.
-        wait_until: until when nothing is sent, because the tenant asked for it; Unix time.
-        pause_left: seconds of that, or of a pause of a worker.
+        pause_left: seconds that the tenant asks to wait.
         outage: seconds since the tenant is down, or 0.
         max_outage: seconds of it after which a worker leaves the run.
         members: the workers and coordinators.
@@ -253,7 +322,6 @@ class Progress(Counts, kw_only=True):
     under_way: int = 0
     rate: float = 0.0
     learnt: float | None = None
-    wait_until: float = 0.0
     pause_left: float = 0.0
     outage: float = 0.0
     max_outage: float = 0.0
@@ -306,6 +374,7 @@ class RunState(Struct, kw_only=True):
         gaps: spans to be cut into chunks; None before the journal was read.
         unfinished: chunks that were begun and handed back.
         failures: the first thousand failures.
+        pace: what the sessions keep to.
     """
 
     plan: Plan
@@ -313,6 +382,7 @@ class RunState(Struct, kw_only=True):
     gaps: list[Span] | None = None
     unfinished: list[Chunk] = field(default_factory=list, name="rests")  # as in stored payloads
     failures: list[Failure] = []
+    pace: Pace = Pace()
 
     def go_on(self, left: Left) -> None:
         """Continue from the state of the journal."""

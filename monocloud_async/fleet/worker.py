@@ -27,8 +27,17 @@ from temporalio.worker import Worker
 from monocloud_async.bulk.run import BulkRun
 from monocloud_async.endpoint import BulkOperation, bulk_operation
 from monocloud_async.errors import ConfigurationError, MonoCloudError
+from monocloud_async.fleet.follower import Follower
 from monocloud_async.fleet.lanes import MAX_LANES
-from monocloud_async.fleet.messages import Chunk, ChunkResult, FleetReport, Plan, Sign
+from monocloud_async.fleet.messages import (
+    Chunk,
+    ChunkResult,
+    FleetReport,
+    Granted,
+    Plan,
+    Sign,
+    Throttled,
+)
 from monocloud_async.fleet.sources import Sources
 from monocloud_async.fleet.temporal import (
     connect,
@@ -46,7 +55,9 @@ from monocloud_async.session import MonoCloudSession
 
 _GRACE: Final = timedelta(seconds=60)  # for the calls in flight, when a worker is asked to end
 _MAX_FAILED: Final = 1 << 19  # bytes of failures in a result, whose payload has at most 2 MB
-_LONG_PAUSE: Final = 5.0  # seconds; of a longer one, the whole fleet is told
+_QUICK: Final = 0.15  # seconds between two questions during a pause
+_OFTEN: Final = 0.5  # seconds between two questions else
+_SHORT_PAUSE: Final = 4.0  # seconds; in a longer one, it is enough to ask as often as else
 _RATE_OVER: Final = 5.0  # seconds over which the rate is measured
 _ASK: Final = 2.0  # seconds between two questions of a worker that has left the run
 _ASKED: Final = 10  # questions until the run must know that the worker has left
@@ -77,14 +88,19 @@ async def run_worker(
         FleetError: Temporal cannot be reached, or refuses.
     """
     client = with_message_codec(client or await connect())
-    activities = _Activities(session, Sources(sources))
     run = client.get_workflow_handle_for(RunWorkflow.run, workflow_id(session.tenant))
-    while True:
-        await _until_left(client, session.tenant, activities)
-        _LOG.warning("this worker leaves the run: %s; see `fleet status`", activities.why)
-        await _until_away(run, away=True)
-        await _until_away(run, away=False)
-        activities.take_in()
+    news = _News(session, run)
+    activities = _Activities(session, Sources(sources), news)
+    following = asyncio.create_task(news.exchange())
+    try:
+        while True:
+            await _until_left(client, session.tenant, activities)
+            _LOG.warning("this worker leaves the run: %s; see `fleet status`", activities.why)
+            await _until_away(run, away=True)
+            await _until_away(run, away=False)
+            activities.take_in()
+    finally:
+        following.cancel()
 
 
 async def _until_left(client: Client, tenant: str, activities: "_Activities") -> None:
@@ -137,6 +153,67 @@ async def _until_away(run: WorkflowHandle[RunWorkflow, FleetReport], *, away: bo
         await asyncio.sleep(_ASK)
 
 
+class _News:
+    """What the session and the workflow tell each other about the tenant's rate.
+
+    Args:
+        session: the session of the worker.
+        run: the workflow.
+
+    Attributes:
+        follower: keeps the session at its part of the rate.
+    """
+
+    def __init__(
+        self, session: MonoCloudSession, run: WorkflowHandle[RunWorkflow, FleetReport]
+    ) -> None:
+        self._run = run
+        self._outbox: deque[Throttled | Granted] = deque()
+        self._something = asyncio.Event()
+        self._answered = asyncio.Event()
+        self.follower = Follower(session.pace, member_name(), self._tell)
+
+    def _tell(self, news: Throttled | Granted) -> None:
+        self._outbox.append(news)
+        self._something.set()
+
+    async def first(self) -> None:
+        """Wait for the first answer of the workflow, but not for long."""
+        self._something.set()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._answered.wait(), BEAT)
+
+    async def exchange(self) -> None:
+        """Send what there is to tell, and ask for news twice a second; more often in a pause."""
+        clock, pausing = asyncio.get_running_loop().time, 0.0
+        while True:
+            self._something.clear()
+            # Temporal or the coordinator may be down, or of another version: then the session
+            # has to do without.
+            with suppress(RPCError, WorkflowQueryFailedError):
+                while self._outbox:
+                    await self._send(self._outbox.popleft())
+                if self.follower.chunks:
+                    epoch = self.follower.epoch
+                    self.follower.hear(
+                        await self._run.query(
+                            RunWorkflow.pace, args=list(epoch), rpc_timeout=_ANSWER
+                        )
+                    )
+                    self._answered.set()
+            if not self.follower.waits:
+                pausing = clock()
+            quick = self.follower.waits and clock() - pausing < _SHORT_PAUSE
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._something.wait(), _QUICK if quick else _OFTEN)
+
+    async def _send(self, news: Throttled | Granted) -> None:
+        if isinstance(news, Throttled):
+            await self._run.signal(RunWorkflow.throttled, news, rpc_timeout=_ANSWER)
+        else:
+            await self._run.signal(RunWorkflow.granted, news, rpc_timeout=_ANSWER)
+
+
 class _Meter:
     """The rate of a worker, over all of its chunks."""
 
@@ -162,8 +239,10 @@ class _Activities:
         why: the reason, or None.
     """
 
-    def __init__(self, session: MonoCloudSession, sources: Sources) -> None:
+    def __init__(self, session: MonoCloudSession, sources: Sources, news: "_News") -> None:
         self._session = session
+        self._news = news
+        self._follower = news.follower
         self._sources = sources
         self._meter = _Meter()
         self.left = asyncio.Event()
@@ -181,7 +260,12 @@ class _Activities:
         if chunk.so_far.digest:  # what is known is recorded, and the result has only what is new
             result = ChunkResult(digest=chunk.so_far.digest)
         if self.why is None:
-            result = await self._run(plan, chunk, result, max_rate)
+            self._follower.chunks += 1
+            try:
+                await self._news.first()
+                result = await self._run(plan, chunk, result, max_rate)
+            finally:
+                self._follower.chunks -= 1
             self.why = self.why or result.why
         if self.why is not None:
             result.why, result.worker = self.why, member_name()
@@ -212,7 +296,6 @@ class _Activities:
             user_ids,
             before,
             chunk.so_far.rows.positions(),
-            limit=1 if chunk.probe else None,
             meter=self._meter,
             max_rate=max_rate,
             max_outage=plan.max_outage,
@@ -231,7 +314,6 @@ class _ChunkRun:
         before: ChunkResult,
         known: set[object],
         *,
-        limit: int | None,
         meter: _Meter,
         max_rate: float | None,
         max_outage: float,
@@ -243,13 +325,13 @@ class _ChunkRun:
         self._before = before
         self._rows = before.rows
         self._others: list[tuple[Outcome, int]] = []  # they may succeed when the run continues
-        self._drained = self._lost = self._waits = False
+        self._drained = self._lost = False
         self._loop = asyncio.get_running_loop()
         self._last_beat = self._loop.time()  # time of the last heartbeat
         self._next_beat: asyncio.Handle
         self._run: BulkRun = session.bulk(
             operation,
-            [user_ids[position] for position in self._positions[:limit]],
+            [user_ids[position] for position in self._positions],
             max_rate=max_rate,
             max_outage=max_outage,
             on_outcome=self._take,
@@ -292,9 +374,6 @@ class _ChunkRun:
         self._next_beat = self._loop.call_later(BEAT, self._beat)
         activity.heartbeat(structs.replace(self._so_far(), sign=self._sign()))
         if activity.is_worker_shutdown():
-            self._drain()
-        elif self._pause_left() > _LONG_PAUSE and not self._drained:
-            self._waits = True
             self._drain()
 
     def _pause_left(self) -> float:
@@ -354,8 +433,6 @@ class _ChunkRun:
         result = self._so_far()
         result.why = why
         result.sign = self._sign()
-        if self._waits:
-            result.wait = self._pause_left()
         result.done = self._rows.positions().issuperset(self._positions)
         return result
 

@@ -37,14 +37,18 @@ from monocloud_async.fleet.messages import (
     ChunkResult,
     Failure,
     FleetReport,
+    Granted,
     How,
     Left,
+    Pace,
     Progress,
     RunState,
     Span,
+    Throttled,
     add_result,
     kinds,
 )
+from monocloud_async.fleet.pace import FleetPace
 from monocloud_async.fleet.temporal import worker_queue
 
 # Histories without this marker are of a version that kept unfinished results in the workflow
@@ -53,7 +57,9 @@ _RECORDS_AT_ONCE: Final = "records-at-once"
 # And those without this one have chunks as large as the highest rate asks for.
 _MEASURES_RATE: Final = "measures-rate"
 CHUNK_ACTIVITY: Final = "enable_chunk"  # the name in the histories of runs, for every operation
-_GUESS: Final = 50.0  # requests per second, for the size of chunks until a rate is measured
+# Requests per second that the size of a chunk is for, until some are measured, and of the first.
+_GUESS: Final = 50.0
+_FIRST_RATE: Final = 20.0
 BEAT: Final = 1.0  # seconds from one heartbeat to the next
 HEARTBEAT: Final = 10.0  # seconds without one, after which a worker or coordinator counts as lost
 
@@ -99,7 +105,8 @@ class RunWorkflow:
         self._in_hand: dict[int, ChunkResult] = {}  # results on their way to the journal
         self._records_at_once = self._measures_rate = True
         self._rate = MeasuredRate()
-        self._probing = False  # the tenant has asked to wait: one user is tried first
+        self._pace = FleetPace(state.pace)
+        self._out = 0  # chunks that workers have, or wait for one
 
     @workflow.run
     async def run(self, _state: RunState) -> FleetReport:
@@ -114,6 +121,7 @@ class RunWorkflow:
             self._cancelled = self._draining = True
             await workflow.wait_condition(working.done)
         if not working.result() and not self._cancelled:
+            self._state.pace = self._pace.pace
             workflow.continue_as_new(self._state)
         ending = asyncio.create_task(self._end())
         while not ending.done():
@@ -138,6 +146,23 @@ class RunWorkflow:
     def failures(self) -> list[Failure]:
         """Return the first thousand users who failed or are unknown."""
         return self._state.failures
+
+    @workflow.query
+    def pace(self, run: str, epoch: int) -> Pace:
+        """Return what the sessions of all workers keep to; the rates only to who knows another."""
+        me, pace = workflow.info().first_execution_run_id, self._pace.pace
+        pace = structs.replace(pace, run=me, lanes=max(1, self._out))
+        return structs.replace(pace, rates=[]) if (run, epoch) == (me, pace.epoch) else pace
+
+    @workflow.signal
+    def throttled(self, told: Throttled) -> None:
+        """Pause the sessions of all workers: one of them was refused."""
+        self._pace.throttled(told)
+
+    @workflow.signal
+    def granted(self, told: Granted) -> None:
+        """Learn the rate, and let the sessions of all workers go on."""
+        self._pace.granted(told, workflow.time())
 
     @workflow.signal
     def pause(self, why: str) -> None:
@@ -183,9 +208,7 @@ class RunWorkflow:
                 while self._has_room():
                     lane = self._lane if self._records_at_once else self._lane_before
                     self._lanes.add(asyncio.create_task(lane(self._next_chunk())))
-                left = self._wait_left()
-                with suppress(TimeoutError):
-                    await workflow.wait_condition(self._changed, timeout=left or None)
+                await workflow.wait_condition(self._changed)
                 self._take_back()
                 self._draining = self._cancelled or (self._draining and bool(self._lanes))
             if not self._cancelled:
@@ -221,19 +244,21 @@ class RunWorkflow:
         return structs.replace(report, trouble=trouble)
 
     def _next_chunk(self) -> Chunk:
-        rate, max_rate = self._measured(), self._state.progress.max_rate
-        if not self._measures_rate:
-            rate = max_rate
-        elif rate is None:
-            rate = _GUESS if max_rate is None else min(_GUESS, max_rate)
-        return next_chunk(self._state, rate or _GUESS, self._number())
+        rate = self._measured() or self._state.progress.max_rate or _GUESS
+        if self._measures_rate and not self._state.progress.requests:
+            rate = _FIRST_RATE
+        return next_chunk(self._state, rate, self._number())
 
     def _measured(self) -> float | None:
         return self._rate.value(workflow.time()) if self._measures_rate else None
 
     def _number(self) -> int:
-        """Return how many lanes may be in use."""
-        return 1 if self._probing else lanes(self._state.progress.max_rate, self._measured())
+        """Return how many lanes may be in use: one until something is known of the rate."""
+        progress, pace = self._state.progress, self._pace.pace
+        known = bool(pace.rates) if pace.epoch else bool(progress.requests)
+        if self._measures_rate and (pace.alone or not known):
+            return 1
+        return lanes(progress.max_rate, self._measured())
 
     def _take_back(self) -> None:
         """Remove the lanes that are done, and raise the error of one that failed."""
@@ -251,13 +276,8 @@ class RunWorkflow:
             bool(state.gaps or state.unfinished)
             and state.progress.paused is None
             and not self._draining
-            and not self._wait_left()
             and len(self._lanes) < self._number()
         )
-
-    def _wait_left(self) -> float:
-        """Return the seconds that the tenant asked to wait."""
-        return max(0.0, self._state.progress.wait_until - workflow.time())
 
     async def _lane(self, chunk: Chunk) -> None:
         """Have workers do the chunk, and its results recorded, until it is done or handed back."""
@@ -268,7 +288,8 @@ class RunWorkflow:
                 break
             chunk = Chunk(span=span)
             result, error = await self._attempt(begun)
-            self._heed(result)
+            if result.sign is not None:
+                self._rate.add(result.sign, workflow.time())
             if not await self._record(chunk, result):
                 chunk = Chunk(span=span, so_far=result)
                 break
@@ -281,18 +302,6 @@ class RunWorkflow:
             if error is not None:
                 await self._after(error, span, errors)
         self._state.unfinished.append(chunk)
-
-    def _heed(self, result: ChunkResult) -> None:
-        """Take in what the result says about the tenant."""
-        if result.sign is not None:
-            self._rate.add(result.sign, workflow.time())
-        if result.wait:
-            progress = self._state.progress
-            progress.wait_until = max(progress.wait_until, workflow.time() + result.wait)
-            self._probing = True
-            self._draining = bool(self._lanes)
-        elif result.rows.positions():
-            self._probing = self._probing and self._wait_left() > 0
 
     async def _begin(self, chunk: Chunk) -> Chunk | None:
         """Return the chunk with what the journal knows; None if the run cannot go on with it."""
@@ -332,7 +341,8 @@ class RunWorkflow:
         if self._draining:
             return ChunkResult(), None
         proved = self._state.progress.users_done > 0
-        call = self._call_worker(structs.replace(chunk, proved=proved, probe=self._probing))
+        call = self._call_worker(structs.replace(chunk, proved=proved))
+        self._out += 1
         await workflow.wait_condition(lambda: call.done() or self._draining)
         if not call.done():
             call.cancel()
@@ -343,6 +353,8 @@ class RunWorkflow:
             who = error.identity
         else:  # bad lines are counted once
             return structs.replace(result, bad_lines=result.bad_lines * result.done), None
+        finally:
+            self._out -= 1
         if isinstance(cause, CancelledError):
             return ChunkResult(), None  # no worker had it
         result = structs.replace(_last_word(cause) or ChunkResult(), bad_lines=0, sign=None)
@@ -352,7 +364,8 @@ class RunWorkflow:
 
     def _call_worker(self, chunk: Chunk) -> ActivityHandle[ChunkResult]:
         """Start the activity of a worker."""
-        progress, number = self._state.progress, most_lanes(self._state.progress.max_rate)
+        progress = self._state.progress
+        number = most_lanes(progress.max_rate) if progress.requests else self._number()
         # With a limit only if somebody has left: with few machines, none may be there for a while.
         taken = timedelta(seconds=_TAKEN) if progress.away else None
         return workflow.start_activity(
@@ -377,8 +390,6 @@ class RunWorkflow:
     async def _lane_before(self, chunk: Chunk) -> None:
         """Do the same as `_lane` in the steps of the version that kept unfinished results here."""
         result = await self._call(chunk)
-        self._heed(result)
-        result.wait = 0.0
         if result.why is not None:
             self._pause(result.why)
             result.why = None
