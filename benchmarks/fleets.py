@@ -186,7 +186,7 @@ class Fleet:
         self._parts.append(part)
         return part
 
-    async def start(self, max_rate: float, **options: Any) -> FleetRun:
+    async def start(self, max_rate: float | None, **options: Any) -> FleetRun:
         """Start a run over the ids."""
         return await FleetRun.start(
             self.ids,

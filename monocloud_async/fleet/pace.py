@@ -2,7 +2,7 @@
 
 When a session of a worker is answered 429, the sessions of all workers pause. That session asks the
 tenant again, and tells what was sent until the tenant refused. From this, the same estimator as
-that of a session alone learns the rate. As long as it still searches, that session goes on alone.
+that of a session alone learns the rate. While it searches for the rate, that session goes on alone.
 Then a new epoch begins for all: each session keeps its part of the rate, by the number of its
 chunks.
 
@@ -21,6 +21,7 @@ from monocloud_async.ratelimit.estimator import MeasurementInterval, RateEstimat
 
 _HORIZON: Final = 300.0  # seconds of a timetable; long before, it has reached the highest rate
 _HIGHEST: Final = 10_000.0  # requests per second; no fleet sends more
+_SHORT: Final = 3.0  # seconds; after a longer pause the search is slow, and all can take part
 _APART: Final = 1.02  # a rate is in the timetable if it is so many times the one before
 _MARKS: Final = 200  # of an interval, in a message
 # Steps of the timetable, in seconds; the search, which comes first, is quick.
@@ -67,10 +68,12 @@ class FleetPace:
                 now - sent.paused,
                 now - sent.resumed,
             )
+            rested = sent.paused - sent.resumed
+            alone = not estimator.known and rested < _SHORT
             pace = structs.replace(
                 pace,
                 rates=_timetable(estimator),
-                alone="" if estimator.known else told.worker,
+                alone=told.worker if alone else "",
                 burst=estimator.burst,
             )
         self.pace, self._began = pace, now

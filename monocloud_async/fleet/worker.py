@@ -171,7 +171,9 @@ class _News:
         self._outbox: deque[Throttled | Granted] = deque()
         self._something = asyncio.Event()
         self._answered = asyncio.Event()
-        self.follower = Follower(session.pace, member_name(), self._tell)
+        self.follower = Follower(
+            session.pace, member_name(), self._tell, asyncio.get_running_loop().time
+        )
 
     def _tell(self, news: Throttled | Granted) -> None:
         self._outbox.append(news)

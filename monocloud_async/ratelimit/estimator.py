@@ -173,25 +173,29 @@ class MeasurementInterval:
 
 
 class Estimator(Protocol):
-    """What a limiter asks for the rate, and tells what the tenant granted; see `RateEstimator`."""
+    """What a limiter asks for the rate, and tells what the tenant granted: see `RateEstimator`."""
 
     @property
     def rate(self) -> float:
         """Requests a second to send now."""
+        ...
 
     @property
     def burst(self) -> float:
         """Requests that the tenant grants at once after a rest."""
+        ...
 
     @property
     def known(self) -> bool:
         """Whether the rate is measured, and not still searched for."""
+        ...
 
-    def preview(self, interval: MeasurementInterval) -> float:
+    def preview(self, interval: MeasurementInterval, /) -> float:
         """The rate at most, by what is known before the tenant grants again."""
+        ...
 
-    def advance(self, gap: float) -> None:
-        """One request went out `gap` seconds after the one before, because the rate said so."""
+    def advance(self, gap: float, /) -> None:
+        """One request went out so long after the one before, because the rate said so."""
 
     def learn(
         self,
@@ -200,6 +204,7 @@ class Estimator(Protocol):
         paused_at: float,
         now: float,
         coming: float = 0.0,
+        /,
     ) -> None:
         """Take in an interval that ended in a refusal, once the tenant grants again."""
 

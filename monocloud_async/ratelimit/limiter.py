@@ -350,24 +350,23 @@ class RateLimiter:
             if self._state in {State.OPEN, State.PACED}:
                 self._resume()
 
-    def hold(self, seconds: float) -> None:
+    def hold(self, now: float, seconds: float) -> None:
         """Pause for so long, or longer: another session was refused."""
-        now = _now()
         if self._state is State.PAUSED:
             self._until = max(self._until, now + seconds)
             self._changed()
         elif not self.down and self._state is not State.PROBING:
             self._pause(now, seconds)
 
-    def release(self, rested: float) -> None:
+    def release(self, now: float, rested: float) -> None:
         """End the pause, of which another session says that the tenant grants again.
 
         Args:
+            now: as everywhere.
             rested: seconds for which this one has sent nothing.
         """
         if self.down:
             return
-        now = _now()
         if self._state is State.PAUSED:
             self._end_pause(now)
         self._until, self._backoff, self._to_learn = now, _FIRST_PAUSE, None

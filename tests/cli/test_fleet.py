@@ -48,7 +48,7 @@ async def say(parts: Fleet, *argv: object, code: int = 0) -> str:
 async def test_a_run_from_start_to_end(parts: Fleet) -> None:
     coordinator, worker = parts.part("coordinator"), parts.part("worker")
     parts.sandbox.script(parts.sandbox.user_ids()[3], "422:identity")
-    assert "has started, at 50 requests a second" in await say(
+    assert "has started, at 50 requests a second at most" in await say(
         parts, "start", parts.ids, "--max-rate", 50
     )
     assert "already has a run" in await say(parts, "start", parts.ids, "--max-rate", 1, code=2)
@@ -57,7 +57,8 @@ async def test_a_run_from_start_to_end(parts: Fleet) -> None:
     await asyncio.sleep(2)
     assert "Paused: a deployment" in await say(parts, "status")
     assert json.loads(await say(parts, "status", "--json"))["paused"] == "a deployment"
-    await say(parts, "rate", 500)
+    assert "at 40 requests a second at most" in await say(parts, "rate", 40)
+    assert "at the rate that the tenant grants" in await say(parts, "rate")
     await say(parts, "resume")
     end = await say(parts, "status", "--follow", code=1)
     assert "599  enabled" in end
@@ -73,7 +74,9 @@ async def test_a_run_from_start_to_end(parts: Fleet) -> None:
 async def test_a_run_that_is_cancelled(parts: Fleet) -> None:
     parts.part("coordinator")
     parts.part("worker")
-    await say(parts, "start", parts.ids, "--max-rate", 50)
+    parts.sandbox.rate_limit = 50
+    started = await say(parts, "start", parts.ids)
+    assert "has started, at the rate that the tenant grants" in started
     await parts.until(50)
     assert "A start with the same journal does the rest" in await say(parts, "cancel")
     assert "The run was cancelled" in await say(parts, "status", "--follow", code=3)
