@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from pathlib import Path
 from unittest import mock
 
@@ -128,6 +129,26 @@ def test_a_fleet_on_one_machine_and_ctrl_c_in_the_middle(tmp_path: Path) -> None
         assert sandbox.stats().users == {"enabled": 1000, "disabled": 0}
         assert sandbox.api_key not in out + err
         assert {path.name for path in tmp_path.iterdir()} == {"ids.txt", "ids.txt.journal"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the list of processes of Linux")
+def test_a_fleet_on_one_machine_that_is_killed_leaves_nothing_behind(tmp_path: Path) -> None:
+    def is_there(process: int) -> bool:
+        with suppress(FileNotFoundError, ProcessLookupError):
+            return " Z " not in Path(f"/proc/{process}/stat").read_text()
+        return False
+
+    with Sandbox(users=1000, rate_limit=50) as sandbox:
+        ids = tmp_path / "ids.txt"
+        ids.write_text("".join(f"{user_id}\n" for user_id in sandbox.user_ids()))
+        with started(sandbox, "fleet", "dev", ids, cwd=tmp_path) as process:
+            wait_for(lambda: sandbox.stats().requests > 0)
+            listed = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+            process.kill()
+            process.wait()
+        parts = [int(part) for part in listed.split()]
+        assert len(parts) == 5  # Temporal, coordinator, two workers, and who ends them
+        wait_for(lambda: not any(map(is_there, parts)))
 
 
 def test_a_journal_in_a_folder_that_is_not_there_is_refused_before_anything_starts(
