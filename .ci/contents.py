@@ -14,8 +14,9 @@ ADDED = {"pyproject.toml", "PKG-INFO", ".gitignore"}  # by hatchling, to every s
 (sdist,) = Path(sys.argv[1]).glob("*.tar.gz")
 known = subprocess.check_output(["git", "ls-files", "-z"], text=True).split("\0")
 known = [name for name in known if "/." not in name]  # without dotfiles
-build = tomllib.loads(Path("pyproject.toml").read_text())["tool"]["hatch"]["build"]
-roots = build["targets"]["sdist"]["only-include"]
+targets = tomllib.loads(Path("pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]
+roots = targets["sdist"]["only-include"]
+shared = targets["wheel"]["shared-data"].values()
 
 
 def under(*roots: str) -> set[str]:
@@ -30,9 +31,9 @@ def same(archive: Path, found: set[str], expected: set[str]) -> None:
 
 
 with zipfile.ZipFile(wheel) as opened:
-    metadata = "-".join(wheel.name.split("-")[:2]) + ".dist-info/"
-    names = {name for name in opened.namelist() if not name.startswith(metadata)}
-same(wheel, names, under(PACKAGE))
+    release = "-".join(wheel.name.split("-")[:2])
+    names = {name for name in opened.namelist() if not name.startswith(f"{release}.dist-info/")}
+same(wheel, names, under(PACKAGE) | {f"{release}.data/data/{name}" for name in shared})
 
 with tarfile.open(sdist) as unpacked:
     top = sdist.name.removesuffix(".tar.gz") + "/"

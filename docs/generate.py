@@ -2,19 +2,34 @@
 
 import html
 import inspect
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
-from monocloud_async import MonoCloudError, RetryPolicy, ServerError, StatusError, errors, outcome
+from monocloud_async import (
+    MonoCloudError,
+    RetryPolicy,
+    ServerError,
+    StatusError,
+    __version__,
+    errors,
+    outcome,
+)
 
 REFERENCE = Path(__file__).parent / "reference"
 
 
 def pages() -> dict[Path, str]:
     """Return the text of each generated page."""
-    return {REFERENCE / "cli.md": commands(), REFERENCE / "errors.md": error_tree()}
+    markdown = commands()
+    return {
+        REFERENCE / "cli.md": markdown,
+        REFERENCE / "monocloud-async.1": manual(markdown),
+        REFERENCE / "errors.md": error_tree(),
+    }
 
 
 def commands() -> str:
@@ -23,6 +38,34 @@ def commands() -> str:
     names = ["--name", "monocloud-async", "--title", "Command line"]
     made = subprocess.run([*typer, *names], check=True, stdout=subprocess.PIPE, text=True)
     return html.unescape(made.stdout).rstrip() + "\n"
+
+
+def manual(markdown: str) -> str:
+    """Return the help of every command as a page for man."""
+    _title, _, tagline, *lines = markdown.split("\n")
+    what = tagline.removesuffix(".")
+    made = [
+        f'.TH MONOCLOUD-ASYNC 1 "" "monocloud-async {__version__}"',
+        *(".SH NAME", rf"monocloud\-async \- {what[0].lower()}{what[1:]}"),
+        *(".SH DESCRIPTION", ".nh", ".ad l"),
+    ]
+    for before, line in pairwise(lines):
+        if heading := re.fullmatch(r"#+ `(.+)`", line):
+            made += [f".SH {roff(heading[1].removeprefix('monocloud-async ')).upper()}"]
+        elif entry := re.fullmatch(r"\* `(.+?)`: (.+)", line):
+            made += [".TP", rf"\fB{roff(entry[1])}\fR", roff(entry[2])]
+        elif usage := re.fullmatch(r"\$ (.+)", line):
+            made += [".P", rf"\fB{roff(usage[1])}\fR"]
+        elif part := re.fullmatch(r"\*\*(.+)\*\*:", line):
+            made += [] if part[1] == "Usage" else [f".SS {part[1]}"]
+        elif line and not line.startswith("```"):
+            made += [roff(line)] if before else [".P", roff(line)]
+    return "\n".join(made) + "\n"
+
+
+def roff(text: str) -> str:
+    """Return a line of text for man, where it means what it says."""
+    return re.sub(r"^(?=[.'])", r"\\&", text.replace("\\", r"\e").replace("-", r"\-"))
 
 
 def error_tree() -> str:

@@ -47,6 +47,7 @@ MAX_USER, MAX_PROBLEM = 1 << 18, 1 << 16
 MAX_PAGE = 1 << 22  # of fifty users
 
 _USERS_PATH = "/api/users"
+_GROUP_PATH = f"{_USERS_PATH}/groups/{{group_id}}/assigned"
 _MAX_ID_BYTES = 1024  # servers refuse a request line of about 8 KiB; quoting triples the length
 # Of one refusal. Its error may live as long as the run, and a character may take four bytes.
 _MAX_FAULTS, _MAX_CHARACTERS = 20, 3000
@@ -129,6 +130,11 @@ class Operation(ABC, Generic[T_co]):
     body: str = ""
     max_body: int = MAX_USER
 
+    @property
+    @abstractmethod
+    def template(self) -> str:
+        """The path as MonoCloud's documentation writes it, with `{user_id}` for the id."""
+
     @abstractmethod
     def path(self, target: str) -> str:
         """Return the path of the request for this target: a user id, or a query."""
@@ -154,9 +160,14 @@ class UserOperation(Operation[User]):
     variant: str = ""
 
     @property
+    def template(self) -> str:
+        """The path with `{user_id}` for the id."""
+        return f"{_USERS_PATH}/{{user_id}}{self.suffix}"
+
+    @property
     def endpoint(self) -> str:
         """The operation as MonoCloud's documentation writes it; journals store it."""
-        return f"{self.method} {_USERS_PATH}/{{user_id}}{self.suffix}{self.variant}"
+        return f"{self.method} {self.template}{self.variant}"
 
     def path(self, target: str) -> str:
         """Return the percent-encoded path for this user; the id is exactly one segment of it.
@@ -182,7 +193,18 @@ class UserOperation(Operation[User]):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ListOperation(Operation["UserPage"]):
-    """A page of a list of users; its target is the path of `list_path`."""
+    """A page of a list of users; its target is the path of `list_path`.
+
+    Attributes:
+        collection: the path, with `{group_id}` for the id of a group.
+    """
+
+    collection: str = _USERS_PATH
+
+    @property
+    def template(self) -> str:
+        """The path, with `{group_id}` for the id of a group."""
+        return self.collection
 
     def path(self, target: str) -> str:
         """Return the target, which is a path."""
@@ -248,6 +270,7 @@ class BulkOperation(UserOperation):
 
 
 LIST_USERS: Final = ListOperation(name="list", method="GET", max_body=MAX_PAGE)
+LIST_GROUP: Final = replace(LIST_USERS, collection=_GROUP_PATH)
 GET_USER: Final = UserOperation(name="get", method="GET")
 ENABLE: Final = BulkOperation(
     name="enable",
@@ -329,7 +352,7 @@ def list_path(
     Raises:
         InvalidUserIdError: the id of the group cannot be one segment of a path.
     """
-    path = _USERS_PATH if group is None else f"{_USERS_PATH}/groups/{_segment(group)}/assigned"
+    path = _USERS_PATH if group is None else _GROUP_PATH.format(group_id=_segment(group))
     parts = {"page": str(number), "size": str(size), "filter": query, "sort": sort}
     # Percent-encoded, also the space: a "+" is one only for some servers.
     pairs = (f"{name}={quote(text, safe='')}" for name, text in parts.items() if text is not None)

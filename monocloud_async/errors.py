@@ -38,8 +38,13 @@ NO_PROBLEM = ProblemDetails()
 
 
 class MonoCloudError(Exception):
-    """Base class of all errors; has the `user_id`, and `attempts`: how many requests were sent."""
+    """Base class of all errors; has the `user_id`, and `attempts`: how many requests were sent.
 
+    `refusal` says in a word why the last request was not sent, or is "" if it was: "down", "pause",
+    "rate_limit", "max_rate", "closed", "invalid_user_id" or "configuration".
+    """
+
+    refusal: str = ""
     advice: str = ""  # what to do next
     transient: bool = False  # whether another attempt may succeed
 
@@ -58,9 +63,13 @@ class MonoCloudError(Exception):
 class ConfigurationError(MonoCloudError, ValueError):
     """The domain, the key or an option cannot be used; nothing was sent."""
 
+    refusal = "configuration"
+
 
 class InvalidUserIdError(MonoCloudError, ValueError):
     """The user id is not valid; nothing was sent."""
+
+    refusal = "invalid_user_id"
 
 
 class TransportError(MonoCloudError):

@@ -125,6 +125,11 @@ class RetryBudget:
         self._retries += 1
         return True
 
+    def left(self, share: float, now: float) -> float:
+        """Return how many retries this share allows now."""
+        rest = math.exp((self._counted_at - now) / _RECENT)
+        return max(share * self._calls * rest, _FEW_RETRIES) - self._retries * rest
+
     def _forget(self, now: float) -> None:
         rest = math.exp((self._counted_at - now) / _RECENT)
         self._calls *= rest

@@ -14,7 +14,6 @@ import aiohttp
 from aiohttp.http import HttpProcessingError
 
 from monocloud_async import config, user_list
-from monocloud_async.bulk import telemetry
 from monocloud_async.bulk.lookup import Lookup
 from monocloud_async.bulk.results import OnOutcome
 from monocloud_async.bulk.run import MAX_OUTAGE, BulkRun
@@ -24,6 +23,7 @@ from monocloud_async.endpoint import (
     DISABLE_AND_REVOKE_SESSIONS,
     ENABLE,
     GET_USER,
+    LIST_GROUP,
     LIST_USERS,
     BulkOperation,
     Operation,
@@ -39,9 +39,10 @@ from monocloud_async.errors import (
 )
 from monocloud_async.journal import Journal
 from monocloud_async.models import User
-from monocloud_async.ratelimit.admission_queue import CLOSED, AdmissionQueue, record_failure
+from monocloud_async.ratelimit.admission_queue import AdmissionQueue, closed_error, record_failure
 from monocloud_async.ratelimit.limiter import RateLimiter
 from monocloud_async.retry import RetryBudget, RetryPolicy, checked_policy, retry_call
+from monocloud_async.telemetry.calls import Call, SessionTelemetry
 from monocloud_async.transport import Transport
 from monocloud_async.transport.error_translation import (
     expired_error,
@@ -140,6 +141,7 @@ class MonoCloudSession:
         self._queue = AdmissionQueue(self._limiter)
         self._budget = RetryBudget()
         self._time_slice = TimeSlice()
+        self._telemetry = SessionTelemetry(self._limiter, self._budget, self._retry.budget)
 
     @property
     def tenant(self) -> str:
@@ -220,7 +222,7 @@ class MonoCloudSession:
     def _end_calls(self) -> None:
         """End everything that is in progress, now."""
         self._state = _State.CLOSED
-        telemetry.unwatch(self._limiter)
+        self._telemetry.end()
         if self._loop is None or self._loop.is_closed():
             return  # nobody waits
         for run in self._runs:
@@ -238,11 +240,10 @@ class MonoCloudSession:
             ConfigurationError: the session is closed, or belongs to another event loop.
         """
         if self._state is not _State.OPEN:
-            raise ConfigurationError(CLOSED)
+            raise closed_error()
         loop = asyncio.get_running_loop()
         if self._loop is None:
             self._loop = loop
-            telemetry.watch(self._limiter)
         elif self._loop is not loop:
             raise ConfigurationError("this session belongs to another event loop; open one here")
 
@@ -380,6 +381,7 @@ class MonoCloudSession:
         size = page_size
         policy = self._retry.patient(MAX_OUTAGE)
         order = user_list.STABLE_SORT if sort is None else sort
+        operation = LIST_USERS if group is None else LIST_GROUP
         try:
             list_path(1, size, query=filter, sort=order, group=group)
         except UnicodeEncodeError:
@@ -388,7 +390,7 @@ class MonoCloudSession:
         async def fetch(number: int, size: int) -> UserPage:
             path = list_path(number, size, query=filter, sort=order, group=group)
             try:
-                return await self._call(LIST_USERS, path, timeout, policy)
+                return await self._call(operation, path, timeout, policy)
             except MonoCloudError as error:
                 error.user_id = None  # what was asked for is no user
                 raise
@@ -403,42 +405,43 @@ class MonoCloudSession:
         retry: RetryPolicy | None,
     ) -> T:
         """Do one operation, with retries, and return its result."""
-        limit = self._timeout if timeout is None else config.positive("timeout", timeout)
-        policy = self._retry if retry is None else checked_policy(retry)
-        operation.path(target)  # refuses an id that is not valid
-        self._begin()
-        clock = asyncio.get_running_loop().time
-        began = clock()
-        deadline = began + policy.total
-        attempt = partial(self._attempt, operation, target, limit, policy)
-        self._budget.count_call(clock())
-        self._calls += 1
-        try:
+        with self._telemetry.call(operation) as observed:
+            limit = self._timeout if timeout is None else config.positive("timeout", timeout)
+            policy = self._retry if retry is None else checked_policy(retry)
+            operation.path(target)  # refuses an id that is not valid
+            self._begin()
+            clock = asyncio.get_running_loop().time
+            began = clock()
+            deadline = began + policy.total
+            attempt = partial(self._attempt, operation, target, limit, policy, observed=observed)
+            self._budget.count_call(clock())
+            self._calls += 1
             try:
-                return await attempt(policy.total)
-            except MonoCloudError as error:
-                first = error
-                if self._is_final(error, policy):
-                    error.attempts = 1
-                    raise
-            # Outside the `except`, or later errors would carry this one as `__context__`.
-            return await retry_call(
-                policy,
-                first,
-                attempt,
-                deadline=deadline,
-                may_retry=partial(self._may_retry, policy),
-                clock=clock,
-                sleep=self._queue.sleep,
-            )
-        except RequestTimeoutError as error:
-            if error.attempts > 1:  # its text has the time of the last attempt alone
-                in_all = f"; {clock() - began:.3g} s in all"
-                error.args = (f"{error.args[0]}{in_all}",)
-            raise
-        finally:
-            self._calls -= 1
-            self._note_end()
+                try:
+                    return await attempt(policy.total)
+                except MonoCloudError as error:
+                    first = error
+                    if self._is_final(error, policy):
+                        error.attempts = 1
+                        raise
+                # Outside the `except`, or later errors would carry this one as `__context__`.
+                return await retry_call(
+                    policy,
+                    first,
+                    attempt,
+                    deadline=deadline,
+                    may_retry=partial(self._may_retry, policy),
+                    clock=clock,
+                    sleep=observed.sleeps(self._queue.sleep),
+                )
+            except RequestTimeoutError as error:
+                if error.attempts > 1:  # its text has the time of the last attempt alone
+                    in_all = f"; {clock() - began:.3g} s in all"
+                    error.args = (f"{error.args[0]}{in_all}",)
+                raise
+            finally:
+                self._calls -= 1
+                self._note_end()
 
     async def _attempt(
         self,
@@ -447,20 +450,25 @@ class MonoCloudSession:
         limit: float,
         policy: RetryPolicy,
         time_left: float,
+        *,
+        observed: Call,
     ) -> T:
         """Return the result of one request, which is repeated after a 429 or in an outage."""
         limiter, clock = self._limiter, asyncio.get_running_loop().time
         deadline = clock() + time_left
         refused, last = None, None
         while True:
+            observed.queues(self._queue)
             try:
                 ticket = await self._queue.admit_call(target, policy, deadline, refused)
             except ConfigurationError as closed:
                 raise last or closed from None
+            observed.sends()
             try:
                 result = await self._send(operation, target, min(limit, deadline - clock()))
             except BaseException as error:
                 record_failure(limiter, ticket, target, error, clock())
+                observed.failed(error)
                 if last is not None and isinstance(error, ConfigurationError):
                     raise last from None
                 if policy.attempts == 1 or not policy.allows(error):
@@ -637,7 +645,7 @@ class MonoCloudSession:
         `count` is about how many ids there are, if `user_ids` does not tell.
         """
         if self._state is not _State.OPEN:
-            raise ConfigurationError(CLOSED)
+            raise closed_error()
         if check and operation is DISABLE_AND_REVOKE_SESSIONS:
             raise ConfigurationError(
                 "check=True would leave the sessions open of users who are disabled already:"
@@ -712,7 +720,7 @@ class MonoCloudSession:
     def _transport(self) -> Transport:
         """Return the transport to use now."""
         if self._state is _State.CLOSED:
-            raise ConfigurationError(CLOSED)
+            raise closed_error()
         return self._choose_transport()
 
     def _choose_transport(self) -> Transport:

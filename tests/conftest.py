@@ -2,6 +2,7 @@ import gc
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import aiohttp
 import pytest
@@ -15,6 +16,9 @@ from monocloud_async import MonoCloudSession, RetryPolicy, config
 from monocloud_async import cli as command_line
 from monocloud_async.journal.store import InputInfo
 from monocloud_async.sandbox import Sandbox
+
+if TYPE_CHECKING:
+    from seen import Seen
 
 settings.register_profile("usual", deadline=None)  # a busy machine is no failure
 settings.load_profile("usual")
@@ -143,3 +147,30 @@ def journal(tmp_path: Path) -> Path:
     ]
     source = InputInfo("users.csv", "csv", "id")
     return write(tmp_path / "users.csv.journal", outcomes, source)
+
+
+@pytest.fixture(scope="session")
+def _provider() -> "Seen":
+    from seen import Seen  # noqa: PLC0415  few tests need OpenTelemetry
+
+    return Seen()
+
+
+@pytest.fixture
+def seen(_provider: "Seen") -> "Seen":
+    """What OpenTelemetry records in this test; metrics are of all tests."""
+    _provider.spans()
+    return _provider
+
+
+@pytest.fixture
+def requests_seen(seen: "Seen") -> Iterator[None]:
+    """Also what its instrumentation of aiohttp records."""
+    from opentelemetry.instrumentation.aiohttp_client import (  # noqa: PLC0415  the same
+        AioHttpClientInstrumentor,
+    )
+
+    instrumentor = AioHttpClientInstrumentor()
+    instrumentor.instrument(tracer_provider=seen.tracing)
+    yield
+    instrumentor.uninstrument()

@@ -10,7 +10,6 @@ import sys
 
 import structlog
 from opentelemetry import metrics, trace
-from opentelemetry.instrumentation.aiohttp_client import AioHttpClientInstrumentor
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import ConsoleMetricExporter, PeriodicExportingMetricReader
 from opentelemetry.sdk.trace import TracerProvider
@@ -26,7 +25,6 @@ def observe() -> None:
     trace.set_tracer_provider(tracing)
     figures = PeriodicExportingMetricReader(ConsoleMetricExporter())
     metrics.set_meter_provider(MeterProvider([figures]))
-    AioHttpClientInstrumentor().instrument()  # a span and a duration for every request
 
     lines = logging.StreamHandler(sys.stderr)
     lines.setFormatter(

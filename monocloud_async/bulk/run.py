@@ -23,7 +23,6 @@ from monocloud_async.bulk.lookup import Lookup
 from monocloud_async.bulk.results import OnOutcome, Results
 from monocloud_async.bulk.source import Source, UserIds
 from monocloud_async.bulk.stop_rules import StopReason, StopRules
-from monocloud_async.bulk.telemetry import observe
 from monocloud_async.endpoint import BulkOperation
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.journal import Journal
@@ -31,6 +30,7 @@ from monocloud_async.outcome import BulkReport, Outcome
 from monocloud_async.ratelimit.admission_queue import AdmissionQueue
 from monocloud_async.ratelimit.limiter import RateLimiter
 from monocloud_async.retry import RetryPolicy
+from monocloud_async.telemetry.runs import observe
 from monocloud_async.user_list import UserList
 
 InProgress = Callable[["BulkRun"], AbstractContextManager[None]]

@@ -482,7 +482,7 @@ def _requests(figures: Figures) -> str:
         for name in ("requests", "retries", "throttled")
     )
     paused = sum(run.paused for run in figures.runs)
-    outage = sum(halt.end - halt.start for halt in figures.halts if halt.what == "outage")
+    outage = sum(halt.seconds for halt in figures.halts if halt.what == "outage")
     return (
         f"{requests:,} requests, {retries:,} of them retries, {throttled:,} answered 429"
         + (f"; paused for {paused:,.1f} s" if paused else "")

@@ -1,7 +1,8 @@
 """A run over several machines, with Temporal; calls, rate limit and journal work as on one.
 
 `FleetRun` starts, watches and controls a run. `run_coordinator` hosts the run and writes its
-journal. `run_worker`, on any number of machines, makes the calls. Needs the extra `temporal`.
+journal. `run_worker`, on any number of machines, makes the calls. `UserActivities` are for
+workflows of your own. Needs the extra `temporal`.
 """
 
 try:
@@ -11,6 +12,7 @@ except ImportError:
         "a fleet needs Temporal's client: pip install 'monocloud-async[temporal]'"
     ) from None
 
+from monocloud_async.fleet.activities import UserActivities
 from monocloud_async.fleet.client import FleetRun
 from monocloud_async.fleet.coordinator import run_coordinator
 from monocloud_async.fleet.messages import Failure, FleetReport, Progress, Span, WorkerProgress
@@ -24,6 +26,7 @@ __all__ = [
     "FleetRun",
     "Progress",
     "Span",
+    "UserActivities",
     "WorkerProgress",
     "connect",
     "run_coordinator",

@@ -23,6 +23,7 @@ from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 from monocloud_async.config import base_url
 from monocloud_async.endpoint import bulk_operation
 from monocloud_async.errors import ConfigurationError
+from monocloud_async.fleet.heartbeats import beating
 from monocloud_async.fleet.id_file import IdFile, digest_of
 from monocloud_async.fleet.journal import FleetJournal, HandedOut, OtherJournalError, journal_name
 from monocloud_async.fleet.messages import (
@@ -199,7 +200,7 @@ class _Records:
         If it is not here, the run is paused, and Temporal tries again: another coordinator may have
         it. Everything else that cannot be used is refused for good.
         """
-        async with _beating():
+        async with beating():
             try:
                 yield await self._open(plan)
             except JournalInUseError:
@@ -268,22 +269,6 @@ class _Records:
     async def _run(self, work: Callable[[*Args], T], *args: *Args) -> T:
         """Run the function in the journal's thread and return its result."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
-
-
-@asynccontextmanager
-async def _beating() -> AsyncIterator[None]:
-    """Send heartbeats meanwhile, so that Temporal does not give the work to another coordinator."""
-
-    async def beat() -> None:
-        while True:
-            activity.heartbeat()
-            await asyncio.sleep(BEAT)
-
-    beating = asyncio.create_task(beat())
-    try:
-        yield
-    finally:
-        beating.cancel()
 
 
 def _start(span: Span) -> int:

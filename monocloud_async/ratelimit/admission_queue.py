@@ -27,8 +27,6 @@ from monocloud_async.retry import RetryPolicy
 
 _CALLS_FOR_A_RUN: Final = 9  # single calls that may overtake a waiting run in a row
 
-CLOSED: Final = "this session is closed; open a new one"
-
 Order = tuple[float, float]
 Admission = asyncio.Future[Ticket | None]
 
@@ -200,7 +198,7 @@ class AdmissionQueue:
         calls = [call.admission for call in self._calls.everybody()]
         for admission in (*calls, *self._sleeping):
             if not admission.done():
-                admission.set_exception(ConfigurationError(CLOSED))
+                admission.set_exception(closed_error())
 
     def _wake(self) -> None:
         """Check the queue again in the next iteration, after the current change."""
@@ -284,12 +282,14 @@ class AdmissionQueue:
         if limiter.down:
             if call.policy.wait_if_down:
                 return None
-            return ServerError(
+            error = ServerError(
                 f"the tenant is down, for {limiter.down_for(now):.0f} s so far; nothing was sent",
                 status=503,
                 user_id=call.user_id,
                 retry_after=limiter.probe_delay(now),
             )
+            error.refusal = "down"
+            return error
         if pause > call.policy.max_retry_after:
             return self._too_late(call, place, now)
         left = call.deadline - now - limiter.latency
@@ -305,15 +305,28 @@ class AdmissionQueue:
         limiter, wait = self.limiter, self._expected(place, now)
         pause = limiter.pause_from(now)
         if pause > min(call.policy.max_retry_after, call.deadline - now):
-            why = f"the tenant asked everybody to wait, {pause:.0f} s more"
+            refusal, why = "pause", f"the tenant asked everybody to wait, {pause:.0f} s more"
+        elif limiter.keeps_to_max_rate:
+            refusal, why = (
+                "max_rate",
+                f"max_rate has no place for it within {call.policy.total:g} s",
+            )
         else:
-            limit = "max_rate" if limiter.keeps_to_max_rate else "the tenant's limit"
-            why = f"{limit} has no place for it within {call.policy.total:g} s"
+            refusal = "rate_limit"
+            why = f"the tenant's limit has no place for it within {call.policy.total:g} s"
         error = RateLimitedError(
             f"{why}; nothing was sent", status=429, user_id=call.user_id, retry_after=wait
         )
+        error.refusal = refusal
         error.advice = "Try again after as many seconds as its retry_after says"
         return error
+
+
+def closed_error() -> ConfigurationError:
+    """Return the error of a call or a run of a closed session."""
+    error = ConfigurationError("this session is closed; open a new one")
+    error.refusal = "closed"
+    return error
 
 
 def _wake_up(sleeping: Admission) -> None:

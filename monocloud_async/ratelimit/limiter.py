@@ -151,7 +151,7 @@ class RateLimiter:
         While the probe of an outage is on its way, it is the time until the next one, if it fails.
         A pause ends by itself: in an outage, the next request is then the probe.
         """
-        now = _now()
+        now = current_time()
         if self.down and self._state is State.PROBING:
             return self.probe_delay(now)
         return self.pause_from(now)
@@ -438,7 +438,7 @@ class RateLimiter:
             listener()
 
 
-def _now() -> float:
+def current_time() -> float:
     """Seconds by the running event loop's clock, or by the one that event loops use."""
     try:
         return asyncio.get_running_loop().time()

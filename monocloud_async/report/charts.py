@@ -121,12 +121,12 @@ def _timeline(figures: Figures) -> Chart:
         return {"layer": layers}
 
     def seconds(what: str) -> float:
-        return sum(halt.end - halt.start for halt in figures.halts if halt.what == what)
+        return sum(halt.seconds for halt in figures.halts if halt.what == what)
 
     peak = max(point.done for point in figures.timeline)
     summary = (
         f"{figures.rate:,.0f} users a second on average, {peak:,.0f} at most;"
-        f" {seconds('paused'):,.0f} s with pauses and {seconds('outage'):,.0f} s of outage."
+        f" {seconds('paused'):,.0f} s of pauses and {seconds('outage'):,.0f} s of outage."
     )
     done = f"{figures.done_status.capitalize()} a second"
     header = ("Seconds of work", done, "Others a second", "Meanwhile")

@@ -67,11 +67,16 @@ class Point(Struct):
 
 
 class Halt(Struct, frozen=True):
-    """An interval, in seconds of work, in which only probes or no requests were sent."""
+    """An interval, in seconds of work, in which only probes or no requests were sent.
+
+    A journal has a sample for every second. Where a pause begins and ends between two of them is
+    known only if it is in several of these seconds; how long it was is always known.
+    """
 
     start: float
     end: float
     what: str  # "paused" or "outage"
+    seconds: float  # how long, within this interval
 
 
 class State(StrEnum):
@@ -514,19 +519,31 @@ def _read_timeline(figures: Figures, sql: sqlite3.Connection, form: int) -> None
             point.other += count / step
     figures.timeline = points
     figures.halts = list(_halts(sql, place))
-    figures.idle = sum(halt.end - halt.start for halt in figures.halts)
+    figures.idle = sum(halt.seconds for halt in figures.halts)
 
 
 def _halts(sql: sqlite3.Connection, place: Callable[[float], float]) -> Iterator[Halt]:
     rows = sql.execute("SELECT sitting, at / 1000.0, paused, down FROM samples ORDER BY 1, 2")
-    open_halt: Halt | None = None
+    parts: list[Halt] = []
     for (run, at, paused, was_down), (its, then, later, is_down) in pairwise(rows):
         what = "outage" if was_down or is_down else "paused" if later > paused else ""
-        start, end = place(at), place(then)
-        if open_halt is not None and (what != open_halt.what or its != run):
-            yield open_halt
-            open_halt = None
+        if parts and (what != parts[0].what or its != run):
+            yield _joined(parts)
+            parts = []
         if what and its == run:
-            open_halt = Halt(start if open_halt is None else open_halt.start, end, what)
-    if open_halt is not None:
-        yield open_halt
+            start, end = place(at), place(then)
+            seconds = end - start
+            if what == "paused":
+                seconds = min(seconds, (later - paused) / 1000)
+            parts.append(Halt(start, end, what, seconds))
+    if parts:
+        yield _joined(parts)
+
+
+def _joined(parts: list[Halt]) -> Halt:
+    """Return one interval for those that follow one another."""
+    first, last = parts[0], parts[-1]
+    seconds = sum(part.seconds for part in parts)
+    if len(parts) == 1:
+        return first
+    return Halt(first.end - first.seconds, last.start + last.seconds, first.what, seconds)

@@ -83,7 +83,7 @@ def in_terminal(columns: int, environ: dict[str, str], *argv: str) -> tuple[int,
 @pytest.mark.process
 @pytest.mark.parametrize("columns", [80, 120])
 def test_a_terminal_shows_the_run_live(sandbox: Sandbox, users: Path, columns: int) -> None:
-    sandbox.rate_limit, sandbox.burst = 200, 50
+    sandbox.rate_limit, sandbox.burst = 40, 75
     users.write_text("".join(f"{user_id}\n" for user_id in sandbox.user_ids()[:150]))
     sandbox.script(sandbox.user_ids()[0], 404)
     code, seen = in_terminal(columns, environment(sandbox), "bulk", str(users))

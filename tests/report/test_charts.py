@@ -57,10 +57,14 @@ def test_charts_are_of_the_operation_of_the_journal(done: str) -> None:
 
 
 def test_the_timeline_is_summed_up_and_tells_pauses_from_outages() -> None:
-    halts = [Halt(0.0, 0.4, "paused"), Halt(1.2, 3.2, "paused"), Halt(1.0, 6.0, "outage")]
+    halts = [
+        Halt(0.0, 0.4, "paused", 0.4),
+        Halt(1.2, 3.2, "paused", 1.9),
+        Halt(1.0, 6.0, "outage", 5.0),
+    ]
     drawn = chart("Users a second", figures(halts=halts))
     assert drawn.summary == (
-        "10 users a second on average, 13 at most; 2 s with pauses and 5 s of outage."
+        "10 users a second on average, 13 at most; 2 s of pauses and 5 s of outage."
     )
     assert drawn.rows == [
         ("0 to 1", "5.0", "1.0", "paused"),

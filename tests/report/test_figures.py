@@ -200,8 +200,23 @@ async def test_the_timeline_counts_a_failure_when_it_happened(
 
 def test_the_speed_is_that_of_the_time_in_which_requests_were_let_through(journal: Path) -> None:
     figures = read(journal)
-    assert figures.idle == pytest.approx(1.0)
-    assert figures.rate == pytest.approx(235.0)
+    # Two pauses of 0.2 s, each somewhere within 0.3 s, and an outage of 0.4 s.
+    assert figures.idle == pytest.approx(0.8)
+    assert figures.rate == pytest.approx(235 / 1.2)
+
+
+def test_a_pause_over_several_samples_is_drawn_where_it_was(journal: Path) -> None:
+    with closing(sqlite3.connect(journal, isolation_level=None)) as sql:
+        sql.execute("DELETE FROM samples")
+        for at, paused in ((0, 0), (300, 100), (600, 400), (900, 600)):
+            sql.execute(
+                "INSERT INTO samples (sitting, at, requests, retries, throttled, paused, down)"
+                " SELECT min(sitting), min(began) + ?, 0, 0, 0, ?, 0 FROM sittings",
+                (at, paused),
+            )
+    (halt,) = read(journal).halts
+    assert halt.what == "paused"
+    assert [halt.start, halt.end, halt.seconds] == pytest.approx([0.2, 0.8, 0.6])
 
 
 def test_a_tenant_that_says_something_else_each_time_makes_no_endless_list(journal: Path) -> None:

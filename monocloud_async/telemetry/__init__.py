@@ -1,0 +1,1 @@
+"""Telemetry: log lines of runs, and spans and metrics for OpenTelemetry."""
