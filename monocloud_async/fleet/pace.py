@@ -22,6 +22,8 @@ from monocloud_async.ratelimit.estimator import MeasurementInterval, RateEstimat
 _HORIZON: Final = 300.0  # seconds of a timetable; long before, it has reached the highest rate
 _HIGHEST: Final = 10_000.0  # requests per second; no fleet sends more
 _SHORT: Final = 3.0  # seconds; after a longer pause the search is slow, and all can take part
+_SETTLING: Final = 1.0  # seconds after a pause, in which a refusal may be one of those before it
+_PROOF: Final = 2  # of them in a row, that say nothing
 _APART: Final = 1.02  # a rate is in the timetable if it is so many times the one before
 _MARKS: Final = 200  # of an interval, in a message
 # Steps of the timetable, in seconds; the search, which comes first, is quick.
@@ -42,6 +44,7 @@ class FleetPace:
         self.pace = pace
         self._estimator: RateEstimator | None = None
         self._began = 0.0  # when the epoch began
+        self._soon = 0  # refusals in a row right after a pause
 
     def throttled(self, told: Throttled) -> None:
         """Record that a session was refused, and has paused."""
@@ -56,7 +59,10 @@ class FleetPace:
         if told.epoch != self.pace.epoch:
             return
         pace = Pace(epoch=told.epoch + 1, rates=self.pace.rates, burst=self.pace.burst)
-        if (sent := told.sent) is not None:
+        sent = told.sent
+        if sent is not None and self._is_too_soon(now - sent.paused):
+            pace = structs.replace(pace, burst=0.0)
+        elif sent is not None:
             estimator = self._estimator
             if estimator is None:
                 estimator = self._estimator = RateEstimator()
@@ -77,6 +83,18 @@ class FleetPace:
                 burst=estimator.burst,
             )
         self.pace, self._began = pace, now
+
+    def _is_too_soon(self, paused_at: float) -> bool:
+        """Return whether this refusal says nothing: not all had heard of the pause before.
+
+        Sessions that go on while others wait use what the tenant saves up. If refusals are so soon
+        again and again, other clients share the limit, which the estimator notices.
+        """
+        settled = not self._estimator or not self._estimator.known
+        self._soon += 1
+        if settled or paused_at - self._began > _SETTLING or self._soon > _PROOF:
+            self._soon = 0
+        return self._soon > 0
 
 
 def _advance(estimator: RateEstimator, seconds: float) -> None:

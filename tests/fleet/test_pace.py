@@ -98,6 +98,17 @@ def test_the_time_of_sending_counts_until_the_next_refusal() -> None:
     assert quiet[0] > quiet[1]  # a rate that held for long is held for longer
 
 
+def test_refusals_right_after_a_pause_change_the_rate_only_if_they_go_on() -> None:
+    pace, now = known(200), 4.5
+    before = pace.pace.rates
+    for epoch in (2, 3):
+        now += 1.4
+        pace.granted(told(measured(200, 0.4), epoch=epoch), now)
+        assert (pace.pace.rates, pace.pace.burst) == (before, 0.0)
+    pace.granted(told(measured(200, 0.4), epoch=4), now + 1.4)
+    assert pace.pace.rates[0][1] == pytest.approx(0.58 * 200)  # as among other clients
+
+
 def test_a_new_history_keeps_the_rates_of_the_one_before() -> None:
     before = known(200)
     after = FleetPace(json.decode(json.encode(before.pace), type=Pace))
