@@ -15,12 +15,14 @@ except ImportError:
 from monocloud_async.fleet.activities import UserActivities
 from monocloud_async.fleet.client import FleetRun
 from monocloud_async.fleet.coordinator import run_coordinator
+from monocloud_async.fleet.doctor import Finding, check_fleet
 from monocloud_async.fleet.messages import Failure, FleetReport, Progress, Span, WorkerProgress
 from monocloud_async.fleet.temporal import FleetError, connect
 from monocloud_async.fleet.worker import run_worker
 
 __all__ = [
     "Failure",
+    "Finding",
     "FleetError",
     "FleetReport",
     "FleetRun",
@@ -28,6 +30,7 @@ __all__ = [
     "Span",
     "UserActivities",
     "WorkerProgress",
+    "check_fleet",
     "connect",
     "run_coordinator",
     "run_worker",

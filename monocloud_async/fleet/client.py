@@ -175,7 +175,7 @@ class FleetRun:
         with translated(self.tenant):
             progress = await self._query(RunWorkflow.progress)
             description = await self._handle.describe()
-            members = await self._members()
+            members = await self._asked_lately()
         signs: dict[str, Sign] = {}
         for pending in description.raw_description.pending_activities:
             is_chunk = pending.activity_type.name == CHUNK_ACTIVITY
@@ -206,7 +206,12 @@ class FleetRun:
         progress.members = sorted(members.values(), key=lambda member: (member.role, member.name))
         return progress
 
-    async def _members(self) -> dict[str, WorkerProgress]:
+    async def members(self) -> list[WorkerProgress]:
+        """Return the workers and coordinators that asked Temporal for work lately."""
+        with translated(self.tenant):
+            return list((await self._asked_lately()).values())
+
+    async def _asked_lately(self) -> dict[str, WorkerProgress]:
         """Return the workers and coordinators that asked Temporal for work lately, by name."""
         found: dict[str, WorkerProgress] = {}
         for role, queue, kind in (

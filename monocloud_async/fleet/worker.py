@@ -27,6 +27,7 @@ from temporalio.worker import Worker
 from monocloud_async.bulk.run import BulkRun
 from monocloud_async.endpoint import BulkOperation, bulk_operation
 from monocloud_async.errors import ConfigurationError, MonoCloudError
+from monocloud_async.fleet.checks import answering, key_check, source_check
 from monocloud_async.fleet.follower import Follower
 from monocloud_async.fleet.lanes import MAX_LANES
 from monocloud_async.fleet.messages import (
@@ -88,17 +89,20 @@ async def run_worker(
         FleetError: Temporal cannot be reached, or refuses.
     """
     client = with_message_codec(client or await connect())
+    allowed = Sources(sources)
     run = client.get_workflow_handle_for(RunWorkflow.run, workflow_id(session.tenant))
     news = _News(session, run)
-    activities = _Activities(session, Sources(sources), news)
+    activities = _Activities(session, allowed, news)
+    checks = source_check(allowed), key_check(session, allowed)
     following = asyncio.create_task(news.exchange())
     try:
-        while True:
-            await _until_left(client, session.tenant, activities)
-            _LOG.warning("this worker leaves the run: %s; see `fleet status`", activities.why)
-            await _until_away(run, away=True)
-            await _until_away(run, away=False)
-            activities.take_in()
+        async with answering(client, session.tenant, *checks):
+            while True:
+                await _until_left(client, session.tenant, activities)
+                _LOG.warning("this worker leaves the run: %s; see `fleet status`", activities.why)
+                await _until_away(run, away=True)
+                await _until_away(run, away=False)
+                activities.take_in()
     finally:
         following.cancel()
 
