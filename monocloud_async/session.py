@@ -701,13 +701,13 @@ class MonoCloudSession:
         except TimeoutError as error:
             fault: MonoCloudError = timeout_error(error, target, timeout)
         except aiohttp.InvalidURL as error:
-            fault = unusable_client_error(error, target)
+            fault = unusable_client_error(error, target, borrowed=self._borrowed is not None)
         except (aiohttp.ClientError, HttpProcessingError, OSError) as error:
             closed = self._borrowed is not None and self._borrowed.closed
             fault = transport_error(ClosedError() if closed else error, target)
         except (RuntimeError, ValueError, AssertionError, TypeError) as error:
             # aiohttp's assertion that it found a way to connect is a TypeError under `python -O`.
-            fault = unusable_client_error(error, target)
+            fault = unusable_client_error(error, target, borrowed=self._borrowed is not None)
         else:
             try:
                 return operation.read(target, response)
