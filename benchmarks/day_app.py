@@ -3,6 +3,7 @@
 Each process writes its metrics into the folder `FIGURES`, twice a second and when it ends.
 """
 
+import asyncio
 import json
 import os
 import sys
@@ -31,12 +32,12 @@ from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation, V
 
 from monocloud_async import MonoCloudError, MonoCloudSession
 
-LATE = 5.25  # seconds: the deadline of the callers, and what a busy machine may add
+BOUNDS = [5 + n / 20 for n in range(100)]  # seconds, from the deadline of the callers on
 FIGURES = Path(os.environ["FIGURES"], f"{os.getpid()}-{time.time_ns()}.json")
 
 
 class ToFile(MetricExporter):
-    """Adds the gauges and the counters of this process to its file, as a line of JSON."""
+    """Adds the metrics of this process to its file, as a line of JSON."""
 
     def export(
         self, metrics_data: MetricsData, timeout_millis: float = 0, **kwargs: Any
@@ -52,16 +53,18 @@ class ToFile(MetricExporter):
             for metric in scope.metrics
             for point in metric.data.data_points
         ]
-        late = sum(
-            point.bucket_counts[-1]
+        longer = [
+            (bound, n)
             for resource in metrics_data.resource_metrics
             for scope in resource.scope_metrics
             for metric in scope.metrics
             for point in metric.data.data_points
             if isinstance(point, HistogramDataPoint)
-        )
+            for bound, n in zip(point.explicit_bounds, point.bucket_counts[1:], strict=True)
+            if n
+        ]
         with FIGURES.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"late": late, "points": points}) + "\n")
+            file.write(json.dumps({"lag": Lag.longest, "longer": longer, "points": points}) + "\n")
         return MetricExportResult.SUCCESS
 
     def force_flush(self, timeout_millis: float = 0) -> bool:
@@ -70,22 +73,38 @@ class ToFile(MetricExporter):
     def shutdown(self, timeout_millis: float = 0, **kwargs: Any) -> None: ...
 
 
+class Lag:
+    """How long the event loop kept a task waiting, at most."""
+
+    longest = 0.0
+
+    @classmethod
+    async def watch(cls) -> None:
+        clock = asyncio.get_running_loop().time
+        while True:
+            before = clock()
+            await asyncio.sleep(0.01)
+            cls.longest = max(cls.longest, clock() - before - 0.01)
+
+
 @asynccontextmanager
 async def lifespan(_: FastAPI) -> AsyncGenerator[dict[str, Any], None]:
     view = View(
         instrument_name="monocloud.call.duration",
-        aggregation=ExplicitBucketHistogramAggregation([LATE]),
+        aggregation=ExplicitBucketHistogramAggregation(BOUNDS),
     )
     provider = MeterProvider([PeriodicExportingMetricReader(ToFile(), 500)], views=[view])
     metrics.set_meter_provider(provider)
     session = MonoCloudSession()
     job = Job(session, Path(os.environ["JOBS"]))
     job.resume()
+    watching = asyncio.create_task(Lag.watch())
     try:
         yield {"session": session, "job": job}
     finally:
         await session.close(drain=job_fastapi.SHUTDOWN)
         await job.ended()
+        watching.cancel()
         provider.shutdown()
 
 
