@@ -418,11 +418,11 @@ class MonoCloudSession:
             self._calls += 1
             try:
                 try:
-                    return await attempt(policy.total)
+                    return await attempt(policy.total, again=False)
                 except MonoCloudError as error:
                     first = error
                     if self._is_final(error, policy):
-                        error.attempts = 1
+                        error.attempts = 0 if error.refusal else 1
                         raise
                 # Outside the `except`, or later errors would carry this one as `__context__`.
                 return await retry_call(
@@ -452,15 +452,21 @@ class MonoCloudSession:
         time_left: float,
         *,
         observed: Call,
+        again: bool = True,
     ) -> T:
-        """Return the result of one request, which is repeated after a 429 or in an outage."""
+        """Return the result of one request, which is repeated after a 429 or in an outage.
+
+        `again` is whether the call has sent a request before.
+        """
         limiter, clock = self._limiter, asyncio.get_running_loop().time
         deadline = clock() + time_left
         refused, last = None, None
         while True:
             observed.queues(self._queue)
             try:
-                ticket = await self._queue.admit_call(target, policy, deadline, refused)
+                ticket = await self._queue.admit_call(
+                    target, policy, deadline, refused, again=again or last is not None
+                )
             except ConfigurationError as closed:
                 raise last or closed from None
             observed.sends()
