@@ -26,6 +26,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 
@@ -82,7 +83,7 @@ class Service:
         self.open.set()
         return time.monotonic() - began
 
-    def lines(self) -> Iterator[list[dict[str, object]]]:
+    def lines(self) -> Iterator[list[dict[str, Any]]]:
         """Return what each process told of its metrics, in order."""
         for path in self.figures.iterdir():
             yield [json.loads(line) for line in path.read_text().splitlines()]
@@ -92,7 +93,6 @@ class Service:
         sums: Counter[tuple[str, ...]] = Counter()
         for lines in self.lines():
             points = lines[-1]["points"]
-            assert isinstance(points, list)
             for *name, value in points:
                 sums[tuple(part for part in name if part != "127.0.0.1")] += value
         return sums
@@ -102,23 +102,23 @@ class Service:
         late = 0
         for lines in self.lines():
             last = lines[-1]
-            limit = deadline + last["lag"]  # type: ignore[operator]  JSON
-            late += sum(n for bound, n in last["longer"] if bound >= limit)  # type: ignore[attr-defined]  JSON
+            limit = deadline + last["lag"]
+            late += sum(n for bound, n in last["longer"] if bound >= limit)
         return late
 
     @property
     def lag(self) -> float:
         """The longest lag of the event loop of any process, in seconds."""
-        return max(lines[-1]["lag"] for lines in self.lines())  # type: ignore[type-var, return-value]  JSON
+        return max(float(lines[-1]["lag"]) for lines in self.lines())
 
     def most(self, name: str) -> float:
         """Return the largest value that a gauge of any process ever had."""
         return max(
             (
-                point[-1]
+                float(point[-1])
                 for lines in self.lines()
                 for line in lines
-                for point in line["points"]  # type: ignore[attr-defined]  JSON
+                for point in line["points"]
                 if point[0] == name
             ),
             default=0,

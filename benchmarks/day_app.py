@@ -26,11 +26,12 @@ from opentelemetry.sdk.metrics.export import (
     MetricExporter,
     MetricExportResult,
     MetricsData,
+    NumberDataPoint,
     PeriodicExportingMetricReader,
 )
 from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation, View
 
-from monocloud_async import MonoCloudError, MonoCloudSession
+from monocloud_async import MonoCloudSession
 
 BOUNDS = [5 + n / 20 for n in range(100)]  # seconds, from the deadline of the callers on
 FIGURES = Path(os.environ["FIGURES"], f"{os.getpid()}-{time.time_ns()}.json")
@@ -52,6 +53,7 @@ class ToFile(MetricExporter):
             if scope.scope.name == "monocloud_async"
             for metric in scope.metrics
             for point in metric.data.data_points
+            if isinstance(point, HistogramDataPoint | NumberDataPoint)
         ]
         longer = [
             (bound, n)
@@ -108,9 +110,7 @@ async def lifespan(_: FastAPI) -> AsyncGenerator[dict[str, Any], None]:
         provider.shutdown()
 
 
-app = FastAPI(lifespan=lifespan)
-for part in (web_fastapi.app, job_fastapi.app):
-    app.router.routes += [
-        route for route in part.routes if route.path.startswith(("/users/{", "/job"))
-    ]
-app.add_exception_handler(MonoCloudError, web_fastapi.refused)
+app = web_fastapi.app
+app.router.lifespan_context = lifespan
+app.post("/job", status_code=202)(job_fastapi.start)
+app.get("/job")(job_fastapi.progress)
