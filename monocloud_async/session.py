@@ -17,7 +17,7 @@ from monocloud_async import config, user_list
 from monocloud_async.bulk.lookup import Lookup
 from monocloud_async.bulk.results import OnOutcome
 from monocloud_async.bulk.run import MAX_OUTAGE, BulkRun
-from monocloud_async.bulk.source import UserIds
+from monocloud_async.bulk.source import OnSkippedMany, UserIds
 from monocloud_async.endpoint import (
     DISABLE,
     DISABLE_AND_REVOKE_SESSIONS,
@@ -645,10 +645,13 @@ class MonoCloudSession:
         on_outcome: OnOutcome | None = None,
         journal: str | os.PathLike[str] | Journal | None = None,
         count: int | None = None,
+        on_skipped_many: OnSkippedMany | None = None,
     ) -> BulkRun:
         """Return a run of this operation, for callers that have it as a value.
 
-        `count` is about how many ids there are, if `user_ids` does not tell.
+        `count` is about how many ids there are, if `user_ids` does not tell. `on_skipped_many` is
+        called with the positions of users whom the journal records as done, many at once; there are
+        no outcomes for them then, so that a resume is quick.
         """
         if self._state is not _State.OPEN:
             raise closed_error()
@@ -680,6 +683,7 @@ class MonoCloudSession:
             lookup=self.lookup(seconds) if check else None,
             limit=limit,
             count=count,
+            on_skipped_many=on_skipped_many,
         )
 
     def lookup(self, seconds: float) -> Lookup:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from monocloud_async import BulkReport, BulkRun, Outcome, RateLimitedError, RetryPolicy, User
 from monocloud_async.bulk.attempts import Send
-from monocloud_async.bulk.source import UserIds
+from monocloud_async.bulk.source import OnSkippedMany, UserIds
 from monocloud_async.endpoint import ENABLE
 from monocloud_async.journal import Journal
 from monocloud_async.ratelimit.admission_queue import AdmissionQueue
@@ -31,6 +31,7 @@ def bulk(
     on_outcome: Callable[[Outcome], None] | None = None,
     limiter: RateLimiter | None = None,
     journal: Journal | None = None,
+    on_skipped_many: OnSkippedMany | None = None,
 ) -> BulkRun:
     """Return a run without HTTP: `send` replaces the tenant."""
     return BulkRun(
@@ -45,6 +46,7 @@ def bulk(
         max_same_failures=max_same_failures,
         on_outcome=on_outcome,
         journal=journal,
+        on_skipped_many=on_skipped_many,
     )
 
 

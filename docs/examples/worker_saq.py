@@ -13,6 +13,7 @@ from saq.queue.redis import RedisQueue
 import monocloud_async as mono
 
 AGAIN = int(os.environ.get("AGAIN_AFTER", "20"))  # seconds until a job is delivered again
+SHARE = float(os.environ.get("MAX_RATE", "0")) or None  # of the tenant's limit, for this process
 log = logging.getLogger("worker_saq")
 logging.getLogger("saq").addFilter(  # a failed job logs one line; SAQ would add a traceback
     lambda record: not (record.exc_info and isinstance(record.exc_info[1], mono.MonoCloudError))
@@ -36,7 +37,8 @@ queue = Queue.from_url(os.environ.get("REDIS_URL", "redis://127.0.0.1:6379"), na
 
 
 async def open_session(context: dict[str, Any]) -> None:
-    context["session"] = mono.MonoCloudSession(retry=mono.RetryPolicy(total=AGAIN * 2 / 3))
+    retry = mono.RetryPolicy(total=AGAIN * 2 / 3)
+    context["session"] = mono.MonoCloudSession(retry=retry, max_rate=SHARE)
 
 
 async def close_session(context: dict[str, Any]) -> None:
@@ -60,7 +62,7 @@ async def enqueue(user_id: str) -> None:  # what the web application calls
 settings = {
     "queue": queue,
     "functions": [enable],
-    "concurrency": 50,
+    "concurrency": 5,
     "startup": open_session,
     "shutdown": close_session,
     "timers": {"sweep": max(1, AGAIN // 4)},

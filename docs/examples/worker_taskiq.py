@@ -1,6 +1,6 @@
 """A taskiq worker on NATS that enables users.
 
-Start it:  taskiq worker worker_taskiq:broker --workers 1
+Start it:  taskiq worker worker_taskiq:broker --workers 1 --max-async-tasks 5
 """
 
 import logging
@@ -15,6 +15,7 @@ import monocloud_async as mono
 
 # Seconds after which JetStream delivers an unacknowledged job again.
 AGAIN = int(os.environ.get("AGAIN_AFTER", "20"))
+SHARE = float(os.environ.get("MAX_RATE", "0")) or None  # of the tenant's limit, for this process
 
 broker = PullBasedJetStreamBroker(
     os.environ.get("NATS_URL", "nats://127.0.0.1:4222"),
@@ -30,7 +31,8 @@ log = logging.getLogger("worker_taskiq")
 async def open_session(state: TaskiqState) -> None:
     # One session for all tasks of the process, which share its connections and rate limiter.
     # A call ends with all its attempts before its job is delivered again.
-    state.session = mono.MonoCloudSession(retry=mono.RetryPolicy(total=AGAIN * 2 / 3))
+    retry = mono.RetryPolicy(total=AGAIN * 2 / 3)
+    state.session = mono.MonoCloudSession(retry=retry, max_rate=SHARE)
 
 
 @broker.on_event(TaskiqEvents.WORKER_SHUTDOWN)

@@ -21,7 +21,7 @@ from monocloud_async.bulk.attempts import CallRunner, RunCall, Send
 from monocloud_async.bulk.dispatcher import Dispatcher
 from monocloud_async.bulk.lookup import Lookup
 from monocloud_async.bulk.results import OnOutcome, Results
-from monocloud_async.bulk.source import Source, UserIds
+from monocloud_async.bulk.source import OnSkippedMany, Source, UserIds
 from monocloud_async.bulk.stop_rules import StopReason, StopRules
 from monocloud_async.endpoint import BulkOperation
 from monocloud_async.errors import ConfigurationError
@@ -74,6 +74,7 @@ class BulkRun:
         lookup: Lookup | None = None,
         limit: int | None = None,
         count: int | None = None,
+        on_skipped_many: OnSkippedMany | None = None,
     ) -> None:
         if not isinstance(concurrency, int) or concurrency < 1:
             raise ConfigurationError(f"concurrency must be 1 or more, not {concurrency!r}")
@@ -111,7 +112,13 @@ class BulkRun:
             writer=self._writer,
         )
         self._source = Source(
-            operation, user_ids, self.report, self._writer, limit=limit, count=count
+            operation,
+            user_ids,
+            self.report,
+            self._writer,
+            limit=limit,
+            count=count,
+            on_skipped_many=on_skipped_many,
         )
         self._places = asyncio.BoundedSemaphore(concurrency)
         self._workers = workers = dict[asyncio.Task[None], RunCall | None]()  # and their calls

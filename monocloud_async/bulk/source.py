@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # loads SQLite and threads, which only a journal needs
 
 UserIds = Iterable[str] | AsyncIterable[str]
 OnSkipped = Callable[[Outcome], Awaitable[None]]
+OnSkippedMany = Callable[[range], None]
 
 YIELD_EVERY: Final = 256  # ids after which other tasks get a chance to run
 
@@ -66,6 +67,7 @@ class Source:
         writer: gives access to the journal, if there is one.
         limit: how many ids to return at most, without those that the journal records as done.
         count: about how many ids there are, if `user_ids` does not tell.
+        on_skipped_many: called with the positions of skipped users, in place of `on_skipped`.
 
     Attributes:
         needs_own_task: whether a single task has to read and close the input: an async generator
@@ -86,6 +88,7 @@ class Source:
         *,
         limit: int | None = None,
         count: int | None = None,
+        on_skipped_many: OnSkippedMany | None = None,
     ) -> None:
         if isinstance(user_ids, str | bytes):
             raise ConfigurationError("user_ids must be many ids; pass a single one as [user_id]")
@@ -101,6 +104,8 @@ class Source:
         self._left = math.inf if limit is None else limit
         self._count = count
         self._on_skipped: OnSkipped | None = None
+        self._on_skipped_many = on_skipped_many
+        self._to_close: AsyncIterator[str] | None = None
         self._async_iterator: AsyncIterator[str] | None = None
         self._iterator: Iterator[str] = iter(())
         self._next_in_context: Callable[[], str | End] = lambda: End.END
@@ -115,7 +120,7 @@ class Source:
             ConfigurationError: the journal is not for these ids, or they have no stable order.
         """
         self.opened = True
-        self._on_skipped = on_skipped
+        self._on_skipped = on_skipped if self._on_skipped_many is None else None
         if self._writer is not None:
             if _has_no_lasting_order(self._user_ids):
                 raise ConfigurationError(
@@ -124,7 +129,7 @@ class Source:
                 )
             await self._writer.open(self._user_ids)
         if isinstance(self._user_ids, AsyncIterable):
-            self._async_iterator = aiter(self._user_ids)
+            self._to_close = self._async_iterator = aiter(self._user_ids)
         else:
             self._iterator = iter(self._user_ids)
             # Always in the same context, for all tasks.
@@ -132,8 +137,8 @@ class Source:
 
     async def close(self) -> None:
         """Stop reading, and close an async generator."""
-        if isinstance(self._async_iterator, AsyncGenerator):
-            await self._async_iterator.aclose()
+        if isinstance(self._to_close, AsyncGenerator):
+            await self._to_close.aclose()
 
     @property
     def is_at_limit(self) -> bool:
@@ -161,24 +166,18 @@ class Source:
         return user_id
 
     async def _next(self) -> str | End:
-        report, writer, on_skipped, async_iterator = (
-            self._report,
-            self._writer,
-            self._on_skipped,
-            self._async_iterator,
+        report, writer, on_skipped = self._report, self._writer, self._on_skipped
+        # One by one, an async iterator that has to wait for its ids counts each as soon as it came.
+        skips_many = on_skipped is None and (
+            self._async_iterator is None or self._on_skipped_many is not None
         )
         while True:
-            position = report.total
-            if (
-                writer is not None
-                and position < writer.reached
-                and on_skipped is None is async_iterator
-            ):
+            if skips_many and writer is not None and report.total < writer.reached:
                 await self._skip(writer.done_from(report.total))
             user_id = (
                 self._next_in_context()
-                if async_iterator is None
-                else await anext(async_iterator, End.END)
+                if self._async_iterator is None
+                else await anext(self._async_iterator, End.END)
             )
             if user_id is End.END:
                 report.exhausted = True
@@ -203,6 +202,8 @@ class Source:
 
     def _count_skipped(self, users: int) -> None:
         report, status = self._report, self._operation.done_before
+        if self._on_skipped_many is not None:
+            self._on_skipped_many(range(report.total, report.total + users))
         report.total += users
         setattr(report, status, getattr(report, status) + users)
 
@@ -212,13 +213,33 @@ class Source:
     async def _skip(self, known: Sequence[str | None]) -> None:
         """Skip all of these at once, if they are the next ids.
 
-        This is only for speed: ten million users of an earlier run take seconds, not a minute.
+        This is only for speed: ten million users of an earlier run take seconds, not minutes.
         """
         if not known:
             return
-        here = list(islice(self._iterator, len(known)))
+        if self._async_iterator is None:
+            here = list(islice(self._iterator, len(known)))
+        else:
+            here = await _first(self._async_iterator, len(known))
         if here == known:
             self._count_skipped(len(here))
             await asyncio.sleep(0)
-        else:  # one by one, up to the id that differs, which ends the run
+        elif self._async_iterator is None:  # one by one, up to the id that differs, or is missing
             self._iterator = iter(here)
+        else:
+            self._async_iterator = _each(here)
+
+
+async def _first(ids: AsyncIterator[str], count: int) -> list[str]:
+    """Return the next ids, at most so many."""
+    first = []
+    async for user_id in ids:
+        first.append(user_id)
+        if len(first) == count:
+            break
+    return first
+
+
+async def _each(ids: list[str]) -> AsyncIterator[str]:
+    for user_id in ids:
+        yield user_id

@@ -141,6 +141,7 @@ class Job:
                 limit=limits.limit,
                 journal=self._journal,
                 count=self._expected,
+                on_skipped_many=self._skipped if self.json is None else None,
             )
             try:
                 with (
@@ -263,6 +264,10 @@ class Job:
         self._unfinished[self._read] = line
         self._read += 1
         return line.user_id
+
+    def _skipped(self, positions: range) -> None:
+        for position in positions:
+            del self._unfinished[position]
 
     def _outcome(self, line: Line, outcome: Outcome) -> None:
         self.tally.outcome(outcome)

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from sqlite3 import Error as SqliteError
 from typing import Final, TypeVar, TypeVarTuple
@@ -23,6 +24,8 @@ from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 from monocloud_async.config import base_url
 from monocloud_async.endpoint import bulk_operation
 from monocloud_async.errors import ConfigurationError
+from monocloud_async.fleet.checks import Question, answering, folder_check, source_check
+from monocloud_async.fleet.heartbeats import beating
 from monocloud_async.fleet.id_file import IdFile, digest_of
 from monocloud_async.fleet.journal import FleetJournal, HandedOut, OtherJournalError, journal_name
 from monocloud_async.fleet.messages import (
@@ -46,6 +49,7 @@ from monocloud_async.fleet.temporal import (
 )
 from monocloud_async.fleet.workflow import BEAT, RunWorkflow
 from monocloud_async.journal.lock import JournalInUseError
+from monocloud_async.journal.paths import real_path
 from monocloud_async.sanitize import clean
 
 Pause = Callable[[str, str, str], Awaitable[None]]
@@ -85,7 +89,8 @@ async def run_coordinator(
             if (await run.query(RunWorkflow.progress, rpc_timeout=_ANSWER)).paused is None:
                 await run.signal(RunWorkflow.pause, why)
 
-    records = _Records(Path.cwd(), Sources(sources), pause)
+    allowed = Sources(sources)
+    records = _Records(Path.cwd(), allowed, pause)
     worker = Worker(
         client,
         identity=member_name(),
@@ -108,8 +113,10 @@ async def run_coordinator(
         # By default, the successor of a dead coordinator waits ten seconds for it.
         sticky_queue_schedule_to_start_timeout=timedelta(seconds=2),
     )
+    checks = source_check(allowed), partial(records.check, tenant)
     try:
-        await work(worker)
+        async with answering(client, tenant, *checks):
+            await work(worker)
     finally:
         await records.end()
 
@@ -187,6 +194,23 @@ class _Records:
             **progress.counts(),
         )
 
+    async def check(self, tenant: str, question: Question) -> str:
+        """Return what is fine with the journal; raises `ConfigurationError` if it is not."""
+        await self._run(folder_check, self._folder)
+        if question.journal is None:
+            return "folder of the journals"
+        path = self._path(question.journal)
+        if self._journal is not None and self._journal.path == real_path(path):
+            return f"journal {path.name}, which the run in progress uses"
+        if question.source is None:
+            return "folder of the journals"
+        operation = bulk_operation(question.operation)
+        journal = FleetJournal(path, tenant, operation, question.source)
+        try:
+            return await self._run(journal.check)
+        except (OSError, SqliteError) as error:
+            raise ConfigurationError(f"cannot use the journal {path}: {error}") from None
+
     async def end(self) -> None:
         """Close the open journal; another coordinator can continue a running run."""
         await self._let_go(None)
@@ -199,7 +223,7 @@ class _Records:
         If it is not here, the run is paused, and Temporal tries again: another coordinator may have
         it. Everything else that cannot be used is refused for good.
         """
-        async with _beating():
+        async with beating():
             try:
                 yield await self._open(plan)
             except JournalInUseError:
@@ -268,22 +292,6 @@ class _Records:
     async def _run(self, work: Callable[[*Args], T], *args: *Args) -> T:
         """Run the function in the journal's thread and return its result."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
-
-
-@asynccontextmanager
-async def _beating() -> AsyncIterator[None]:
-    """Send heartbeats meanwhile, so that Temporal does not give the work to another coordinator."""
-
-    async def beat() -> None:
-        while True:
-            activity.heartbeat()
-            await asyncio.sleep(BEAT)
-
-    beating = asyncio.create_task(beat())
-    try:
-        yield
-    finally:
-        beating.cancel()
 
 
 def _start(span: Span) -> int:

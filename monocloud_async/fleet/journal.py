@@ -130,6 +130,20 @@ class FleetJournal:
             self._lock.release()
             raise
 
+    def check(self) -> str:
+        """Return what the journal has, without a run of it; raises as `open`."""
+        check_files(self.path)
+        if not (self.path.exists() and self.path.stat().st_size):
+            return f"journal {self.path.name}, a new one"
+        self._lock.take()
+        try:
+            self._store.open()
+            self._check()
+            return f"journal {self.path.name}, with {self._store.reached:,} users"
+        finally:
+            self._store.close()
+            self._lock.release()
+
     def _other(self, what: str) -> OtherJournalError:
         return OtherJournalError(
             f"the coordinator {os.getpid()}@{socket.gethostname()} does not have the journal of"

@@ -2,7 +2,8 @@
 
 The address and the credentials come from temporalio's environment configuration:
 `TEMPORAL_ADDRESS`, `TEMPORAL_NAMESPACE`, `TEMPORAL_API_KEY`, `TEMPORAL_TLS_*`, or a profile
-(https://docs.temporal.io/develop/environment-configuration).
+(https://docs.temporal.io/develop/environment-configuration). The key that signs or encrypts
+payloads comes from the environment as well: see `codec`.
 """
 
 import dataclasses
@@ -14,6 +15,7 @@ from typing import Any, Final
 
 import msgspec
 from temporalio.api.common.v1 import Payload
+from temporalio.api.failure.v1 import Failure
 from temporalio.client import Client, WorkflowQueryFailedError
 from temporalio.converter import (
     CompositePayloadConverter,
@@ -21,12 +23,15 @@ from temporalio.converter import (
     DefaultPayloadConverter,
     EncodingPayloadConverter,
     JSONPlainPayloadConverter,
+    WorkflowSerializationContext,
 )
 from temporalio.envconfig import ClientConfig
+from temporalio.exceptions import FailureError as TemporalFailureError
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import Worker
 
 from monocloud_async.errors import ConfigurationError, MonoCloudError
+from monocloud_async.fleet.codec import PayloadRefusedError, protected
 from monocloud_async.sanitize import clean
 from monocloud_async.version import __version__
 
@@ -47,6 +52,8 @@ class FleetError(MonoCloudError):
 async def connect(environment: Mapping[str, str] | None = None) -> Client:
     """Connect to the Temporal that the environment configures, by default at localhost:7233.
 
+    If the environment names a key file of the fleet, what Temporal carries is signed or encrypted.
+
     Args:
         environment: variables to use instead of this process's environment.
 
@@ -59,8 +66,9 @@ async def connect(environment: Mapping[str, str] | None = None) -> Client:
     except (RuntimeError, ValueError, OSError) as error:
         raise ConfigurationError(f"cannot use Temporal's configuration: {error}") from None
     address = config.setdefault("target_host", "localhost:7233")
+    codec = protected(DataConverter.default, environment)
     try:
-        return await Client.connect(**config)
+        return await Client.connect(**config, data_converter=codec)
     except ValueError as error:
         raise ConfigurationError(f"cannot use Temporal's configuration: {error}") from None
     except (RuntimeError, RPCError):  # its text may quote credentials
@@ -80,6 +88,13 @@ def with_message_codec(client: Client) -> Client:
 def converter(base: DataConverter = DataConverter.default) -> DataConverter:
     """Return a copy of the converter that encodes this package's messages; keeps its codec."""
     return dataclasses.replace(base, payload_converter_class=_Converter)
+
+
+async def failure_text(client: Client, run: str, failure: Failure) -> str:
+    """Return the message of a failure of this run, which may be encrypted."""
+    context = WorkflowSerializationContext(namespace=client.namespace, workflow_id=run)
+    error = await client.data_converter.with_context(context).decode_failure(failure)
+    return error.message if isinstance(error, TemporalFailureError) else str(error)
 
 
 def workflow_id(tenant: str) -> str:
@@ -111,6 +126,8 @@ def translated(tenant: str) -> Iterator[None]:
         yield
     except RPCError as error:
         raise to_fleet_error(error, tenant) from None
+    except PayloadRefusedError as error:
+        raise FleetError(str(error)) from None
     except WorkflowQueryFailedError as error:
         raise FleetError(
             f"the coordinator cannot answer for {tenant}: {clean(error.message)}; it may be of"

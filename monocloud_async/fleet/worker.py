@@ -27,6 +27,7 @@ from temporalio.worker import Worker
 from monocloud_async.bulk.run import BulkRun
 from monocloud_async.endpoint import BulkOperation, bulk_operation
 from monocloud_async.errors import ConfigurationError, MonoCloudError
+from monocloud_async.fleet.checks import answering, key_check, source_check
 from monocloud_async.fleet.lanes import MAX_LANES
 from monocloud_async.fleet.messages import Chunk, ChunkResult, FleetReport, Plan, Sign
 from monocloud_async.fleet.sources import Sources
@@ -76,14 +77,17 @@ async def run_worker(
         FleetError: Temporal cannot be reached, or refuses.
     """
     client = with_message_codec(client or await connect())
-    activities = _Activities(session, Sources(sources))
+    allowed = Sources(sources)
+    activities = _Activities(session, allowed)
     run = client.get_workflow_handle_for(RunWorkflow.run, workflow_id(session.tenant))
-    while True:
-        await _until_left(client, session.tenant, activities)
-        _LOG.warning("this worker leaves the run: %s; see `fleet status`", activities.why)
-        await _until_away(run, away=True)
-        await _until_away(run, away=False)
-        activities.take_in()
+    checks = source_check(allowed), key_check(session, allowed)
+    async with answering(client, session.tenant, *checks):
+        while True:
+            await _until_left(client, session.tenant, activities)
+            _LOG.warning("this worker leaves the run: %s; see `fleet status`", activities.why)
+            await _until_away(run, away=True)
+            await _until_away(run, away=False)
+            activities.take_in()
 
 
 async def _until_left(client: Client, tenant: str, activities: "_Activities") -> None:

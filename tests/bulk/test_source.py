@@ -14,6 +14,7 @@ from virtual_time import run
 
 import monocloud_async as m
 from monocloud_async import ConfigurationError, MonoCloudSession, User
+from monocloud_async.bulk.run import BulkRun
 from monocloud_async.journal.file import JournalFile
 from monocloud_async.sandbox import Sandbox
 
@@ -211,3 +212,47 @@ async def test_an_input_without_a_lasting_order_is_refused_before_any_request(
     assert sandbox.stats().requests == 0
     assert not path.exists()
     assert (await session.bulk_enable(set(sandbox.user_ids()))).enabled == 20
+
+
+@pytest.mark.parametrize("kind", ["iterator", "async iterator"])
+async def test_users_of_an_earlier_run_can_be_skipped_many_at_once(
+    tmp_path: Path, kind: str
+) -> None:
+    def again(count: int) -> tuple[BulkRun, list[int]]:
+        skipped: list[int] = []
+        ids = async_ids(count) if kind == "async iterator" else (f"u{n}" for n in range(count))
+        return bulk(
+            ids,
+            enable,
+            journal=JournalFile(tmp_path / "journal", "http://127.0.0.1"),
+            on_skipped_many=skipped.extend,
+        ), skipped
+
+    first, skipped = again(700)
+    assert ((await first).enabled, skipped) == (700, [])
+    longer, skipped = again(710)
+    async with longer as run:
+        outcomes = [(outcome.position, outcome.status) async for outcome in run]
+    assert sorted(outcomes) == [(number, "enabled") for number in range(700, 710)]
+    assert skipped == list(range(700))
+    assert (run.report.already_enabled, run.report.enabled, run.report.total) == (700, 10, 710)
+    shorter, skipped = again(650)
+    with pytest.raises(ConfigurationError, match="650"):
+        await shorter
+    assert skipped == list(range(650))
+
+
+async def test_an_id_that_differs_among_those_skipped_at_once_ends_the_run(tmp_path: Path) -> None:
+    def journal() -> JournalFile:
+        return JournalFile(tmp_path / "journal", "http://127.0.0.1")
+
+    await bulk(async_ids(300), enable, journal=journal())
+
+    async def other() -> AsyncIterator[str]:
+        async for user_id in async_ids(300):
+            yield "stranger" if user_id == "u200" else user_id
+
+    skipped: list[int] = []
+    with pytest.raises(ConfigurationError, match="stranger"):
+        await bulk(other(), enable, journal=journal(), on_skipped_many=skipped.extend)
+    assert skipped == list(range(200))

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -96,6 +97,15 @@ async def test_mistakes_are_told_in_one_line(parts: Fleet) -> None:
     said = await say(parts, "start", parts.ids, "--max-rate", 1)
     assert "start one with: monocloud-async fleet coordinator" in said
     assert "no coordinator answers" in await say(parts, "status", code=2)
+    said = await say(parts, "doctor", parts.ids, code=1)
+    assert re.search(
+        r"^ok       Temporal: .*; a run of this tenant is in progress$", said, re.MULTILINE
+    )
+    assert re.search(
+        r"^problem  Coordinator: there is none: start one with: mono", said, re.MULTILINE
+    )
+    told = (await say(parts, "doctor", "--json", code=1)).splitlines()
+    assert [json.loads(each)["ok"] for each in told] == [True, False, False, True]
     await say(parts, "cancel")
     parts.server.environment["TEMPORAL_ADDRESS"] = "127.0.0.1:1"
     for command in ("status", "worker", "coordinator"):

@@ -11,9 +11,9 @@ from typing import Any
 
 import aiohttp
 import pytest
+from recipes import EXAMPLES, free_port, process
 from terminal import environment, wait_for
 from test_docs_web import listens
-from test_docs_workers import EXAMPLES, free_port, process
 
 from monocloud_async.sandbox import Sandbox
 

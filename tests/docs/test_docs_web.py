@@ -17,8 +17,8 @@ from urllib.parse import quote
 
 import aiohttp
 import pytest
+from recipes import EXAMPLES, free_port, process
 from terminal import environment, wait_for
-from test_docs_workers import EXAMPLES, free_port, process
 from yarl import URL
 
 from monocloud_async.sandbox import Sandbox

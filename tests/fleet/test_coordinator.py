@@ -5,7 +5,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -469,6 +469,7 @@ async def test_a_pause_of_a_run_that_cannot_answer_is_left_to_the_next_attempt(
     for name, value in (
         ("_Records", Records),
         ("Worker", lambda *_args, **_options: None),
+        ("answering", lambda *_args: nullcontext()),
         ("with_message_codec", lambda client: client),
         ("work", pause),
     ):

@@ -2,24 +2,34 @@
 
 python tests/hostile/fuzz.py answers -max_total_time=60
 python tests/hostile/fuzz.py inputs -max_total_time=60
+python tests/hostile/fuzz.py plain -runs=1000000
 
 What follows the target's name is libFuzzer's own: a folder for the corpus, -runs, -seed, ...
 A run that finds nothing ends with code 0; one that finds something leaves the input in a file.
 """
 
+import asyncio
+import gzip
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 
 import atheris
 
+TESTS = Path(__file__).parents[1]
+sys.path.append(str(TESTS))  # as pytest does it
+
 # pyright: reportAttributeAccessIssue=false
 with atheris.instrument_imports(include=["monocloud_async", "email", "urllib", "csv"]):
+    import conversations
     import invariants
 
     from monocloud_async.inputs import Format
 
-SAMPLES = Path(__file__).parents[1] / "samples"
+_LOOP = asyncio.new_event_loop()
+SAMPLES = TESTS / "samples"
 STATUSES = [200, 200, 200, 302, 400, 401, 404, 422, 422, 429, 500, 503]
 NAMES = ["Retry-After", "Content-Type", "Location", "Date"]
 COLUMNS = [None, None, "user_id", "naïve"]
@@ -35,6 +45,11 @@ WORDS = {
             b"%2e",
             b"..",
         ),
+    ],
+    "plain": [
+        *(b"Content-Length: ", b"Transfer-Encoding: chunked\r\n", b"Content-Encoding: gzip\r\n"),
+        *(b"Connection: ", b"close", b"Upgrade: ", b"Trailer: ", b"\r\n", b": ", b";a=b", b"+1"),
+        *(b"0\r\n\r\n", b"1\r\na\r\n", b"HTTP/1.1 200 ", b"HTTP/1.0", b"chunked, ", b", gzip"),
     ],
     "inputs": [
         *(b"user_id", b"id", b'"', b";", b"\t", b"\n", b"\r", b'{"id":"a"}', b"\x00", b".."),
@@ -71,7 +86,28 @@ def inputs(data: bytes) -> None:
     )
 
 
-TARGETS = {"answers": answers, "inputs": inputs}
+def plain(data: bytes) -> None:
+    """Fuzz a whole response: its bytes, or what the tables of conversations make of them."""
+    said = data if data.startswith(b"HTTP") else conversations.reply(Random(data), "ada", 0).said
+    invariants.a_plain_response_is_what_other_readers_read(said, _LOOP)
+
+
+def responses() -> Iterator[bytes]:
+    """Yield plain responses, to begin with."""
+    body = b'{"user_id":"ada"}'
+    pieces = b"4\r\n%b\r\n%x\r\n%b\r\n0\r\n\r\n" % (body[:4], len(body) - 4, body[4:])
+    packed = gzip.compress(body, mtime=0)
+    chunk = b"%x\r\n%b\r\n0\r\n\r\n" % (len(packed), packed)
+    for headers, sent in (
+        (b"Content-Length: %d\r\n" % len(body), body),
+        (b"Transfer-Encoding: chunked\r\nConnection: keep-alive\r\n", pieces),
+        (b"Content-Length: %d\r\nContent-Encoding: gzip\r\n" % len(packed), packed),
+        (b"Transfer-Encoding: chunked\r\nContent-Encoding: gzip\r\n", chunk),
+    ):
+        yield b"HTTP/1.1 200 OK\r\nServer: a\r\n%b\r\n%b" % (headers, sent)
+
+
+TARGETS = {"answers": answers, "inputs": inputs, "plain": plain}
 
 
 def main(name: str, *options: str) -> None:
@@ -84,6 +120,8 @@ def main(name: str, *options: str) -> None:
         for sample in SAMPLES.glob("*.json"):
             # The provider reads from the end: zeros are a 200 without headers.
             (seeds / sample.name).write_bytes(sample.read_bytes() + bytes(8))
+        for number, response in enumerate(responses()):
+            (seeds / f"plain{number}").write_bytes(response)
         (seeds / "csv").write_bytes(b'\1\0user_id,name\nada,"x\ny"\n')
         given = [option for option in options if not option.startswith("-")]
         flags = [option for option in options if option.startswith("-")]

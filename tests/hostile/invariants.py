@@ -3,7 +3,9 @@
 Each is given anything at all and raises AssertionError, or whatever escapes, where a promise fails.
 """
 
+import asyncio
 import csv
+import gzip
 import io
 import json
 import os
@@ -14,7 +16,10 @@ from collections.abc import Iterable, Iterator
 from unittest.mock import patch
 from urllib.parse import unquote, urlsplit
 
+import h11
 import pytest
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.http_parser import HttpResponseParser, HttpResponseParserPy
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
@@ -27,6 +32,7 @@ from monocloud_async.inputs.ids import NotAnIdError, find, is_column_name
 from monocloud_async.inputs.lines import Line
 from monocloud_async.inputs.reader import IdReader
 from monocloud_async.sanitize import UNSAFE
+from monocloud_async.transport.plain_response import plain_body
 
 LONGEST_MESSAGE = 4_000  # characters; people read it in a terminal
 _CALLERS_ID = "u" * 8
@@ -49,6 +55,49 @@ def is_alone(error: m.MonoCloudError) -> None:
     """Check that the error is ours and chained to no other, which could hold headers or bodies."""
     is_ours(error)
     assert (error.__cause__, error.__context__) == (None, None)
+
+
+def a_plain_response_is_what_other_readers_read(
+    response: bytes, loop: asyncio.AbstractEventLoop
+) -> bool:
+    """Check what is read without a parser: all of it, and what h11 and aiohttp's parsers read.
+
+    Returns:
+        whether it is read without a parser.
+    """
+    body = plain_body(response)
+    if not isinstance(body, bytes):
+        return False
+    assert not isinstance(plain_body(response[:-1]), bytes)
+    assert not isinstance(plain_body(response + b"\r"), bytes)
+    assert _body_by_h11(response) == body
+    for kind in (HttpResponseParser, HttpResponseParserPy):
+        parser = kind(ResponseHandler(loop), loop, 1 << 16, read_until_eof=True)
+        ((message, content),), upgraded, left = parser.feed_data(response)
+        assert (message.code, message.should_close, upgraded, left) == (200, False, False, b"")
+        assert content.is_eof()
+        assert content.read_nowait() == body
+    return True
+
+
+def _body_by_h11(response: bytes) -> bytes:
+    there = h11.Connection(h11.CLIENT, max_incomplete_event_size=1 << 20)
+    there.send(
+        h11.Request(method="POST", target="/", headers=[("Host", "a"), ("Content-Length", "0")])
+    )
+    there.send(h11.EndOfMessage())
+    there.receive_data(response)
+    head = there.next_event()
+    assert isinstance(head, h11.Response)
+    assert head.status_code == 200
+    body = bytearray()
+    while isinstance(event := there.next_event(), h11.Data):
+        body += event.data
+    assert isinstance(event, h11.EndOfMessage)
+    assert (there.our_state, there.their_state) == (h11.DONE, h11.DONE)  # the connection stays
+    assert there.trailing_data == (b"", False)
+    compressed = (b"content-encoding", b"gzip") in [(n, v.lower()) for n, v in head.headers]
+    return gzip.decompress(body) if compressed else bytes(body)
 
 
 def an_answer_is_the_user_or_an_error_of_ours(

@@ -9,8 +9,6 @@ from urllib.parse import unquote
 import invariants
 import pytest
 import samples
-from aiohttp.client_proto import ResponseHandler
-from aiohttp.http import HttpResponseParser
 from faults import USER, chunked
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -20,7 +18,6 @@ from secrets_search import KEY
 import monocloud_async as m
 from monocloud_async import MonoCloudSession, RetryPolicy, User
 from monocloud_async.inputs import Format
-from monocloud_async.transport.plain_response import plain_body
 
 
 class Loopback:
@@ -51,6 +48,12 @@ class Loopback:
     def close(self) -> None:
         self._runner.run(self._session.close())
         self._runner.run(self._server.__aexit__(None, None, None))
+
+
+@pytest.fixture(scope="module")
+def fuzzing_loop() -> Iterator[asyncio.AbstractEventLoop]:
+    with asyncio.Runner() as runner:
+        yield runner.get_loop()
 
 
 @pytest.fixture(scope="module")
@@ -124,18 +127,10 @@ def test_every_answer_is_the_user_or_an_error_of_ours(loopback: Loopback, answer
 @given(answer=written() | damaged() | st.lists(NAMES, max_size=3).map(plain_but_for))
 @example(http(USER, b"Connection: keep-alive"))
 @example(http(USER, b"Upgrade:"))
-def test_what_is_taken_as_plain_is_what_aiohttp_reads(answer: bytes) -> None:
-    """Compare the fast path's reading of a response with that of aiohttp's parser."""
-    body = plain_body(answer)
-    if not isinstance(body, bytes):
-        return
-    with asyncio.Runner() as runner:
-        loop = runner.get_loop()
-        parser = HttpResponseParser(ResponseHandler(loop), loop, 1 << 16, read_until_eof=True)
-        ((message, content),), upgraded, left = parser.feed_data(answer)
-        assert (message.code, message.should_close, upgraded, left) == (200, False, False, b"")
-        assert content.is_eof()
-        assert content.read_nowait() == body
+def test_what_is_taken_as_plain_is_what_other_readers_read(
+    fuzzing_loop: asyncio.AbstractEventLoop, answer: bytes
+) -> None:
+    invariants.a_plain_response_is_what_other_readers_read(answer, fuzzing_loop)
 
 
 @settings(deadline=None)

@@ -206,16 +206,17 @@ def test_the_speed_is_that_of_the_time_in_which_requests_were_let_through(journa
 
 
 def test_a_pause_over_several_samples_is_drawn_where_it_was(journal: Path) -> None:
-    change(journal, "DELETE FROM samples")
-    for at, paused in ((0, 0), (300, 100), (600, 400), (900, 600)):
-        change(
-            journal,
-            "INSERT INTO samples (sitting, at, requests, retries, throttled, paused, down)"
-            f" SELECT min(sitting), min(began) + {at}, 0, 0, 0, {paused}, 0 FROM sittings",
-        )
+    with closing(sqlite3.connect(journal, isolation_level=None)) as sql:
+        sql.execute("DELETE FROM samples")
+        for at, paused in ((0, 0), (300, 100), (600, 400), (900, 600)):
+            sql.execute(
+                "INSERT INTO samples (sitting, at, requests, retries, throttled, paused, down)"
+                " SELECT min(sitting), min(began) + ?, 0, 0, 0, ?, 0 FROM sittings",
+                (at, paused),
+            )
     (halt,) = read(journal).halts
-    assert (halt.what, halt.seconds) == ("paused", pytest.approx(0.6))
-    assert (halt.start, halt.end) == (pytest.approx(0.2), pytest.approx(0.8))
+    assert halt.what == "paused"
+    assert [halt.start, halt.end, halt.seconds] == pytest.approx([0.2, 0.8, 0.6])
 
 
 def test_a_tenant_that_says_something_else_each_time_makes_no_endless_list(journal: Path) -> None:

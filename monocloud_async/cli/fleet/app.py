@@ -125,6 +125,34 @@ def start(
 
 
 @app.command()
+def doctor(
+    file: Annotated[
+        str | None,
+        typer.Argument(metavar="[FILE]", help="The ids of the run. Default: no file is checked."),
+    ] = None,
+    *,
+    column: Column = None,
+    form: Form = None,
+    journal: JournalName = None,
+    domain: Domain = None,
+    json: Json = False,
+) -> None:
+    """Try everything that a run needs, before the first user.
+
+    Asks Temporal, and every worker and coordinator: the tenant and the key, the file and its
+    content, the journal, the clocks and the versions. No user is changed. The exit code is 0 if
+    all is fine, and 1 otherwise.
+    """
+    from monocloud_async.cli.fleet import commands as fleet_commands  # noqa: PLC0415  help is quick
+
+    raise typer.Exit(
+        fleet_commands.doctor(
+            file, form=form, column=column, journal=journal, domain=domain, json=json
+        )
+    )
+
+
+@app.command()
 def status(
     *,
     follow: Annotated[

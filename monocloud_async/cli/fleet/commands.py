@@ -32,6 +32,7 @@ try:
         FleetRun,
         Progress,
         WorkerProgress,
+        check_fleet,
         run_coordinator,
         run_worker,
     )
@@ -136,6 +137,26 @@ async def _is_hosted(run: FleetRun) -> bool:
             return True
         await asyncio.sleep(_ASK)
     return True
+
+
+def doctor(
+    file: str | None,
+    *,
+    form: Format | None,
+    column: str | None,
+    journal: str | None,
+    domain: str | None,
+    json: bool,
+) -> int:
+    """Show what is fine and what is not, one line each, and return the exit code."""
+    findings = ask(check_fleet(file, form=form, column=column, journal=journal, domain=domain))
+    if json:
+        _write_json(*findings)
+    else:
+        out = streams.out()
+        for each in findings:
+            say(out, f"{'ok' if each.ok else 'problem':<8} {each.what}: {each.said}")
+    return ALL_DONE if all(each.ok for each in findings) else SOME_FAILED
 
 
 def steer(domain: str | None, order: Callable[[FleetRun], Awaitable[None]], done: str) -> None:
