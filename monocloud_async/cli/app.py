@@ -427,11 +427,14 @@ def check(
     from monocloud_async.cli import commands, emails  # noqa: PLC0415  help is quick
     from monocloud_async.cli.tables import table_format  # noqa: PLC0415  help is quick
     from monocloud_async.journal.before import is_journal  # noqa: PLC0415  help is quick
+    from monocloud_async.report.figures import input_file  # noqa: PLC0415  help is quick
 
     access = commands.access(domain, api_key_file, timeout, attempts)
     of_journal = is_journal(file)
     ids, journal = (None, file) if of_journal else (file, None)
     files = commands.kept(ids, api_key_file, journal)
+    if of_journal:
+        files.add_inputs(input_file(file).paths)
     files.check("--output", output)
     table = table_format(output, None)
     if of_journal:

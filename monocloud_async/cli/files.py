@@ -3,12 +3,13 @@
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
 from monocloud_async.errors import ConfigurationError
+from monocloud_async.journal.before import is_journal
 from monocloud_async.journal.paths import files_of, real_path
 
 _OPEN_FILES = ("/dev/fd", "/dev/stdin", "/dev/stdout", "/dev/stderr", "/dev/tty", "/proc")
@@ -24,6 +25,11 @@ class Kept:
         """Keep this file, or the one behind a descriptor; `what` names it in messages."""
         if file is not None:
             self._files.append((what, file))
+
+    def add_inputs(self, files: Iterable[Path]) -> None:
+        """Keep the files that may be the input of a run whose journal is read."""
+        for file in files:
+            self.add("the input of the run", file)
 
     def add_journal(self, journal: Path | None) -> None:
         """Keep the journal and the files that SQLite and the lock have next to it.
@@ -44,10 +50,13 @@ class Kept:
         From then on, the output is itself a file that no other output may replace.
 
         Raises:
-            ConfigurationError: it is one of them, by whatever path or link, or would become one.
+            ConfigurationError: it is one of them, by whatever path or link, or would become one; or
+                it is a journal, of whatever run.
         """
         if output is not None:
             self._check(option, output)
+            if is_journal(output):
+                raise ConfigurationError(f"{option}: {output} is a journal; choose another file")
             self.add(f"the file of {option}", output)
 
     def _check(self, option: str, output: Path) -> None:

@@ -83,8 +83,7 @@ class Report:
     def kept(self) -> Kept:
         """Return the files that no output of the report may replace."""
         files = Kept()
-        for path in self._input.paths:
-            files.add("the input of the run", path)
+        files.add_inputs(self._input.paths)
         files.add_journal(self._journal)
         return files
 

@@ -36,6 +36,8 @@ class JournalHead(NamedTuple):
 def is_journal(path: Path) -> bool:
     """Return whether the file is a database, and so no list of ids."""
     try:
+        if not path.is_file():
+            return False  # what is read from a pipe is gone
         with path.open("rb") as file:
             return file.read(len(MAGIC)) == MAGIC
     except OSError:

@@ -120,6 +120,24 @@ def test_check_replaces_no_file_of_the_journal(
     assert after == before
 
 
+def test_check_replaces_neither_the_input_of_the_run_nor_another_journal(
+    cli: Cli, users: Path
+) -> None:
+    journal = users.with_name("users.txt.journal")
+    cli("bulk", users, "--check", "--limit", 1)
+    cli("undo", journal)
+    before = {path: path.read_bytes() for path in users.parent.iterdir()}
+    for output, what in (
+        (users, "is the input of the run"),
+        (f"{journal}.undo", "is a journal"),
+    ):
+        done = cli("check", journal, "-o", output)
+        assert (done.code, what in done.err) == (2, True)
+    done = cli("bulk", users, "--no-journal", "--failures", journal)
+    assert (done.code, "is a journal" in done.err) == (2, True)
+    assert {path: path.read_bytes() for path in users.parent.iterdir()} == before
+
+
 def test_check_refuses_what_it_cannot_tell(
     cli: Cli, sandbox: Sandbox, users: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
