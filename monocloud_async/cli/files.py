@@ -8,7 +8,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
+from monocloud_async.cli.profile import profiles
 from monocloud_async.errors import ConfigurationError
+from monocloud_async.journal.before import is_journal
 from monocloud_async.journal.before import is_journal
 from monocloud_async.journal.paths import files_of, real_path
 
@@ -16,10 +18,13 @@ _OPEN_FILES = ("/dev/fd", "/dev/stdin", "/dev/stdout", "/dev/stderr", "/dev/tty"
 
 
 class Kept:
-    """The files that a command reads or keeps, none of which an output may replace."""
+    """The files that a command reads or keeps, none of which an output may replace.
+
+    All profiles are among them.
+    """
 
     def __init__(self) -> None:
-        self._files: list[tuple[str, Path | int]] = []
+        self._files: list[tuple[str, Path | int]] = [("a profile", path) for path in profiles()]
 
     def add(self, what: str, file: Path | int | None) -> None:
         """Keep this file, or the one behind a descriptor; `what` names it in messages."""

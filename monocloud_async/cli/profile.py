@@ -59,6 +59,14 @@ def options_of(name: str, known: Container[str]) -> list[str]:
     return [f"{option}={value}" for option, value in given if option in known]
 
 
+def profiles() -> list[Path]:
+    """Return the files of all profiles."""
+    try:
+        return list(_folder().glob("*.toml"))
+    except RuntimeError:  # this user has no home
+        return []
+
+
 def _folder() -> Path:
     home = os.environ.get("XDG_CONFIG_HOME")
     return (Path(home) if home else Path.home() / ".config") / "monocloud-async"

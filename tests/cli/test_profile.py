@@ -68,6 +68,38 @@ def test_the_file_of_a_key_in_a_profile_is_kept_as_well(
     assert (folder / "key").read_text() == sandbox.api_key
 
 
+def test_no_output_replaces_a_profile(cli: Cli, sandbox: Sandbox, folder: Path) -> None:
+    write(folder, sandbox)
+    write(folder, sandbox, "other")
+    profile = (folder / "acme.toml").read_text()
+    ids = folder / "ids.txt"
+    ids.write_text("nobody\n")
+    journal = folder / "ids.txt.journal"
+    assert cli("bulk", "--profile", "acme", ids).code == 1
+    for name in ("acme", "other"):
+        for argv in (
+            ("users", "--profile", "acme", "-o"),
+            ("bulk", "--profile", "acme", ids, "--failures"),
+            ("check", "--profile", "acme", ids, "-o"),
+            ("report", journal, "--failures"),
+            ("bulk", ids, "--journal"),
+        ):
+            done = cli(*argv, folder / f"{name}.toml")
+            assert (done.code, "is a profile" in done.err) == (2, True)
+            assert (folder / f"{name}.toml").read_text() == profile
+
+
+def test_without_a_home_there_are_no_profiles_to_keep(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    assert cli("users", "-o", tmp_path / "users.csv").code == 0
+
+
 def test_behind_two_dashes_there_is_no_profile(cli: Cli, sandbox: Sandbox) -> None:
     done = cli("enable", "--", "--profile", "acme")
     assert "user '--profile': 404" in done.err
