@@ -112,13 +112,18 @@ class _Check:
         if not count and not self._bad_lines:
             raise ConfigurationError(f"there are no ids in {self._name}")
         say(self._err, f"Looking up {count:,} users of {self._name} on {self._access.tenant}")
-        if output is None and not self._json:
-            loop.ask_tenant(self._look(ids, count, None), self._err)
-        else:
-            form = TableFormat.JSONL if output is None else form
+        if output is not None:
             with open_table(output, form, _COLUMNS) as row:
                 loop.ask_tenant(self._look(ids, count, row), self._err)
-        self._sum_up(output)
+                self._sum_up()  # even if the file cannot be written in the end
+            say(self._err, f"{output} has the state of each")
+        elif self._json:
+            with open_table(None, TableFormat.JSONL, _COLUMNS) as row:
+                loop.ask_tenant(self._look(ids, count, row), self._err)
+            self._sum_up()
+        else:
+            loop.ask_tenant(self._look(ids, count, None), self._err)
+            self._sum_up()
         is_well = not (self._bad_lines or self._states.keys() - self._wanted)
         return ALL_DONE if is_well else SOME_FAILED
 
@@ -143,7 +148,7 @@ class _Check:
         if not is_well and others <= _SHOWN and not self._json:
             say(self._err, f"user {found.user_id!r} is {_WORDS[found.state]}")
 
-    def _sum_up(self, output: Path | None) -> None:
+    def _sum_up(self) -> None:
         if self._json:
             summary = {state.value: self._states[state] for state in State}
             summary["bad_lines"] = self._bad_lines
@@ -160,5 +165,3 @@ class _Check:
             say(out, f"{self._lost:,} of them were {done} by the journal, and are not any more")
         if self._mended:
             say(out, f"{self._mended:,} of them are {done} now, although the run failed for them")
-        if output is not None:
-            say(self._err, f"{output} has the state of each")

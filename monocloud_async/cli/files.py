@@ -8,8 +8,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
+import typer
+
+from monocloud_async.cli import streams
+from monocloud_async.cli.display import say
+from monocloud_async.cli.exit_codes import STOPPED
 from monocloud_async.cli.profile import profiles
 from monocloud_async.errors import ConfigurationError
+from monocloud_async.journal.before import is_journal
+from monocloud_async.journal.before import is_journal
 from monocloud_async.journal.before import is_journal
 from monocloud_async.journal.before import is_journal
 from monocloud_async.journal.paths import files_of, real_path
@@ -107,27 +114,44 @@ def whole(path: Path) -> Iterator[TextIO]:
     """Open a text file that replaces `path` at the end, or, after an error, leaves it as it was.
 
     Raises:
-        ConfigurationError: the file cannot be written.
+        ConfigurationError: the file cannot be opened.
+        Exit: it cannot be written, as on a full disk; an error of one line was printed.
     """
-    try:
-        if _is_device(path):
-            with path.open("w", encoding="utf-8", newline="") as file:
-                yield file
-            return
+    target = draft = path
+    is_device = _is_device(path)
+    if not is_device:
         target = Path(os.path.realpath(path))
         if target.is_dir():
             raise ConfigurationError(f"cannot write {path}: it is a folder")
         draft = target.with_name(f".{secrets.token_hex(8)}.part")
-        with draft.open("x", encoding="utf-8", newline="") as file:
-            try:
-                yield file
-                file.flush()
+    try:
+        file = draft.open("w" if is_device else "x", encoding="utf-8", newline="")
+    except OSError as error:
+        raise ConfigurationError(f"cannot write {path}: {error.strerror}") from None
+    with written(str(path)), file:
+        try:
+            yield file
+            file.flush()
+            if not is_device:
                 os.fsync(file.fileno())
                 if target.exists():
                     draft.chmod(stat.S_IMODE(target.stat().st_mode))
                 draft.replace(target)
-            except BaseException:
+        except BaseException:
+            if not is_device:
                 draft.unlink(missing_ok=True)
-                raise
+            raise
+
+
+@contextmanager
+def written(name: str) -> Iterator[None]:
+    """End the command as one whose results are lost if an output cannot be written.
+
+    Raises:
+        Exit: that is so; an error of one line was printed.
+    """
+    try:
+        yield
     except OSError as error:
-        raise ConfigurationError(f"cannot write {path}: {error.strerror}") from None
+        say(streams.err(), f"Error: cannot write {name}: {error.strerror}")
+        raise typer.Exit(STOPPED) from None

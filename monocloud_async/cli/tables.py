@@ -9,10 +9,9 @@ from typing import Final, TextIO
 
 import msgspec
 
-from monocloud_async.cli.files import whole
+from monocloud_async.cli.files import whole, written
 from monocloud_async.cli.options import TableFormat
 from monocloud_async.cli.streams import results
-from monocloud_async.errors import ConfigurationError
 
 # What spreadsheets take for a formula at the start of a cell, in the widths of East Asia as well.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")
@@ -49,21 +48,22 @@ def open_table(path: Path | None, form: TableFormat, columns: Sequence[str]) -> 
         columns: the names of the columns.
 
     Raises:
-        ConfigurationError: the file cannot be written.
+        ConfigurationError: the file cannot be opened.
+        Exit: it cannot be written, as on a full disk; an error of one line was printed.
     """
     if path is not None:
         with whole(path) as file:
             yield _writer(file, form, columns)
         return
-    try:
-        with tempfile.TemporaryFile("w+", encoding="utf-8", newline="") as file:
-            yield _writer(file, form, columns)
-            file.seek(0)
-            output = results()
-            while text := file.read(_PIECE):
-                output.write(text.encode())  # UTF-8, whatever the terminal knows
-    except OSError as error:
-        raise ConfigurationError(f"cannot write a temporary file: {error.strerror}") from None
+    with (
+        written("a temporary file"),
+        tempfile.TemporaryFile("w+", encoding="utf-8", newline="") as file,
+    ):
+        yield _writer(file, form, columns)
+        file.seek(0)
+        output = results()
+        while text := file.read(_PIECE):
+            output.write(text.encode())  # UTF-8, whatever the terminal knows
 
 
 def _writer(file: TextIO, form: TableFormat, columns: Sequence[str]) -> Row:

@@ -120,6 +120,23 @@ def test_check_replaces_no_file_of_the_journal(
     assert after == before
 
 
+def test_an_output_that_a_full_disk_does_not_take_ends_the_command_with_3(
+    cli: Cli, users: Path
+) -> None:
+    cli("bulk", users, "--limit", 1)
+    journal = users.with_name("users.txt.journal")
+    for argv in (
+        ("users", "--disabled", "-o"),
+        ("check", users, "-o"),
+        ("report", journal, "-o"),
+        ("report", journal, "--failures"),
+    ):
+        done = cli(*argv, "/dev/full")
+        assert done.code == 3
+        assert done.err.endswith("Error: cannot write /dev/full: No space left on device\n")
+        assert (" enabled\n" in done.out) == (argv[0] == "check")  # its counts are told anyway
+
+
 def test_check_replaces_neither_the_input_of_the_run_nor_another_journal(
     cli: Cli, users: Path
 ) -> None:
