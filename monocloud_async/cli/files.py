@@ -16,9 +16,6 @@ from monocloud_async.cli.exit_codes import STOPPED
 from monocloud_async.cli.profile import profiles
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.journal.before import is_journal
-from monocloud_async.journal.before import is_journal
-from monocloud_async.journal.before import is_journal
-from monocloud_async.journal.before import is_journal
 from monocloud_async.journal.paths import files_of, real_path
 
 _OPEN_FILES = ("/dev/fd", "/dev/stdin", "/dev/stdout", "/dev/stderr", "/dev/tty", "/proc")

@@ -34,45 +34,52 @@ _PATIENCE: Final = 1.0  # seconds in which a process that is closing the journal
 _SHARED_FIRST: Final = 0x40000002
 _SHARED_SIZE: Final = 510
 
-_TIME: Final = "BETWEEN 0 AND 253402300799999"  # milliseconds; the end is that of the year 9999
-_COUNT: Final = f"BETWEEN 0 AND {1 << 48}"
+_END_OF_TIME: Final = 253402300799999  # milliseconds; the end of the year 9999
+_MOST: Final = 1 << 48
 
 
-def _no_text(*names: str) -> str:
-    """Return the condition that one of these is not a short text, or NULL."""
-    return " OR ".join(f"typeof({n}) = 'blob' OR length({n}) > {_LONGEST_TEXT}" for n in names)
+def _no_number(*names: str, most: int = _MOST, least: int = 0, null: bool = False) -> str:
+    """Return the condition that one of these is not an integer of this range, or NULL if allowed.
+
+    The type is checked too: in a damaged file, a column has values of other types than its own.
+    """
+    kinds = "('integer', 'null')" if null else "('integer')"
+    return " OR ".join(
+        f"typeof({n}) NOT IN {kinds} OR {n} NOT BETWEEN {least} AND {most}" for n in names
+    )
+
+
+def _no_text(*names: str, longest: int = _LONGEST_TEXT, null: bool = True) -> str:
+    """Return the condition that one of these is not a short text, or NULL if allowed."""
+    kinds = "('text', 'null')" if null else "('text')"
+    return " OR ".join(f"typeof({n}) NOT IN {kinds} OR length({n}) > {longest}" for n in names)
 
 
 _OUTCOMES: Final = str((*DONE, *DONE_BEFORE, "failed", "unknown", "not_attempted"))
+_NO_USER: Final = f"{_no_number('position')} OR {_no_text('user_id', longest=1024, null=False)}"
 DAMAGED_USER: Final = (
-    f"position NOT {_COUNT} OR typeof(user_id) <> 'text' OR length(user_id) > 1024"
-    f" OR ifnull(outcome, '') NOT IN {_OUTCOMES}"
-    f" OR ifnull(status, 200) NOT BETWEEN 100 AND 999 OR ifnull(attempts, -1) NOT {_COUNT}"
-    f" OR ifnull(ms, -1) NOT {_TIME} OR ifnull(at, -1) NOT {_TIME}"
-    f" OR {_no_text('error', 'title', 'trace_id')}"
+    f"{_NO_USER} OR ifnull(outcome, '') NOT IN {_OUTCOMES}"
+    f" OR {_no_number('status', least=100, most=999, null=True)} OR {_no_number('attempts')}"
+    f" OR {_no_number('ms', 'at', most=_END_OF_TIME)} OR {_no_text('error', 'title', 'trace_id')}"
 )
-# What no run writes: it would become endless charts, or a traceback. In SQLite, every text is
-# greater than every number.
+# What no run writes: it would become endless charts, or a traceback.
 _DAMAGE: Final = {
-    "header": "typeof(tenant) <> 'text' OR typeof(endpoint) <> 'text' OR typeof(input) <> 'text'"
-    f" OR typeof(form) <> 'text' OR {_no_text('tenant', 'endpoint', 'input', 'input_column')}"
-    f" OR ifnull(created, -1) NOT {_TIME}",
+    "header": f"{_no_text('tenant', 'endpoint', 'input', 'form', null=False)}"
+    f" OR {_no_text('input_column')} OR {_no_number('created', most=_END_OF_TIME)}",
     "users": DAMAGED_USER,
-    "sittings": f"ifnull(began, -1) NOT {_TIME} OR ifnull(ended, 0) NOT {_TIME}"
-    f" OR ifnull(process, -1) NOT {_COUNT} OR typeof(host) <> 'text' OR {_no_text('how', 'host')}",
-    "samples": " OR ".join(
-        f"ifnull({name}, -1) NOT {_TIME}"
-        for name in ("sitting", "at", "requests", "retries", "throttled", "paused", "down")
+    "sittings": f"{_no_number('began', most=_END_OF_TIME)}"
+    f" OR {_no_number('ended', most=_END_OF_TIME, null=True)} OR {_no_number('process')}"
+    f" OR {_no_text('host', null=False)} OR {_no_text('how')}",
+    "samples": _no_number(
+        *("sitting", "at", "requests", "retries", "throttled", "paused", "down"), most=_END_OF_TIME
     ),
-    "input": f"{_no_text('path', 'sheet', 'named_by')} OR ifnull(ids, 0) NOT {_COUNT}"
-    f" OR ifnull(at_least, -1) NOT {_COUNT} OR ifnull(about, 0) NOT {_COUNT}"
-    f" OR ifnull(bad_lines, -1) NOT {_COUNT}",
+    "input": f"{_no_text('path', 'sheet', 'named_by')} OR {_no_number('ids', 'about', null=True)}"
+    f" OR {_no_number('at_least', 'bad_lines')}",
     "commands": _no_text("login", "folder", "command", "note", "signal"),
-    "bad_lines": f"line NOT {_COUNT} OR typeof(problem) <> 'text' OR {_no_text('problem')}",
+    "bad_lines": f"{_no_number('line')} OR {_no_text('problem', null=False)}",
     "earlier": DAMAGED_USER,
-    "before": f"position NOT {_COUNT} OR typeof(user_id) <> 'text' OR length(user_id) > 1024"
-    " OR ifnull(disabled, 0) NOT IN (0, 1)",
-    "chunks": f"ifnull(bad_lines, -1) NOT {_COUNT}",  # only a fleet's journal has them
+    "before": f"{_NO_USER} OR {_no_number('disabled', most=1, null=True)}",
+    "chunks": _no_number("bad_lines"),  # only a fleet's journal has them
 }
 _TIMED: Final = {"users", "samples", "earlier"}  # what a sitting writes
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -177,6 +178,45 @@ def test_a_value_that_no_run_writes_is_damage(path: Path, statement: str) -> Non
     changed(path, *statement.split("; "))
     with pytest.raises(ConfigurationError, match=r"cannot read the journal .*: .*backup"):
         reading(path).__enter__()
+
+
+def forged(path: Path, table: str, column: str, value: object) -> None:
+    """Give a column a value of another type than its own, as a damaged page has it."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as sql:
+        (text,) = sql.execute("SELECT sql FROM sqlite_master WHERE name = ?", (table,)).fetchone()
+        (version,) = sql.execute("PRAGMA schema_version").fetchone()
+    untyped = re.sub(rf"\b{column} (TEXT|INTEGER)", column, text)
+    for number, (schema, change) in enumerate(
+        [(untyped, "SELECT ?"), (text, f"UPDATE {table} SET {column} = ?")], 1
+    ):
+        with closing(sqlite3.connect(path, isolation_level=None)) as sql:
+            sql.execute("PRAGMA synchronous = OFF")
+            sql.execute(change, (value,))
+            sql.execute("PRAGMA writable_schema = ON")
+            sql.execute("UPDATE sqlite_master SET sql = ? WHERE name = ?", (schema, table))
+            sql.execute(f"PRAGMA schema_version = {version + number}")
+
+
+def test_a_value_of_another_type_is_damage(path: Path, tmp_path: Path) -> None:
+    changed(
+        path,
+        "INSERT INTO earlier SELECT * FROM users",
+        "INSERT INTO bad_lines VALUES (1, 1, 'is bad')",
+        "INSERT INTO before VALUES (1, 'ada', 1)",
+    )
+    with reading(path) as (sql, _):
+        columns = sql.execute(
+            "SELECT tables.name, columns.name FROM sqlite_master AS tables,"
+            " pragma_table_info(tables.name) AS columns WHERE tables.type = 'table'"
+            " AND NOT columns.pk AND columns.name <> 'version'"
+            " AND (tables.name, columns.name) <> ('bad_lines', 'sitting')"
+        ).fetchall()
+    assert len(columns) > 40
+    for table, column in columns:
+        copy = Path(shutil.copy(path, tmp_path / f"{table}.{column}"))
+        forged(copy, table, column, 7.5)
+        with pytest.raises(ConfigurationError, match=f"it has values in `{table}` that no run"):
+            reading(copy).__enter__()
 
 
 def test_a_table_whose_pages_lead_in_a_circle_is_given_up(path: Path) -> None:
