@@ -137,6 +137,16 @@ def test_an_output_that_a_full_disk_does_not_take_ends_the_command_with_3(
         assert (" enabled\n" in done.out) == (argv[0] == "check")  # its counts are told anyway
 
 
+def test_check_reads_ids_from_a_pipe_that_has_a_name(cli: Cli, users: Path) -> None:
+    reads, writes = os.pipe()
+    with open(reads, "rb"):
+        os.write(writes, users.read_bytes()[:2000])
+        os.close(writes)
+        done = cli("check", f"/dev/fd/{reads}", "--format", "txt")
+    assert done.code == 1
+    assert " disabled\n" in done.out
+
+
 def test_check_replaces_neither_the_input_of_the_run_nor_another_journal(
     cli: Cli, users: Path
 ) -> None:
