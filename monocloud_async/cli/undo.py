@@ -44,7 +44,8 @@ class UndoIds:
             before.
 
     Raises:
-        ConfigurationError: the journal is another tenant's, or does not know what was before.
+        ConfigurationError: the journal is another tenant's, does not know what was before, or
+            has nobody to disable.
     """
 
     form = Format.TXT
@@ -69,6 +70,11 @@ class UndoIds:
             raise ConfigurationError(
                 f"the journal {journal} does not know who was disabled before the run, so nothing"
                 " can be undone safely; a run with --check records it"
+            )
+        if not self._count:
+            raise ConfigurationError(
+                f"the run of {journal} enabled nobody who was disabled before: there is nothing to"
+                " undo"
             )
         self.name = str(journal)
         self.path = journal

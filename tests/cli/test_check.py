@@ -242,6 +242,20 @@ def test_undo_refuses_a_run_that_did_not_look(cli: Cli, sandbox: Sandbox, users:
     assert sandbox.stats().requests == requests
 
 
+@pytest.mark.parametrize("options", [(), ("--dry-run",)])
+def test_undo_says_that_nobody_was_disabled_before_the_run(
+    cli: Cli, sandbox: Sandbox, users: Path, options: tuple[str, ...]
+) -> None:
+    written(users, [user_id for user_id in sandbox.user_ids() if not sandbox.is_disabled(user_id)])
+    cli("bulk", users, "--check")
+    requests = sandbox.stats().requests
+    done = cli("undo", users.with_name("users.txt.journal"), *options)
+    assert done.code == 2
+    assert "enabled nobody who was disabled before: there is nothing to undo" in done.err
+    assert sandbox.stats().requests == requests
+    assert not list(users.parent.glob("*.undo"))
+
+
 def test_undo_leaves_alone_whom_the_journal_does_not_know(
     cli: Cli, sandbox: Sandbox, users: Path
 ) -> None:
