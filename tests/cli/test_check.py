@@ -17,6 +17,7 @@ from monocloud_async import config
 from monocloud_async.cli import commands
 from monocloud_async.cli.undo import locked
 from monocloud_async.journal import snapshot
+from monocloud_async.journal.before import is_journal
 from monocloud_async.sandbox import Sandbox
 
 
@@ -137,14 +138,14 @@ def test_an_output_that_a_full_disk_does_not_take_ends_the_command_with_3(
         assert (" enabled\n" in done.out) == (argv[0] == "check")  # its counts are told anyway
 
 
-def test_check_reads_ids_from_a_pipe_that_has_a_name(cli: Cli, users: Path) -> None:
+def test_a_pipe_that_has_a_name_is_no_journal_and_keeps_its_content(users: Path) -> None:
     reads, writes = os.pipe()
-    with open(reads, "rb"):
-        os.write(writes, users.read_bytes()[:2000])
+    with open(reads, "rb") as pipe:
+        os.write(writes, b"ada\n")
         os.close(writes)
-        done = cli("check", f"/dev/fd/{reads}", "--format", "txt")
-    assert done.code == 1
-    assert " disabled\n" in done.out
+        assert not is_journal(Path(f"/dev/fd/{reads}"))
+        assert pipe.read() == b"ada\n"
+    assert not is_journal(users)
 
 
 def test_check_replaces_neither_the_input_of_the_run_nor_another_journal(
