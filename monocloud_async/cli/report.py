@@ -37,6 +37,7 @@ from monocloud_async.report.figures import (
     read,
 )
 from monocloud_async.report.rows import (
+    Found,
     InputChangedError,
     UserRow,
     bad_lines,
@@ -133,11 +134,7 @@ class Report:
         Raises:
             ConfigurationError: the user is not in the run, as far as is known.
         """
-        latest, earlier = find(self._journal, user_id)
-        if not latest:
-            latest = [row for row in self._everybody_of(user_id) if row.user_id == user_id]
-        if not latest:
-            raise ConfigurationError(self._no_user(user_id))
+        latest, earlier = self._find(user_id)
         for row in earlier:
             say(self._out, f"before: {_told(row)}")
         for row in latest:
@@ -203,7 +200,13 @@ class Report:
         say(self._out, f"The report as a page: {path}")
 
     def write_json(self, user_id: str | None) -> None:
-        """Write every outcome to stdout as a JSON line, and a summary as the last one."""
+        """Write every outcome, or a user's, to stdout as a JSON line, and a summary at the end.
+
+        Raises:
+            ConfigurationError: the user is not in the run, as far as is known.
+        """
+        if user_id is not None:
+            self._find(user_id)
         rows, why = self._everybody
         counts: Counter[str] = Counter()
 
@@ -221,7 +224,13 @@ class Report:
         _write(lines())
 
     def write_csv(self, user_id: str | None) -> None:
-        """Write every outcome to stdout as csv."""
+        """Write every outcome, or a user's, to stdout as csv.
+
+        Raises:
+            ConfigurationError: the user is not in the run, as far as is known.
+        """
+        if user_id is not None:
+            self._find(user_id)
         rows, why = self._everybody
 
         def lines() -> Iterator[str]:
@@ -279,19 +288,21 @@ class Report:
                 return lambda: everybody(self._journal, _ids(path, self._input)), ""  # noqa: B023  returns
         return lambda: users(self._journal), why
 
-    def _everybody_of(self, user_id: str) -> Iterator[UserRow]:
+    def _find(self, user_id: str) -> Found:
+        found = find(self._journal, user_id)
+        if found.latest:
+            return found
         rows, why = self._everybody
-        return iter(()) if why else (row for row in rows() if row.user_id == user_id)
-
-    def _no_user(self, user_id: str) -> str:
-        _, why = self._everybody
         where = f"the journal {self._journal}"
         if why:
-            return (
+            raise ConfigurationError(
                 f"{user_id!r} is not in {where}: the run has not come to this user, or the user is"
                 f" not in its input ({why})"
             )
-        return f"{user_id!r} is not in {where} and not in its input"
+        latest = [row for row in rows() if row.user_id == user_id]
+        if not latest:
+            raise ConfigurationError(f"{user_id!r} is not in {where} and not in its input")
+        return Found(latest, found.earlier)
 
     def _show_bad_lines(self) -> None:
         count = self.figures.bad_lines

@@ -319,15 +319,18 @@ def test_what_became_of_a_user_is_told(
     assert ("404 No; trace 00-abc-01" in out) == (user_id == "user1")
 
 
+@pytest.mark.parametrize("options", [(), ("--json",), ("--csv",)])
 def test_a_user_who_is_not_in_the_run_is_an_error_of_usage(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...]
 ) -> None:
     path = unfinished(tmp_path)
-    assert main(["report", str(path), "--user", "nobody"]) == 2
-    assert "'nobody' is not in the journal" in (err := capsys.readouterr().err)
-    assert "and not in its input" in err
+    assert main(["report", str(path), "--user", "nobody", *options]) == 2
+    captured = capsys.readouterr()
+    assert "'nobody' is not in the journal" in captured.err
+    assert "and not in its input" in captured.err
+    assert captured.out == ""
     (tmp_path / "users.txt").unlink()
-    assert main(["report", str(path), "--user", "nobody"]) == 2
+    assert main(["report", str(path), "--user", "nobody", *options]) == 2
     assert "has not come to this user, or the user is not in its input" in capsys.readouterr().err
 
 
