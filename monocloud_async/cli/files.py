@@ -15,6 +15,7 @@ from monocloud_async.cli.display import say
 from monocloud_async.cli.exit_codes import STOPPED
 from monocloud_async.cli.profile import profiles
 from monocloud_async.errors import ConfigurationError
+from monocloud_async.inputs.reader import STDIN
 from monocloud_async.journal.before import is_journal
 from monocloud_async.journal.paths import files_of, real_path
 
@@ -44,9 +45,10 @@ class Kept:
         """Keep the journal and the files that SQLite and the lock have next to it.
 
         Raises:
-            ConfigurationError: one of them is a file that is kept already.
+            ConfigurationError: one of them is a file that is kept already, or it is `-`.
         """
         if journal is not None:
+            _refuse_stream("the journal", journal)
             files = {*files_of(real_path(journal)), *files_of(journal.resolve())}
             for file in files:
                 self._check("the journal", file)
@@ -60,9 +62,10 @@ class Kept:
 
         Raises:
             ConfigurationError: it is one of them, by whatever path or link, or would become one; or
-                it is a journal, of whatever run.
+                it is a journal, of whatever run, or `-`.
         """
         if output is not None:
+            _refuse_stream(option, output)
             self._check(option, output)
             if is_journal(output):
                 raise ConfigurationError(f"{option}: {output} is a journal; choose another file")
@@ -72,6 +75,11 @@ class Kept:
         for what, file in self._files:
             if _same(output, file):
                 raise ConfigurationError(f"{option}: {output} is {what}; choose another file")
+
+
+def _refuse_stream(option: str, path: Path) -> None:
+    if path == STDIN:
+        raise ConfigurationError(f"{option}: - is a stream elsewhere, and no file; name a file")
 
 
 def _same(output: Path, file: Path | int) -> bool:

@@ -97,6 +97,13 @@ def test_an_input_on_stdin_is_kept(ids: Path) -> None:
         os.close(descriptor)
 
 
+def test_a_dash_is_no_name_of_an_output() -> None:
+    with pytest.raises(ConfigurationError, match=r"--failures: - is a stream elsewhere"):
+        Kept().check("--failures", Path("-"))
+    with pytest.raises(ConfigurationError, match=r"the journal: - is a stream elsewhere"):
+        Kept().add_journal(Path("-"))
+
+
 def test_a_journal_is_none_of_the_other_files(ids: Path) -> None:
     for name in (ids, ids.with_name("ids.txt-lock")):
         name.touch()
