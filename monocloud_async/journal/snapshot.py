@@ -89,7 +89,7 @@ class DamageError(Exception):
 
 
 class EmptyJournalError(ConfigurationError):
-    """No run has written to the journal yet."""
+    """The journal has nothing of a run."""
 
 
 @contextmanager
@@ -104,7 +104,7 @@ def reading(
             Default: all.
 
     Raises:
-        EmptyJournalError: no run has written to it yet.
+        EmptyJournalError: it has nothing of a run.
         ConfigurationError: the file is not a journal, or cannot be read.
     """
     try:
@@ -144,7 +144,11 @@ def _code(error: Exception) -> int:
 
 
 def _still_empty(path: Path) -> EmptyJournalError:
-    return EmptyJournalError(f"the journal {path} is still empty: no run has written to it")
+    # After a full disk, and in a copy without its log, it looks the same as before the first run.
+    return EmptyJournalError(
+        f"the journal {path} is empty: no run has written to it, or what a run wrote is lost: on a"
+        f" full disk, or in a copy without {path.name}-wal"
+    )
 
 
 @contextmanager

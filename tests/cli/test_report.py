@@ -127,7 +127,7 @@ async def test_ids_that_cannot_be_sent_are_no_ids_to_feed_back(
     ("make", "why"),
     [
         (lambda path: None, "No such file"),
-        (lambda path: path.write_bytes(b""), "is still empty"),
+        (lambda path: path.write_bytes(b""), "is empty"),
         (lambda path: path.write_text("user_id\n"), "is not a journal of this program"),
         (
             lambda path: write(path, [outcome(0, "ada")]).write_bytes(path.read_bytes()[:9000]),

@@ -15,8 +15,10 @@ import pytest
 from recorded import outcome, write
 
 from monocloud_async import ConfigurationError
+from monocloud_async.endpoint import ENABLE
 from monocloud_async.journal.schema import APPLICATION
 from monocloud_async.journal.snapshot import EmptyJournalError, reading
+from monocloud_async.journal.store import InputInfo, JournalStore
 
 USERS = 50
 COUNT = "SELECT count(*) FROM users"
@@ -259,6 +261,15 @@ def newborn(path: Path) -> None:
     changed(path, "PRAGMA journal_mode = WAL", "VACUUM")
 
 
+def without_log(path: Path) -> None:
+    path.unlink()
+    store = JournalStore(path, "https://acme.eu.monocloud.com", ENABLE, InputInfo())
+    store.open()
+    copy = path.read_bytes()
+    store.close()
+    path.write_bytes(copy)
+
+
 def pipe(path: Path) -> None:
     path.unlink()
     os.mkfifo(path)
@@ -267,8 +278,9 @@ def pipe(path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "error", "why"),
     [
-        (lambda path: path.write_bytes(b""), EmptyJournalError, "is still empty"),
-        (newborn, EmptyJournalError, "is still empty"),
+        (lambda path: path.write_bytes(b""), EmptyJournalError, "is empty"),
+        (newborn, EmptyJournalError, "is empty"),
+        (without_log, EmptyJournalError, r"is lost: .* in a copy without run\.journal-wal"),
         (other_database, ConfigurationError, "is not a journal of this program"),
         (lambda path: path.write_text("ada\n"), ConfigurationError, "is not a journal"),
         (pipe, ConfigurationError, "is not a journal"),
