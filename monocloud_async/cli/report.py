@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -46,7 +47,7 @@ from monocloud_async.report.rows import (
     users,
     visible,
 )
-from monocloud_async.sanitize import clean, format_time
+from monocloud_async.sanitize import UNSAFE, clean, format_time
 
 MISSING_EXTRA = "the page needs its extra: pip install 'monocloud-async[report]'"
 
@@ -349,7 +350,20 @@ class Report:
             words.append("--no-journal")
         elif not _is_same(Path(f"{path}.journal"), self._journal):
             words += ["--journal", str(self._journal)]
-        return visible(shlex.join(words))
+        return " ".join(map(_quoted, words))
+
+
+def _quoted(word: str) -> str:
+    """Return the word as a shell reads it, without what would move or turn a terminal's text."""
+    if not UNSAFE.search(word):
+        return shlex.quote(word)
+    text = word.replace("\\", r"\\").replace("'", r"\'")
+    return f"$'{UNSAFE.sub(_bytes, text)}'"
+
+
+def _bytes(found: re.Match[str]) -> str:
+    """Return escapes of the bytes, which mean the same in every locale."""
+    return "".join(f"\\x{byte:02x}" for byte in found[0].encode(errors="surrogateescape"))
 
 
 def _options(given: InputFile) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import sqlite3
 import subprocess
@@ -436,6 +437,25 @@ def test_a_command_is_told_from_what_is_needed_and_never_taken_from_the_journal(
         sql.execute("UPDATE input SET path = '/nothing; rm -rf x'")
     first, *_ = told(capsys, evil).splitlines()
     assert first.endswith(f"bulk 'users.txt; rm -rf x' --format txt --journal '{evil}'")
+
+
+@pytest.mark.process
+def test_a_command_with_control_characters_can_be_pasted_into_a_shell(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "a'b\\ \x1b[31m\x85\u202e\n.txt"
+    source.write_text("user0\nuser1\n")
+    made = unfinished(tmp_path)
+    path = made.rename(f"{source}.journal")
+    with closing(sqlite3.connect(path, isolation_level=None)) as sql:
+        sql.execute("UPDATE header SET input = ?", (str(source),))
+        sql.execute("UPDATE input SET path = NULL")
+    first, *_ = told(capsys, path).splitlines()
+    _, _, command = first.partition("go on with: ")
+    assert command.isprintable()
+    shell = ["bash", "-c", f'printf "%s\\0" {command}']
+    words = subprocess.run(shell, stdout=subprocess.PIPE, check=True).stdout.split(b"\0")
+    assert words[:3] == [b"monocloud-async", b"bulk", os.fsencode(source)]
 
 
 def test_bad_lines_are_told_with_their_numbers(
