@@ -210,8 +210,10 @@ class Figures(Struct):
                 failed = self.asked - self.done
                 are = "is" if failed == 1 else "are"
                 but = f"; {failed:,} of them {are} not {self.done_status}" if failed else ""
-                were = "was" if self.asked == 1 else "were"
-                return f"Finished: all {_users(self.asked)} {were} asked for{but}"
+                all_were = "the one user was"
+                if self.asked != 1:
+                    all_were = f"all {_users(self.asked)} were"
+                return f"Finished: {all_were} asked for{but}"
             case State.AT_WORK:
                 start = f"At work ({run.process})" if run and run.ended is None else "At work"
                 flight = f", {self.unrecorded:,} in flight" if self.unrecorded else ""

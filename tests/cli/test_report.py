@@ -458,6 +458,16 @@ def test_a_command_with_control_characters_can_be_pasted_into_a_shell(
     assert words[:3] == [b"monocloud-async", b"bulk", os.fsencode(source)]
 
 
+@pytest.mark.parametrize(
+    ("count", "said"), [(1, "the one user was asked for"), (2, "all 2 users were asked for")]
+)
+def test_the_first_line_fits_the_number_of_users(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], count: int, said: str
+) -> None:
+    path = write(tmp_path / "j", [outcome(place, f"user{place}") for place in range(count)])
+    assert told(capsys, path).startswith(f"Finished: {said}\n")
+
+
 def test_bad_lines_are_told_with_their_numbers(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
