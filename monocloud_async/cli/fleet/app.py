@@ -21,7 +21,12 @@ Ids = Annotated[
         help="The ids: a path that all machines share, or an https URL with range requests.",
     ),
 ]
-MaxRate = Annotated[float, typer.Option(help="Requests per second, over the whole fleet.")]
+MaxRate = Annotated[
+    float | None,
+    typer.Option(
+        help="Requests per second at most, over the whole fleet. Default: what the tenant grants.",
+    ),
+]
 JournalName = Annotated[
     str | None,
     typer.Option(
@@ -63,7 +68,7 @@ MaxOutage = Annotated[
 def dev(
     file: Ids,
     *,
-    max_rate: MaxRate,
+    max_rate: MaxRate = None,
     column: Column = None,
     form: Form = None,
     journal: Annotated[
@@ -133,7 +138,7 @@ def worker(
 def start(
     file: Ids,
     *,
-    max_rate: MaxRate,
+    max_rate: MaxRate = None,
     column: Column = None,
     form: Form = None,
     journal: JournalName = None,
@@ -220,14 +225,20 @@ def resume(*, domain: Domain = None) -> None:
 
 @app.command()
 def rate(
-    max_rate: Annotated[float, typer.Argument(help="Requests per second, over the whole fleet.")],
+    max_rate: Annotated[
+        float | None,
+        typer.Argument(
+            help="Requests per second at most, over the whole fleet."
+            " Default: what the tenant grants.",
+        ),
+    ] = None,
     *,
     domain: Domain = None,
 ) -> None:
-    """Change the rate of the run."""
+    """Change the highest rate of the run, or let the tenant alone decide."""
     from monocloud_async.cli.fleet import commands as fleet_commands  # noqa: PLC0415  help is quick
 
-    done = f"The run continues at {max_rate:g} requests a second"
+    done = f"The run continues, {fleet_commands.at_most(max_rate)}"
     fleet_commands.steer(domain, lambda run: run.set_rate(max_rate), done)
 
 

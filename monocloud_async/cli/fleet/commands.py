@@ -119,7 +119,7 @@ async def _until_interrupted(
 def start(
     file: str,
     *,
-    max_rate: float,
+    max_rate: float | None,
     form: Format | None,
     column: str | None,
     journal: str | None,
@@ -142,10 +142,17 @@ def start(
 
     run, hosted = ask(begin())
     out = streams.out()
-    say(out, f"The run of {file} on {run.tenant} has started, at {max_rate:g} requests a second")
+    say(out, f"The run of {file} on {run.tenant} has started, {at_most(max_rate)}")
     if not hosted:
         say(out, "It waits for a coordinator; start one with: monocloud-async fleet coordinator")
     say(out, "Watch it with: monocloud-async fleet status --follow")
+
+
+def at_most(max_rate: float | None) -> str:
+    """Return the highest rate of a run in words."""
+    if max_rate is None:
+        return "at the rate that the tenant grants"
+    return f"at {max_rate:g} requests a second at most"
 
 
 async def _is_hosted(run: FleetRun) -> bool:
@@ -313,9 +320,16 @@ def progress_lines(progress: Progress, program: str = PROGRAM) -> list[str]:
         f"{share:.1%} of {progress.source} is recorded"
         + (f", about {timedelta(seconds=round(rest))} left" if rest is not None else ""),
         counts,
-        f"{progress.rate:,.0f} requests a second now, at most {progress.max_rate:g}; {under_way}",
-        *progress.waits,
+        f"{_rates(progress)}; {under_way}",
     ]
+    if progress.outage:
+        left = progress.max_outage - progress.outage
+        lines.append(
+            f"The tenant has been down for {progress.outage:.0f} s;"
+            f" workers leave the run in {max(0.0, left):.0f} s, if it stays down"
+        )
+    elif progress.pause_left > 0:
+        lines.append(f"The tenant asks to wait, {progress.pause_left:.0f} s more")
     if progress.throttled or progress.retries:
         lines.append(f"{progress.throttled:,} answers 429, {progress.retries:,} retries")
     lines += [f"{member.role.capitalize()} {_described(member)}" for member in progress.members]
@@ -330,6 +344,13 @@ def progress_lines(progress: Progress, program: str = PROGRAM) -> list[str]:
     elif progress.away:
         lines.append(f"When they are mended, take them in with: {program} fleet resume")
     return [clean(line) for line in lines]
+
+
+def _rates(progress: Progress) -> str:
+    rates = f"{progress.rate:,.0f} requests a second now"
+    if progress.learnt is not None:
+        rates += f", the tenant grants about {progress.learnt:,.0f}"
+    return rates if progress.max_rate is None else f"{rates}, at most {progress.max_rate:g}"
 
 
 def _described(member: WorkerProgress) -> str:
