@@ -27,9 +27,11 @@ from temporalio.converter import (
 )
 from temporalio.envconfig import ClientConfig
 from temporalio.exceptions import FailureError as TemporalFailureError
+from temporalio.runtime import Runtime
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import Worker
 
+from monocloud_async.config import tenant_name
 from monocloud_async.errors import ConfigurationError, MonoCloudError
 from monocloud_async.fleet.codec import PayloadRefusedError, protected
 from monocloud_async.sanitize import clean
@@ -49,13 +51,16 @@ class FleetError(MonoCloudError):
     """Temporal or a part of the fleet cannot be reached, or refuses."""
 
 
-async def connect(environment: Mapping[str, str] | None = None) -> Client:
+async def connect(
+    environment: Mapping[str, str] | None = None, *, runtime: Runtime | None = None
+) -> Client:
     """Connect to the Temporal that the environment configures, by default at localhost:7233.
 
     If the environment names a key file of the fleet, what Temporal carries is signed or encrypted.
 
     Args:
         environment: variables to use instead of this process's environment.
+        runtime: for metrics and logs of Temporal's client. Default: the runtime of the process.
 
     Raises:
         ConfigurationError: the configuration cannot be used.
@@ -68,7 +73,7 @@ async def connect(environment: Mapping[str, str] | None = None) -> Client:
     address = config.setdefault("target_host", "localhost:7233")
     codec = protected(DataConverter.default, environment)
     try:
-        return await Client.connect(**config, data_converter=codec)
+        return await Client.connect(**config, data_converter=codec, runtime=runtime)
     except ValueError as error:
         raise ConfigurationError(f"cannot use Temporal's configuration: {error}") from None
     except (RuntimeError, RPCError):  # its text may quote credentials
@@ -99,9 +104,7 @@ async def failure_text(client: Client, run: str, failure: Failure) -> str:
 
 def workflow_id(tenant: str) -> str:
     """Return the id of a tenant's run; Temporal refuses a second one, so the rate cannot double."""
-    host = tenant.partition("://")[2]
-    name, colon, port = host.partition(":")
-    return f"monocloud-async {f'127.0.0.1{colon}{port}' if name == 'localhost' else host}"
+    return f"monocloud-async {tenant_name(tenant).partition('://')[2]}"
 
 
 def worker_queue(tenant: str) -> str:
