@@ -1,5 +1,7 @@
 """What OpenTelemetry recorded, for tests."""
 
+from typing import Any
+
 from opentelemetry import metrics, trace
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.sdk.metrics import MeterProvider
@@ -11,8 +13,22 @@ from opentelemetry.sdk.metrics.export import (
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Sampler, SamplingResult
 
 Figures = dict[tuple[str, ...], float]
+
+
+class Switch(Sampler):
+    """Samples all or nothing: tests that do not look at spans should not keep theirs in memory."""
+
+    def __init__(self) -> None:
+        self.on = False
+
+    def should_sample(self, *args: Any, **kwargs: Any) -> SamplingResult:
+        return (ALWAYS_ON if self.on else ALWAYS_OFF).should_sample(*args, **kwargs)
+
+    def get_description(self) -> str:
+        return "Switch"
 
 
 class Seen:
@@ -20,7 +36,8 @@ class Seen:
 
     def __init__(self) -> None:
         self._spans, self._figures = InMemorySpanExporter(), InMemoryMetricReader()
-        self.tracing = TracerProvider()
+        self.switch = Switch()
+        self.tracing = TracerProvider(sampler=self.switch)
         self.tracing.add_span_processor(SimpleSpanProcessor(self._spans))
         trace.set_tracer_provider(self.tracing)
         metrics.set_meter_provider(MeterProvider([self._figures, PrometheusMetricReader()]))
