@@ -160,9 +160,9 @@ def _provider() -> "Seen":
 def seen(_provider: "Seen") -> Iterator["Seen"]:
     """What OpenTelemetry records in this test; metrics are of all tests."""
     _provider.spans()
-    _provider.switch.on = True
+    _provider.exporter.on = True
     yield _provider
-    _provider.switch.on = False
+    _provider.exporter.on = False
 
 
 @pytest.fixture
