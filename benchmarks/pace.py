@@ -4,6 +4,7 @@ python benchmarks/pace.py              # 20,000 users, every scenario, four ways
 python benchmarks/pace.py --long       # 900 seconds' worth of users, ours alone
 python benchmarks/pace.py --calls      # single calls: bursts, overload, beside a run
 python benchmarks/pace.py --sharing    # several sessions on one tenant, beside what others do
+python benchmarks/pace.py --hints      # tenants that say what remains: the truth, or lies
 python benchmarks/pace.py --real       # against the sandbox, over real connections
 python benchmarks/pace.py --open       # what the pace costs where there is no limit
 python benchmarks/pace.py --picture docs/pace.svg
@@ -19,6 +20,7 @@ from multiprocessing import Pool
 from pathlib import Path
 
 import call_families
+import hint_families
 from limiters import LIMITERS, Ours
 from scenarios import scenarios
 from sharing import COUNTS, TENANTS, WAYS, Family, figures
@@ -222,7 +224,8 @@ def main() -> None:
     parser.add_argument("--long", action="store_true")
     parser.add_argument("--calls", action="store_true")
     parser.add_argument("--sharing", action="store_true")
-    parser.add_argument("--seeds", type=int, default=8, help="of --sharing")
+    parser.add_argument("--seeds", type=int, default=8, help="of --sharing and --hints")
+    parser.add_argument("--hints", action="store_true")
     parser.add_argument("--real", action="store_true")
     parser.add_argument("--open", action="store_true")
     parser.add_argument("--picture", type=Path)
@@ -233,6 +236,8 @@ def main() -> None:
         call_families.table()
     elif options.open:
         cost()
+    elif options.hints:
+        hint_families.table(options.seeds)
     elif options.sharing:
         sharing(options.seeds)
     elif options.real:

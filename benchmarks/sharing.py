@@ -9,7 +9,7 @@ from random import Random
 from typing import Any
 
 from limiters import Limiter
-from tenants import Bucket, SlidingWindow, Tenant, Window
+from tenants import Bucket, SlidingWindow, Tenant, Window, hear, hint_of
 
 from monocloud_async.ratelimit.limiter import RateLimiter
 
@@ -124,12 +124,19 @@ def share(  # noqa: C901, PLR0912, PLR0915  one event loop, read from top to bot
         if kind == _AT_TENANT:
             answer = tenant.take(now)
             (who.share.granted if answer is None else who.share.refused)[int(now)] += 1
-            push(now + latency * (0.45 + 0.1 * uniform()), _ANSWER, who, (*what, answer))
+            push(
+                now + latency * (0.45 + 0.1 * uniform()),
+                _ANSWER,
+                who,
+                (*what, answer, hint_of(tenant, now)),
+            )
             continue
         if kind == _ANSWER:
-            arrived, attempts, ticket, answer = what
+            arrived, attempts, ticket, answer, said = what
             who.in_flight -= 1
             limiter = who.limiter
+            if limiter is not None:
+                hear(limiter, said)
             if answer is None:
                 if limiter is not None:
                     limiter.granted(ticket, now)

@@ -10,6 +10,9 @@ from typing import Any, Protocol
 
 from limiters import Limiter
 
+from monocloud_async.ratelimit.hints import Hint
+from monocloud_async.ratelimit.limiter import RateLimiter
+
 Rate = Callable[[float], float]
 
 
@@ -17,6 +20,12 @@ class Tenant(Protocol):
     """Grants a request, or says how long to wait; 0.0 is a refusal without `Retry-After`."""
 
     def take(self, now: float) -> float | None: ...
+
+
+class Counter(Tenant, Protocol):
+    """A tenant that can say how many requests remain, after it took one, and for how long."""
+
+    def remaining(self, now: float) -> tuple[int, float]: ...
 
 
 class Bucket:
@@ -39,6 +48,10 @@ class Bucket:
             return None
         return float(math.ceil((1 - self.tokens) / rate)) if self.tells else 0.0
 
+    def remaining(self, now: float) -> tuple[int, float]:
+        """Return the tokens, and the seconds until it is full, as GCRA's limiters say them."""
+        return int(self.tokens), (self.burst - self.tokens) / self.rate(now)
+
 
 class Window:
     """So many requests in each fixed window."""
@@ -56,6 +69,9 @@ class Window:
             return None
         return float(math.ceil((number + 1) * self.seconds - now)) if self.tells else 0.0
 
+    def remaining(self, now: float) -> tuple[int, float]:
+        return self.quota - self.used, (self.number + 1) * self.seconds - now
+
 
 class SlidingWindow:
     """Grants at most `quota` requests in any interval of `seconds`."""
@@ -71,6 +87,10 @@ class SlidingWindow:
             self.granted.append(now)
             return None
         return float(math.ceil(self.granted[0] + self.seconds - now)) if self.tells else 0.0
+
+    def remaining(self, now: float) -> tuple[int, float]:
+        first = self.granted[0] if self.granted else now
+        return self.quota - len(self.granted), first + self.seconds - now
 
 
 class Both:
@@ -102,6 +122,39 @@ class Unlimited:
         return None
 
 
+class Hinting:
+    """A tenant whose answers say how many requests remain.
+
+    Args:
+        tenant: the limit.
+        say: what its answers say: by default the truth, in whole seconds, rounded up.
+    """
+
+    def __init__(self, tenant: Counter, say: Callable[[int, float], Hint] | None = None) -> None:
+        self.tenant, self.say = tenant, say or _truth
+
+    def take(self, now: float) -> float | None:
+        return self.tenant.take(now)
+
+    def hint(self, now: float) -> Hint:
+        return self.say(*self.tenant.remaining(now))
+
+
+def _truth(remaining: int, reset: float) -> Hint:
+    return Hint(remaining, float(math.ceil(reset)))
+
+
+def hint_of(tenant: Tenant, now: float) -> Hint | None:
+    """What an answer says that leaves the tenant now."""
+    return tenant.hint(now) if isinstance(tenant, Hinting) else None
+
+
+def hear(limiter: Limiter, hint: Hint | None) -> None:
+    """Tell the limiter what the next answer says; only ours listens."""
+    if isinstance(limiter, RateLimiter):
+        limiter.hint = hint
+
+
 @dataclass
 class Result:
     seconds: float = 0.0
@@ -126,7 +179,8 @@ def simulate(  # noqa: C901, PLR0912, PLR0915  one event loop, read from top to 
     result = Result()
     now, unread, free, done = 0.0, users, concurrency, 0
     waiting: deque[int] = deque()  # attempts so far of each user in the queue
-    events: list[tuple[float, int, Any, float | None, int]] = []  # a user comes back, or an answer
+    # A user comes back, or an answer.
+    events: list[tuple[float, int, Any, float | None, int, Hint | None]] = []
     reader_waits = False
     number = 0
     while done < users:
@@ -151,12 +205,14 @@ def simulate(  # noqa: C901, PLR0912, PLR0915  one event loop, read from top to 
                 result.grants[second] += 1
             number += 1
             back = there + latency * (0.475 + 0.05 * random())
-            heapq.heappush(events, (back, number, ticket, answer, attempts))
+            said = hint_of(tenant, there)
+            heapq.heappush(events, (back, number, ticket, answer, attempts, said))
         wait = limiter.delay(now) if waiting else math.inf
         if now + wait < (events[0][0] if events else math.inf):
             now += wait + 1e-9
             continue
-        now, _, ticket, answer, attempts = heapq.heappop(events)
+        now, _, ticket, answer, attempts, said = heapq.heappop(events)
+        hear(limiter, said)
         if ticket is None:  # a user's own wait is over
             waiting.append(attempts)
         elif answer is None:
@@ -170,7 +226,7 @@ def simulate(  # noqa: C901, PLR0912, PLR0915  one event loop, read from top to 
                 done, free = done + 1, free + 1
             elif own := limiter.own_wait(attempts, answer or None):
                 number += 1
-                heapq.heappush(events, (now + own, number, None, None, attempts))
+                heapq.heappush(events, (now + own, number, None, None, attempts, None))
             else:
                 waiting.append(attempts)
     result.seconds = now

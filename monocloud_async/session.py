@@ -713,6 +713,7 @@ class MonoCloudSession:
             # aiohttp's assertion that it found a way to connect is a TypeError under `python -O`.
             fault = unusable_client_error(error, target)
         else:
+            self._limiter.read_hint(response)
             try:
                 return operation.read(target, response)
             except InvalidResponseError:

@@ -38,7 +38,7 @@ class Tenant:
         if self.down[0] <= now() < self.down[1]:
             raise m.TransportError("refused", user_id=user_id, sent=False)
         if self.failing(user_id):
-            raise m.ServerError(status=503, user_id=user_id)
+            raise m.ServerError(status=503, user_id=user_id, retry_after=self.retry_after)
         if self.limit is not None and (wait := self.limit.take(now())) is not None:
             wait = wait if self.retry_after is None else self.retry_after
             raise m.RateLimitedError(status=429, user_id=user_id, retry_after=wait)

@@ -23,7 +23,7 @@ from monocloud_async.errors import (
 from monocloud_async.ratelimit.estimator import Ticket
 from monocloud_async.ratelimit.limiter import RateLimiter
 from monocloud_async.ratelimit.pacer import Pacer
-from monocloud_async.retry import RetryPolicy
+from monocloud_async.retry import RetryPolicy, retry_after
 
 _CALLS_FOR_A_RUN: Final = 9  # single calls that may overtake a waiting run in a row
 
@@ -418,7 +418,8 @@ def record_failure(
     if isinstance(error, RateLimitedError):
         limiter.refused(ticket, error.retry_after, now)
     elif isinstance(error, MonoCloudError) and error.transient:
-        limiter.failed(ticket, user_id, now, repeated=repeated)
+        asked = retry_after(error)
+        limiter.failed(ticket, user_id, now, repeated=repeated, retry_after=asked)
     elif isinstance(error, StatusError):
         limiter.granted(ticket, now)
     else:

@@ -136,6 +136,13 @@ class MeasurementInterval:
         if ticket.index >= self.end:
             self.end, self.last_refused_at = self._sent_with(ticket), ticket.sent_at
 
+    def exhaust(self, ticket: Ticket) -> None:
+        """The request of this ticket was granted, and one more would have been refused."""
+        if not self.refused:
+            self.first_refused_at = ticket.sent_at
+        if ticket.index >= self.end:
+            self.end, self.last_refused_at = ticket.index + self.weight, ticket.sent_at
+
     def _sent_with(self, ticket: Ticket) -> float:
         """Requests sent before this one or with it: who sees them first, nobody knows."""
         end = self.sent
@@ -205,6 +212,8 @@ class Estimator(Protocol):
         now: float,
         coming: float = 0.0,
         /,
+        *,
+        others: bool = False,
     ) -> None:
         """Take in an interval that ended in a refusal, once the tenant grants again."""
 
@@ -276,6 +285,8 @@ class RateEstimator:
         paused_at: float,
         now: float,
         coming: float = 0.0,
+        *,
+        others: bool = False,
     ) -> None:
         """Take in an interval that ended in a refusal, once the tenant grants again.
 
@@ -285,6 +296,7 @@ class RateEstimator:
             paused_at: when sending stopped.
             now: when the request was sent that was the first to be granted again.
             coming: single calls a second that came in the pause.
+            others: whether hints show that others share the limit.
         """
         pause = now - paused_at
         if not self._learnt:
@@ -292,7 +304,7 @@ class RateEstimator:
         elif coming and interval.unheld > _UNHELD:
             self._keep(interval, refused_rate, coming, now)
         elif interval.granted:  # else it was refused at once, after an outage: that says no rate
-            self._measure(interval, refused_rate, coming, pause, now)
+            self._measure(interval, refused_rate, coming, pause, now, others=others)
         self._began = now
         self._refused_at = interval.last_refused_at
         self._age = 0.0
@@ -325,12 +337,14 @@ class RateEstimator:
         coming: float,
         pause: float,
         now: float,
+        *,
+        others: bool,
     ) -> None:
         cycle = now - self._began
         cycle_rate = interval.granted / cycle  # right where a burst outlasts a pause
         measured = math.sqrt(math.prod(self._rates(interval, cycle_rate)))
         if self._share is not None:
-            if self._share.is_alone(measured, interval.granted):
+            if self._share.is_alone(measured, interval.granted) and not others:
                 self._share, self._doubts = None, 1
                 self._hold = _HOLD_UNSURE
                 self._hold_at(measured)
@@ -339,7 +353,7 @@ class RateEstimator:
                 self._hold_share(self._share, refused_rate)
         elif self.burst and self._age < _AT_ONCE and interval.unheld > _UNHELD:
             self.burst = 0.0  # refused within the burst after the pause: it was not there
-        elif self._is_contradicted(interval, refused_rate):
+        elif others or self._is_contradicted(interval, refused_rate):
             # The burst of a first interval with others is a part of the tenant's.
             granted = max(interval.rate(1.0), measured)
             self._start_sharing(max(min(refused_rate, granted), _USED * coming))

@@ -38,6 +38,7 @@ from collections.abc import Callable
 from enum import Enum, auto
 from typing import Final, Literal
 
+from monocloud_async.endpoint import Response
 from monocloud_async.ratelimit.circuit_breaker import CircuitBreaker
 from monocloud_async.ratelimit.estimator import (
     Estimator,
@@ -45,6 +46,7 @@ from monocloud_async.ratelimit.estimator import (
     RateEstimator,
     Ticket,
 )
+from monocloud_async.ratelimit.hints import Forecast, Hint, HintReader
 from monocloud_async.ratelimit.pacer import Pacer
 
 _FIRST_PAUSE: Final = 0.5  # seconds, where a 429 does not say how long
@@ -56,6 +58,7 @@ _MAX_PAUSE: Final = 3600.0  # seconds; a tenant that asks for a year may well be
 _JITTER: Final = 0.02  # seconds at most; several clients of one tenant do not come back as one
 _FIRST_WINDOW: Final = 20  # requests in flight, before the tenant has granted one
 _WINDOW_GRACE: Final = 0.02  # seconds; so often one goes out all the same: some answers never come
+_ANSWERS: Final = 2.0  # times the quickest answer's time, in which nearly every answer comes
 _DOUBT: Final = 1.1  # the learnt rate may be so much too low: no call is refused because of that
 _RECENT: Final = 0.1  # weight of one request in what is said of the last ones
 _BURST_SHARE: Final = 0.5  # of what the tenant can grant at once after a rest; others share it
@@ -84,6 +87,7 @@ class RateLimiter:
         calls: single calls that had to wait, so far.
         listeners: called when somebody who waits should look again.
         changes: how often something changed that says how long a request has to wait.
+        hint: what the answer says of the limit that `granted` or `refused` is told of next.
     """
 
     def __init__(
@@ -99,6 +103,7 @@ class RateLimiter:
         self.waiting = 0
         self.calls = 0
         self.changes = 0
+        self.hint: Hint | None = None
         self.listeners: set[Listener] = set()
         self._limit = None if max_rate is None else Pacer(max_rate, burst)
         # The module's own generator is seeded anew in each process that is forked.
@@ -119,6 +124,10 @@ class RateLimiter:
         self._preview = math.inf  # the rate that the next grant will confirm, after two refusals
         self._starved_since: float | None = None  # the first 429 after the last grant
         self._breaker = CircuitBreaker(tenant)
+        self._reader = HintReader()
+        self._forecast: Forecast | None = None  # once there was a hint
+        self._room = math.inf  # requests in flight, by the forecast
+        self._others = False  # whether the last interval's hints show that others take part
         self._in_flight = 0
         self._most_in_flight = 0  # since the window was made small
         self._window: float = _FIRST_WINDOW
@@ -188,7 +197,7 @@ class RateLimiter:
         """Seconds until a request may go out; infinity while the probe is on its way."""
         wait = 0.0 if self._limit is None else self._limit.delay(now)
         match self._state:
-            case State.OPEN if self._in_flight < self._window:  # nearly always
+            case State.OPEN if self._window > self._in_flight < self._room:  # nearly always
                 return wait
             case State.OPEN:
                 return max(wait, self._window_delay(now))
@@ -235,9 +244,12 @@ class RateLimiter:
         return self.pause_from(now) or self._breaker.wait
 
     def _window_delay(self, now: float) -> float:
-        if self._in_flight < self._window:
+        if self._window > self._in_flight < self._room:
             return 0.0
-        return max(0.0, self._sent_at + _WINDOW_GRACE - now)
+        grace = _WINDOW_GRACE
+        if self._in_flight >= self._room:  # an answer says whether there is a place
+            grace = max(grace, _ANSWERS * self.latency)
+        return max(0.0, self._sent_at + grace - now)
 
     def send(self, now: float) -> Ticket:
         """A request goes out now; its ticket is wanted when its answer comes."""
@@ -265,6 +277,14 @@ class RateLimiter:
                 interval.unheld += _RECENT * (1 - interval.unheld)
         return ticket
 
+    def read_hint(self, response: Response) -> None:
+        """Read what an answer says of the limit; the outcome of its request has to follow at once.
+
+        That is a call of `granted`, `refused`, `failed` or `abandoned`.
+        """
+        if self._forecast is None or not self._forecast.lost:
+            self.hint = self._reader.read(response)
+
     def granted(self, ticket: Ticket, now: float) -> None:
         """The tenant considered the request, whatever it said of the user."""
         self._starved_since = None
@@ -283,6 +303,28 @@ class RateLimiter:
             if self._to_learn is not None:
                 self._learn(*self._to_learn, resumed_at=ticket.sent_at)
             self._resume()
+        if self.hint is not None or self._forecast is not None:
+            self._foresee(ticket, now)
+
+    def _foresee(self, ticket: Ticket, now: float) -> None:
+        """Pause where the answer to a granted request says that the next one would be refused."""
+        forecast, interval = self._forecast or Forecast(), self._interval
+        forecast.granted(ticket, now)
+        self._hear(forecast, ticket, now)
+        wait = forecast.pause(now)
+        if wait <= 0 or ticket.interval != interval.number or self._state is State.PAUSED:
+            return
+        interval.exhaust(ticket)
+        self._refuse(ticket, now)
+        self._pause(now, wait + self._uniform(0.0, _JITTER))
+        fields = {"tenant": self.tenant, "seconds": wait}
+        logger.info("paused for %.1f s: the tenant has no request left", wait, extra=fields)
+
+    def _hear(self, forecast: Forecast, ticket: Ticket, now: float) -> None:
+        hint, self.hint = self.hint, None
+        known = self._estimator is not None and self._estimator.known
+        forecast.told(ticket, hint, now, self.latency, is_known=known)
+        self._forecast, self._room = forecast, forecast.room
 
     def refused(self, ticket: Ticket, retry_after: float | None, now: float) -> None:
         """The request was answered 429: everyone pauses, once."""
@@ -301,27 +343,49 @@ class RateLimiter:
             if retry_after is not None:
                 self._until = max(self._until, now + retry_after)
             return
+        if self.hint is not None or self._forecast is not None:
+            forecast = self._forecast or Forecast()
+            forecast.refused(ticket, self.hint)
+            self._hear(forecast, ticket, now)
+            if retry_after is None:
+                retry_after = forecast.time_left(now)
         if ticket is self._probe:
             self._backoff = min(self._backoff * _BACKOFF_FACTOR, _MAX_BACKOFF)
         else:
             self._backoff = _FIRST_PAUSE
-            self._to_learn = self._interval, ticket.rate, now, self.calls
-            if self._estimator is not None:
-                self._preview = self._estimator.preview(self._interval)
+            self._refuse(ticket, now)
         wait = max(retry_after or 0.0, self._backoff)
         self._pause(now, wait + self._uniform(0.0, _JITTER))
         fields = {"tenant": self.tenant, "seconds": wait}
         logger.info("paused for %.1f s: the tenant answered 429", wait, extra=fields)
 
-    def failed(self, ticket: Ticket, user_id: str, now: float, *, repeated: bool = False) -> None:
+    def _refuse(self, ticket: Ticket, now: float) -> None:
+        """The interval ends here; it is learnt from when the tenant grants again."""
+        self._to_learn = self._interval, ticket.rate, now, self.calls
+        self._others = self._forecast is not None and self._forecast.shows_others
+        if self._estimator is not None:
+            self._preview = self._estimator.preview(self._interval)
+
+    def failed(
+        self,
+        ticket: Ticket,
+        user_id: str,
+        now: float,
+        *,
+        repeated: bool = False,
+        retry_after: float | None = None,
+    ) -> None:
         """The request met a passing fault: the user's, or with several users in a row, an outage.
 
         `down` tells which. With `repeated` the user failed before, and was to blame for it.
+        A 503 says with `retry_after` how long the service is expected to be unavailable (RFC 9110,
+        section 10.2.3). One of them may be one machine's, so only in an outage everyone waits.
         """
         self._answered()
         is_probe = ticket is self._probe
         wait = self._breaker.failed(user_id, now, probe=is_probe, repeated=repeated)
         if wait is not None:
+            wait = max(wait, min(retry_after or 0.0, _MAX_BACKOFF))
             self._to_learn = None  # the outage would be in that measurement
             self._window, self._most_in_flight = 1, 1
             self._pause(now, wait)
@@ -376,7 +440,7 @@ class RateLimiter:
         self._resume()
 
     def _answered(self) -> None:
-        was_full = self._in_flight >= self._window
+        was_full = not self._window > self._in_flight < self._room
         self._in_flight -= 1
         if was_full:
             self._notify()
@@ -414,7 +478,7 @@ class RateLimiter:
             self._estimator = RateEstimator() if self._leader is None else self._leader
         estimator = self._estimator
         coming = (self.calls - calls) / (resumed_at - paused_at)
-        estimator.learn(interval, rate, paused_at, resumed_at, coming)
+        estimator.learn(interval, rate, paused_at, resumed_at, coming, others=self._others)
         self._pace_from(estimator, resumed_at, resumed_at - paused_at)
         if estimator.known:
             fields = {"tenant": self.tenant, "rate": estimator.rate}

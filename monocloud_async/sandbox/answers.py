@@ -50,6 +50,9 @@ REFUSALS: dict[str, dict[str, Any]] = {
     },
 }
 
+# draft-ietf-httpapi-ratelimit-headers, and the older form, whose reset is in seconds since 1970.
+LIMIT_HEADERS = (None, "ratelimit", "x-ratelimit")
+
 JSON = {"Content-Type": "application/json; charset=utf-8"}
 CAPTIVE_PORTAL = """<!doctype html>
 <title>Guest network</title>
@@ -163,13 +166,35 @@ class TokenBucket:
 
     def take(self, *, rate: float, burst: int) -> float:
         """Take a token and return 0.0, or return the seconds until there is one."""
-        now = self._clock()
-        self._tokens = min(burst, self._tokens + (now - self._filled) * rate)
-        self._filled = now
+        self._fill(rate, burst)
         if self._tokens < 1:
             return (1 - self._tokens) / rate
         self._tokens -= 1
         return 0.0
+
+    def headers(self, form: str, *, rate: float, burst: int) -> dict[str, str]:
+        """Return the headers that say how many tokens there are, and when it will be full.
+
+        The form is one of `LIMIT_HEADERS`.
+        """
+        self._fill(rate, burst)
+        tokens, full = int(self._tokens), math.ceil((burst - self._tokens) / rate)
+        if form == "ratelimit":
+            seconds = max(1, math.ceil(burst / rate))
+            return {
+                "RateLimit-Policy": f'"default";q={burst};w={seconds}',
+                "RateLimit": f'"default";r={tokens};t={full}',
+            }
+        return {
+            "X-RateLimit-Limit": str(burst),
+            "X-RateLimit-Remaining": str(tokens),
+            "X-RateLimit-Reset": str(math.ceil(time.time()) + full),
+        }
+
+    def _fill(self, rate: float, burst: int) -> None:
+        now = self._clock()
+        self._tokens = min(burst, self._tokens + (now - self._filled) * rate)
+        self._filled = now
 
 
 def _phrase(status: int) -> str:

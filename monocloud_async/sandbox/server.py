@@ -16,6 +16,7 @@ import msgspec
 from aiohttp import web
 
 from monocloud_async.sandbox.answers import (
+    LIMIT_HEADERS,
     REFUSALS,
     TokenBucket,
     checked_step,
@@ -62,6 +63,8 @@ class Sandbox(InAThread):
         rate_limit: requests per second; more get 429. None or 0 for no limit.
         burst: requests at once before the rate limit applies; None for those of one second.
         retry_after: whether a 429 has a Retry-After header.
+        limit_headers: whether responses say how many requests remain: "ratelimit" for the headers
+            RateLimit and RateLimit-Policy, "x-ratelimit" for X-RateLimit-Remaining and -Reset.
         error_rate: share of requests, from 0 to 1, that get 500.
         seed: selects which users are created and which requests fail.
         others: how many other users to create: nine of ten are enabled, the rest was disabled long
@@ -74,8 +77,8 @@ class Sandbox(InAThread):
             tenant, and another one signs up. So the same user may be on two pages, and another one
             on none.
 
-    All of `latency`, `rate_limit`, `burst`, `retry_after`, `error_rate`, `paging_header`,
-    `max_page_size` and `shift_pages` may be changed at any time.
+    All of `latency`, `rate_limit`, `burst`, `retry_after`, `limit_headers`, `error_rate`,
+    `paging_header`, `max_page_size` and `shift_pages` may be changed at any time.
     """
 
     def __init__(
@@ -90,6 +93,7 @@ class Sandbox(InAThread):
         rate_limit: float | None = None,
         burst: int | None = None,
         retry_after: bool = True,
+        limit_headers: str | None = None,
         error_rate: float = 0.0,
         seed: int = 0,
         others: int = 0,
@@ -98,6 +102,8 @@ class Sandbox(InAThread):
         max_page_size: int = MAX_PAGE_SIZE,
         shift_pages: bool = False,
     ) -> None:
+        if limit_headers not in LIMIT_HEADERS:
+            raise ValueError(f"limit_headers is one of {LIMIT_HEADERS}, not {limit_headers!r}")
         self.api_key = api_key
         self.host = host
         self.port = port
@@ -105,6 +111,7 @@ class Sandbox(InAThread):
         self.rate_limit = rate_limit
         self.burst = burst
         self.retry_after = retry_after
+        self.limit_headers = limit_headers
         self.error_rate = error_rate
         self.paging_header = paging_header
         self.max_page_size = max_page_size
@@ -246,6 +253,11 @@ class Sandbox(InAThread):
                 self._unauthorized(request) or self._refused() or await self._api(request, path)
             )
             status = str(response.status)
+            if self.rate_limit and self.limit_headers:
+                form, burst = self.limit_headers, self._burst(self.rate_limit)
+                response.headers.update(
+                    self._bucket.headers(form, rate=self.rate_limit, burst=burst)
+                )
         finally:
             self._in_flight -= 1
             self._by_status[status] += 1
@@ -257,7 +269,7 @@ class Sandbox(InAThread):
     def _refused(self) -> web.Response | None:
         """Return a 429 or 500 if the rate limit or the error rate requires it, else None."""
         if self.rate_limit:
-            burst = self.burst or math.ceil(self.rate_limit)
+            burst = self._burst(self.rate_limit)
             if wait := self._bucket.take(rate=self.rate_limit, burst=burst):
                 return problem(
                     429,
@@ -267,6 +279,9 @@ class Sandbox(InAThread):
         if self.error_rate and self._random.random() < self.error_rate:
             return problem(500, detail="This is one of the requests that the error rate fails.")
         return None
+
+    def _burst(self, rate_limit: float) -> int:
+        return self.burst or math.ceil(rate_limit)
 
     async def _api(  # noqa: PLR0911 - a line for each route
         self, request: web.BaseRequest, path: list[str]

@@ -374,6 +374,20 @@ def test_while_the_tenant_is_down_single_calls_fail_at_once_and_one_at_a_time_pr
     run(main(), sockets=False)
 
 
+def test_a_run_asks_a_tenant_that_is_down_again_when_its_503s_say() -> None:
+    async def main() -> None:
+        tenant = Tenant()
+        tenant.failing, tenant.retry_after = (lambda _user_id: now() < 35), 10.0
+        async with tenant.session() as session:
+            report = await session.bulk_enable(users(60))
+        assert report.enabled == 60
+        probes = [at for at in tenant.times if 1 < at < 45]
+        assert [round(at / 10) for at in probes[:3]] == [1, 2, 3]
+        assert tenant.times[-1] < 46
+
+    run(main(), sockets=False)
+
+
 def test_those_who_wait_when_the_tenant_goes_down_are_told_too() -> None:
     async def main() -> None:
         tenant = Tenant(down=(0, 1e9))

@@ -331,6 +331,25 @@ def test_in_an_outage_one_probe_at_a_time_goes_out_at_growing_intervals() -> Non
     assert limiter.down_for(now) == now
 
 
+def test_the_probes_of_an_outage_are_as_far_apart_as_the_503s_ask() -> None:
+    limiter, now, waits = RateLimiter(seed=1), 0.0, []
+    for number, ticket in enumerate(at_once(limiter, 5, now)):
+        limiter.failed(ticket, f"u{number}", now, retry_after=8.0)
+    for asked in (20.0, None, 9999.0):
+        waits.append(limiter.delay(now))
+        assert limiter.probe_delay(now) == limiter.delay(now)  # what a call is told
+        now = due(limiter, now)
+        limiter.failed(at_once(limiter, 1, now)[0], "u0", now, retry_after=asked)
+    waits.append(limiter.delay(now))
+    assert waits == [8, 20, 2, 30]
+
+
+def test_one_503_that_asks_for_a_wait_holds_nobody_else_back() -> None:
+    limiter = RateLimiter(seed=1)
+    limiter.failed(at_once(limiter, 1, 0.0)[0], "ada", 0.1, retry_after=30.0)
+    assert limiter.delay(0.1) == 0
+
+
 def test_one_answer_ends_an_outage_gently(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "monocloud_async")
     limiter = RateLimiter(seed=1)

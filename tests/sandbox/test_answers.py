@@ -6,9 +6,11 @@ import time
 
 import aiohttp
 import pytest
+from multidict import CIMultiDict
 from plain_client import PROBLEM, PlainClient, raw, sample, without_trace
 from yarl import URL
 
+from monocloud_async.ratelimit.hints import read_hint
 from monocloud_async.sandbox import Sandbox
 from monocloud_async.sandbox.answers import TokenBucket
 
@@ -187,6 +189,25 @@ async def test_the_rate_limit_lets_a_burst_through_and_then_says_when(tenant: Pl
     assert "Retry-After" not in headers
     tenant.sandbox.rate_limit = None
     assert (await tenant.enable("ada"))[0] == 200
+
+
+@pytest.mark.parametrize("form", ["ratelimit", "x-ratelimit"])
+async def test_answers_say_how_many_requests_remain(tenant: PlainClient, form: str) -> None:
+    tenant.sandbox.rate_limit, tenant.sandbox.burst = 0.001, 3
+    assert not any("RateLimit" in name for name in (await tenant.enable("ada"))[1])
+    tenant.sandbox.limit_headers = form
+    found = [await tenant.enable("ada") for _ in range(3)]
+    assert [status for status, _, _ in found] == [200, 200, 429]
+    hints = [read_hint(CIMultiDict(headers), time.time()) for _, headers, _ in found]
+    assert [hint and hint.remaining for hint in hints] == [1, 0, 0]
+    assert [hint and hint.reset for hint in hints] == [
+        pytest.approx(seconds, abs=3) for seconds in (2000, 3000, 3000)
+    ]
+
+
+def test_unknown_headers_of_a_limit_are_refused() -> None:
+    with pytest.raises(ValueError, match="x-ratelimit"):
+        Sandbox(limit_headers="guess")
 
 
 async def test_a_refused_request_spends_no_step_and_a_wrong_key_no_token(
