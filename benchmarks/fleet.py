@@ -332,8 +332,8 @@ async def measured(drill: Drill) -> str:
 
 
 def _named(drill: Drill) -> str:
-    told = {RATE: "", None: ", told nothing"}.get(drill.told, f", told {drill.told:g}")
-    return f"{drill.fault.__doc__}{told}"
+    told = "nothing" if drill.told is None else f"{drill.told:g}"
+    return f"{drill.fault.__doc__}" + ("" if drill.told == RATE else f", told {told}")
 
 
 async def main(names: list[str]) -> None:

@@ -138,8 +138,8 @@ class Follower:
 
     @property
     def known(self) -> bool:
-        """Whether a limit was seen."""
-        return self._pace is not None and bool(self._pace.rates)
+        """Whether the rate is measured, and not still searched for."""
+        return self._pace is not None and self._pace.known
 
     def preview(self, _interval: MeasurementInterval) -> float:
         """Return the rate as it is."""

@@ -60,6 +60,7 @@ class Pace(Struct, frozen=True, kw_only=True):
         epoch: how many pauses came before.
         rates: seconds since the epoch began, and the requests per second of the whole fleet from
             then on; empty if no limit was seen.
+        known: whether they are measured, and not still searched for.
         burst: requests that the tenant grants at once after a rest.
         lanes: among how many chunks the rate is divided.
         paused: whether a session was refused.
@@ -71,6 +72,7 @@ class Pace(Struct, frozen=True, kw_only=True):
     run: str = ""
     epoch: int = 0
     rates: list[tuple[float, float]] = []
+    known: bool = False
     burst: float = 0.0
     lanes: int = 1
     paused: bool = False

@@ -58,7 +58,8 @@ class FleetPace:
         """Learn from what was sent until the pause, and begin a new epoch."""
         if told.epoch != self.pace.epoch:
             return
-        pace = Pace(epoch=told.epoch + 1, rates=self.pace.rates, burst=self.pace.burst)
+        was = self.pace
+        pace = Pace(epoch=told.epoch + 1, rates=was.rates, known=was.known, burst=was.burst)
         sent = told.sent
         if sent is not None and self._is_too_soon(now - sent.paused):
             pace = structs.replace(pace, burst=0.0)
@@ -80,6 +81,7 @@ class FleetPace:
                 pace,
                 rates=_timetable(estimator),
                 alone=told.worker if alone else "",
+                known=estimator.known,
                 burst=estimator.burst,
             )
         self.pace, self._began = pace, now

@@ -410,7 +410,7 @@ class RateLimiter:
         self._interval.weight = weight
         if leader is not self._leader:
             self._leader, self._to_learn = leader, None
-            self._estimator = leader if leader is not None and leader.known else None
+            self._estimator = leader if leader is not None and leader.rate < math.inf else None
             if self._state in {State.OPEN, State.PACED}:
                 self._resume()
 
@@ -434,7 +434,7 @@ class RateLimiter:
         if self._state is State.PAUSED:
             self._end_pause(now)
         self._until, self._backoff, self._to_learn = now, _FIRST_PAUSE, None
-        if self._leader is not None and self._leader.known:
+        if self._leader is not None and self._leader.rate < math.inf:
             self._estimator = self._leader
             self._pace_from(self._estimator, now, rested)
         self._resume()

@@ -72,9 +72,9 @@ def test_a_session_that_is_refused_pauses_all_once() -> None:
 def test_one_session_looks_for_the_rate_and_all_keep_it() -> None:
     pace = FleetPace(Pace())
     pace.granted(told(structs.replace(measured(800, 0.5), rate=None), epoch=0), 1.5)
-    assert pace.pace.alone == "one"
+    assert (pace.pace.alone, pace.pace.known) == ("one", False)
     pace.granted(told(measured(200, 20.0), epoch=1), 22.5)
-    assert pace.pace.alone == ""
+    assert (pace.pace.alone, pace.pace.known) == ("", True)
     rates = dict(pace.pace.rates)
     assert rates[0.0] == pytest.approx(200, rel=0.1)
     assert list(rates) == sorted(rates)
@@ -144,7 +144,7 @@ RATES = [(0.0, 200.0), (10.0, 220.0)]
 
 def test_a_session_keeps_its_part_by_the_number_of_its_chunks() -> None:
     session = Session(chunks=2)
-    session.follower.hear(Pace(run="r", epoch=4, rates=RATES, lanes=8))
+    session.follower.hear(Pace(run="r", epoch=4, rates=RATES, known=True, lanes=8))
     assert session.limiter.rate == 50
     session.now = 11.0
     assert session.limiter.rate == 55
@@ -165,7 +165,7 @@ def test_a_session_that_is_refused_tells_it_and_what_it_sent_once_it_is_granted_
     assert granted.sent is not None
     assert (granted.sent.refused, granted.sent.rate) == (1, None)
     assert session.limiter.state == "paused"  # until it hears the new rate
-    session.follower.hear(Pace(run="r", epoch=1, rates=RATES))
+    session.follower.hear(Pace(run="r", epoch=1, rates=RATES, known=True))
     assert (session.limiter.state, session.limiter.rate) == ("paced", 200)
 
 
@@ -176,7 +176,8 @@ def test_a_session_waits_for_the_probe_of_another_one() -> None:
     assert session.limiter.state == "paused"
     session.follower.hear(Pace(run="r", epoch=1, rates=RATES, alone="other", lanes=2))
     assert session.limiter.state == "paused"
-    session.follower.hear(Pace(run="r", epoch=2, rates=RATES, lanes=2))
+    assert session.limiter.rate is None
+    session.follower.hear(Pace(run="r", epoch=2, rates=RATES, known=True, lanes=2))
     assert (session.limiter.state, session.limiter.rate) == ("paced", 100)
     assert session.told == []
 
@@ -197,7 +198,7 @@ def test_a_pause_whose_probe_is_lost_ends_nevertheless() -> None:
 
 def test_a_session_without_news_goes_on_carefully_at_the_last_rate() -> None:
     session = Session()
-    session.follower.hear(Pace(run="r", epoch=4, rates=RATES))
+    session.follower.hear(Pace(run="r", epoch=4, rates=RATES, known=True))
     session.refused()
     session.probes()
     session.probes()
@@ -218,12 +219,12 @@ def test_a_session_of_an_older_workflow_learns_by_itself() -> None:
 
 def test_the_pause_of_an_outage_is_left_alone() -> None:
     session = Session()
-    session.follower.hear(Pace(run="r", rates=RATES, epoch=1))
+    session.follower.hear(Pace(run="r", rates=RATES, known=True, epoch=1))
     for user in range(30):
         session.limiter.failed(session.limiter.send(session.now), f"user {user}", session.now)
         session.now += 1.0
     assert session.limiter.down
-    session.follower.hear(Pace(run="r", rates=RATES, epoch=2))
+    session.follower.hear(Pace(run="r", rates=RATES, known=True, epoch=2))
     assert session.limiter.down
     assert session.limiter.state == "paused"
     assert session.told == []
