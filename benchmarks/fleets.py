@@ -15,7 +15,7 @@ import sys
 import sysconfig
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -183,12 +183,13 @@ class Fleet:
         folder: Path | None = None,
         key: str | None = None,
         source: Path | None = None,
+        options: Sequence[str] = (),
     ) -> Part:
         """Start another coordinator or worker, in this folder or that of the ids."""
         named = {config.DOMAIN: self.sandbox.url, **self.server.environment}
         if name == "worker":
             named[config.API_KEY] = self.sandbox.api_key if key is None else key
-        options = ["--source", str(source or self.folder)]
+        options = ["--source", str(source or self.folder), *options]
         command = [sys.executable, "-m", "monocloud_async", "fleet", name, *options]
         part = Part(command, {**os.environ, **named}, folder or self.folder)
         self._parts.append(part)

@@ -24,6 +24,7 @@ from temporalio.client import (
     WorkflowHandle,
     WorkflowQueryFailedError,
 )
+from temporalio.converter import WorkflowSerializationContext
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
@@ -46,6 +47,7 @@ from monocloud_async.fleet.temporal import (
     FleetError,
     connect,
     coordinator_queue,
+    failure_text,
     to_fleet_error,
     translated,
     with_message_codec,
@@ -173,10 +175,18 @@ class FleetRun:
     async def progress(self) -> Progress:
         """Return the progress: what is recorded, and what workers have reported since then."""
         with translated(self.tenant):
-            progress = await self._query(RunWorkflow.progress)
-            description = await self._handle.describe()
-            members = await self._asked_lately()
+            return await self._progress()
+
+    async def _progress(self) -> Progress:
+        progress = await self._query(RunWorkflow.progress)
+        description = await self._handle.describe()
+        members = await self._asked_lately()
         signs: dict[str, Sign] = {}
+        heartbeats = self._client.data_converter.with_context(
+            WorkflowSerializationContext(
+                namespace=self._client.namespace, workflow_id=workflow_id(self.tenant)
+            )
+        )
         for pending in description.raw_description.pending_activities:
             is_chunk = pending.activity_type.name == CHUNK_ACTIVITY
             if pending.state == PendingActivityState.PENDING_ACTIVITY_STATE_SCHEDULED:
@@ -193,11 +203,11 @@ class FleetRun:
             if pending.HasField("last_failure"):
                 failure = pending.last_failure
                 lost = failure.HasField("timeout_failure_info")
-                why = "the coordinator was lost; the step is retried" if lost else failure.message
+                why = "the coordinator was lost; the step is retried"
+                if not lost:
+                    why = await failure_text(self._client, workflow_id(self.tenant), failure)
                 progress.trouble += [why] if why not in progress.trouble else []
-            for details in await self._client.data_converter.decode(
-                pending.heartbeat_details.payloads
-            ):
+            for details in await heartbeats.decode(pending.heartbeat_details.payloads):
                 result = msgspec.convert(details, ChunkResult)
                 _add_heartbeat(progress, result)
                 if result.sign is not None:
@@ -255,9 +265,10 @@ class FleetRun:
         for event in answer.history.events:
             if event.HasField("workflow_task_failed_event_attributes"):
                 failed = event.workflow_task_failed_event_attributes
+                why = await failure_text(self._client, workflow_id(self.tenant), failed.failure)
                 raise FleetError(
                     f"the run cannot go on, because a step of it fails in the coordinator"
-                    f" {failed.identity}: {clean(failed.failure.message)}; if a coordinator of"
+                    f" {failed.identity}: {clean(why)}; if a coordinator of"
                     " another version began the run, start that version again"
                 )
 

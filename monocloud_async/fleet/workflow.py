@@ -137,6 +137,7 @@ class RunWorkflow:
             chunks=len(self._lanes),
             trouble=sorted(set(self._trouble.values())),
             kinds=dict(self._state.progress.kinds),
+            learnt=self._pace.learnt(workflow.time()),
         )
         for result in self._in_hand.values():
             add_result(progress, result)

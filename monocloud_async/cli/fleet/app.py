@@ -41,6 +41,24 @@ Source = Annotated[
         help="Read ids only below this folder or URL; may be repeated. Default: this folder.",
     ),
 ]
+Health = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOST:PORT",
+        help="Answer health checks here: /livez, and /readyz while Temporal answers.",
+    ),
+]
+Metrics = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOST:PORT_OR_URL",
+        help="Serve metrics here for Prometheus, at /metrics, or send them to this OpenTelemetry"
+        " collector.",
+    ),
+]
+JsonLogs = Annotated[
+    bool, typer.Option("--json-logs", help="Write log lines as JSON, one object in a line.")
+]
 MaxOutage = Annotated[
     float, typer.Option(help="Seconds to wait for a tenant that is down, before the run pauses.")
 ]
@@ -74,14 +92,22 @@ def dev(
 
 
 @app.command()
-def coordinator(*, source: Source = None, domain: Domain = None) -> None:
+def coordinator(
+    *,
+    source: Source = None,
+    domain: Domain = None,
+    health: Health = None,
+    metrics: Metrics = None,
+    json_logs: JsonLogs = False,
+) -> None:
     """Host the runs of a tenant and write their journals here. Needs no API key.
 
     Start one per tenant, on a machine with a persistent disk.
     """
     from monocloud_async.cli.fleet import commands as fleet_commands  # noqa: PLC0415  help is quick
 
-    raise typer.Exit(fleet_commands.coordinator(domain, source or []))
+    service = fleet_commands.Service(health, metrics, json_logs)
+    raise typer.Exit(fleet_commands.coordinator(domain, source or [], service))
 
 
 @app.command()
@@ -92,6 +118,9 @@ def worker(
     api_key_file: KeyFile = None,
     timeout: Timeout = None,
     attempts: Attempts = 4,
+    health: Health = None,
+    metrics: Metrics = None,
+    json_logs: JsonLogs = False,
 ) -> None:
     """Make the calls of the tenant's runs; start workers on any number of machines.
 
@@ -101,7 +130,8 @@ def worker(
     from monocloud_async.cli.fleet import commands as fleet_commands  # noqa: PLC0415  help is quick
 
     access = commands.access(domain, api_key_file, timeout, attempts)
-    raise typer.Exit(fleet_commands.worker(access, source or []))
+    service = fleet_commands.Service(health, metrics, json_logs)
+    raise typer.Exit(fleet_commands.worker(access, source or [], service))
 
 
 @app.command()
