@@ -47,6 +47,10 @@ class FleetPace:
         self._began = 0.0  # when the epoch began
         self._soon = 0  # refusals in a row right after a pause
 
+    def alone(self, now: float) -> str:
+        """Return the worker whose session alone looks for the rate, as long as a search lasts."""
+        return self.pace.alone if now - self._began < _SEARCH else ""
+
     def learnt(self, now: float) -> float | None:
         """Return the requests per second that the tenant grants, or None if that is not known."""
         return rate_after(self.pace, now - self._began) if self.pace.known else None

@@ -72,7 +72,8 @@ def test_a_session_that_is_refused_pauses_all_once() -> None:
 def test_one_session_looks_for_the_rate_and_all_keep_it() -> None:
     pace = FleetPace(Pace())
     pace.granted(told(structs.replace(measured(800, 0.5), rate=None), epoch=0), 1.5)
-    assert (pace.pace.alone, pace.pace.known) == ("one", False)
+    assert (pace.alone(1.6), pace.pace.known) == ("one", False)
+    assert pace.alone(60.0) == ""  # a search that meets no limit ends
     pace.granted(told(measured(200, 20.0), epoch=1), 22.5)
     assert (pace.pace.alone, pace.pace.known) == ("", True)
     rates = dict(pace.pace.rates)
