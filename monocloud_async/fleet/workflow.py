@@ -252,7 +252,7 @@ class RunWorkflow:
 
     def _next_chunk(self) -> Chunk:
         rate = self._measured() or self._state.progress.max_rate or _GUESS
-        if self._measures_rate and not self._state.progress.requests:
+        if self._is_one_lane():  # the others take what is left, as soon as the rate is known
             rate = _FIRST_RATE
         return next_chunk(self._state, rate, self._number())
 
