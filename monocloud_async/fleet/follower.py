@@ -160,8 +160,6 @@ class Follower:
         paused_at: float,
         now: float,
         _coming: float = 0.0,
-        *,
-        others: bool = False,  # noqa: ARG002  they may be of this fleet
     ) -> None:
         """Keep what is to be told to the workflow."""
         self._sent = sent(interval, refused_rate * interval.weight, paused_at, now, self._clock())

@@ -78,6 +78,7 @@ class MeasurementInterval:
     Attributes:
         weight: how many requests one counts for, in a session that has only a part of those that
             are measured.
+        others: whether hints show that others share the limit.
     """
 
     __slots__ = (
@@ -89,6 +90,7 @@ class MeasurementInterval:
         "latency",
         "marks",
         "number",
+        "others",
         "refused",
         "requests",
         "sent",
@@ -103,6 +105,7 @@ class MeasurementInterval:
         self.latency = math.inf  # seconds of the quickest answer
         self.weight: float = 1
         self.requests = 0  # without their weight
+        self.others = False
         self.sent: float = 0
         self.refused: float = 0
         self.unheld = 0.0  # share of the last requests that waited for no rate
@@ -216,8 +219,6 @@ class Estimator(Protocol):
         now: float,
         coming: float = 0.0,
         /,
-        *,
-        others: bool = False,
     ) -> None:
         """Take in an interval that ended in a refusal, once the tenant grants again."""
 
@@ -289,8 +290,6 @@ class RateEstimator:
         paused_at: float,
         now: float,
         coming: float = 0.0,
-        *,
-        others: bool = False,
     ) -> None:
         """Take in an interval that ended in a refusal, once the tenant grants again.
 
@@ -300,7 +299,6 @@ class RateEstimator:
             paused_at: when sending stopped.
             now: when the request was sent that was the first to be granted again.
             coming: single calls a second that came in the pause.
-            others: whether hints show that others share the limit.
         """
         pause = now - paused_at
         if not self._learnt:
@@ -308,7 +306,7 @@ class RateEstimator:
         elif coming and interval.unheld > _UNHELD:
             self._keep(interval, refused_rate, coming, now)
         elif interval.granted:  # else it was refused at once, after an outage: that says no rate
-            self._measure(interval, refused_rate, coming, pause, now, others=others)
+            self._measure(interval, refused_rate, coming, pause, now)
         self._began = now
         self._refused_at = interval.last_refused_at
         self._age = 0.0
@@ -341,14 +339,12 @@ class RateEstimator:
         coming: float,
         pause: float,
         now: float,
-        *,
-        others: bool,
     ) -> None:
         cycle = now - self._began
         cycle_rate = interval.granted / cycle  # right where a burst outlasts a pause
         measured = math.sqrt(math.prod(self._rates(interval, cycle_rate)))
         if self._share is not None:
-            if self._share.is_alone(measured, interval.granted) and not others:
+            if self._share.is_alone(measured, interval.granted) and not interval.others:
                 self._share, self._doubts = None, 1
                 self._hold = _HOLD_UNSURE
                 self._hold_at(measured)
@@ -357,7 +353,7 @@ class RateEstimator:
                 self._hold_share(self._share, refused_rate)
         elif self.burst and self._age < _AT_ONCE and interval.unheld > _UNHELD:
             self.burst = 0.0  # refused within the burst after the pause: it was not there
-        elif others or self._is_contradicted(interval, refused_rate):
+        elif interval.others or self._is_contradicted(interval, refused_rate):
             # The burst of a first interval with others is a part of the tenant's.
             granted = max(interval.rate(1.0), measured)
             self._start_sharing(max(min(refused_rate, granted), _USED * coming))

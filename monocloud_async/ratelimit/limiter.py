@@ -127,7 +127,6 @@ class RateLimiter:
         self._reader = HintReader()
         self._forecast: Forecast | None = None  # once there was a hint
         self._room = math.inf  # requests in flight, by the forecast
-        self._others = False  # whether the last interval's hints show that others take part
         self._in_flight = 0
         self._most_in_flight = 0  # since the window was made small
         self._window: float = _FIRST_WINDOW
@@ -362,7 +361,7 @@ class RateLimiter:
     def _refuse(self, ticket: Ticket, now: float) -> None:
         """The interval ends here; it is learnt from when the tenant grants again."""
         self._to_learn = self._interval, ticket.rate, now, self.calls
-        self._others = self._forecast is not None and self._forecast.shows_others
+        self._interval.others = self._forecast is not None and self._forecast.shows_others
         if self._estimator is not None:
             self._preview = self._estimator.preview(self._interval)
 
@@ -478,7 +477,7 @@ class RateLimiter:
             self._estimator = RateEstimator() if self._leader is None else self._leader
         estimator = self._estimator
         coming = (self.calls - calls) / (resumed_at - paused_at)
-        estimator.learn(interval, rate, paused_at, resumed_at, coming, others=self._others)
+        estimator.learn(interval, rate, paused_at, resumed_at, coming)
         self._pace_from(estimator, resumed_at, resumed_at - paused_at)
         if estimator.known:
             fields = {"tenant": self.tenant, "rate": estimator.rate}
