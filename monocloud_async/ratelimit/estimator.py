@@ -66,9 +66,10 @@ class Ticket(Struct, frozen=True, gc=False):
     """A request on its way: what has to be known of it when the answer comes."""
 
     interval: int
-    index: float
+    index: int
     sent_at: float
     rate: float
+    before: float = 0.0  # requests before it, each with its weight
 
 
 class MeasurementInterval:
@@ -91,6 +92,7 @@ class MeasurementInterval:
         "number",
         "others",
         "refused",
+        "requests",
         "sent",
         "unheld",
         "weight",
@@ -102,6 +104,7 @@ class MeasurementInterval:
         self.answered_at: float | None = None  # for the first time
         self.latency = math.inf  # seconds of the quickest answer
         self.weight: float = 1
+        self.requests = 0  # without their weight
         self.others = False
         self.sent: float = 0
         self.refused: float = 0
@@ -113,11 +116,12 @@ class MeasurementInterval:
 
     def send(self, now: float, rate: float) -> Ticket:
         """A ticket for one more request."""
-        ticket = Ticket(self.number, self.sent, now, rate)
+        ticket = Ticket(self.number, self.requests, now, rate, self.sent)
         if not self.sent:
             self.began = now
         if not self.marks or now - self.marks[-1][0] > _RESOLUTION:
             self.marks.append((now, self.sent))
+        self.requests += 1
         self.sent += self.weight
         return ticket
 
@@ -136,15 +140,15 @@ class MeasurementInterval:
         if not self.refused:
             self.first_refused_at = ticket.sent_at
         self.refused += self.weight
-        if ticket.index >= self.end:
+        if ticket.before >= self.end:
             self.end, self.last_refused_at = self._sent_with(ticket), ticket.sent_at
 
     def exhaust(self, ticket: Ticket) -> None:
         """The request of this ticket was granted, and one more would have been refused."""
         if not self.refused:
             self.first_refused_at = ticket.sent_at
-        if ticket.index >= self.end:
-            self.end, self.last_refused_at = ticket.index + self.weight, ticket.sent_at
+        if ticket.before >= self.end:
+            self.end, self.last_refused_at = ticket.before + self.weight, ticket.sent_at
 
     def _sent_with(self, ticket: Ticket) -> float:
         """Requests sent before this one or with it: who sees them first, nobody knows."""
