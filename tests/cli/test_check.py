@@ -140,7 +140,7 @@ def test_an_output_that_a_full_disk_does_not_take_ends_the_command_with_3(
 
 def test_a_pipe_that_has_a_name_is_no_journal_and_keeps_its_content(users: Path) -> None:
     reads, writes = os.pipe()
-    with open(reads, "rb") as pipe:
+    with os.fdopen(reads, "rb") as pipe:
         os.write(writes, b"ada\n")
         os.close(writes)
         assert not is_journal(Path(f"/dev/fd/{reads}"))

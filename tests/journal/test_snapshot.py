@@ -188,9 +188,8 @@ def forged(path: Path, table: str, column: str, value: object) -> None:
         (text,) = sql.execute("SELECT sql FROM sqlite_master WHERE name = ?", (table,)).fetchone()
         (version,) = sql.execute("PRAGMA schema_version").fetchone()
     untyped = re.sub(rf"\b{column} (TEXT|INTEGER)", column, text)
-    for number, (schema, change) in enumerate(
-        [(untyped, "SELECT ?"), (text, f"UPDATE {table} SET {column} = ?")], 1
-    ):
+    update = f"UPDATE {table} SET {column} = ?"  # noqa: S608  names of the schema
+    for number, (schema, change) in enumerate([(untyped, "SELECT ?"), (text, update)], 1):
         with closing(sqlite3.connect(path, isolation_level=None)) as sql:
             sql.execute("PRAGMA synchronous = OFF")
             sql.execute(change, (value,))
