@@ -1,4 +1,4 @@
-"""Records the history that the tests replay: a small run that was paused, slowed and resumed.
+"""Records the history that the tests replay: a small run that is refused, paused and slowed down.
 
     python benchmarks/fleet_history.py tests/samples/fleet_history_NAME.json
 
@@ -24,7 +24,7 @@ FOLDER = Path("/tmp/fleet-history")  # noqa: S108  it is in the history, so no r
 async def main(target: Path) -> None:
     FOLDER.mkdir()
     with temporal(FOLDER) as server:
-        async with fleet(FOLDER, server, USERS) as parts:
+        async with fleet(FOLDER, server, USERS, rate_limit=80, burst=20) as parts:
             parts.sandbox.script(parts.sandbox.user_ids()[50], 404)
             parts.part("coordinator")
             parts.part("worker")

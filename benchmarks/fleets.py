@@ -15,7 +15,7 @@ import sys
 import sysconfig
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -173,20 +173,31 @@ class Fleet:
         self.ids = folder / "ids.txt"
         self.journal = folder / "ids.txt.journal"
         self.ids.write_text("".join(f"{user_id}\n" for user_id in sandbox.user_ids()))
+        self.workers: list[Part] = []
         self._parts: list[Part] = []
 
-    def part(self, name: str, *, folder: Path | None = None, key: str | None = None) -> Part:
+    def part(
+        self,
+        name: str,
+        *,
+        folder: Path | None = None,
+        key: str | None = None,
+        source: Path | None = None,
+        options: Sequence[str] = (),
+    ) -> Part:
         """Start another coordinator or worker, in this folder or that of the ids."""
         named = {config.DOMAIN: self.sandbox.url, **self.server.environment}
         if name == "worker":
             named[config.API_KEY] = self.sandbox.api_key if key is None else key
-        options = ["--source", str(self.folder)]
+        options = ["--source", str(source or self.folder), *options]
         command = [sys.executable, "-m", "monocloud_async", "fleet", name, *options]
         part = Part(command, {**os.environ, **named}, folder or self.folder)
         self._parts.append(part)
+        if name == "worker":
+            self.workers.append(part)
         return part
 
-    async def start(self, max_rate: float, **options: Any) -> FleetRun:
+    async def start(self, max_rate: float | None, **options: Any) -> FleetRun:
         """Start a run over the ids."""
         return await FleetRun.start(
             self.ids,
@@ -254,7 +265,8 @@ class Fleet:
         with closing(sqlite3.connect(self.journal)) as sql:
             rows = sql.execute("SELECT position, user_id, outcome FROM users").fetchall()
         ids = self.sandbox.user_ids()
-        assert all(ids[position] == user_id for position, user_id, _ in rows)
+        assert all(ids[position] == user_id for position, user_id, _ in rows if position < len(ids))
+        assert len({position for position, *_ in rows}) == len(rows)
         return Counter(outcome for _, _, outcome in rows)
 
     def close(self) -> None:

@@ -274,5 +274,12 @@ def is_loopback(host: str) -> bool:
     return host == "localhost" if address is None else address.is_loopback
 
 
+def tenant_name(tenant: str) -> str:
+    """Return the address by which tenants are compared: localhost is 127.0.0.1."""
+    scheme, separator, host = tenant.partition("://")
+    name, colon, port = host.partition(":")
+    return f"{scheme}{separator}127.0.0.1{colon}{port}" if name == "localhost" else tenant
+
+
 def _shown(host: str) -> str:
     return repr(host[:253])

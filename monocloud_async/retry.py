@@ -172,7 +172,7 @@ async def retry_call(
         except ConfigurationError:
             raise
         except MonoCloudError as error:
-            error.attempts, last = tries, error
+            error.attempts, last = tries - bool(error.refusal), error
             raise
 
     def wait(state: tenacity.RetryCallState) -> float:

@@ -418,11 +418,11 @@ class MonoCloudSession:
             self._calls += 1
             try:
                 try:
-                    return await attempt(policy.total)
+                    return await attempt(policy.total, again=False)
                 except MonoCloudError as error:
                     first = error
                     if self._is_final(error, policy):
-                        error.attempts = 1
+                        error.attempts = 0 if error.refusal else 1
                         raise
                 # Outside the `except`, or later errors would carry this one as `__context__`.
                 return await retry_call(
@@ -452,15 +452,21 @@ class MonoCloudSession:
         time_left: float,
         *,
         observed: Call,
+        again: bool = True,
     ) -> T:
-        """Return the result of one request, which is repeated after a 429 or in an outage."""
+        """Return the result of one request, which is repeated after a 429 or in an outage.
+
+        `again` is whether the call has sent a request before.
+        """
         limiter, clock = self._limiter, asyncio.get_running_loop().time
         deadline = clock() + time_left
         refused, last = None, None
         while True:
             observed.queues(self._queue)
             try:
-                ticket = await self._queue.admit_call(target, policy, deadline, refused)
+                ticket = await self._queue.admit_call(
+                    target, policy, deadline, refused, again=again or last is not None
+                )
             except ConfigurationError as closed:
                 raise last or closed from None
             observed.sends()
@@ -705,13 +711,13 @@ class MonoCloudSession:
         except TimeoutError as error:
             fault: MonoCloudError = timeout_error(error, target, timeout)
         except aiohttp.InvalidURL as error:
-            fault = unusable_client_error(error, target)
+            fault = unusable_client_error(error, target, borrowed=self._borrowed is not None)
         except (aiohttp.ClientError, HttpProcessingError, OSError) as error:
             closed = self._borrowed is not None and self._borrowed.closed
             fault = transport_error(ClosedError() if closed else error, target)
         except (RuntimeError, ValueError, AssertionError, TypeError) as error:
             # aiohttp's assertion that it found a way to connect is a TypeError under `python -O`.
-            fault = unusable_client_error(error, target)
+            fault = unusable_client_error(error, target, borrowed=self._borrowed is not None)
         else:
             self._limiter.read_hint(response)
             try:

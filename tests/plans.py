@@ -8,7 +8,7 @@ from monocloud_async.inputs import Format
 
 
 def plan(
-    *, operation: str = "enable", max_rate: float = 10.0, journal: str = "j", **source: Any
+    *, operation: str = "enable", max_rate: float | None = 10.0, journal: str = "j", **source: Any
 ) -> Plan:
     members: dict[str, Any] = {
         "where": "ids.txt",

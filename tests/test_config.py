@@ -124,3 +124,17 @@ def test_a_recorder_may_copy_the_headers_with_the_key_but_not_pickle_them() -> N
     assert repr(copy.copy(copied["X-API-KEY"])) == "'****'"
     with pytest.raises(TypeError, match="credentials are not pickled"):
         pickle.dumps(copied)
+
+
+@pytest.mark.parametrize(
+    ("tenant", "name"),
+    [
+        ("http://localhost", "http://127.0.0.1"),
+        ("http://localhost:8080", "http://127.0.0.1:8080"),
+        ("http://127.0.0.1:8080", "http://127.0.0.1:8080"),
+        ("http://[::1]:8080", "http://[::1]:8080"),
+        ("https://localhost.example", "https://localhost.example"),
+    ],
+)
+def test_localhost_is_the_name_of_its_address(tenant: str, name: str) -> None:
+    assert config.tenant_name(tenant) == name

@@ -478,6 +478,25 @@ async def test_a_max_rate_that_makes_no_sense_is_refused(rate: float) -> None:
             session.bulk_enable(["u"], max_rate=rate)
 
 
+def test_a_call_that_was_sent_once_does_not_say_that_nothing_was_sent() -> None:
+    async def main() -> None:
+        tenant = Tenant(down=(0, 1e9))
+        async with tenant.session() as session:
+            results = await asyncio.gather(
+                *map(session.enable_user, users(5)), return_exceptions=True
+            )
+            sent_once = [error for error in results if "not sent again" in str(error)]
+            assert sent_once
+            for error in sent_once:
+                assert isinstance(error, m.MonoCloudError)
+                assert (error.attempts, error.refusal) == (1, "down")
+            with pytest.raises(m.ServerError, match="nothing was sent") as caught:
+                await session.enable_user("ada")
+            assert caught.value.attempts == 0
+
+    run(main(), sockets=False)
+
+
 def test_single_calls_do_not_multiply_the_load_of_a_broken_tenant() -> None:
     """While it is down, only probes are sent; a call that is not sent says so."""
 

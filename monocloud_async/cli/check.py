@@ -16,6 +16,7 @@ from monocloud_async.cli.options import TableFormat
 from monocloud_async.cli.states import Looked, State, look_up
 from monocloud_async.cli.tables import Row, open_table
 from monocloud_async.cli.times import iso
+from monocloud_async.config import tenant_name
 from monocloud_async.endpoint import DISABLE, ENABLE
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.inputs.reader import IdReader
@@ -38,7 +39,7 @@ def check_journal(
 ) -> int:
     """Compare what the journal has with what is, and return the exit code."""
     head = read_head(journal)
-    if head.tenant != access.tenant:
+    if tenant_name(head.tenant) != tenant_name(access.tenant):
         raise ConfigurationError(
             f"the journal {journal} belongs to the tenant {head.tenant}, not to {access.tenant}"
         )

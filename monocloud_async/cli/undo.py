@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from monocloud_async.config import tenant_name
 from monocloud_async.endpoint import ENABLE
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.inputs import By, Format
@@ -54,7 +55,7 @@ class UndoIds:
 
     def __init__(self, journal: Path, tenant: str) -> None:
         head = read_head(journal)
-        if head.tenant != tenant:
+        if tenant_name(head.tenant) != tenant_name(tenant):
             raise ConfigurationError(
                 f"the journal {journal} belongs to the tenant {head.tenant}, not to {tenant}"
             )

@@ -14,6 +14,7 @@ except ImportError:
 
 from monocloud_async.fleet.activities import UserActivities
 from monocloud_async.fleet.client import FleetRun
+from monocloud_async.fleet.codec import EncryptingCodec, SigningCodec
 from monocloud_async.fleet.coordinator import run_coordinator
 from monocloud_async.fleet.doctor import Finding, check_fleet
 from monocloud_async.fleet.messages import Failure, FleetReport, Progress, Span, WorkerProgress
@@ -21,12 +22,14 @@ from monocloud_async.fleet.temporal import FleetError, connect
 from monocloud_async.fleet.worker import run_worker
 
 __all__ = [
+    "EncryptingCodec",
     "Failure",
     "Finding",
     "FleetError",
     "FleetReport",
     "FleetRun",
     "Progress",
+    "SigningCodec",
     "Span",
     "UserActivities",
     "WorkerProgress",

@@ -24,6 +24,7 @@ from temporalio.client import (
     WorkflowHandle,
     WorkflowQueryFailedError,
 )
+from temporalio.converter import WorkflowSerializationContext
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
@@ -37,6 +38,7 @@ from monocloud_async.fleet.messages import (
     FleetReport,
     Plan,
     Progress,
+    Sign,
     WorkerProgress,
     add_result,
     new_state,
@@ -45,6 +47,7 @@ from monocloud_async.fleet.temporal import (
     FleetError,
     connect,
     coordinator_queue,
+    failure_text,
     to_fleet_error,
     translated,
     with_message_codec,
@@ -93,7 +96,7 @@ class FleetRun:
         cls,
         source: str | os.PathLike[str],
         *,
-        max_rate: float,
+        max_rate: float | None = None,
         form: Format | None = None,
         column: str | None = None,
         journal: str | os.PathLike[str] | None = None,
@@ -107,7 +110,8 @@ class FleetRun:
         Args:
             source: a path that the coordinator and all workers share, or an https URL that
                 supports range requests. The content must not change until the run has ended.
-            max_rate: requests per second, over the whole fleet.
+            max_rate: requests per second at most, over the whole fleet. Default: what the tenant
+                grants.
             form: the format of the file. Default: from the file name.
             column: the column or member that has the ids. Default: user_id or id.
             journal: the name of the journal, in the coordinator's working directory. Default: the
@@ -130,7 +134,7 @@ class FleetRun:
             tenant=tenant,
             source=ids,
             journal=journal_name(f"{name}.journal" if journal is None else os.fspath(journal)),
-            max_rate=config.positive("max_rate", max_rate),
+            max_rate=_ceiling(max_rate),
             max_outage=config.positive("max_outage", max_outage),
             operation=operation,
         )
@@ -142,7 +146,7 @@ class FleetRun:
                     new_state(plan),
                     id=workflow_id(tenant),
                     task_queue=coordinator_queue(tenant),
-                    static_summary=f"{ids.where} at {max_rate:g}/s",
+                    static_summary=ids.where + (f" at {max_rate:g}/s" if max_rate else ""),
                 )
             except WorkflowAlreadyStartedError:
                 raise FleetError(
@@ -171,10 +175,18 @@ class FleetRun:
     async def progress(self) -> Progress:
         """Return the progress: what is recorded, and what workers have reported since then."""
         with translated(self.tenant):
-            progress = await self._query(RunWorkflow.progress)
-            description = await self._handle.describe()
-            members = await self._asked_lately()
-        rates: dict[str, float] = {}
+            return await self._progress()
+
+    async def _progress(self) -> Progress:
+        progress = await self._query(RunWorkflow.progress)
+        description = await self._handle.describe()
+        members = await self._asked_lately()
+        signs: dict[str, Sign] = {}
+        heartbeats = self._client.data_converter.with_context(
+            WorkflowSerializationContext(
+                namespace=self._client.namespace, workflow_id=workflow_id(self.tenant)
+            )
+        )
         for pending in description.raw_description.pending_activities:
             is_chunk = pending.activity_type.name == CHUNK_ACTIVITY
             if pending.state == PendingActivityState.PENDING_ACTIVITY_STATE_SCHEDULED:
@@ -191,16 +203,16 @@ class FleetRun:
             if pending.HasField("last_failure"):
                 failure = pending.last_failure
                 lost = failure.HasField("timeout_failure_info")
-                why = "the coordinator was lost; the step is retried" if lost else failure.message
+                why = "the coordinator was lost; the step is retried"
+                if not lost:
+                    why = await failure_text(self._client, workflow_id(self.tenant), failure)
                 progress.trouble += [why] if why not in progress.trouble else []
-            for details in await self._client.data_converter.decode(
-                pending.heartbeat_details.payloads
-            ):
+            for details in await heartbeats.decode(pending.heartbeat_details.payloads):
                 result = msgspec.convert(details, ChunkResult)
                 _add_heartbeat(progress, result)
                 if result.sign is not None:
-                    rates[pending.last_worker_identity] = result.sign.rate
-        progress.rate = sum(rates.values())
+                    signs[pending.last_worker_identity] = result.sign
+        progress.add_signs(signs.values())
         progress.members = sorted(members.values(), key=lambda member: (member.role, member.name))
         return progress
 
@@ -253,9 +265,10 @@ class FleetRun:
         for event in answer.history.events:
             if event.HasField("workflow_task_failed_event_attributes"):
                 failed = event.workflow_task_failed_event_attributes
+                why = await failure_text(self._client, workflow_id(self.tenant), failed.failure)
                 raise FleetError(
                     f"the run cannot go on, because a step of it fails in the coordinator"
-                    f" {failed.identity}: {clean(failed.failure.message)}; if a coordinator of"
+                    f" {failed.identity}: {clean(why)}; if a coordinator of"
                     " another version began the run, start that version again"
                 )
 
@@ -276,14 +289,16 @@ class FleetRun:
             await self._handle.signal(RunWorkflow.resume)
             await self._check()
 
-    async def set_rate(self, max_rate: float) -> None:
-        """Change the rate to this many requests per second, within one or two seconds.
+    async def set_rate(self, max_rate: float | None) -> None:
+        """Change the highest rate to this many requests per second, within one or two seconds.
+
+        With None, the tenant alone decides.
 
         Raises:
             ConfigurationError: the rate is not valid.
         """
         with translated(self.tenant):
-            await self._handle.signal(RunWorkflow.set_rate, config.positive("max_rate", max_rate))
+            await self._handle.signal(RunWorkflow.set_rate, _ceiling(max_rate))
             await self._check()
 
     async def cancel(self) -> None:
@@ -309,6 +324,10 @@ class FleetRun:
             await asyncio.sleep(_AGAIN)
 
 
+def _ceiling(max_rate: float | None) -> float | None:
+    return None if max_rate is None else config.positive("max_rate", max_rate)
+
+
 def _since(moment: Timestamp) -> float:
     """Return the seconds since this time, by this machine's clock."""
     return max(0.0, time.time() - moment.ToMilliseconds() / 1000)
@@ -318,8 +337,6 @@ def _add_heartbeat(progress: Progress, result: ChunkResult) -> None:
     add_result(progress, result)
     if (sign := result.sign) is not None:
         progress.under_way += max(0, sign.users - len(result.rows.positions()))
-        if sign.waits is not None and sign.waits not in progress.waits:
-            progress.waits.append(sign.waits)
 
 
 def _root(error: BaseException) -> BaseException:

@@ -5,7 +5,7 @@ their file, and outcomes as positions within that range.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Literal
 
 from msgspec import Struct, field, json
@@ -35,7 +35,8 @@ class Plan(Struct, frozen=True, kw_only=True):
         tenant: the address of the tenant.
         source: the file of ids.
         journal: the name of the journal, in the coordinator's folder.
-        max_rate: requests per second, over the whole fleet.
+        max_rate: requests per second at most, over the whole fleet; None if the tenant alone
+            decides.
         max_outage: seconds that a worker waits for a tenant that is down before the run pauses.
         operation: the name of the operation; payloads from before there were others have none.
         journal_id: the identity of the journal, once a coordinator has opened it. From then on, no
@@ -45,10 +46,86 @@ class Plan(Struct, frozen=True, kw_only=True):
     tenant: str
     source: IdFile
     journal: str
-    max_rate: float
+    max_rate: float | None
     max_outage: float
     operation: str = "enable"
     journal_id: str | None = None
+
+
+class Pace(Struct, frozen=True, kw_only=True):
+    """What all sessions of the fleet keep to, from one 429 to the next.
+
+    Attributes:
+        run: the run; it keeps this identity in each new history.
+        epoch: how many pauses came before.
+        rates: seconds since the epoch began, and the requests per second of the whole fleet from
+            then on; empty if no limit was seen.
+        known: whether they are measured, and not still searched for.
+        burst: requests that the tenant grants at once after a rest.
+        lanes: among how many chunks the rate is divided.
+        paused: whether a session was refused.
+        prober: the worker whose session asks the tenant again.
+        alone: the worker whose session alone looks for the rate; empty when that is known.
+        wait: seconds of the pause, from its begin.
+    """
+
+    run: str = ""
+    epoch: int = 0
+    rates: list[tuple[float, float]] = []
+    known: bool = False
+    burst: float = 0.0
+    lanes: int = 1
+    paused: bool = False
+    prober: str = ""
+    alone: str = ""
+    wait: float = 0.0
+
+
+class Throttled(Struct, frozen=True, kw_only=True):
+    """A worker's session was answered 429."""
+
+    worker: str
+    epoch: int
+    wait: float
+
+
+class Sent(Struct, frozen=True, kw_only=True):
+    """The requests of a session until the tenant refused: a `MeasurementInterval` on its way.
+
+    Times are in seconds before now, and requests are counted for the whole fleet.
+
+    Attributes:
+        rate: of the first one that was refused; None where nothing held it back.
+        paused: when the pause began.
+        resumed: when the request was sent that was granted after it.
+    """
+
+    rate: float | None
+    paused: float
+    resumed: float
+    began: float
+    answered: float | None
+    latency: float | None
+    first_refused: float
+    last_refused: float
+    sent: float
+    refused: float
+    end: float
+    unheld: float
+    weight: float
+    marks: list[tuple[float, float]]
+
+
+class Granted(Struct, frozen=True, kw_only=True):
+    """The tenant grants a worker's session requests again.
+
+    Attributes:
+        sent: what the session sent until it was refused; None if it was another one's.
+    """
+
+    worker: str
+    epoch: int
+    sent: Sent | None = None
 
 
 class Sign(Struct, frozen=True, kw_only=True):
@@ -56,13 +133,20 @@ class Sign(Struct, frozen=True, kw_only=True):
 
     Attributes:
         users: how many users of the chunk the worker has to do, those who are done included.
+        worker: the name of the worker.
         rate: requests per second in the last seconds, over all chunks of the worker.
-        waits: why it sends nothing now, or None.
+        learnt: the part of the worker in the requests per second that the tenant grants; None if
+            they are not known.
+        pause_left: seconds that the tenant asks to wait.
+        outage: seconds since the tenant is down, or 0.
     """
 
     users: int
     rate: float
-    waits: str | None = None
+    worker: str = ""
+    learnt: float | None = None
+    pause_left: float = 0.0
+    outage: float = 0.0
 
 
 class ChunkResult(Struct, kw_only=True):
@@ -77,7 +161,7 @@ class ChunkResult(Struct, kw_only=True):
         worker: the worker that leaves the run for this reason. Workers of earlier versions do not
             leave, and are not named.
         digest: of the bytes of the chunk, as the coordinator read them.
-        sign: of a worker, in heartbeats.
+        sign: of a worker, in heartbeats and at the end.
     """
 
     rows: Rows = field(default_factory=lambda: Rows([], []))
@@ -209,7 +293,7 @@ class Progress(Counts, kw_only=True):
         size: bytes of ids in total.
         expected: about how many ids these are, estimated from samples.
         done: bytes of ids whose users are in the journal.
-        max_rate: requests per second, over the whole fleet.
+        max_rate: requests per second at most, over the whole fleet, or None.
         chunks: how many chunks are handed out.
         waiting: how many of them no worker has taken yet.
         paused: why the run is paused, or None.
@@ -218,7 +302,10 @@ class Progress(Counts, kw_only=True):
         away: the workers that have left the run, with the reason, until `resume`.
         under_way: users of the chunks that workers have, who are not done.
         rate: requests per second in the last seconds.
-        waits: why workers send nothing now.
+        learnt: requests per second that the tenant grants, or None if that is not known.
+        pause_left: seconds that the tenant asks to wait.
+        outage: seconds since the tenant is down, or 0.
+        max_outage: seconds of it after which a worker leaves the run.
         members: the workers and coordinators.
     """
 
@@ -226,7 +313,7 @@ class Progress(Counts, kw_only=True):
     source: str
     size: int
     expected: int
-    max_rate: float
+    max_rate: float | None
     done: int = 0
     chunks: int = 0
     waiting: int = 0
@@ -236,14 +323,25 @@ class Progress(Counts, kw_only=True):
     away: dict[str, str] = field(default_factory=dict)
     under_way: int = 0
     rate: float = 0.0
-    waits: list[str] = field(default_factory=list)
+    learnt: float | None = None
+    pause_left: float = 0.0
+    outage: float = 0.0
+    max_outage: float = 0.0
     members: list[WorkerProgress] = field(default_factory=list)
 
     @property
     def seconds_left(self) -> float | None:
         """How long the rest takes at the rate of the last seconds; None if nothing is sent."""
         counted = self.users_done + self.failed + self.unknown + self.bad_lines
-        return max(0, self.expected - counted) / self.rate if self.rate else None
+        if not self.rate:
+            return None
+        return self.pause_left + max(0, self.expected - counted) / self.rate
+
+    def add_signs(self, signs: Collection[Sign]) -> None:
+        """Take in what the workers say, of which each says something once."""
+        self.rate = sum(sign.rate for sign in signs)
+        self.pause_left = max((sign.pause_left for sign in signs), default=0.0)
+        self.outage = max((sign.outage for sign in signs), default=0.0)
 
 
 class FleetReport(Counts, kw_only=True):
@@ -276,6 +374,7 @@ class RunState(Struct, kw_only=True):
         gaps: spans to be cut into chunks; None before the journal was read.
         unfinished: chunks that were begun and handed back.
         failures: the first thousand failures.
+        pace: what the sessions keep to.
     """
 
     plan: Plan
@@ -283,6 +382,7 @@ class RunState(Struct, kw_only=True):
     gaps: list[Span] | None = None
     unfinished: list[Chunk] = field(default_factory=list, name="rests")  # as in stored payloads
     failures: list[Failure] = []
+    pace: Pace = Pace()
 
     def go_on(self, left: Left) -> None:
         """Continue from the state of the journal."""
@@ -323,6 +423,7 @@ def new_state(plan: Plan) -> RunState:
         size=size,
         expected=round(size / source.line),
         max_rate=plan.max_rate,
+        max_outage=plan.max_outage,
         operation=plan.operation,
     )
     return RunState(plan=plan, progress=progress)

@@ -2,7 +2,8 @@
 
 The address and the credentials come from temporalio's environment configuration:
 `TEMPORAL_ADDRESS`, `TEMPORAL_NAMESPACE`, `TEMPORAL_API_KEY`, `TEMPORAL_TLS_*`, or a profile
-(https://docs.temporal.io/develop/environment-configuration).
+(https://docs.temporal.io/develop/environment-configuration). The key that signs or encrypts
+payloads comes from the environment as well: see `codec`.
 """
 
 import dataclasses
@@ -14,6 +15,7 @@ from typing import Any, Final
 
 import msgspec
 from temporalio.api.common.v1 import Payload
+from temporalio.api.failure.v1 import Failure
 from temporalio.client import Client, WorkflowQueryFailedError
 from temporalio.converter import (
     CompositePayloadConverter,
@@ -21,12 +23,17 @@ from temporalio.converter import (
     DefaultPayloadConverter,
     EncodingPayloadConverter,
     JSONPlainPayloadConverter,
+    WorkflowSerializationContext,
 )
 from temporalio.envconfig import ClientConfig
+from temporalio.exceptions import FailureError as TemporalFailureError
+from temporalio.runtime import Runtime
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import Worker
 
+from monocloud_async.config import tenant_name
 from monocloud_async.errors import ConfigurationError, MonoCloudError
+from monocloud_async.fleet.codec import PayloadRefusedError, protected
 from monocloud_async.sanitize import clean
 from monocloud_async.version import __version__
 
@@ -44,11 +51,16 @@ class FleetError(MonoCloudError):
     """Temporal or a part of the fleet cannot be reached, or refuses."""
 
 
-async def connect(environment: Mapping[str, str] | None = None) -> Client:
+async def connect(
+    environment: Mapping[str, str] | None = None, *, runtime: Runtime | None = None
+) -> Client:
     """Connect to the Temporal that the environment configures, by default at localhost:7233.
+
+    If the environment names a key file of the fleet, what Temporal carries is signed or encrypted.
 
     Args:
         environment: variables to use instead of this process's environment.
+        runtime: for metrics and logs of Temporal's client. Default: the runtime of the process.
 
     Raises:
         ConfigurationError: the configuration cannot be used.
@@ -59,8 +71,9 @@ async def connect(environment: Mapping[str, str] | None = None) -> Client:
     except (RuntimeError, ValueError, OSError) as error:
         raise ConfigurationError(f"cannot use Temporal's configuration: {error}") from None
     address = config.setdefault("target_host", "localhost:7233")
+    codec = protected(DataConverter.default, environment)
     try:
-        return await Client.connect(**config)
+        return await Client.connect(**config, data_converter=codec, runtime=runtime)
     except ValueError as error:
         raise ConfigurationError(f"cannot use Temporal's configuration: {error}") from None
     except (RuntimeError, RPCError):  # its text may quote credentials
@@ -82,11 +95,16 @@ def converter(base: DataConverter = DataConverter.default) -> DataConverter:
     return dataclasses.replace(base, payload_converter_class=_Converter)
 
 
+async def failure_text(client: Client, run: str, failure: Failure) -> str:
+    """Return the message of a failure of this run, which may be encrypted."""
+    context = WorkflowSerializationContext(namespace=client.namespace, workflow_id=run)
+    error = await client.data_converter.with_context(context).decode_failure(failure)
+    return error.message if isinstance(error, TemporalFailureError) else str(error)
+
+
 def workflow_id(tenant: str) -> str:
     """Return the id of a tenant's run; Temporal refuses a second one, so the rate cannot double."""
-    host = tenant.partition("://")[2]
-    name, colon, port = host.partition(":")
-    return f"monocloud-async {f'127.0.0.1{colon}{port}' if name == 'localhost' else host}"
+    return f"monocloud-async {tenant_name(tenant).partition('://')[2]}"
 
 
 def worker_queue(tenant: str) -> str:
@@ -111,6 +129,8 @@ def translated(tenant: str) -> Iterator[None]:
         yield
     except RPCError as error:
         raise to_fleet_error(error, tenant) from None
+    except PayloadRefusedError as error:
+        raise FleetError(str(error)) from None
     except WorkflowQueryFailedError as error:
         raise FleetError(
             f"the coordinator cannot answer for {tenant}: {clean(error.message)}; it may be of"

@@ -28,8 +28,17 @@ from monocloud_async.bulk.run import BulkRun
 from monocloud_async.endpoint import BulkOperation, bulk_operation
 from monocloud_async.errors import ConfigurationError, MonoCloudError
 from monocloud_async.fleet.checks import answering, key_check, source_check
+from monocloud_async.fleet.follower import Follower
 from monocloud_async.fleet.lanes import MAX_LANES
-from monocloud_async.fleet.messages import Chunk, ChunkResult, FleetReport, Plan, Sign
+from monocloud_async.fleet.messages import (
+    Chunk,
+    ChunkResult,
+    FleetReport,
+    Granted,
+    Plan,
+    Sign,
+    Throttled,
+)
 from monocloud_async.fleet.sources import Sources
 from monocloud_async.fleet.temporal import (
     connect,
@@ -47,6 +56,9 @@ from monocloud_async.session import MonoCloudSession
 
 _GRACE: Final = timedelta(seconds=60)  # for the calls in flight, when a worker is asked to end
 _MAX_FAILED: Final = 1 << 19  # bytes of failures in a result, whose payload has at most 2 MB
+_QUICK: Final = 0.15  # seconds between two questions during a pause
+_OFTEN: Final = 0.5  # seconds between two questions else
+_SHORT_PAUSE: Final = 4.0  # seconds; in a longer one, it is enough to ask as often as else
 _RATE_OVER: Final = 5.0  # seconds over which the rate is measured
 _ASK: Final = 2.0  # seconds between two questions of a worker that has left the run
 _ASKED: Final = 10  # questions until the run must know that the worker has left
@@ -78,16 +90,21 @@ async def run_worker(
     """
     client = with_message_codec(client or await connect())
     allowed = Sources(sources)
-    activities = _Activities(session, allowed)
     run = client.get_workflow_handle_for(RunWorkflow.run, workflow_id(session.tenant))
+    news = _News(session, run)
+    activities = _Activities(session, allowed, news)
     checks = source_check(allowed), key_check(session, allowed)
-    async with answering(client, session.tenant, *checks):
-        while True:
-            await _until_left(client, session.tenant, activities)
-            _LOG.warning("this worker leaves the run: %s; see `fleet status`", activities.why)
-            await _until_away(run, away=True)
-            await _until_away(run, away=False)
-            activities.take_in()
+    following = asyncio.create_task(news.exchange())
+    try:
+        async with answering(client, session.tenant, *checks):
+            while True:
+                await _until_left(client, session.tenant, activities)
+                _LOG.warning("this worker leaves the run: %s; see `fleet status`", activities.why)
+                await _until_away(run, away=True)
+                await _until_away(run, away=False)
+                activities.take_in()
+    finally:
+        following.cancel()
 
 
 async def _until_left(client: Client, tenant: str, activities: "_Activities") -> None:
@@ -140,6 +157,69 @@ async def _until_away(run: WorkflowHandle[RunWorkflow, FleetReport], *, away: bo
         await asyncio.sleep(_ASK)
 
 
+class _News:
+    """What the session and the workflow tell each other about the tenant's rate.
+
+    Args:
+        session: the session of the worker.
+        run: the workflow.
+
+    Attributes:
+        follower: keeps the session at its part of the rate.
+    """
+
+    def __init__(
+        self, session: MonoCloudSession, run: WorkflowHandle[RunWorkflow, FleetReport]
+    ) -> None:
+        self._run = run
+        self._outbox: deque[Throttled | Granted] = deque()
+        self._something = asyncio.Event()
+        self._answered = asyncio.Event()
+        self.follower = Follower(
+            session.pace, member_name(), self._tell, asyncio.get_running_loop().time
+        )
+
+    def _tell(self, news: Throttled | Granted) -> None:
+        self._outbox.append(news)
+        self._something.set()
+
+    async def first(self) -> None:
+        """Wait for the first answer of the workflow, but not for long."""
+        self._something.set()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._answered.wait(), BEAT)
+
+    async def exchange(self) -> None:
+        """Send what there is to tell, and ask for news twice a second; more often in a pause."""
+        clock, pausing = asyncio.get_running_loop().time, 0.0
+        while True:
+            self._something.clear()
+            # Temporal or the coordinator may be down, or of another version: then the session
+            # has to do without.
+            with suppress(RPCError, WorkflowQueryFailedError):
+                while self._outbox:
+                    await self._send(self._outbox.popleft())
+                if self.follower.chunks:
+                    epoch = self.follower.epoch
+                    self.follower.hear(
+                        await self._run.query(
+                            RunWorkflow.pace, args=list(epoch), rpc_timeout=_ANSWER
+                        )
+                    )
+                    self._answered.set()
+            if not self.follower.waits:
+                pausing = clock()
+            quick = self.follower.waits and clock() - pausing < _SHORT_PAUSE
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._something.wait(), _QUICK if quick else _OFTEN)
+
+    async def _send(self, news: Throttled | Granted) -> None:
+        if isinstance(news, Throttled):
+            await self._run.signal(RunWorkflow.throttled, news, rpc_timeout=_ANSWER)
+        else:
+            await self._run.signal(RunWorkflow.granted, news, rpc_timeout=_ANSWER)
+
+
 class _Meter:
     """The rate of a worker, over all of its chunks."""
 
@@ -165,8 +245,10 @@ class _Activities:
         why: the reason, or None.
     """
 
-    def __init__(self, session: MonoCloudSession, sources: Sources) -> None:
+    def __init__(self, session: MonoCloudSession, sources: Sources, news: "_News") -> None:
         self._session = session
+        self._news = news
+        self._follower = news.follower
         self._sources = sources
         self._meter = _Meter()
         self.left = asyncio.Event()
@@ -178,13 +260,18 @@ class _Activities:
         self.left.clear()
 
     @activity.defn(name=CHUNK_ACTIVITY)
-    async def run_chunk(self, plan: Plan, chunk: Chunk, max_rate: float) -> ChunkResult:
+    async def run_chunk(self, plan: Plan, chunk: Chunk, max_rate: float | None) -> ChunkResult:
         """Return the result of the chunk, which is partial if the run or the worker stops."""
         result = chunk.so_far
         if chunk.so_far.digest:  # what is known is recorded, and the result has only what is new
             result = ChunkResult(digest=chunk.so_far.digest)
         if self.why is None:
-            result = await self._run(plan, chunk, result, max_rate)
+            self._follower.chunks += 1
+            try:
+                await self._news.first()
+                result = await self._run(plan, chunk, result, max_rate)
+            finally:
+                self._follower.chunks -= 1
             self.why = self.why or result.why
         if self.why is not None:
             result.why, result.worker = self.why, member_name()
@@ -192,7 +279,7 @@ class _Activities:
         return result
 
     async def _run(
-        self, plan: Plan, chunk: Chunk, before: ChunkResult, max_rate: float
+        self, plan: Plan, chunk: Chunk, before: ChunkResult, max_rate: float | None
     ) -> ChunkResult:
         span, where = chunk.span, clean(plan.source.where)
         try:
@@ -207,8 +294,8 @@ class _Activities:
         lines = plan.source.parse(content)
         user_ids = [line.user_id for line in lines if line.user_id is not None]
         before.bad_lines = len(lines) - len(user_ids)
-        # The last owner of this lane may have sent a request just now.
-        await asyncio.sleep(1 / max_rate)
+        if max_rate is not None:  # the last owner of this lane may have sent a request just now
+            await asyncio.sleep(1 / max_rate)
         work = _ChunkRun(
             self._session,
             operation,
@@ -219,11 +306,19 @@ class _Activities:
             max_rate=max_rate,
             max_outage=plan.max_outage,
         )
-        return await work.to_its_end(proved=chunk.proved)
+        self._follower.runs[work.run] = max_rate
+        try:
+            return await work.to_its_end(proved=chunk.proved)
+        finally:
+            del self._follower.runs[work.run]
 
 
 class _ChunkRun:
-    """The bulk run of one chunk, from the first call to a complete or partial result."""
+    """The bulk run of one chunk, from the first call to a complete or partial result.
+
+    Attributes:
+        run: the bulk run.
+    """
 
     def __init__(
         self,
@@ -234,7 +329,7 @@ class _ChunkRun:
         known: set[object],
         *,
         meter: _Meter,
-        max_rate: float,
+        max_rate: float | None,
         max_outage: float,
     ) -> None:
         self._positions = [each for each in range(len(user_ids)) if each not in known]
@@ -248,7 +343,7 @@ class _ChunkRun:
         self._loop = asyncio.get_running_loop()
         self._last_beat = self._loop.time()  # time of the last heartbeat
         self._next_beat: asyncio.Handle
-        self._run: BulkRun = session.bulk(
+        self.run: BulkRun = session.bulk(
             operation,
             [user_ids[position] for position in self._positions],
             max_rate=max_rate,
@@ -259,15 +354,16 @@ class _ChunkRun:
     async def to_its_end(self, *, proved: bool) -> ChunkResult:
         """Return the result; raises if the chunk may already belong to another worker."""
         if proved:
-            self._run.prove()
-        running = asyncio.ensure_future(self._run)
+            self.run.prove()
+        self._meter.add(self._loop.time(), 0)  # from now on
+        running = asyncio.ensure_future(self.run)
         self._beat()
         try:
             await asyncio.wait({running})
         except asyncio.CancelledError:
             details = activity.cancellation_details()
             if details is None or details.timed_out or details.not_found:
-                self._run.cancel()
+                self.run.cancel()
                 raise
             self._drain()
             await asyncio.wait({running})
@@ -286,7 +382,7 @@ class _ChunkRun:
         if now - self._last_beat > HEARTBEAT:
             # The process was suspended or starved: another worker now has the chunk and its rate.
             self._lost = True
-            self._run.cancel()
+            self.run.cancel()
             return
         self._last_beat = now
         self._next_beat = self._loop.call_later(BEAT, self._beat)
@@ -294,9 +390,13 @@ class _ChunkRun:
         if activity.is_worker_shutdown():
             self._drain()
 
+    def _pause_left(self) -> float:
+        pace = self.run.pace
+        return 0.0 if pace.down else pace.pause_left
+
     def _drain(self) -> None:
         self._drained = True
-        self._run.drain()
+        self.run.drain()
 
     def _take(self, outcome: Outcome) -> None:
         outcome = structs.replace(outcome, position=self._positions[outcome.position], user_id="")
@@ -310,22 +410,20 @@ class _ChunkRun:
                 self._drain()
 
     def _sign(self) -> Sign:
-        report, pace = self._run.report, self._run.pace
+        report, pace = self.run.report, self.run.pace
         rate = self._meter.add(self._loop.time(), report.requests - self._metered)
         self._metered = report.requests
-        waits = None
-        if pace.down:
-            waits = "the tenant is down"
-        elif pace.pause_left:
-            waits = f"the tenant asks to wait, {pace.pause_left:.0f} s more"
         return Sign(
             users=len(self._positions),
             rate=rate,
-            waits=waits,
+            worker=member_name(),
+            learnt=pace.rate,
+            pause_left=self._pause_left(),
+            outage=pace.down_for(self._loop.time()),
         )
 
     def _so_far(self) -> ChunkResult:
-        before, report = self._before, self._run.report
+        before, report = self._before, self.run.report
         return ChunkResult(
             rows=self._rows,
             digest=before.digest,
@@ -348,6 +446,7 @@ class _ChunkRun:
                 self._rows.add(outcome, moment)
         result = self._so_far()
         result.why = why
+        result.sign = self._sign()
         result.done = self._rows.positions().issuperset(self._positions)
         return result
 

@@ -1,7 +1,11 @@
 """The workflow of a run: hands out chunks on a number of lanes, and has their results recorded.
 
-Lanes keep the rate of the whole fleet: each lane has one chunk at a time and an equal share of the
-rate. The ids of a chunk are in the journal before a worker gets it, and its results before the lane
+Lanes keep the highest rate of the whole fleet: each lane has one chunk at a time and an equal share
+of it. Below it, the sessions of the workers find the rate that the tenant grants, and chunks are as
+large as the rate that they measure asks for. If the tenant asks to wait for long, all lanes wait;
+then one user is tried before all lanes go on.
+
+The ids of a chunk are in the journal before a worker gets it, and its results before the lane
 goes on, complete or not. So the workflow keeps only which chunks are unfinished.
 
 A worker that cannot go on leaves the run, and the others do its work. The run pauses when nobody
@@ -10,10 +14,11 @@ takes its chunks.
 This code must be deterministic: Temporal runs it again from the recorded history when a coordinator
 restarts (https://docs.temporal.io/workflows#deterministic-constraints). Runs that an earlier
 version began take the steps of that version until they continue in a new history: see
-`_RECORDS_AT_ONCE`.
+`_RECORDS_AT_ONCE` and `_MEASURES_RATE`.
 """
 
 import asyncio
+import math
 from collections import Counter
 from contextlib import suppress
 from datetime import timedelta
@@ -27,26 +32,35 @@ from temporalio.exceptions import ActivityError, ApplicationError, CancelledErro
 from temporalio.exceptions import TimeoutError as TimedOutError
 from temporalio.workflow import ActivityHandle
 
-from monocloud_async.fleet.lanes import lanes, next_chunk
+from monocloud_async.fleet.lanes import MeasuredRate, lanes, most_lanes, next_chunk
 from monocloud_async.fleet.messages import (
     Chunk,
     ChunkResult,
     Failure,
     FleetReport,
+    Granted,
     How,
     Left,
+    Pace,
     Progress,
     RunState,
     Span,
+    Throttled,
     add_result,
     kinds,
 )
+from monocloud_async.fleet.pace import FleetPace
 from monocloud_async.fleet.temporal import worker_queue
 
 # Histories without this marker are of a version that kept unfinished results in the workflow
 # (https://docs.temporal.io/patching).
 _RECORDS_AT_ONCE: Final = "records-at-once"
+# And those without this one have chunks as large as the highest rate asks for.
+_MEASURES_RATE: Final = "measures-rate"
 CHUNK_ACTIVITY: Final = "enable_chunk"  # the name in the histories of runs, for every operation
+# Requests per second that the size of a chunk is for, until some are measured, and of the first.
+_GUESS: Final = 50.0
+_FIRST_RATE: Final = 20.0
 BEAT: Final = 1.0  # seconds from one heartbeat to the next
 HEARTBEAT: Final = 10.0  # seconds without one, after which a worker or coordinator counts as lost
 
@@ -90,12 +104,16 @@ class RunWorkflow:
         self._cancelled = False  # nothing new begins
         self._trouble: dict[int, str] = {}  # why a chunk is retried, by its start
         self._in_hand: dict[int, ChunkResult] = {}  # results on their way to the journal
-        self._records_at_once = True
+        self._records_at_once = self._measures_rate = True
+        self._rate = MeasuredRate()
+        self._pace = FleetPace(state.pace)
+        self._out = 0  # chunks that workers have, or wait for one
 
     @workflow.run
     async def run(self, _state: RunState) -> FleetReport:
         """Do the run, and return its report."""
         self._records_at_once = workflow.patched(_RECORDS_AT_ONCE)
+        self._measures_rate = workflow.patched(_MEASURES_RATE)
         # In a separate task: a cancellation reaches only this one, and interrupts no step.
         working = asyncio.create_task(self._work())
         try:
@@ -104,6 +122,7 @@ class RunWorkflow:
             self._cancelled = self._draining = True
             await workflow.wait_condition(working.done)
         if not working.result() and not self._cancelled:
+            self._state.pace = self._pace.pace
             workflow.continue_as_new(self._state)
         ending = asyncio.create_task(self._end())
         while not ending.done():
@@ -119,6 +138,7 @@ class RunWorkflow:
             chunks=len(self._lanes),
             trouble=sorted(set(self._trouble.values())),
             kinds=dict(self._state.progress.kinds),
+            learnt=self._pace.learnt(workflow.time()),
         )
         for result in self._in_hand.values():
             add_result(progress, result)
@@ -128,6 +148,28 @@ class RunWorkflow:
     def failures(self) -> list[Failure]:
         """Return the first thousand users who failed or are unknown."""
         return self._state.failures
+
+    @workflow.query
+    def pace(self, run: str, epoch: int) -> Pace:
+        """Return what the sessions of all workers keep to; the rates only to who knows another."""
+        me, pace = workflow.info().first_execution_run_id, self._pace.pace
+        alone = self._pace.alone(workflow.time())
+        pace = structs.replace(pace, run=me, lanes=max(1, self._out), alone=alone)
+        if (run, epoch) == (me, pace.epoch):
+            return structs.replace(pace, rates=[])
+        most = self._state.progress.max_rate or math.inf
+        rates = [(time, min(rate, most)) for time, rate in pace.rates]
+        return structs.replace(pace, rates=rates)
+
+    @workflow.signal
+    def throttled(self, told: Throttled) -> None:
+        """Pause the sessions of all workers: one of them was refused."""
+        self._pace.throttled(told)
+
+    @workflow.signal
+    def granted(self, told: Granted) -> None:
+        """Learn the rate, and let the sessions of all workers go on."""
+        self._pace.granted(told, workflow.time())
 
     @workflow.signal
     def pause(self, why: str) -> None:
@@ -141,8 +183,8 @@ class RunWorkflow:
         self._state.progress.away.clear()
 
     @workflow.signal
-    def set_rate(self, max_rate: float) -> None:
-        """Change the rate, as soon as the chunks that are out have come back."""
+    def set_rate(self, max_rate: float | None) -> None:
+        """Change the highest rate, as soon as the chunks that are out have come back."""
         if max_rate != self._state.progress.max_rate:
             self._state.progress.max_rate = max_rate
             self._draining = bool(self._lanes)
@@ -172,7 +214,7 @@ class RunWorkflow:
                         return False
                 while self._has_room():
                     lane = self._lane if self._records_at_once else self._lane_before
-                    self._lanes.add(asyncio.create_task(lane(next_chunk(state))))
+                    self._lanes.add(asyncio.create_task(lane(self._next_chunk())))
                 await workflow.wait_condition(self._changed)
                 self._take_back()
                 self._draining = self._cancelled or (self._draining and bool(self._lanes))
@@ -208,6 +250,27 @@ class RunWorkflow:
             report = state.report(how)
         return structs.replace(report, trouble=trouble)
 
+    def _next_chunk(self) -> Chunk:
+        rate = self._measured() or self._state.progress.max_rate or _GUESS
+        if self._is_one_lane():  # the others take what is left, as soon as the rate is known
+            rate = _FIRST_RATE
+        return next_chunk(self._state, rate, self._number())
+
+    def _measured(self) -> float | None:
+        return self._rate.value(workflow.time()) if self._measures_rate else None
+
+    def _number(self) -> int:
+        """Return how many lanes may be in use."""
+        if self._is_one_lane():
+            return 1
+        return lanes(self._state.progress.max_rate, self._measured())
+
+    def _is_one_lane(self) -> bool:
+        """Return whether one lane has all of the rate, until something is known of it."""
+        pace = self._pace.pace
+        known = bool(pace.rates) if pace.epoch else bool(self._state.progress.requests)
+        return self._measures_rate and (not known or self._pace.alone(workflow.time()) != "")
+
     def _take_back(self) -> None:
         """Remove the lanes that are done, and raise the error of one that failed."""
         for lane in [lane for lane in self._lanes if lane.done()]:
@@ -224,7 +287,7 @@ class RunWorkflow:
             bool(state.gaps or state.unfinished)
             and state.progress.paused is None
             and not self._draining
-            and len(self._lanes) < lanes(state.progress.max_rate)
+            and len(self._lanes) < self._number()
         )
 
     async def _lane(self, chunk: Chunk) -> None:
@@ -236,6 +299,8 @@ class RunWorkflow:
                 break
             chunk = Chunk(span=span)
             result, error = await self._attempt(begun)
+            if result.sign is not None:
+                self._rate.add(result.sign, workflow.time())
             if not await self._record(chunk, result):
                 chunk = Chunk(span=span, so_far=result)
                 break
@@ -288,6 +353,7 @@ class RunWorkflow:
             return ChunkResult(), None
         proved = self._state.progress.users_done > 0
         call = self._call_worker(structs.replace(chunk, proved=proved))
+        self._out += 1
         await workflow.wait_condition(lambda: call.done() or self._draining)
         if not call.done():
             call.cancel()
@@ -298,6 +364,8 @@ class RunWorkflow:
             who = error.identity
         else:  # bad lines are counted once
             return structs.replace(result, bad_lines=result.bad_lines * result.done), None
+        finally:
+            self._out -= 1
         if isinstance(cause, CancelledError):
             return ChunkResult(), None  # no worker had it
         result = structs.replace(_last_word(cause) or ChunkResult(), bad_lines=0, sign=None)
@@ -308,11 +376,12 @@ class RunWorkflow:
     def _call_worker(self, chunk: Chunk) -> ActivityHandle[ChunkResult]:
         """Start the activity of a worker."""
         progress = self._state.progress
+        number = 1 if self._is_one_lane() else most_lanes(progress.max_rate)
         # With a limit only if somebody has left: with few machines, none may be there for a while.
         taken = timedelta(seconds=_TAKEN) if progress.away else None
         return workflow.start_activity(
             CHUNK_ACTIVITY,
-            args=[self._plan, chunk, progress.max_rate / lanes(progress.max_rate)],
+            args=[self._plan, chunk, progress.max_rate and progress.max_rate / number],
             result_type=ChunkResult,
             task_queue=worker_queue(self._plan.tenant),
             schedule_to_start_timeout=taken,

@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from monocloud_async.config import tenant_name
 from monocloud_async.endpoint import BulkOperation
 from monocloud_async.errors import (
     ConfigurationError,
@@ -308,7 +309,7 @@ class JournalStore:
         except EmptyJournalError:
             return  # a kill came before the first transaction
         self._form = form
-        if tenant != self._tenant:
+        if tenant_name(str(tenant)) != tenant_name(self._tenant):
             raise ConfigurationError(
                 f"the journal {self._path} belongs to the tenant {clean(str(tenant))}, and this run"
                 f" is for {self._tenant}; name another journal, or use that tenant"

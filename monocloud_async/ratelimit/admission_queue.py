@@ -45,11 +45,12 @@ class _Waiter:
 class _WaitingCall(_Waiter):
     """A single call that waits, at most until its deadline."""
 
-    def __init__(self, user_id: str, policy: RetryPolicy, deadline: float) -> None:
+    def __init__(self, user_id: str, policy: RetryPolicy, deadline: float, *, again: bool) -> None:
         super().__init__()
         self.user_id = user_id
         self.policy = policy
         self.deadline = deadline
+        self.not_sent = "it was not sent again" if again else "nothing was sent"
 
 
 W = TypeVar("W", bound=_Waiter)
@@ -113,7 +114,13 @@ class AdmissionQueue:
         return self.limiter.waiting > 0 or self.limiter.delay(now) > 0
 
     async def admit_call(
-        self, user_id: str, policy: RetryPolicy, deadline: float, refused: Ticket | None = None
+        self,
+        user_id: str,
+        policy: RetryPolicy,
+        deadline: float,
+        refused: Ticket | None = None,
+        *,
+        again: bool = False,
     ) -> Ticket:
         """Wait until a single call may be sent, and return its ticket.
 
@@ -122,16 +129,17 @@ class AdmissionQueue:
             policy: how long to wait for a pause, and whether to wait in an outage.
             deadline: when the call has to end.
             refused: the last ticket of the call, if it was answered 429.
+            again: whether the call has sent a request before.
 
         Raises:
             RateLimitedError: the call would be sent too late, or the pause is too long.
-            ServerError: the tenant is down. In both cases, nothing was sent.
+            ServerError: the tenant is down. In both cases, the request was not sent.
         """
         loop = asyncio.get_running_loop()
         now = loop.time()
         if not self.must_wait(now):
             return self.limiter.send(now)
-        call = _WaitingCall(user_id, policy, deadline)
+        call = _WaitingCall(user_id, policy, deadline, again=again)
         error = self._refusal(call, 0 if refused else self._calls.waiting, now)
         if error is not None:
             raise error
@@ -283,7 +291,7 @@ class AdmissionQueue:
             if call.policy.wait_if_down:
                 return None
             error = ServerError(
-                f"the tenant is down, for {limiter.down_for(now):.0f} s so far; nothing was sent",
+                f"the tenant is down, for {limiter.down_for(now):.0f} s so far; {call.not_sent}",
                 status=503,
                 user_id=call.user_id,
                 retry_after=limiter.probe_delay(now),
@@ -315,7 +323,7 @@ class AdmissionQueue:
             refusal = "rate_limit"
             why = f"the tenant's limit has no place for it within {call.policy.total:g} s"
         error = RateLimitedError(
-            f"{why}; nothing was sent", status=429, user_id=call.user_id, retry_after=wait
+            f"{why}; {call.not_sent}", status=429, user_id=call.user_id, retry_after=wait
         )
         error.refusal = refusal
         error.advice = "Try again after as many seconds as its retry_after says"
@@ -364,6 +372,11 @@ class RunAdmission:
     def is_open(self) -> bool:
         """Whether no request has to wait."""
         return self._limit is None and self.limiter.is_open
+
+    def set_max_rate(self, max_rate: float) -> None:
+        """Change the `max_rate` of the run, if it has one."""
+        if self._limit is not None:
+            self._limit.rate = max_rate
 
     def delay(self, now: float) -> float:
         """Return the seconds to wait for the `max_rate` of the run."""

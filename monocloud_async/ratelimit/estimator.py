@@ -12,7 +12,7 @@ docs/pace.md has the law in words, and where each constant comes from.
 
 import math
 from collections import deque
-from typing import Final
+from typing import Final, Protocol
 
 from msgspec import Struct
 
@@ -71,23 +71,33 @@ class Ticket(Struct, frozen=True, gc=False):
     index: int
     sent_at: float
     rate: float
+    before: float = 0.0  # requests before it, each with its weight
 
 
 class MeasurementInterval:
-    """The requests between two pauses, and which of them were refused."""
+    """The requests between two pauses, and which of them were refused.
+
+    Attributes:
+        weight: how many requests one counts for, in a session that has only a part of those that
+            are measured.
+        others: whether hints show that others share the limit.
+    """
 
     __slots__ = (
-        "_end",
         "answered_at",
         "began",
+        "end",
         "first_refused_at",
         "last_refused_at",
         "latency",
         "marks",
         "number",
+        "others",
         "refused",
+        "requests",
         "sent",
         "unheld",
+        "weight",
     )
 
     def __init__(self, number: int) -> None:
@@ -95,22 +105,26 @@ class MeasurementInterval:
         self.began = 0.0
         self.answered_at: float | None = None  # for the first time
         self.latency = math.inf  # seconds of the quickest answer
-        self.sent = 0
-        self.refused = 0
+        self.weight: float = 1
+        self.requests = 0  # without their weight
+        self.others = False
+        self.sent: float = 0
+        self.refused: float = 0
         self.unheld = 0.0  # share of the last requests that waited for no rate
         self.first_refused_at = 0.0
         self.last_refused_at = 0.0
-        self.marks: deque[tuple[float, int]] = deque(maxlen=_MARKS)  # when, and how many before
-        self._end = 0
+        self.marks: deque[tuple[float, float]] = deque(maxlen=_MARKS)  # when, and how many before
+        self.end: float = 0  # requests sent no later than the last refused one
 
     def send(self, now: float, rate: float) -> Ticket:
         """A ticket for one more request."""
-        ticket = Ticket(self.number, self.sent, now, rate)
+        ticket = Ticket(self.number, self.requests, now, rate, self.sent)
         if not self.sent:
             self.began = now
         if not self.marks or now - self.marks[-1][0] > _RESOLUTION:
             self.marks.append((now, self.sent))
-        self.sent += 1
+        self.requests += 1
+        self.sent += self.weight
         return ticket
 
     def grant(self, ticket: Ticket, now: float) -> None:
@@ -127,18 +141,18 @@ class MeasurementInterval:
         """The request of this ticket was answered 429."""
         if not self.refused:
             self.first_refused_at = ticket.sent_at
-        self.refused += 1
-        if ticket.index >= self._end:
-            self._end, self.last_refused_at = self._sent_with(ticket), ticket.sent_at
+        self.refused += self.weight
+        if ticket.before >= self.end:
+            self.end, self.last_refused_at = self._sent_with(ticket), ticket.sent_at
 
     def exhaust(self, ticket: Ticket) -> None:
         """The request of this ticket was granted, and one more would have been refused."""
         if not self.refused:
             self.first_refused_at = ticket.sent_at
-        if ticket.index >= self._end:
-            self._end, self.last_refused_at = ticket.index + 1, ticket.sent_at
+        if ticket.before >= self.end:
+            self.end, self.last_refused_at = ticket.before + self.weight, ticket.sent_at
 
-    def _sent_with(self, ticket: Ticket) -> int:
+    def _sent_with(self, ticket: Ticket) -> float:
         """Requests sent before this one or with it: who sees them first, nobody knows."""
         end = self.sent
         for at, before in reversed(self.marks):
@@ -148,16 +162,16 @@ class MeasurementInterval:
         return end
 
     @property
-    def granted(self) -> int:
+    def granted(self) -> float:
         """Requests sent no later than the last refused one that were not refused themselves."""
-        return self._end - self.refused
+        return self.end - self.refused
 
     def rate(self, burst: float) -> float:
         """Requests a second of who grants `burst` at once: the most that any part of it says."""
         granted, end = self.granted, self.last_refused_at
         most = 0.0
         for index, (at, before) in enumerate(self.marks):
-            if at > self.first_refused_at or (index and granted - before < _ENOUGH):
+            if at > self.first_refused_at or (index and granted - before < _ENOUGH * self.weight):
                 break
             if end > at:
                 # One more would have been refused, so that much was not quite there.
@@ -172,6 +186,43 @@ class MeasurementInterval:
         return max(
             granted - before - rate * max(0.0, end - max(at, first)) for at, before in self.marks
         )
+
+
+class Estimator(Protocol):
+    """What a limiter asks for the rate, and tells what the tenant granted: see `RateEstimator`."""
+
+    @property
+    def rate(self) -> float:
+        """Requests a second to send now."""
+        ...
+
+    @property
+    def burst(self) -> float:
+        """Requests that the tenant grants at once after a rest."""
+        ...
+
+    @property
+    def known(self) -> bool:
+        """Whether the rate is measured, and not still searched for."""
+        ...
+
+    def preview(self, interval: MeasurementInterval, /) -> float:
+        """The rate at most, by what is known before the tenant grants again."""
+        ...
+
+    def advance(self, gap: float, /) -> None:
+        """One request went out so long after the one before, because the rate said so."""
+
+    def learn(
+        self,
+        interval: MeasurementInterval,
+        refused_rate: float,
+        paused_at: float,
+        now: float,
+        coming: float = 0.0,
+        /,
+    ) -> None:
+        """Take in an interval that ended in a refusal, once the tenant grants again."""
 
 
 class RateEstimator:
@@ -242,8 +293,6 @@ class RateEstimator:
         paused_at: float,
         now: float,
         coming: float = 0.0,
-        *,
-        others: bool = False,
     ) -> None:
         """Take in an interval that ended in a refusal, once the tenant grants again.
 
@@ -253,7 +302,6 @@ class RateEstimator:
             paused_at: when sending stopped.
             now: when the request was sent that was the first to be granted again.
             coming: single calls a second that came in the pause.
-            others: whether hints show that others share the limit.
         """
         pause = now - paused_at
         if not self._learnt:
@@ -261,7 +309,7 @@ class RateEstimator:
         elif coming and interval.unheld > _UNHELD:
             self._keep(interval, refused_rate, coming, now)
         elif interval.granted:  # else it was refused at once, after an outage: that says no rate
-            self._measure(interval, refused_rate, coming, pause, now, others=others)
+            self._measure(interval, refused_rate, coming, pause, now)
         self._began = now
         self._refused_at = interval.last_refused_at
         self._age = 0.0
@@ -294,14 +342,12 @@ class RateEstimator:
         coming: float,
         pause: float,
         now: float,
-        *,
-        others: bool,
     ) -> None:
         cycle = now - self._began
         cycle_rate = interval.granted / cycle  # right where a burst outlasts a pause
         measured = math.sqrt(math.prod(self._rates(interval, cycle_rate)))
         if self._share is not None:
-            if self._share.is_alone(measured, interval.granted) and not others:
+            if self._share.is_alone(measured, interval.granted) and not interval.others:
                 self._share, self._doubts, self._falls = None, 1, 0
                 self._hold = _HOLD_UNSURE
                 self._hold_at(measured)
@@ -310,7 +356,7 @@ class RateEstimator:
                 self._hold_share(self._share, refused_rate)
         elif self.burst and self._age < _AT_ONCE and interval.unheld > _UNHELD:
             self.burst = 0.0  # refused within the burst after the pause: it was not there
-        elif others or self._is_contradicted(interval, refused_rate, measured):
+        elif interval.others or self._is_contradicted(interval, refused_rate, measured):
             # The burst of a first interval with others is a part of the tenant's.
             granted = max(interval.rate(1.0), measured)
             self._start_sharing(max(min(refused_rate, granted), _USED * coming))

@@ -73,7 +73,7 @@ class FairShare:
         usual, soon = _RARE
         return soon if self._usual > usual else 0.0
 
-    def is_alone(self, measured: float, granted: int) -> bool:
+    def is_alone(self, measured: float, granted: float) -> bool:
         """Return whether the last measurements agree, as those of a session alone do.
 
         Among others a session measures its own rate, which goes up and down.

@@ -268,7 +268,7 @@ class Forecast:
         self.room = math.inf if is_over or not share else max(1.0, share * hint.remaining)
         self._latency = latency
 
-    def _share(self, index: int, least: int) -> float:
+    def _share(self, index: float, least: int) -> float:
         """Return our part of what was counted; 0.0 for a counter that does not count us."""
         assert self._first is not None  # noqa: S101  for the type checkers
         sent, fell = index - self._first.index, self._most - self._remaining

@@ -40,7 +40,12 @@ from typing import Final, Literal
 
 from monocloud_async.endpoint import Response
 from monocloud_async.ratelimit.circuit_breaker import CircuitBreaker
-from monocloud_async.ratelimit.estimator import MeasurementInterval, RateEstimator, Ticket
+from monocloud_async.ratelimit.estimator import (
+    Estimator,
+    MeasurementInterval,
+    RateEstimator,
+    Ticket,
+)
 from monocloud_async.ratelimit.hints import Forecast, Hint, HintReader
 from monocloud_async.ratelimit.pacer import Pacer
 
@@ -103,7 +108,8 @@ class RateLimiter:
         self._limit = None if max_rate is None else Pacer(max_rate, burst)
         # The module's own generator is seeded anew in each process that is forked.
         self._uniform = (random if seed is None else random.Random(seed)).uniform  # noqa: S311  jitter, no secret
-        self._estimator: RateEstimator | None = None
+        self._estimator: Estimator | None = None
+        self._leader: Estimator | None = None  # what `follow` was told
         self._pacer = Pacer()
         self._interval = MeasurementInterval(0)
         self._state = State.OPEN
@@ -121,7 +127,6 @@ class RateLimiter:
         self._reader = HintReader()
         self._forecast: Forecast | None = None  # once there was a hint
         self._room = math.inf  # requests in flight, by the forecast
-        self._others = False  # whether the last interval's hints show that others take part
         self._in_flight = 0
         self._most_in_flight = 0  # since the window was made small
         self._window: float = _FIRST_WINDOW
@@ -356,7 +361,7 @@ class RateLimiter:
     def _refuse(self, ticket: Ticket, now: float) -> None:
         """The interval ends here; it is learnt from when the tenant grants again."""
         self._to_learn = self._interval, ticket.rate, now, self.calls
-        self._others = self._forecast is not None and self._forecast.shows_others
+        self._interval.others = self._forecast is not None and self._forecast.shows_others
         if self._estimator is not None:
             self._preview = self._estimator.preview(self._interval)
 
@@ -392,6 +397,47 @@ class RateLimiter:
         if ticket is self._probe:
             self._pause(now, 0.0)
 
+    # Sessions that keep one rate together
+
+    def follow(self, leader: Estimator | None, weight: float = 1) -> None:
+        """Ask this one for the rate, and tell it alone what was granted; None to learn here again.
+
+        Args:
+            leader: knows the rate of this session, or that there is no limit yet.
+            weight: how many requests of all sessions one of this session stands for.
+        """
+        self._interval.weight = weight
+        if leader is not self._leader:
+            self._leader, self._to_learn = leader, None
+            self._estimator = leader if leader is not None and leader.rate < math.inf else None
+            if self._state in {State.OPEN, State.PACED}:
+                self._resume()
+
+    def hold(self, now: float, seconds: float) -> None:
+        """Pause for so long, or longer: another session was refused."""
+        if self._state is State.PAUSED:
+            self._until = max(self._until, now + seconds)
+            self._changed()
+        elif not self.down and self._state is not State.PROBING:
+            self._pause(now, seconds)
+
+    def release(self, now: float, rested: float) -> None:
+        """End the pause, of which another session says that the tenant grants again.
+
+        Args:
+            now: as everywhere.
+            rested: seconds for which this one has sent nothing.
+        """
+        if self.down:
+            return
+        if self._state is State.PAUSED:
+            self._end_pause(now)
+        self._until, self._backoff, self._to_learn = now, _FIRST_PAUSE, None
+        if self._leader is not None and self._leader.rate < math.inf:
+            self._estimator = self._leader
+            self._pace_from(self._estimator, now, rested)
+        self._resume()
+
     def _answered(self) -> None:
         was_full = not self._window > self._in_flight < self._room
         self._in_flight -= 1
@@ -407,7 +453,9 @@ class RateLimiter:
 
     def _end_pause(self, now: float) -> None:
         self._paused_seconds = self.paused_seconds(now)
+        weight = self._interval.weight
         self._interval = MeasurementInterval(self._interval.number + 1)
+        self._interval.weight = weight
 
     def _resume(self) -> None:
         """The tenant grants again."""
@@ -426,19 +474,23 @@ class RateLimiter:
     ) -> None:
         self._to_learn = None
         if self._estimator is None:
-            self._estimator = RateEstimator()
-            self._window = math.inf  # from now on, the rate is the bound
-        estimator, pacer = self._estimator, self._pacer
+            self._estimator = RateEstimator() if self._leader is None else self._leader
+        estimator = self._estimator
         coming = (self.calls - calls) / (resumed_at - paused_at)
-        estimator.learn(interval, rate, paused_at, resumed_at, coming, others=self._others)
-        pacer.rate = estimator.rate
-        # A bucket has filled up while nobody was sent; a part of that is used.
-        pacer.burst = max(1.0, _BURST_SHARE * estimator.burst)
-        saved = min(pacer.burst - 1, _BURST_SHARE * pacer.rate * (resumed_at - paused_at))
-        pacer.hold(resumed_at + (1 - saved) / pacer.rate)
+        estimator.learn(interval, rate, paused_at, resumed_at, coming)
+        self._pace_from(estimator, resumed_at, resumed_at - paused_at)
         if estimator.known:
             fields = {"tenant": self.tenant, "rate": estimator.rate}
             logger.info("paced: at %.1f requests/s at most, for now", estimator.rate, extra=fields)
+
+    def _pace_from(self, estimator: Estimator, resumed_at: float, rested: float) -> None:
+        """Send evenly from now on; a bucket filled up meanwhile, and a part of that is used."""
+        self._window = math.inf  # from now on, the rate is the bound
+        pacer = self._pacer
+        pacer.rate = estimator.rate
+        pacer.burst = max(1.0, _BURST_SHARE * estimator.burst)
+        saved = min(pacer.burst - 1, _BURST_SHARE * pacer.rate * rested)
+        pacer.hold(resumed_at + (1 - saved) / pacer.rate)
 
     def _changed(self) -> None:
         self.changes += 1

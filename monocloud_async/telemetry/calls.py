@@ -138,7 +138,7 @@ class _ObservedCall(Call):
     """A single call with its span, if the trace is sampled, and its figures."""
 
     # On the class, because most calls change none of these.
-    _requests = _retries = _throttled = 0
+    _requests = _retries = _throttled = _unsent = 0
     _error: BaseException | None = None  # of the last request
     _span: "Span | None" = None  # if it is recorded
     _token: Any = None
@@ -191,6 +191,7 @@ class _ObservedCall(Call):
     def failed(self, error: BaseException) -> None:
         self._error = error
         self._throttled += isinstance(error, RateLimitedError)
+        self._unsent += isinstance(error, TransportError) and not error.sent
 
     def sleeps(self, sleep: Sleep) -> Sleep:
         if self._span is None:
@@ -222,7 +223,8 @@ class _ObservedCall(Call):
             attributes = self._known.call | {name: result[name] for name in _OF_DURATIONS}
             if not self._requests and isinstance(error, MonoCloudError):
                 exporting.count_refusal(session.address, str(result["error.type"]))
-        exporting.count_call(session.counts, self._requests, self._retries, self._throttled)
+        sent = self._requests - self._unsent
+        exporting.count_call(session.counts, sent, self._retries, self._throttled)
         exporting.duration.record(self._clock() - self._began, attributes)
         if self._span is not None:
             self._end(self._span, error)

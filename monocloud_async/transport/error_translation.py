@@ -47,18 +47,23 @@ def expired_error(user_id: str) -> RequestTimeoutError:
     )
 
 
-def unusable_client_error(error: Exception, user_id: str) -> ConfigurationError:
-    """Return the error for a borrowed session with which no request can be made.
+def unusable_client_error(error: Exception, user_id: str, *, borrowed: bool) -> ConfigurationError:
+    """Return the error for a client with which no request can be made.
 
-    Examples are a session of another event loop, a proxy without http://, and a connector for IPv6
-    only if the tenant has no IPv6 address: there, aiohttp fails with an assertion.
+    Examples of borrowed ones are a session of another event loop, a proxy without http://, and a
+    connector for IPv6 only if the tenant has no IPv6 address: there, aiohttp fails with an
+    assertion. Our own one fails if a mock that replaces parts of aiohttp is for another version.
     """
     # Without aiohttp's message, which may contain the proxy's password.
-    return ConfigurationError(
-        f"the borrowed client_session made no request ({type(error).__name__}): look at its event"
-        " loop, its proxy and its connector",
-        user_id=user_id,
+    kind = type(error).__name__
+    what = (
+        f"the borrowed client_session made no request ({kind}): look at its event loop, its proxy"
+        " and its connector"
+        if borrowed
+        else f"aiohttp made no request ({kind}): look whether what mocks or traces it is for this"
+        " version of aiohttp"
     )
+    return ConfigurationError(what, user_id=user_id)
 
 
 def _not_sent(error: ClientFailure, user_id: str) -> TransportError | None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from pathlib import Path
 from unittest import mock
 
@@ -49,7 +50,7 @@ async def say(parts: Fleet, *argv: object, code: int = 0) -> str:
 async def test_a_run_from_start_to_end(parts: Fleet) -> None:
     coordinator, worker = parts.part("coordinator"), parts.part("worker")
     parts.sandbox.script(parts.sandbox.user_ids()[3], "422:identity")
-    assert "has started, at 50 requests a second" in await say(
+    assert "has started, at 50 requests a second at most" in await say(
         parts, "start", parts.ids, "--max-rate", 50
     )
     assert "already has a run" in await say(parts, "start", parts.ids, "--max-rate", 1, code=2)
@@ -58,7 +59,8 @@ async def test_a_run_from_start_to_end(parts: Fleet) -> None:
     await asyncio.sleep(2)
     assert "Paused: a deployment" in await say(parts, "status")
     assert json.loads(await say(parts, "status", "--json"))["paused"] == "a deployment"
-    await say(parts, "rate", 500)
+    assert "at 40 requests a second at most" in await say(parts, "rate", 40)
+    assert "at the rate that the tenant grants" in await say(parts, "rate")
     await say(parts, "resume")
     end = await say(parts, "status", "--follow", code=1)
     assert "599  enabled" in end
@@ -74,7 +76,9 @@ async def test_a_run_from_start_to_end(parts: Fleet) -> None:
 async def test_a_run_that_is_cancelled(parts: Fleet) -> None:
     parts.part("coordinator")
     parts.part("worker")
-    await say(parts, "start", parts.ids, "--max-rate", 50)
+    parts.sandbox.rate_limit = 50
+    started = await say(parts, "start", parts.ids)
+    assert "has started, at the rate that the tenant grants" in started
     await parts.until(50)
     assert "A start with the same journal does the rest" in await say(parts, "cancel")
     assert "The run was cancelled" in await say(parts, "status", "--follow", code=3)
@@ -135,6 +139,26 @@ def test_a_fleet_on_one_machine_and_ctrl_c_in_the_middle(tmp_path: Path) -> None
         assert sandbox.stats().users == {"enabled": 1000, "disabled": 0}
         assert sandbox.api_key not in out + err
         assert {path.name for path in tmp_path.iterdir()} == {"ids.txt", "ids.txt.journal"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the list of processes of Linux")
+def test_a_fleet_on_one_machine_that_is_killed_leaves_nothing_behind(tmp_path: Path) -> None:
+    def is_there(process: int) -> bool:
+        with suppress(FileNotFoundError, ProcessLookupError):
+            return " Z " not in Path(f"/proc/{process}/stat").read_text()
+        return False
+
+    with Sandbox(users=1000, rate_limit=50) as sandbox:
+        ids = tmp_path / "ids.txt"
+        ids.write_text("".join(f"{user_id}\n" for user_id in sandbox.user_ids()))
+        with started(sandbox, "fleet", "dev", ids, cwd=tmp_path) as process:
+            wait_for(lambda: sandbox.stats().requests > 0)
+            listed = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+            process.kill()
+            process.wait()
+        parts = [int(part) for part in listed.split()]
+        assert len(parts) == 5  # Temporal, coordinator, two workers, and who ends them
+        wait_for(lambda: not any(map(is_there, parts)))
 
 
 def test_a_journal_in_a_folder_that_is_not_there_is_refused_before_anything_starts(

@@ -25,10 +25,28 @@ def test_the_real_rate_and_the_time_left_are_told() -> None:
 
 
 def test_a_run_that_sends_nothing_promises_no_time() -> None:
-    waits = "the tenant asks to wait, 42 s more"
-    first, *others = lines(waits=[waits])
+    first, *others = lines(pause_left=42.0)
     assert "left" not in first
-    assert waits in others
+    assert "The tenant asks to wait, 42 s more" in others
+
+
+def test_an_outage_is_told_with_what_is_left_until_workers_leave() -> None:
+    assert (
+        "The tenant has been down for 20 s; workers leave the run in 280 s, if it stays down"
+        in lines(outage=20.0, max_outage=300.0, pause_left=3.0)
+    )
+
+
+def test_the_learnt_rate_is_told_and_that_nobody_set_a_highest_one() -> None:
+    rate = lines(rate=150.0, learnt=198.4, max_rate=None)[2]
+    assert rate.startswith("150 requests a second now, the tenant grants about 198; ")
+    rate = lines(rate=150.0, learnt=198.4)[2]
+    assert rate.startswith("150 requests a second now, the tenant grants about 198, at most 300; ")
+
+
+def test_the_time_left_has_the_pause_in_it() -> None:
+    first = lines(enabled=9000, rate=150.0, pause_left=40.0)[0]
+    assert first.endswith("about 0:01:00 left")
 
 
 def test_failures_are_counted_by_kind_the_most_frequent_first() -> None:

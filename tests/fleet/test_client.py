@@ -13,6 +13,7 @@ from temporalio.api.workflowservice.v1 import (
     GetWorkflowExecutionHistoryReverseResponse,
 )
 from temporalio.client import WorkflowQueryFailedError
+from temporalio.converter import DataConverter
 
 from monocloud_async import ConfigurationError, config
 from monocloud_async.fleet import FleetError, FleetRun
@@ -57,7 +58,7 @@ async def test_the_page_shows_a_run_from_python(
     parts: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = (Path(__file__).parents[2] / "docs" / "fleet.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    block, *_ = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
     for name, value in {config.DOMAIN: parts.sandbox.url, **parts.server.environment}.items():
         monkeypatch.setenv(name, value)
     parts.part("coordinator")
@@ -99,6 +100,7 @@ class BrokenRun:
     """Temporal's client, and the handle of a run that answers no query."""
 
     namespace = "default"
+    data_converter = DataConverter.default
 
     def __init__(self, attempt: int) -> None:
         self.raw_description = DescribeWorkflowExecutionResponse()

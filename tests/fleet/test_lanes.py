@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from plans import plan
 
-from monocloud_async.fleet.lanes import MAX_LANES, lanes, next_chunk
-from monocloud_async.fleet.messages import Chunk, RunState, Span, new_state
+from monocloud_async.fleet.lanes import MAX_LANES, MeasuredRate, lanes, most_lanes, next_chunk
+from monocloud_async.fleet.messages import Chunk, RunState, Sign, Span, new_state
 
 
 def state(size: int, max_rate: float, *, line: float = 10.0) -> RunState:
@@ -15,10 +15,11 @@ def state(size: int, max_rate: float, *, line: float = 10.0) -> RunState:
     return begun
 
 
-def cut(of: RunState) -> list[Span]:
+def cut(of: RunState, rate: float | None = None) -> list[Span]:
     found: list[Span] = []
+    rate = rate or of.progress.max_rate or 0.0
     while of.gaps:
-        found.append(next_chunk(of).span)
+        found.append(next_chunk(of, rate, most_lanes(of.progress.max_rate)).span)
     return found
 
 
@@ -33,7 +34,36 @@ def users(span: Span, line: float = 10.0) -> float:
 def test_there_is_a_lane_for_every_fifty_requests_a_second_up_to_sixteen(
     max_rate: float, number: int
 ) -> None:
-    assert lanes(max_rate) == number
+    assert most_lanes(max_rate) == lanes(max_rate, None) == number
+
+
+@pytest.mark.parametrize(
+    ("max_rate", "rate", "number"),
+    [
+        (None, 1.0, 4),
+        (None, 200.0, 8),
+        (None, 5000.0, MAX_LANES),
+        (300, 200.0, 6),
+        (2000, 200.0, 8),
+        (60, 50, 1),
+    ],
+)
+def test_no_more_lanes_are_used_than_twice_what_the_measured_rate_needs(
+    max_rate: float | None, rate: float, number: int
+) -> None:
+    assert most_lanes(None) == MAX_LANES
+    assert lanes(max_rate, rate) == number
+
+
+def test_the_rate_of_the_fleet_is_what_its_workers_said_lately() -> None:
+    rate = MeasuredRate()
+    assert rate.value(0.0) is None
+    rate.add(Sign(users=1, rate=90.0, worker="one"), 0.0)
+    rate.add(Sign(users=1, rate=10.0, learnt=70.0, worker="two"), 50.0)  # it waits for a chunk
+    assert rate.value(55.0) == 160.0
+    rate.add(Sign(users=1, rate=80.0, worker="two"), 60.0)
+    assert rate.value(65.0) == 80.0  # the first one may be gone
+    assert rate.value(130.0) is None
 
 
 @given(st.integers(1, 10**7), st.floats(0.1, 10**5), st.floats(1, 1000))
@@ -51,6 +81,12 @@ def test_a_chunk_is_half_a_minute_of_a_lane_and_ever_less_towards_the_end() -> N
     assert min(sizes) == pytest.approx(100, abs=1)  # two seconds of a lane
 
 
+def test_a_tenant_that_grants_less_than_is_asked_for_gets_smaller_chunks_at_the_end() -> None:
+    sizes = [users(span) for span in cut(state(120_000, 2000), rate=200)[:-1]]
+    assert sizes[0] == pytest.approx(375, abs=1)  # half of the share of one of sixteen lanes
+    assert min(sizes) == pytest.approx(25, abs=1)
+
+
 def test_the_result_of_a_chunk_fits_a_payload_at_any_rate() -> None:
     found = cut(state(10**9, 100_000))
     assert max(map(users, found)) * MAX_LANES <= 10_000 + MAX_LANES
@@ -59,7 +95,8 @@ def test_the_result_of_a_chunk_fits_a_payload_at_any_rate() -> None:
 def test_what_was_begun_is_done_first() -> None:
     begun = state(1000, 50)
     begun.unfinished = [Chunk(span=Span(5, 6)), Chunk(span=Span(8, 9))]
-    assert [next_chunk(begun).span for _ in range(3)] == [Span(5, 6), Span(8, 9), Span(0, 1000)]
+    spans = [next_chunk(begun, 50, 1).span for _ in range(3)]
+    assert spans == [Span(5, 6), Span(8, 9), Span(0, 1000)]
     assert (begun.gaps, begun.unfinished) == ([], [])
 
 

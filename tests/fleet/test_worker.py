@@ -16,6 +16,7 @@ from temporalio.testing import ActivityEnvironment
 
 from monocloud_async import MonoCloudSession, RetryPolicy
 from monocloud_async.fleet import worker
+from monocloud_async.fleet.follower import Follower
 from monocloud_async.fleet.id_file import digest_of, inspect_file
 from monocloud_async.fleet.messages import Chunk, ChunkResult, Plan, Progress, Span
 from monocloud_async.fleet.sources import Sources
@@ -27,6 +28,16 @@ RATE = 1000.0
 ONCE = RetryPolicy(attempts=1)
 
 
+class SilentNews:
+    """A workflow that does not answer."""
+
+    def __init__(self, session: MonoCloudSession) -> None:
+        self.follower = Follower(session.pace, "me", lambda _: None, lambda: 0.0)
+
+    async def first(self) -> None:
+        """Give up at once."""
+
+
 class Work:
     """A worker with a file of ids, and all of the file as one chunk."""
 
@@ -36,7 +47,8 @@ class Work:
         self.told: list[ChunkResult] = []  # the heartbeats
         self.environment = ActivityEnvironment()
         self.environment.on_heartbeat = self._heartbeat
-        self.activities = worker._Activities(session, Sources([path.parent]))
+        news: Any = SilentNews(session)
+        self.activities = worker._Activities(session, Sources([path.parent]), news)
 
     def _heartbeat(self, result: ChunkResult) -> None:
         self.told.append(msgspec.convert(msgspec.to_builtins(result), ChunkResult))

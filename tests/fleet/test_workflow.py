@@ -237,14 +237,15 @@ async def test_a_key_that_is_refused_pauses_the_run(parts: Fleet) -> None:
     assert key not in worker.said()
 
 
+@pytest.mark.parametrize("told", [None, RATE])
 async def test_a_tenant_that_grants_less_than_was_asked_for(
-    tmp_path: Path, server: Temporal
+    tmp_path: Path, server: Temporal, told: float | None
 ) -> None:
     async with fleet(tmp_path, server, USERS, rate_limit=200, burst=50) as parts:
         parts.part("coordinator")
         parts.part("worker")
         parts.part("worker")
-        run = await parts.start(RATE)
+        run = await parts.start(told)
         repeats = await finished(parts, run)
         assert repeats == parts.sandbox.stats().by_status["429"] > 0
 
@@ -298,7 +299,7 @@ async def test_a_journal_of_something_else_ends_the_run(parts: Fleet) -> None:
 async def test_a_failing_workflow_tells_its_cause(
     parts: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def failing(_state: object) -> None:
+    def failing(*_: object) -> None:
         raise RuntimeError("steps of another version")
 
     monkeypatch.chdir(parts.folder)
@@ -334,8 +335,10 @@ async def test_a_long_run_goes_on_in_a_new_history(
     await asyncio.gather(coordinator, return_exceptions=True)
 
 
-@pytest.mark.parametrize("name", ["fleet_history", "fleet_history_records_at_once"])
-async def test_a_run_that_was_begun_by_an_earlier_version_goes_on(name: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["fleet_history", "fleet_history_records_at_once", "fleet_history_one_rate"]
+)
+async def test_a_run_that_was_begun_with_these_steps_goes_on(name: str) -> None:
     """The workflow still takes the recorded steps; `benchmarks/fleet_history.py` records them."""
     path = Path(__file__).parents[1] / "samples" / f"{name}.json"
     text = path.read_text(encoding="utf-8")

@@ -86,6 +86,16 @@ async def test_another_tenants_journal_is_refused(
     assert path.read_bytes() == before
 
 
+async def test_localhost_and_its_address_are_one_tenant(
+    sandbox: Sandbox, session: MonoCloudSession, path: Path
+) -> None:
+    await session.bulk_enable(sandbox.user_ids(), journal=path)
+    named = sandbox.url.replace("127.0.0.1", "localhost")
+    async with MonoCloudSession(named, sandbox.api_key) as again:
+        report = await again.bulk_enable(sandbox.user_ids(), journal=path)
+    assert (report.already_enabled, sandbox.stats().requests) == (20, 20)
+
+
 def test_what_is_known_of_a_user_outlives_a_run_that_does_not_come_to_it(path: Path) -> None:
     async def main() -> None:
         async with Sandbox(users=["ada"]) as sandbox:

@@ -1,6 +1,7 @@
 """The telemetry of single calls: spans by OpenTelemetry's conventions, and metrics."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import pytest
@@ -278,6 +279,16 @@ def test_requests_retries_and_429s_of_single_calls_are_the_tenants_own_count(
         assert since("call.duration", HOST, "enable", "ok") == 100
 
     run(main(), sockets=False)
+
+
+async def test_a_request_without_a_connection_was_not_sent(since: Since) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    async with MonoCloudSession(f"http://127.0.0.1:{port}", "k") as session:
+        with pytest.raises(m.TransportError):
+            await session.enable_user("zoe", retry=RetryPolicy(attempts=1))
+    assert since("requests", "127.0.0.1", "call") == 0
+    assert since("call.duration", "127.0.0.1", "enable", "failed", "TransportError") == 1
 
 
 async def test_the_gauges_of_a_session_are_there_for_as_long_as_it_exists(

@@ -108,7 +108,7 @@ def test_time_that_is_over_before_the_request_is_not_tried_again() -> None:
 
 
 def test_a_client_that_makes_no_request_is_a_mistake_of_its_configuration() -> None:
-    error = unusable_client_error(ValueError("http://eve:hunter2@p:9"), "ada")
+    error = unusable_client_error(ValueError("http://eve:hunter2@p:9"), "ada", borrowed=True)
     assert type(error) is ConfigurationError
     assert "made no request (ValueError)" in str(error)
     assert "hunter2" not in str(error)
@@ -123,3 +123,9 @@ def test_the_advice_for_a_certificate_is_that_for_its_cause(code: int, advice: s
     reason.verify_code, reason.verify_message = code, "reason"
     error = aiohttp.ClientConnectorCertificateError(TO, reason)
     assert transport_error(error, "ada").advice.endswith(advice)
+
+
+def test_a_client_that_nobody_lent_is_not_called_borrowed() -> None:
+    error = unusable_client_error(TypeError("stream_writer"), "ada", borrowed=False)
+    assert "borrowed" not in str(error)
+    assert "aiohttp made no request (TypeError)" in str(error)

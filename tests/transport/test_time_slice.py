@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from virtual_time import run
 
 from monocloud_async.transport.time_slice import SLICE, TimeSlice
 
@@ -69,3 +70,18 @@ async def test_everybody_is_processed_once_and_in_order(count: int) -> None:
     work = Work()
     await work.all(count)
     assert work.done == list(range(count))
+
+
+def test_responses_that_take_long_are_few_in_an_iteration_also_when_nobody_waits() -> None:
+    async def main() -> None:
+        work = Work()
+        work.slice = TimeSlice(lambda: 50 * work.now)  # a slice is less than one of them
+        for _ in range(10):
+            tasks = [asyncio.ensure_future(work.process(number)) for number in range(3)]
+            await asyncio.wait(tasks)
+            await asyncio.sleep(1)
+        work.by_iteration.clear()
+        await work.all(3)
+        assert max(work.by_iteration) == 1
+
+    run(main(), sockets=False)

@@ -28,7 +28,7 @@ async def start() -> None:
         ),
         FleetRun,
     )
-    await FleetRun.start("users.csv")  # type: ignore[call-arg]  # a fleet needs its rate
+    assert_type(await FleetRun.start("users.csv"), FleetRun)
     await FleetRun.start("users", max_rate=1, form="txt")  # type: ignore[arg-type]  # a Format
 
 
@@ -39,6 +39,7 @@ async def steer(run: FleetRun) -> None:
     await run.pause("the tenant's people asked for it")
     await run.resume()
     await run.set_rate(200)
+    await run.set_rate(None)
     await run.set_rate("200")  # type: ignore[arg-type]  # a number
     await run.cancel()
 
@@ -47,7 +48,8 @@ async def look(run: FleetRun) -> None:
     progress = assert_type(await run.progress(), Progress)
     assert_type(progress.enabled, int)
     assert_type(progress.expected, int)
-    assert_type(progress.max_rate, float)
+    assert_type(progress.max_rate, float | None)
+    assert_type(progress.learnt, float | None)
     assert_type(progress.paused, str | None)
     assert_type(progress.trouble, list[str])
     failure = assert_type(await run.failures(), list[Failure])[0]

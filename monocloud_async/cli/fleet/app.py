@@ -21,7 +21,12 @@ Ids = Annotated[
         help="The ids: a path that all machines share, or an https URL with range requests.",
     ),
 ]
-MaxRate = Annotated[float, typer.Option(help="Requests per second, over the whole fleet.")]
+MaxRate = Annotated[
+    float | None,
+    typer.Option(
+        help="Requests per second at most, over the whole fleet. Default: what the tenant grants.",
+    ),
+]
 JournalName = Annotated[
     str | None,
     typer.Option(
@@ -36,6 +41,24 @@ Source = Annotated[
         help="Read ids only below this folder or URL; may be repeated. Default: this folder.",
     ),
 ]
+Health = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOST:PORT",
+        help="Answer health checks here: /livez, and /readyz while Temporal answers.",
+    ),
+]
+Metrics = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOST:PORT_OR_URL",
+        help="Serve metrics here for Prometheus, at /metrics, or send them to this OpenTelemetry"
+        " collector.",
+    ),
+]
+JsonLogs = Annotated[
+    bool, typer.Option("--json-logs", help="Write log lines as JSON, one object in a line.")
+]
 MaxOutage = Annotated[
     float, typer.Option(help="Seconds to wait for a tenant that is down, before the run pauses.")
 ]
@@ -45,7 +68,7 @@ MaxOutage = Annotated[
 def dev(
     file: Ids,
     *,
-    max_rate: MaxRate,
+    max_rate: MaxRate = None,
     column: Column = None,
     form: Form = None,
     journal: Annotated[
@@ -69,14 +92,22 @@ def dev(
 
 
 @app.command()
-def coordinator(*, source: Source = None, domain: Domain = None) -> None:
+def coordinator(
+    *,
+    source: Source = None,
+    domain: Domain = None,
+    health: Health = None,
+    metrics: Metrics = None,
+    json_logs: JsonLogs = False,
+) -> None:
     """Host the runs of a tenant and write their journals here. Needs no API key.
 
     Start one per tenant, on a machine with a persistent disk.
     """
     from monocloud_async.cli.fleet import commands as fleet_commands  # noqa: PLC0415  help is quick
 
-    raise typer.Exit(fleet_commands.coordinator(domain, source or []))
+    service = fleet_commands.Service(health, metrics, json_logs)
+    raise typer.Exit(fleet_commands.coordinator(domain, source or [], service))
 
 
 @app.command()
@@ -87,6 +118,9 @@ def worker(
     api_key_file: KeyFile = None,
     timeout: Timeout = None,
     attempts: Attempts = 4,
+    health: Health = None,
+    metrics: Metrics = None,
+    json_logs: JsonLogs = False,
 ) -> None:
     """Make the calls of the tenant's runs; start workers on any number of machines.
 
@@ -96,14 +130,15 @@ def worker(
     from monocloud_async.cli.fleet import commands as fleet_commands  # noqa: PLC0415  help is quick
 
     access = commands.access(domain, api_key_file, timeout, attempts)
-    raise typer.Exit(fleet_commands.worker(access, source or []))
+    service = fleet_commands.Service(health, metrics, json_logs)
+    raise typer.Exit(fleet_commands.worker(access, source or [], service))
 
 
 @app.command()
 def start(
     file: Ids,
     *,
-    max_rate: MaxRate,
+    max_rate: MaxRate = None,
     column: Column = None,
     form: Form = None,
     journal: JournalName = None,
@@ -190,14 +225,20 @@ def resume(*, domain: Domain = None) -> None:
 
 @app.command()
 def rate(
-    max_rate: Annotated[float, typer.Argument(help="Requests per second, over the whole fleet.")],
+    max_rate: Annotated[
+        float | None,
+        typer.Argument(
+            help="Requests per second at most, over the whole fleet."
+            " Default: what the tenant grants.",
+        ),
+    ] = None,
     *,
     domain: Domain = None,
 ) -> None:
-    """Change the rate of the run."""
+    """Change the highest rate of the run, or let the tenant alone decide."""
     from monocloud_async.cli.fleet import commands as fleet_commands  # noqa: PLC0415  help is quick
 
-    done = f"The run continues at {max_rate:g} requests a second"
+    done = f"The run continues, {fleet_commands.at_most(max_rate)}"
     fleet_commands.steer(domain, lambda run: run.set_rate(max_rate), done)
 
 

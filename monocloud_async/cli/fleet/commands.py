@@ -1,12 +1,11 @@
 """Implements the `fleet` commands: runs its processes, and shows and controls a run."""
 
 import asyncio
-import logging
 import signal
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from datetime import timedelta
-from typing import TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -18,6 +17,7 @@ from monocloud_async.cli.access import Access
 from monocloud_async.cli.display import PLAIN_TICK, LiveBar, say
 from monocloud_async.cli.estimate import Estimate
 from monocloud_async.cli.exit_codes import ALL_DONE, INTERRUPTED, SOME_FAILED, STOPPED
+from monocloud_async.cli.fleet import logs
 from monocloud_async.config import base_url
 from monocloud_async.endpoint import bulk_operation
 from monocloud_async.errors import ConfigurationError
@@ -33,11 +33,17 @@ try:
         Progress,
         WorkerProgress,
         check_fleet,
+        connect,
         run_coordinator,
         run_worker,
     )
+    from monocloud_async.fleet.health import watched
+    from monocloud_async.fleet.metrics import run_metrics, runtime
 except ImportError as error:
     raise ConfigurationError(str(error)) from None
+
+if TYPE_CHECKING:
+    from temporalio.client import Client
 
 T = TypeVar("T")
 
@@ -48,40 +54,63 @@ _KINDS = 5  # of failures, in the status
 _TICK = 1.0  # seconds between two updates: workers report their progress once a second
 
 
-def coordinator(domain: str | None, sources: Sequence[str]) -> int:
+class Service(NamedTuple):
+    """How a part of the fleet is watched: addresses for health checks and metrics, and the logs."""
+
+    health: str | None = None
+    metrics: str | None = None
+    json_logs: bool = False
+
+
+def coordinator(domain: str | None, sources: Sequence[str], service: Service) -> int:
     """Host runs until Ctrl-C, and return the exit code."""
     tenant = base_url(domain)
-    return loop.run(
-        _until_interrupted(
-            run_coordinator(domain, sources=sources),
-            f"Hosting the runs of {tenant}; journals go to this folder. After Ctrl-C,"
-            " another coordinator can continue",
-        )
+
+    async def host(client: "Client") -> None:
+        async with run_metrics(client, tenant):
+            await run_coordinator(domain, sources=sources, client=client)
+
+    what = (
+        f"Hosting the runs of {tenant}; journals go to this folder. After Ctrl-C,"
+        " another coordinator can continue"
     )
+    return loop.run(_until_interrupted(host, what, service))
 
 
-def worker(access: Access, sources: Sequence[str]) -> int:
+def worker(access: Access, sources: Sequence[str], service: Service) -> int:
     """Work until Ctrl-C, and return the exit code."""
+
+    async def serve(client: "Client") -> None:
+        async with access.session() as session:
+            await run_worker(session, sources=sources, client=client)
+
     what = f"Working for {access.tenant}. Ctrl-C ends this worker; no user is sent twice"
-    return loop.run(_until_interrupted(_work(access, sources), what))
+    return loop.run(_until_interrupted(serve, what, service))
 
 
-async def _work(access: Access, sources: Sequence[str]) -> None:
-    async with access.session() as session:
-        await run_worker(session, sources=sources)
-
-
-async def _until_interrupted(part: Coroutine[object, object, None], what: str) -> int:
+async def _until_interrupted(
+    part: "Callable[[Client], Awaitable[None]]", what: str, service: Service
+) -> int:
     """Run a part of the fleet until a signal; a third signal ends the process at once."""
-    logging.basicConfig(format="%(asctime)s %(message)s")
-    console = streams.err()
-    task = asyncio.create_task(part)
+    log = logs.set_up(json=service.json_logs)
+
+    async def run() -> None:
+        client = await connect(runtime=runtime(service.metrics, log))
+        async with watched(client, service.health):
+            await part(client)
+
+    def tell(line: str) -> None:
+        if service.json_logs:
+            log.info(line)
+        else:
+            say(streams.err(), line)
 
     def interrupt(_signal: signal.Signals) -> None:
-        say(console, "Stopping: calls in flight finish first")
+        tell("Stopping: calls in flight finish first")
         task.cancel()
 
-    say(console, what)
+    task = asyncio.create_task(run())
+    tell(what)
     with loop.signals(interrupt), suppress(asyncio.CancelledError):
         await task
     return ALL_DONE
@@ -90,7 +119,7 @@ async def _until_interrupted(part: Coroutine[object, object, None], what: str) -
 def start(
     file: str,
     *,
-    max_rate: float,
+    max_rate: float | None,
     form: Format | None,
     column: str | None,
     journal: str | None,
@@ -113,10 +142,17 @@ def start(
 
     run, hosted = ask(begin())
     out = streams.out()
-    say(out, f"The run of {file} on {run.tenant} has started, at {max_rate:g} requests a second")
+    say(out, f"The run of {file} on {run.tenant} has started, {at_most(max_rate)}")
     if not hosted:
         say(out, "It waits for a coordinator; start one with: monocloud-async fleet coordinator")
     say(out, "Watch it with: monocloud-async fleet status --follow")
+
+
+def at_most(max_rate: float | None) -> str:
+    """Return the highest rate of a run in words."""
+    if max_rate is None:
+        return "at the rate that the tenant grants"
+    return f"at {max_rate:g} requests a second at most"
 
 
 async def _is_hosted(run: FleetRun) -> bool:
@@ -284,9 +320,16 @@ def progress_lines(progress: Progress, program: str = PROGRAM) -> list[str]:
         f"{share:.1%} of {progress.source} is recorded"
         + (f", about {timedelta(seconds=round(rest))} left" if rest is not None else ""),
         counts,
-        f"{progress.rate:,.0f} requests a second now, at most {progress.max_rate:g}; {under_way}",
-        *progress.waits,
+        f"{_rates(progress)}; {under_way}",
     ]
+    if progress.outage:
+        left = progress.max_outage - progress.outage
+        lines.append(
+            f"The tenant has been down for {progress.outage:.0f} s;"
+            f" workers leave the run in {max(0.0, left):.0f} s, if it stays down"
+        )
+    elif progress.pause_left > 0:
+        lines.append(f"The tenant asks to wait, {progress.pause_left:.0f} s more")
     if progress.throttled or progress.retries:
         lines.append(f"{progress.throttled:,} answers 429, {progress.retries:,} retries")
     lines += [f"{member.role.capitalize()} {_described(member)}" for member in progress.members]
@@ -301,6 +344,13 @@ def progress_lines(progress: Progress, program: str = PROGRAM) -> list[str]:
     elif progress.away:
         lines.append(f"When they are mended, take them in with: {program} fleet resume")
     return [clean(line) for line in lines]
+
+
+def _rates(progress: Progress) -> str:
+    rates = f"{progress.rate:,.0f} requests a second now"
+    if progress.learnt is not None:
+        rates += f", the tenant grants about {progress.learnt:,.0f}"
+    return rates if progress.max_rate is None else f"{rates}, at most {progress.max_rate:g}"
 
 
 def _described(member: WorkerProgress) -> str:

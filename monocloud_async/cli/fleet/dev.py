@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from rich.console import Console
@@ -22,6 +22,7 @@ from monocloud_async.cli import loop, streams
 from monocloud_async.cli.access import Access
 from monocloud_async.cli.display import say
 from monocloud_async.cli.exit_codes import INTERRUPTED
+from monocloud_async.cli.fleet import guard
 from monocloud_async.cli.fleet.commands import PROGRAM, ask, exit_code, sum_up, watch
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.fleet import FleetError, FleetReport, FleetRun, connect
@@ -39,7 +40,7 @@ def dev(
     file: str,
     access: Access,
     *,
-    max_rate: float,
+    max_rate: float | None,
     form: Format | None,
     column: str | None,
     journal: str | None,
@@ -53,14 +54,18 @@ def dev(
     if not record.parent.is_dir():
         raise ConfigurationError(f"cannot write the journal {record}: its folder is not there")
     out, err = streams.out(), streams.err()
-    with TemporaryDirectory(prefix="monocloud-fleet-") as folder, ExitStack() as parts:
+    with (
+        TemporaryDirectory(prefix="monocloud-fleet-") as folder,
+        _guard() as guarded,
+        ExitStack() as parts,
+    ):
         log = Path(folder) / "log.txt"
         port, page = _free_ports()
         keyless = _environment(
             TEMPORAL_ADDRESS=f"127.0.0.1:{port}", **{config.DOMAIN: access.tenant}
         )
         key = config.mask_key(access.api_key)
-        parts.enter_context(_part(_server(port, page), log, keyless))
+        parts.enter_context(_part(_server(port, page), log, keyless, guarded))
 
         async def run() -> FleetReport:
             client = await _client(keyless)
@@ -76,11 +81,11 @@ def dev(
             # These start slowly, and none of them is needed earlier.
             program = [sys.executable, "-m", "monocloud_async", "fleet"]
             parts.enter_context(
-                _part([*program, "coordinator", *source], log, keyless, record.parent)
+                _part([*program, "coordinator", *source], log, keyless, guarded, record.parent)
             )
             for _ in range(WORKERS):
                 keyed = keyless | {config.API_KEY: key}
-                parts.enter_context(_part([*program, "worker", *source], log, keyed))
+                parts.enter_context(_part([*program, "worker", *source], log, keyed, guarded))
             say(err, f"Enabling {file} on {run.tenant} with a coordinator and {WORKERS} workers")
             say(err, f"Temporal's web page: http://127.0.0.1:{page}/namespaces/default/workflows")
             return await _to_its_end(run, err, f"TEMPORAL_ADDRESS=127.0.0.1:{port} {PROGRAM}")
@@ -153,8 +158,27 @@ def _free_ports() -> tuple[int, int]:
 
 
 @contextmanager
+def _guard() -> Iterator[IO[bytes]]:
+    """Run a process that ends the parts if this one is killed; yield the pipe that it reads."""
+    with subprocess.Popen(  # noqa: S603  this program itself
+        [sys.executable, "-m", guard.__name__],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        bufsize=0,
+        start_new_session=True,
+    ) as process:
+        assert process.stdin is not None  # noqa: S101  for the type checkers
+        yield process.stdin
+
+
+@contextmanager
 def _part(
-    command: list[str], log: Path, environment: dict[str, str], folder: Path | None = None
+    command: list[str],
+    log: Path,
+    environment: dict[str, str],
+    guarded: IO[bytes],
+    folder: Path | None = None,
 ) -> Iterator[None]:
     """Run a process of the fleet; its output goes to a file, and Ctrl-C does not reach it."""
     with (
@@ -169,6 +193,7 @@ def _part(
             start_new_session=True,
         ) as process,
     ):
+        guarded.write(b"%d\n" % process.pid)
         try:
             yield
         finally:
@@ -177,3 +202,5 @@ def _part(
                 process.wait(_END)
             except subprocess.TimeoutExpired:
                 process.kill()
+                process.wait()
+            guarded.write(b"-%d\n" % process.pid)

@@ -1,0 +1,46 @@
+"""The logs of a process of the fleet, for people or as JSON."""
+
+import logging
+from datetime import UTC, datetime
+
+import msgspec
+
+from monocloud_async.errors import MonoCloudError
+
+
+def set_up(*, json: bool) -> logging.Logger:
+    """Write all logs to stderr, one line each if it can be, and return the fleet's logger."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Json() if json else _Text("%(asctime)s %(message)s"))
+    logging.basicConfig(handlers=[handler])
+    log = logging.getLogger("monocloud_async.fleet")
+    if json:
+        log.setLevel(logging.INFO)
+    return log
+
+
+class _Text(logging.Formatter):
+    """Writes our own errors without a traceback: their text says what to do."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        error = record.exc_info[1] if record.exc_info else None
+        if not isinstance(error, MonoCloudError):
+            return super().format(record)
+        plain = logging.makeLogRecord({**record.__dict__, "exc_info": None, "exc_text": None})
+        return f"{super().format(plain)}: {error}"
+
+
+class _Json(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        error = record.exc_info[1] if record.exc_info else None
+        if error is not None:
+            line["error"] = f"{type(error).__name__}: {error}"
+        if error is not None and not isinstance(error, MonoCloudError):
+            line["traceback"] = self.formatException(record.exc_info)  # type: ignore[arg-type]  # there is an error
+        return msgspec.json.encode(line).decode()

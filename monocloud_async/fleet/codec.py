@@ -1,0 +1,199 @@
+"""Signs or encrypts what Temporal carries and stores, with a key of the operator.
+
+Whoever reaches Temporal can write messages. With a key, every part of the fleet refuses those that
+nobody with the key has written. A message is bound to its namespace and its run, so it is not valid
+in another one.
+"""
+
+import hmac
+import os
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Final, Self
+
+from temporalio.api.common.v1 import Payload
+from temporalio.converter import (
+    ActivitySerializationContext,
+    DataConverter,
+    DefaultFailureConverterWithEncodedAttributes,
+    PayloadCodec,
+    SerializationContext,
+    WithSerializationContext,
+    WorkflowSerializationContext,
+)
+
+from monocloud_async.errors import ConfigurationError, MonoCloudError
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+SIGNING_KEY_FILE: Final = "MONOCLOUD_FLEET_SIGNING_KEY_FILE"
+ENCRYPTION_KEY_FILE: Final = "MONOCLOUD_FLEET_ENCRYPTION_KEY_FILE"
+_SHORTEST: Final = 32  # characters of a key
+_SIGNED: Final = b"binary/monocloud-signed"
+_SIGNATURE: Final = 32  # bytes
+_ENCRYPTED: Final = b"binary/monocloud-encrypted"
+_NONCE: Final = 12  # bytes (NIST SP 800-38D, section 5.2.1.1)
+
+
+class PayloadRefusedError(MonoCloudError):
+    """A message in Temporal was not written by anybody who has the fleet's key."""
+
+
+@dataclass(frozen=True)
+class _Codec(PayloadCodec, WithSerializationContext):
+    """A codec with keys: the first one is used, and all are accepted.
+
+    Attributes:
+        keys: secrets of at least 32 characters.
+        context: the namespace and the run that the payloads belong to.
+    """
+
+    keys: Sequence[str] = field(repr=False)
+    context: bytes = b""
+    verb: ClassVar[str]  # what it does to a payload; no key is used for two things
+
+    def with_context(self, context: SerializationContext) -> Self:
+        """Return a codec for the payloads of one run."""
+        if not isinstance(context, WorkflowSerializationContext | ActivitySerializationContext):
+            return self
+        whole = _joined(context.namespace.encode(), (context.workflow_id or "").encode())
+        return replace(self, context=whole)
+
+    async def encode(self, payloads: Sequence[Payload]) -> list[Payload]:
+        """Return the payloads as they are sent."""
+        return [self._encoded(payload, self._derived(self.keys[0])) for payload in payloads]
+
+    async def decode(self, payloads: Sequence[Payload]) -> list[Payload]:
+        """Return the payloads as they were written.
+
+        Raises:
+            PayloadRefusedError: one of them was not written with one of the keys for this run.
+        """
+        return [self._decode(payload) for payload in payloads]
+
+    def _decode(self, payload: Payload) -> Payload:
+        for key in self.keys:
+            if (decoded := self._decoded(payload, self._derived(key))) is not None:
+                return decoded
+        raise PayloadRefusedError(
+            f"a message in Temporal is not {self.verb} with this fleet's key for this run: give all"
+            " parts the same key file, and if they have it, find out who else reaches Temporal"
+        )
+
+    def _derived(self, key: str) -> bytes:
+        return hmac.digest(key.encode(), f"monocloud-async {self.verb}".encode(), "sha256")
+
+    @abstractmethod
+    def _encoded(self, payload: Payload, key: bytes) -> Payload:
+        """Return the payload as it is sent."""
+
+    @abstractmethod
+    def _decoded(self, payload: Payload, key: bytes) -> Payload | None:
+        """Return the payload as it was written, or None if it was not written with this key."""
+
+
+class SigningCodec(_Codec):
+    """Signs payloads with HMAC-SHA256; whoever reaches them can still read them."""
+
+    verb = "signed"
+
+    def _encoded(self, payload: Payload, key: bytes) -> Payload:
+        content = payload.SerializeToString()
+        # In an encoding of its own, so that a part without the key does not believe it unchecked.
+        return Payload(metadata={"encoding": _SIGNED}, data=self._sign(content, key) + content)
+
+    def _decoded(self, payload: Payload, key: bytes) -> Payload | None:
+        signature, content = payload.data[:_SIGNATURE], payload.data[_SIGNATURE:]
+        if payload.metadata.get("encoding") != _SIGNED:
+            return None
+        if not hmac.compare_digest(signature, self._sign(content, key)):
+            return None
+        return Payload.FromString(content)
+
+    def _sign(self, content: bytes, key: bytes) -> bytes:
+        return hmac.digest(key, _joined(self.context, content), "sha256")
+
+
+class EncryptingCodec(_Codec):
+    """Encrypts payloads with AES-256-GCM, which also shows whether they were changed."""
+
+    verb = "encrypted"
+
+    def __post_init__(self) -> None:
+        """Raise now if the library is missing."""
+        _aes(bytes(32))
+
+    def _encoded(self, payload: Payload, key: bytes) -> Payload:
+        nonce = os.urandom(_NONCE)
+        hidden = _aes(key).encrypt(nonce, payload.SerializeToString(), self.context)
+        return Payload(metadata={"encoding": _ENCRYPTED}, data=nonce + hidden)
+
+    def _decoded(self, payload: Payload, key: bytes) -> Payload | None:
+        from cryptography.exceptions import InvalidTag  # noqa: PLC0415  only who encrypts needs it
+
+        if payload.metadata.get("encoding") != _ENCRYPTED:
+            return None
+        nonce, hidden = payload.data[:_NONCE], payload.data[_NONCE:]
+        try:
+            return Payload.FromString(_aes(key).decrypt(nonce, hidden, self.context))
+        except (InvalidTag, ValueError):  # cut off
+            return None
+
+
+def protected(base: DataConverter, environment: Mapping[str, str] | None = None) -> DataConverter:
+    """Return a converter with the codec that the environment names, or as it is.
+
+    `MONOCLOUD_FLEET_SIGNING_KEY_FILE` or `MONOCLOUD_FLEET_ENCRYPTION_KEY_FILE` is the path of a
+    file with keys, one in a line. The first one is used, and all are accepted.
+
+    Raises:
+        ConfigurationError: the file or the keys in it cannot be used.
+    """
+    named = os.environ if environment is None else environment
+    signing, encryption = named.get(SIGNING_KEY_FILE), named.get(ENCRYPTION_KEY_FILE)
+    if signing and encryption:
+        raise ConfigurationError(
+            f"set {SIGNING_KEY_FILE} or {ENCRYPTION_KEY_FILE}, not both: what is encrypted needs no"
+            " signature"
+        )
+    if signing:
+        return replace(base, payload_codec=SigningCodec(_keys(signing)))
+    if encryption:
+        return replace(
+            base,
+            payload_codec=EncryptingCodec(_keys(encryption)),
+            failure_converter_class=DefaultFailureConverterWithEncodedAttributes,
+        )
+    return base
+
+
+def _keys(name: str) -> list[str]:
+    try:
+        keys = Path(name).read_text(encoding="utf-8").split()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise ConfigurationError(f"cannot read the key of the fleet in {name}: {why}") from None
+    if not keys or min(map(len, keys)) < _SHORTEST:
+        raise ConfigurationError(
+            f"each line of {name} must be a key of at least {_SHORTEST} characters; make one with:"
+            " openssl rand -base64 32"
+        )
+    return keys
+
+
+def _aes(key: bytes) -> "AESGCM":
+    try:
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415  as above
+    except ImportError:
+        raise ConfigurationError(
+            "encryption needs a library: pip install 'monocloud-async[temporal]'"
+        ) from None
+    return AESGCM(key)
+
+
+def _joined(*parts: bytes) -> bytes:
+    """Return these parts as bytes that no other parts give."""
+    return b"".join(len(part).to_bytes(8) + part for part in parts)

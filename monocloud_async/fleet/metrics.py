@@ -1,0 +1,151 @@
+"""Metrics of a process of the fleet: Temporal's own, and what `fleet status` says.
+
+Temporal's client serves both, on one port for Prometheus or to an OpenTelemetry collector.
+"""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Final
+
+from temporalio.client import Client
+from temporalio.common import MetricGaugeFloat, MetricMeter
+from temporalio.runtime import (
+    LogForwardingConfig,
+    LoggingConfig,
+    OpenTelemetryConfig,
+    PrometheusConfig,
+    Runtime,
+    TelemetryConfig,
+    TelemetryFilter,
+)
+
+from monocloud_async.endpoint import bulk_operation
+from monocloud_async.errors import ConfigurationError
+from monocloud_async.fleet.client import FleetRun
+from monocloud_async.fleet.health import host_and_port
+from monocloud_async.fleet.messages import Progress
+from monocloud_async.fleet.temporal import FleetError
+
+_PREFIX: Final = "monocloud_fleet_"
+_EVERY: Final = 5.0  # seconds
+
+
+def runtime(metrics: str | None = None, log: logging.Logger | None = None) -> Runtime:
+    """Return a runtime for `connect` that has these metrics and logs.
+
+    Args:
+        metrics: HOST:PORT on which /metrics answers Prometheus, or the http(s) URL of an
+            OpenTelemetry collector, for gRPC. Default: none.
+        log: the logger for messages of Temporal's client. Default: it writes them to stderr.
+
+    Raises:
+        ConfigurationError: the metrics cannot be served there.
+    """
+    config: PrometheusConfig | OpenTelemetryConfig | None = None
+    if metrics is not None and "://" in metrics:
+        config = OpenTelemetryConfig(url=metrics, durations_as_seconds=True)
+    elif metrics is not None:
+        host_and_port(metrics)
+        config = PrometheusConfig(
+            bind_address=metrics,
+            counters_total_suffix=True,
+            unit_suffix=True,
+            durations_as_seconds=True,
+        )
+    levels = TelemetryFilter(core_level="WARN", other_level="ERROR")
+    logs = LoggingConfig(filter=levels, forwarding=LogForwardingConfig(log) if log else None)
+    try:
+        return Runtime(telemetry=TelemetryConfig(metrics=config, logging=logs))
+    except (RuntimeError, ValueError) as error:
+        raise ConfigurationError(f"cannot serve metrics at {metrics}: {error}") from None
+
+
+@asynccontextmanager
+async def run_metrics(client: Client, tenant: str) -> AsyncIterator[None]:
+    """Keep the gauges of the tenant's run up to date meanwhile; the coordinator does so."""
+    runtime = client.service_client.config.runtime or Runtime.default()
+    run = await FleetRun.attach(tenant, client=client)
+    task = asyncio.create_task(_measure(run, runtime.metric_meter))
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+
+
+async def _measure(run: FleetRun, meter: MetricMeter) -> None:
+    gauges = _Gauges(meter.with_additional_attributes({"tenant": run.tenant}))
+    gauges.show(None)
+    while True:
+        with suppress(FleetError):  # there was no run yet, or Temporal is down
+            if await run.over():
+                gauges.show(None)
+            else:
+                gauges.show(await run.progress())
+        await asyncio.sleep(_EVERY)
+
+
+class _Gauges:
+    def __init__(self, meter: MetricMeter) -> None:
+        self._all: dict[str, MetricGaugeFloat] = {}
+
+        def gauge(name: str, what: str) -> None:
+            self._all[name] = meter.create_gauge_float(f"{_PREFIX}{name}", what)
+
+        gauge("running", "1 while a run is in progress")
+        gauge("paused", "1 while the run is paused")
+        gauge("users", "Users by outcome, and the lines without one id")
+        gauge("users_expected", "About how many users the run has")
+        gauge("users_under_way", "Users of the chunks that workers have, who are not done")
+        gauge("recorded_ratio", "The part of the file whose users are in the journal")
+        gauge("requests", "Requests of the run, and how many were retries or answered 429")
+        gauge("rate", "Requests per second in the last seconds")
+        gauge("rate_limit", "Requests per second that the run may make")
+        gauge("rate_learnt", "Requests per second that the tenant grants; 0 if not known")
+        gauge("pause_left_seconds", "Seconds that the tenant asks to wait")
+        gauge("outage_seconds", "Seconds since the tenant is down, or 0")
+        gauge("chunks", "Chunks that are handed out, and those that wait for a worker")
+        gauge("members", "Workers and coordinators, and the workers that have left the run")
+        gauge("trouble", "Steps that fail and are retried")
+
+    def show(self, progress: Progress | None) -> None:
+        """Set all gauges; without a run, only that there is none."""
+        self._set("running", progress is not None)
+        if progress is None:
+            return
+        self._set("paused", progress.paused is not None)
+        done = bulk_operation(progress.operation).done
+        for outcome, users in (
+            (done, progress.users_done),
+            ("failed", progress.failed),
+            ("unknown", progress.unknown),
+            ("bad_line", progress.bad_lines),
+        ):
+            self._set("users", users, outcome=outcome)
+        self._set("users_expected", progress.expected)
+        self._set("users_under_way", progress.under_way)
+        self._set("recorded_ratio", progress.done / progress.size if progress.size else 1.0)
+        for kind, count in (
+            ("all", progress.requests),
+            ("retry", progress.retries),
+            ("throttled", progress.throttled),
+        ):
+            self._set("requests", count, kind=kind)
+        self._set("rate", progress.rate)
+        self._set("rate_limit", progress.max_rate or 0.0)
+        self._set("rate_learnt", progress.learnt or 0.0)
+        self._set("pause_left_seconds", progress.pause_left)
+        self._set("outage_seconds", progress.outage)
+        self._set("chunks", progress.chunks, state="handed_out")
+        self._set("chunks", progress.waiting, state="waiting")
+        roles = Counter(member.role for member in progress.members)
+        self._set("members", roles["worker"], role="worker")
+        self._set("members", roles["coordinator"], role="coordinator")
+        self._set("members", len(progress.away), role="away")
+        self._set("trouble", len(progress.trouble))
+
+    def _set(self, name: str, value: float, **attributes: str) -> None:
+        self._all[name].set(float(value), attributes)

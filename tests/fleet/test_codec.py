@@ -1,0 +1,215 @@
+"""Payloads that are signed or encrypted with a key of the operator, and those that are not."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fleets import Fleet, Temporal, fleet, temporal
+from temporalio.api.common.v1 import Payload
+from temporalio.converter import (
+    ActivitySerializationContext,
+    DataConverter,
+    WorkflowSerializationContext,
+)
+
+from monocloud_async import ConfigurationError
+from monocloud_async.fleet import FleetError, FleetRun, check_fleet
+from monocloud_async.fleet.codec import (
+    ENCRYPTION_KEY_FILE,
+    SIGNING_KEY_FILE,
+    EncryptingCodec,
+    PayloadRefusedError,
+    SigningCodec,
+    protected,
+)
+
+KEY, OTHER = "k" * 40, "o" * 40
+RUN = WorkflowSerializationContext(namespace="default", workflow_id="run")
+Codec = SigningCodec | EncryptingCodec
+both = pytest.mark.parametrize("kind", [SigningCodec, EncryptingCodec])
+
+
+def payload() -> Payload:
+    return Payload(metadata={"encoding": b"json/plain", "a": b"1"}, data=b'"users"')
+
+
+@both
+async def test_a_payload_is_read_with_the_key_and_in_its_run(kind: type[Codec]) -> None:
+    codec = kind([KEY]).with_context(RUN)
+    (sent,) = await codec.encode([payload()])
+    assert sent != payload()
+    assert await codec.decode([sent]) == [payload()]
+    activity = ActivitySerializationContext(
+        namespace="default",
+        activity_id=None,
+        activity_type=None,
+        activity_task_queue=None,
+        workflow_id="run",
+        workflow_type=None,
+        is_local=False,
+    )
+    assert await kind([KEY]).with_context(activity).decode([sent]) == [payload()]
+
+
+@both
+async def test_another_key_another_run_and_no_key_are_refused(kind: type[Codec]) -> None:
+    codec = kind([KEY]).with_context(RUN)
+    elsewhere = WorkflowSerializationContext(namespace="default", workflow_id="another")
+    for forged in (
+        [payload()],
+        [Payload()],
+        await kind([OTHER]).with_context(RUN).encode([payload()]),
+        await kind([KEY]).with_context(elsewhere).encode([payload()]),
+        await kind([KEY]).encode([payload()]),
+    ):
+        with pytest.raises(PayloadRefusedError, match="this fleet's key") as caught:
+            await codec.decode(forged)
+        assert KEY not in str(caught.value)
+
+
+@both
+async def test_every_changed_byte_is_noticed(kind: type[Codec]) -> None:
+    codec = kind([KEY]).with_context(RUN)
+    (sent,) = await codec.encode([payload()])
+    for place in range(len(sent.data)):
+        data = bytearray(sent.data)
+        data[place] ^= 1
+        with pytest.raises(PayloadRefusedError):
+            await codec.decode([Payload(metadata=sent.metadata, data=bytes(data))])
+    sent.metadata["encoding"] = b"binary/plain"
+    with pytest.raises(PayloadRefusedError):
+        await codec.decode([sent])
+
+
+@both
+async def test_an_old_key_is_accepted_and_the_first_one_used(kind: type[Codec]) -> None:
+    old, new = kind([OTHER]), kind([KEY, OTHER])
+    assert await new.decode(await old.encode([payload()])) == [payload()]
+    with pytest.raises(PayloadRefusedError):
+        await old.decode(await new.encode([payload()]))
+
+
+@both
+async def test_a_part_without_the_key_does_not_read_it_either(kind: type[Codec]) -> None:
+    with pytest.raises(KeyError, match="monocloud"):
+        await DataConverter.default.decode(await kind([KEY]).encode([payload()]))
+
+
+async def test_nothing_can_be_read_in_what_is_encrypted() -> None:
+    (sent,) = await EncryptingCodec([KEY]).encode([payload()])
+    assert b"users" not in sent.SerializeToString()
+
+
+@both
+def test_a_codec_does_not_show_its_key(kind: type[Codec]) -> None:
+    assert KEY not in repr(kind([KEY]))
+
+
+@pytest.mark.parametrize("variable", [SIGNING_KEY_FILE, ENCRYPTION_KEY_FILE])
+def test_the_key_comes_from_a_file_that_the_environment_names(
+    tmp_path: Path, variable: str
+) -> None:
+    file = tmp_path / "fleet.key"
+    environment = {variable: str(file)}
+    with pytest.raises(ConfigurationError, match="No such file"):
+        protected(DataConverter.default, environment)
+    for content in ("", "short\n", f"{KEY}\nshort\n"):
+        file.write_text(content)
+        with pytest.raises(ConfigurationError, match="at least 32 characters"):
+            protected(DataConverter.default, environment)
+    file.write_bytes(b"\xff" * 40)
+    with pytest.raises(ConfigurationError, match="it is not text"):
+        protected(DataConverter.default, environment)
+    file.write_text(f"{KEY}\n{OTHER}\n")
+    codec: Any = protected(DataConverter.default, environment).payload_codec
+    assert codec.keys == [KEY, OTHER]
+    assert protected(DataConverter.default, {}) is DataConverter.default
+    with pytest.raises(ConfigurationError, match="not both"):
+        protected(DataConverter.default, {SIGNING_KEY_FILE: "a", ENCRYPTION_KEY_FILE: "b"})
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Temporal]:
+    with temporal(tmp_path_factory.mktemp("temporal")) as server:
+        yield server
+
+
+@pytest.fixture
+async def parts(
+    request: pytest.FixtureRequest, tmp_path: Path, server: Temporal
+) -> AsyncIterator[Fleet]:
+    key = tmp_path / "fleet.key"
+    key.write_text(KEY)
+    bare = dict(server.environment)
+    server.environment[request.param] = str(key)
+    async with fleet(tmp_path, server, 60) as parts:
+        yield parts
+    server.environment = bare
+
+
+@contextmanager
+def without_key(parts: Fleet) -> Iterator[None]:
+    known = parts.server.environment
+    parts.server.environment = {
+        name: value for name, value in known.items() if name.startswith("TEMPORAL_")
+    }
+    try:
+        yield
+    finally:
+        parts.server.environment = known
+
+
+@pytest.mark.parametrize("parts", [ENCRYPTION_KEY_FILE], indirect=True)
+@pytest.mark.process
+async def test_a_fleet_with_a_key_does_its_run(parts: Fleet) -> None:
+    parts.part("coordinator")
+    parts.part("worker")
+    parts.sandbox.latency = 0.1
+    parts.sandbox.script(parts.sandbox.user_ids()[0], 422)
+    run = await parts.start(50)
+    await parts.until(5)
+    progress = await run.progress()
+    assert (progress.paused, progress.trouble, progress.expected) == (None, [], 60)
+    await run.pause("a look")
+    assert (await parts.until_paused(run)).paused == "a look"
+    await run.set_rate(60)
+    await run.resume()
+    report = await run.result()
+    assert (report.enabled, report.failed, report.gaps) == (59, 1, [])
+
+
+@pytest.mark.parametrize("parts", [SIGNING_KEY_FILE], indirect=True)
+@pytest.mark.process
+async def test_a_run_that_a_stranger_starts_does_nothing(parts: Fleet) -> None:
+    with without_key(parts):
+        await parts.start(50)
+    parts.part("coordinator")
+    run = await FleetRun.attach(parts.sandbox.url, client=await parts.server.client())
+    said = ""
+    async with asyncio.timeout(60):
+        while "with this fleet's key for this run" not in said:
+            try:
+                await run.progress()
+            except FleetError as error:
+                said = str(error)
+    assert said.startswith("the run cannot go on, because a step of it fails in the coordinator")
+    assert parts.sandbox.asked == []
+    assert not parts.journal.exists()
+
+
+@pytest.mark.parametrize("parts", [SIGNING_KEY_FILE], indirect=True)
+@pytest.mark.process
+async def test_the_doctor_finds_a_worker_without_the_key(parts: Fleet) -> None:
+    with without_key(parts):
+        parts.part("worker")
+    client = await parts.server.client()
+    said = list[str]()
+    async with asyncio.timeout(60):
+        while not said:
+            found = await check_fleet(domain=parts.sandbox.url, client=client)
+            said = [each.said for each in found if each.what.startswith("Worker ")]
+    assert "Unknown payload encoding binary/monocloud-signed" in said[0]
+    assert said[0].endswith("give all parts the same version and the same key file")
