@@ -228,6 +228,7 @@ def enable(
     epilog="Example: monocloud-async users --disabled --changed-after 2026-01-31T14:00Z"
     " --changed-before 2026-01-31T15:00Z -o lost.csv. Exit codes: 0 the list is complete, 1 someone"
     " may be missing, as stderr says, 2 usage or configuration, 3 the list could not be read."
+    " A tenant that is down is waited for, up to five minutes."
 )
 def users(
     *,
@@ -395,7 +396,8 @@ def bulk(
 @app.command(
     short_help="Tell who is enabled now.",
     epilog="Example: monocloud-async check users.csv. Exit codes: 0 all are enabled (for a journal"
-    " of `undo`: disabled), 1 someone is not, 2 usage or configuration, 3 the tenant cannot tell.",
+    " of `undo`: disabled), 1 someone is not, 2 usage or configuration, 3 the tenant cannot tell."
+    " A tenant that is down is waited for, up to five minutes.",
 )
 def check(
     file: Annotated[

@@ -1,5 +1,6 @@
 """Profiles, `whoami`, ids that begin with a dash, and completion."""
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -106,6 +107,15 @@ def test_whoami_tells_that_a_key_is_refused(
     assert done.out.endswith(f"API key: from the variable {config.API_KEY}\n")
     assert "401 Unauthorized" in done.err
     assert "4711" not in done.out + done.err
+
+
+def test_whoami_tells_that_a_tenant_cannot_be_reached(cli: Cli) -> None:
+    with socket.socket() as deaf:  # it does not listen
+        deaf.bind(("127.0.0.1", 0))
+        port = deaf.getsockname()[1]
+        done = cli("whoami", "--attempts", 2, "--domain", f"http://127.0.0.1:{port}")
+    assert (done.code, done.err.count("\n")) == (3, 1)
+    assert done.err.startswith("Error: could not connect")
 
 
 @pytest.mark.parametrize("user_id", ["-dKihhOJc", "--ihhOJc", "-hKihhOJc"])
