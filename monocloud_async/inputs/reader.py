@@ -9,6 +9,7 @@ CR, LF and CR LF end a line. Of JSON documents and workbooks the whole file is i
 
 import gzip
 import os
+import re
 import stat
 import zlib
 from collections.abc import Callable, Iterator
@@ -50,6 +51,8 @@ _SUFFIXES: Final = {
     ".xls": Format.WORKBOOK,
     ".ods": Format.WORKBOOK,
 }
+# Names of what the process has open. To another process, they name something else, or nothing.
+_DESCRIPTOR: Final = re.compile(r"/dev/(stdin|fd/\d+)|/proc/(self|thread-self|\d+)/fd/\d+")
 _START: Final = 8  # bytes that tell what a file is
 
 
@@ -337,7 +340,7 @@ def open_ids(
             column=column,
             sheet=sheet,
             name=name,
-            path=path if is_file else None,
+            path=None if path == STDIN or _DESCRIPTOR.fullmatch(str(path.absolute())) else path,
             by=by,
         )
         yield reader

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from terminal import Cli
+from terminal import Cli, stdin_from
 
 from monocloud_async import config
 from monocloud_async.sandbox import Sandbox
@@ -216,3 +216,14 @@ def test_nobody_is_asked_on_a_stdin_that_is_closed(
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")  # no request leaves this machine
     done = cli("bulk", users, "--domain", "acme.eu.monocloud.com")
     assert (done.code, f"there are no ids in {users}" in done.err) == (2, True)
+
+
+@pytest.mark.parametrize("name", ["/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"])
+def test_a_name_of_an_open_file_has_no_journal_beside_it(cli: Cli, users: Path, name: str) -> None:
+    if not Path(name).exists():
+        pytest.skip("this system has no such name")
+    with stdin_from(users):
+        done = cli("bulk", name, "--format", "txt")
+    assert done.code == 0, done.err
+    assert "journal" not in done.err
+    assert not Path(f"{name}.journal").exists()
