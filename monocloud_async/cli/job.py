@@ -359,6 +359,8 @@ class Job:
             if left:
                 say(self.err, f"The run was {ended}; not attempted: {', '.join(map(repr, left))}")
         elif not report.exhausted:
+            if ended == "finished" and self._run is not None and self._run.is_at_limit:
+                ended = "finished, at its limit"
             say(self.err, f"The run was {ended}; the rest of {self.name} was not read")
             if self._journal is not None and report.total and can_resume:
                 say(self.err, "The same command resumes the run")

@@ -227,3 +227,9 @@ def test_a_name_of_an_open_file_has_no_journal_beside_it(cli: Cli, users: Path, 
     assert done.code == 0, done.err
     assert "journal" not in done.err
     assert not Path(f"{name}.journal").exists()
+
+
+def test_a_run_that_ends_at_its_limit_says_so(cli: Cli, users: Path) -> None:
+    done = cli("bulk", users, "--limit", 5)
+    assert f"The run was finished, at its limit; the rest of {users} was not read" in done.err
+    assert "The same command resumes the run" in done.err
