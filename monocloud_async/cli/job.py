@@ -383,10 +383,9 @@ class Job:
         for reason in reasons(self.tally):
             say(console, reason)
         say(console, speed(report))
-        if self.failures is not None and (self.failures.lines or self.failures.error):
+        if self.failures is not None and (self.failures.lines or self.failures.lost):
             hint = f"{counted(self.failures.lines, 'line')} to retry: {self.failures.name}"
-            lost = "; others could not be written" if self.failures.error else ""
-            say(console, hint + lost)
+            say(console, hint + self.failures.lost)
         elif report.unknown:
             doing = self.operation.doing.capitalize()
             say(console, f"{doing} twice is harmless: run the unknown ones again")

@@ -205,7 +205,8 @@ class IdReader:
         for taken, row in table.rows(chain(first[table.lines :], lines)):
             text = taken[0][1] if len(taken) == 1 else "".join(text for _, text in taken)
             if text.strip():
-                yield read_line(taken[0][0], text, table.cell, row, self.by)
+                line = read_line(taken[0][0], text, table.cell, row, self.by)
+                yield line._replace(text="") if any(_is_cut(text) for _, text in taken) else line
 
     def _json(self, text: TextIOBase) -> Iterator[Line]:
         parse = json_lines(self.column, self.by)
@@ -230,7 +231,7 @@ class IdReader:
         lines = chain(StringIO(first, newline=""), (line for _, line in _numbered(text)))
         for further, line in enumerate(lines):
             if line.strip():
-                yield parse(number + further, line)
+                yield _without_a_part(parse(number + further, line))
 
     def _txt(self, lines: Iterator[Numbered]) -> Iterator[Line]:
         begun = commented = False
@@ -243,7 +244,7 @@ class IdReader:
                     )
             elif text.strip():
                 if begun or not is_header(self.name, text, self.by):
-                    yield txt_line(self.by, number, text)
+                    yield _without_a_part(txt_line(self.by, number, text))
                 else:
                     what = clean(text.strip())
                     self.notes.append(f"line {number} is a header and passed over: {what!r}")
@@ -288,6 +289,16 @@ def _numbered(text: TextIOBase) -> Iterator[Numbered]:
         while len(end) == MAX_LINE and end[-1] not in "\r\n":
             end = text.readline(MAX_LINE)
         yield number, line
+
+
+def _is_cut(text: str) -> bool:
+    """Return whether `_numbered` left the end of this line out."""
+    return len(text) >= MAX_LINE and text[-1] not in "\r\n"
+
+
+def _without_a_part(line: Line) -> Line:
+    """Return the line, without its text if that is only the start."""
+    return line._replace(text="") if _is_cut(line.text) else line
 
 
 def named_format(path: Path, form: Format | None, column: str | None) -> Format:
