@@ -152,6 +152,11 @@ class BulkRun:
         return None if self._lookup is None else self._lookup.reading
 
     @property
+    def is_ready(self) -> bool:
+        """Whether the journal, if there is one, is open, so that ids are read."""
+        return self._source.is_ready
+
+    @property
     def is_at_limit(self) -> bool:
         """Whether the run read no further because of its `limit`."""
         return self._source.is_at_limit
