@@ -216,6 +216,8 @@ WAYS = (
     "calls and a run",
     "a joiner *",
     "a leaver *",
+    "all but one leave *",
+    "an idler *",
     "beside a rude one *",
 )
 SECONDS, EVENT = 200, 100  # of a simulation, and when somebody joins or leaves
@@ -241,6 +243,10 @@ def clients(  # noqa: PLR0911  one return for each way
             return [Client(limiter, begin=EVENT), *runs[1:]]
         case "a leaver":
             return [Client(limiter, end=EVENT), *runs[1:]]
+        case "all but one leave":
+            return [runs[0], *(Client(limiter, end=EVENT) for _ in runs[1:])]
+        case "an idler":
+            return [Client(limiter, idle=(EVENT - 60, EVENT)), *runs[1:]]
         case "beside a rude one":
             return [*runs[1:], Client(None, rate=rate / 2)]
         case _:
@@ -272,7 +278,15 @@ def figures(family: Family, limiter: Callable[[int], Limiter], seed: int) -> dic
         case "a joiner":
             after = shares(EVENT + 15, EVENT + 25)
             return common | {"joiner's share": after[0] / (sum(after) / len(after))}
-        case "a leaver":
+        case "an idler":  # starves or floods: its share and the waste, when it comes back
+            after, soon = shares(EVENT + 5, EVENT + 15), range(EVENT, EVENT + 10)
+            refused = sum(each.refused[second] for each in sessions for second in soon)
+            return common | {
+                "share 5 s after": after[0] / (sum(after) / len(after)),
+                "goodput then": sum(after) / (10 * rate),
+                "429s then, of a second's requests": refused / rate,
+            }
+        case "a leaver" | "all but one leave":
             return common | {"used after 10 s": sum(shares(EVENT + 10, EVENT + 20)) / (10 * rate)}
         case "beside a rude one":
             return common | {"of what is left": sum(late) / (rate / 2 * SECONDS / 2)}

@@ -157,10 +157,12 @@ def _provider() -> "Seen":
 
 
 @pytest.fixture
-def seen(_provider: "Seen") -> "Seen":
+def seen(_provider: "Seen") -> Iterator["Seen"]:
     """What OpenTelemetry records in this test; metrics are of all tests."""
     _provider.spans()
-    return _provider
+    _provider.exporter.on = True
+    yield _provider
+    _provider.exporter.on = False
 
 
 @pytest.fixture

@@ -177,6 +177,10 @@ class BulkRun:
         """Assume the key is valid: skip the lone first request; a first 403 stops nothing."""
         self._runner.proved.set()
 
+    def set_max_rate(self, max_rate: float) -> None:
+        """Change the `max_rate`, if the run has one."""
+        self._queue.set_max_rate(max_rate)
+
     def drain(self) -> None:
         """Start no more calls: those in flight finish, and those that wait for a retry end at once.
 

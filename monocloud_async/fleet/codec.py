@@ -32,8 +32,9 @@ if TYPE_CHECKING:
 SIGNING_KEY_FILE: Final = "MONOCLOUD_FLEET_SIGNING_KEY_FILE"
 ENCRYPTION_KEY_FILE: Final = "MONOCLOUD_FLEET_ENCRYPTION_KEY_FILE"
 _SHORTEST: Final = 32  # characters of a key
-_SIGNATURE: Final = "monocloud-signature"
-_ENCODING: Final = b"binary/monocloud-encrypted"
+_SIGNED: Final = b"binary/monocloud-signed"
+_SIGNATURE: Final = 32  # bytes
+_ENCRYPTED: Final = b"binary/monocloud-encrypted"
 _NONCE: Final = 12  # bytes (NIST SP 800-38D, section 5.2.1.1)
 
 
@@ -95,25 +96,25 @@ class _Codec(PayloadCodec, WithSerializationContext):
 
 
 class SigningCodec(_Codec):
-    """Signs payloads with HMAC-SHA256; they stay readable."""
+    """Signs payloads with HMAC-SHA256; whoever reaches them can still read them."""
 
     verb = "signed"
 
     def _encoded(self, payload: Payload, key: bytes) -> Payload:
-        signed = Payload()
-        signed.CopyFrom(payload)
-        signed.metadata[_SIGNATURE] = self._sign(payload, key)
-        return signed
+        content = payload.SerializeToString()
+        # In an encoding of its own, so that a part without the key does not believe it unchecked.
+        return Payload(metadata={"encoding": _SIGNED}, data=self._sign(content, key) + content)
 
     def _decoded(self, payload: Payload, key: bytes) -> Payload | None:
-        bare = Payload()
-        bare.CopyFrom(payload)
-        found = bare.metadata.pop(_SIGNATURE, b"")
-        return bare if hmac.compare_digest(found, self._sign(bare, key)) else None
+        signature, content = payload.data[:_SIGNATURE], payload.data[_SIGNATURE:]
+        if payload.metadata.get("encoding") != _SIGNED:
+            return None
+        if not hmac.compare_digest(signature, self._sign(content, key)):
+            return None
+        return Payload.FromString(content)
 
-    def _sign(self, payload: Payload, key: bytes) -> bytes:
-        named = [_joined(name.encode(), value) for name, value in sorted(payload.metadata.items())]
-        return hmac.digest(key, _joined(self.context, *named, payload.data), "sha256")
+    def _sign(self, content: bytes, key: bytes) -> bytes:
+        return hmac.digest(key, _joined(self.context, content), "sha256")
 
 
 class EncryptingCodec(_Codec):
@@ -128,12 +129,12 @@ class EncryptingCodec(_Codec):
     def _encoded(self, payload: Payload, key: bytes) -> Payload:
         nonce = os.urandom(_NONCE)
         hidden = _aes(key).encrypt(nonce, payload.SerializeToString(), self.context)
-        return Payload(metadata={"encoding": _ENCODING}, data=nonce + hidden)
+        return Payload(metadata={"encoding": _ENCRYPTED}, data=nonce + hidden)
 
     def _decoded(self, payload: Payload, key: bytes) -> Payload | None:
         from cryptography.exceptions import InvalidTag  # noqa: PLC0415  only who encrypts needs it
 
-        if payload.metadata.get("encoding") != _ENCODING:
+        if payload.metadata.get("encoding") != _ENCRYPTED:
             return None
         nonce, hidden = payload.data[:_NONCE], payload.data[_NONCE:]
         try:

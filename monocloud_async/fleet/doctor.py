@@ -208,7 +208,10 @@ async def _ask(
 def _no_answer(error: WorkflowFailureError, member: WorkerProgress) -> str:
     cause = error.cause.cause if isinstance(error.cause, ActivityError) else error.cause
     if isinstance(cause, ApplicationError):
-        return f"cannot answer: {clean(cause.message)}"
+        first = cause.cause.message if isinstance(cause.cause, ApplicationError) else cause.message
+        return (
+            f"cannot answer: {clean(first)}; give all parts the same version and the same key file"
+        )
     if isinstance(cause, TimedOutError) and cause.type == TimeoutType.SCHEDULE_TO_START:
         return (
             f"does not answer, and was last seen {member.seconds:.0f} s ago: if it has ended, ask"

@@ -6,12 +6,12 @@ when it is refused, and is careful until it hears of a new epoch.
 """
 
 import math
-from bisect import bisect
 from collections.abc import Callable
 from typing import Final
 
+from monocloud_async.bulk.run import BulkRun
 from monocloud_async.fleet.messages import Granted, Pace, Sent, Throttled
-from monocloud_async.fleet.pace import sent
+from monocloud_async.fleet.pace import rate_after, sent
 from monocloud_async.ratelimit.estimator import MeasurementInterval
 from monocloud_async.ratelimit.limiter import RateLimiter
 
@@ -33,6 +33,7 @@ class Follower:
 
     Attributes:
         chunks: how many chunks this worker has.
+        runs: the runs of these chunks, and the highest rate of each.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Follower:
         clock: Callable[[], float],
     ) -> None:
         self.chunks = 0
+        self.runs: dict[BulkRun, float | None] = {}
         self._limiter = limiter
         self._worker = worker
         self._tell = tell
@@ -70,9 +72,13 @@ class Follower:
 
     def hear(self, pace: Pace) -> None:
         """Take in an answer of the workflow."""
-        alone = pace.alone in {"", self._worker} or self.chunks >= pace.lanes
+        chunks = max(1, self.chunks)
+        alone = pace.alone in {"", self._worker} or chunks >= pace.lanes
         whole = bool(pace.alone) and alone
-        self._share = 1.0 if whole else max(1, self.chunks) / max(1, self.chunks, pace.lanes)
+        self._share = 1.0 if whole else chunks / max(chunks, pace.lanes)
+        for run, max_rate in self.runs.items():
+            if max_rate is not None:  # all lanes rest but those of the session that is alone
+                run.set_max_rate(max_rate * max(1.0, pace.lanes / chunks if whole else 1.0))
         first, now = self._pace is None, self._clock()
         self._busy = True
         try:
@@ -125,10 +131,9 @@ class Follower:
     @property
     def rate(self) -> float:
         """Requests a second to send now."""
-        if self._pace is None or not self._pace.rates:
+        if self._pace is None:
             return math.inf
-        place = bisect(self._pace.rates, self._clock() - self._began, key=_begin) - 1
-        rate = self._pace.rates[max(0, place)][1] * self._share
+        rate = self._share * rate_after(self._pace, self._clock() - self._began)
         return max(_LEAST, rate * (1 if self._unheard_since is None else _CAREFUL))
 
     @property
@@ -158,7 +163,3 @@ class Follower:
     ) -> None:
         """Keep what is to be told to the workflow."""
         self._sent = sent(interval, refused_rate * interval.weight, paused_at, now, self._clock())
-
-
-def _begin(entry: tuple[float, float]) -> float:
-    return entry[0]

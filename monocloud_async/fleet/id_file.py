@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
@@ -25,7 +26,7 @@ from monocloud_async.errors import ConfigurationError
 from monocloud_async.inputs import By, Format
 from monocloud_async.inputs.content import encoding_of, is_packed
 from monocloud_async.inputs.json_document import may_be_document
-from monocloud_async.inputs.lines import Line, line_parser
+from monocloud_async.inputs.lines import Line, is_id_member, line_parser
 from monocloud_async.inputs.reader import is_header, named_format
 from monocloud_async.inputs.table import MAX_LINE, find_header, read_header, split_lines
 from monocloud_async.sanitize import clean
@@ -230,7 +231,7 @@ def _header(name: str, form: Format, column: str | None, text: str) -> str:
         return "".join(lines[: table.lines])
     first = next(filter(str.strip, lines), "")
     if form is Format.JSONL:
-        if may_be_document(first):
+        if may_be_document(first, partial(is_id_member, column=column, by=By.ID)):
             raise ConfigurationError(
                 f"{name} is one JSON document, and a fleet reads line by line; use: jq -c '.[]'"
             )

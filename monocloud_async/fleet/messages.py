@@ -302,7 +302,7 @@ class Progress(Counts, kw_only=True):
         away: the workers that have left the run, with the reason, until `resume`.
         under_way: users of the chunks that workers have, who are not done.
         rate: requests per second in the last seconds.
-        learnt: requests per second that the tenant grants, as far as the workers know; or None.
+        learnt: requests per second that the tenant grants, or None if that is not known.
         pause_left: seconds that the tenant asks to wait.
         outage: seconds since the tenant is down, or 0.
         max_outage: seconds of it after which a worker leaves the run.
@@ -340,8 +340,6 @@ class Progress(Counts, kw_only=True):
     def add_signs(self, signs: Collection[Sign]) -> None:
         """Take in what the workers say, of which each says something once."""
         self.rate = sum(sign.rate for sign in signs)
-        if any(sign.learnt is not None for sign in signs):
-            self.learnt = sum(sign.rate if sign.learnt is None else sign.learnt for sign in signs)
         self.pause_left = max((sign.pause_left for sign in signs), default=0.0)
         self.outage = max((sign.outage for sign in signs), default=0.0)
 

@@ -12,6 +12,7 @@ the workers need no news until the next pause. `follower` is the worker's side.
 
 import copy
 import math
+from bisect import bisect
 from typing import Final
 
 from msgspec import structs
@@ -45,6 +46,14 @@ class FleetPace:
         self._estimator: RateEstimator | None = None
         self._began = 0.0  # when the epoch began
         self._soon = 0  # refusals in a row right after a pause
+
+    def alone(self, now: float) -> str:
+        """Return the worker whose session alone looks for the rate, as long as a search lasts."""
+        return self.pace.alone if now - self._began < _SEARCH else ""
+
+    def learnt(self, now: float) -> float | None:
+        """Return the requests per second that the tenant grants, or None if that is not known."""
+        return rate_after(self.pace, now - self._began) if self.pace.known else None
 
     def throttled(self, told: Throttled) -> None:
         """Record that a session was refused, and has paused."""
@@ -97,6 +106,16 @@ class FleetPace:
         if settled or paused_at - self._began > _SETTLING or self._soon > _PROOF:
             self._soon = 0
         return self._soon > 0
+
+
+def rate_after(pace: Pace, seconds: float) -> float:
+    """Return the requests per second of the whole fleet, so long after the epoch began."""
+    place = bisect(pace.rates, seconds, key=_begin) - 1
+    return pace.rates[max(0, place)][1] if pace.rates else math.inf
+
+
+def _begin(entry: tuple[float, float]) -> float:
+    return entry[0]
 
 
 def _advance(estimator: RateEstimator, seconds: float) -> None:

@@ -306,11 +306,19 @@ class _Activities:
             max_rate=max_rate,
             max_outage=plan.max_outage,
         )
-        return await work.to_its_end(proved=chunk.proved)
+        self._follower.runs[work.run] = max_rate
+        try:
+            return await work.to_its_end(proved=chunk.proved)
+        finally:
+            del self._follower.runs[work.run]
 
 
 class _ChunkRun:
-    """The bulk run of one chunk, from the first call to a complete or partial result."""
+    """The bulk run of one chunk, from the first call to a complete or partial result.
+
+    Attributes:
+        run: the bulk run.
+    """
 
     def __init__(
         self,
@@ -335,7 +343,7 @@ class _ChunkRun:
         self._loop = asyncio.get_running_loop()
         self._last_beat = self._loop.time()  # time of the last heartbeat
         self._next_beat: asyncio.Handle
-        self._run: BulkRun = session.bulk(
+        self.run: BulkRun = session.bulk(
             operation,
             [user_ids[position] for position in self._positions],
             max_rate=max_rate,
@@ -346,16 +354,16 @@ class _ChunkRun:
     async def to_its_end(self, *, proved: bool) -> ChunkResult:
         """Return the result; raises if the chunk may already belong to another worker."""
         if proved:
-            self._run.prove()
+            self.run.prove()
         self._meter.add(self._loop.time(), 0)  # from now on
-        running = asyncio.ensure_future(self._run)
+        running = asyncio.ensure_future(self.run)
         self._beat()
         try:
             await asyncio.wait({running})
         except asyncio.CancelledError:
             details = activity.cancellation_details()
             if details is None or details.timed_out or details.not_found:
-                self._run.cancel()
+                self.run.cancel()
                 raise
             self._drain()
             await asyncio.wait({running})
@@ -374,7 +382,7 @@ class _ChunkRun:
         if now - self._last_beat > HEARTBEAT:
             # The process was suspended or starved: another worker now has the chunk and its rate.
             self._lost = True
-            self._run.cancel()
+            self.run.cancel()
             return
         self._last_beat = now
         self._next_beat = self._loop.call_later(BEAT, self._beat)
@@ -383,12 +391,12 @@ class _ChunkRun:
             self._drain()
 
     def _pause_left(self) -> float:
-        pace = self._run.pace
+        pace = self.run.pace
         return 0.0 if pace.down else pace.pause_left
 
     def _drain(self) -> None:
         self._drained = True
-        self._run.drain()
+        self.run.drain()
 
     def _take(self, outcome: Outcome) -> None:
         outcome = structs.replace(outcome, position=self._positions[outcome.position], user_id="")
@@ -402,7 +410,7 @@ class _ChunkRun:
                 self._drain()
 
     def _sign(self) -> Sign:
-        report, pace = self._run.report, self._run.pace
+        report, pace = self.run.report, self.run.pace
         rate = self._meter.add(self._loop.time(), report.requests - self._metered)
         self._metered = report.requests
         return Sign(
@@ -415,7 +423,7 @@ class _ChunkRun:
         )
 
     def _so_far(self) -> ChunkResult:
-        before, report = self._before, self._run.report
+        before, report = self._before, self.run.report
         return ChunkResult(
             rows=self._rows,
             digest=before.digest,

@@ -18,6 +18,7 @@ version began take the steps of that version until they continue in a new histor
 """
 
 import asyncio
+import math
 from collections import Counter
 from contextlib import suppress
 from datetime import timedelta
@@ -137,6 +138,7 @@ class RunWorkflow:
             chunks=len(self._lanes),
             trouble=sorted(set(self._trouble.values())),
             kinds=dict(self._state.progress.kinds),
+            learnt=self._pace.learnt(workflow.time()),
         )
         for result in self._in_hand.values():
             add_result(progress, result)
@@ -151,8 +153,13 @@ class RunWorkflow:
     def pace(self, run: str, epoch: int) -> Pace:
         """Return what the sessions of all workers keep to; the rates only to who knows another."""
         me, pace = workflow.info().first_execution_run_id, self._pace.pace
-        pace = structs.replace(pace, run=me, lanes=max(1, self._out))
-        return structs.replace(pace, rates=[]) if (run, epoch) == (me, pace.epoch) else pace
+        alone = self._pace.alone(workflow.time())
+        pace = structs.replace(pace, run=me, lanes=max(1, self._out), alone=alone)
+        if (run, epoch) == (me, pace.epoch):
+            return structs.replace(pace, rates=[])
+        most = self._state.progress.max_rate or math.inf
+        rates = [(time, min(rate, most)) for time, rate in pace.rates]
+        return structs.replace(pace, rates=rates)
 
     @workflow.signal
     def throttled(self, told: Throttled) -> None:
@@ -245,7 +252,7 @@ class RunWorkflow:
 
     def _next_chunk(self) -> Chunk:
         rate = self._measured() or self._state.progress.max_rate or _GUESS
-        if self._measures_rate and not self._state.progress.requests:
+        if self._is_one_lane():  # the others take what is left, as soon as the rate is known
             rate = _FIRST_RATE
         return next_chunk(self._state, rate, self._number())
 
@@ -253,12 +260,16 @@ class RunWorkflow:
         return self._rate.value(workflow.time()) if self._measures_rate else None
 
     def _number(self) -> int:
-        """Return how many lanes may be in use: one until something is known of the rate."""
-        progress, pace = self._state.progress, self._pace.pace
-        known = bool(pace.rates) if pace.epoch else bool(progress.requests)
-        if self._measures_rate and (pace.alone or not known):
+        """Return how many lanes may be in use."""
+        if self._is_one_lane():
             return 1
-        return lanes(progress.max_rate, self._measured())
+        return lanes(self._state.progress.max_rate, self._measured())
+
+    def _is_one_lane(self) -> bool:
+        """Return whether one lane has all of the rate, until something is known of it."""
+        pace = self._pace.pace
+        known = bool(pace.rates) if pace.epoch else bool(self._state.progress.requests)
+        return self._measures_rate and (not known or self._pace.alone(workflow.time()) != "")
 
     def _take_back(self) -> None:
         """Remove the lanes that are done, and raise the error of one that failed."""
@@ -365,7 +376,7 @@ class RunWorkflow:
     def _call_worker(self, chunk: Chunk) -> ActivityHandle[ChunkResult]:
         """Start the activity of a worker."""
         progress = self._state.progress
-        number = most_lanes(progress.max_rate) if progress.requests else self._number()
+        number = 1 if self._is_one_lane() else most_lanes(progress.max_rate)
         # With a limit only if somebody has left: with few machines, none may be there for a while.
         taken = timedelta(seconds=_TAKEN) if progress.away else None
         return workflow.start_activity(

@@ -4,6 +4,7 @@ import codecs
 import gzip
 import io
 import zipfile
+from collections.abc import Sequence
 from typing import BinaryIO, Final, NamedTuple, cast
 
 from monocloud_async.errors import ConfigurationError
@@ -27,7 +28,7 @@ _MARKS: Final = {  # UTF-32's first: it begins with UTF-16's
     codecs.BOM_UTF16_LE: "utf-16-le",
     codecs.BOM_UTF16_BE: "utf-16-be",
 }
-# What spreadsheets write on Windows and on a Mac, by Python's names.
+# What spreadsheets write on Windows and on a Mac, by Python's names; the most frequent ones first.
 _OLD_ENCODINGS: Final = {
     "cp1252": "Windows-1252",
     "mac_roman": "Mac OS Roman",
@@ -45,27 +46,29 @@ class Encoding(NamedTuple):
         name: Python's name of the encoding; ASCII for an older one that contains it: there, ids are
             read, and other bytes become lone surrogates.
         mark: the length of the byte order mark.
-        guess: Python's name of the older encoding that the file may be in, "" if that is unknown,
-            or None if it is UTF-8.
+        guesses: Python's names of the older encodings that the file may be in, as far as that is
+            known; or None if it is UTF-8.
     """
 
     name: str
     mark: int
-    guess: str | None = None
+    guesses: tuple[str, ...] | None = None
 
     @property
     def note(self) -> str | None:
         """What to tell people, or None for UTF-8."""
-        if self.guess is not None:
-            looks = f", and looks like {_OLD_ENCODINGS[self.guess]}" if self.guess else ""
+        if self.guesses is not None:
+            named = " or ".join(_OLD_ENCODINGS[guess] for guess in self.guesses)
+            looks = named and f", and looks like {named}"
             return f"not UTF-8{looks}: ids are read, where they are plain ASCII"
         return None if self.name == "utf-8" else self.name.upper()
 
-    def names(self, text: str) -> str:
-        """Return the text of a header as the guessed encoding has it."""
-        if not self.guess:
-            return text
-        return text.encode(errors="surrogateescape").decode(self.guess, errors="replace")
+    def readings(self, texts: Sequence[str]) -> list[list[str]]:
+        """Return the lines of a header in each of the encodings that it may be in."""
+        if not self.guesses:
+            return [[*texts]]
+        lines = [text.encode(errors="surrogateescape") for text in texts]
+        return [[line.decode(guess, errors="replace") for line in lines] for guess in self.guesses]
 
 
 def peek(stream: BinaryIO, size: int) -> bytes:
@@ -131,14 +134,23 @@ def encoding_of(sample: bytes) -> Encoding:
     return Encoding("utf-8", 0)
 
 
-def guessed(sample: bytes) -> str:
-    """Return the name of the older encoding that these bytes look like, or ""."""
+def guessed(sample: bytes) -> tuple[str, ...]:
+    """Return the names of the older encodings that these bytes look like equally."""
     try:
         from charset_normalizer import from_bytes  # noqa: PLC0415  an extra
     except ModuleNotFoundError:
-        return ""
-    best = from_bytes(sample, cp_isolation=[*_OLD_ENCODINGS]).best()
-    return best.encoding if best is not None and best.encoding in _OLD_ENCODINGS else ""
+        return ()
+    matches = from_bytes(sample, cp_isolation=[*_OLD_ENCODINGS])
+    best = matches.best()
+    if best is None:
+        return ()
+    equal = {
+        name
+        for match in matches
+        if match.chaos <= best.chaos
+        for name in match.could_be_from_charset
+    }
+    return tuple(name for name in _OLD_ENCODINGS if name in equal)
 
 
 def text_of(stream: BinaryIO, encoding: Encoding) -> io.TextIOWrapper:

@@ -28,6 +28,7 @@ _HIDDEN: Final = re.compile(rf"[{_INVISIBLE}]")
 _MARKED: Final = re.compile(r"""="(.*)"|'(.*?)'?|"(.*)"|`(.*)`|<(.*)>""", re.DOTALL)
 _EMAIL: Final = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
 _ROUNDED: Final = re.compile(r"-?[0-9](?:[.,][0-9]+)?E[+-][0-9]+")
+_RULE: Final = re.compile(r"[-=+_|:*~]+")
 _NO_VALUE: Final = {"null", "(null)", "<null>", "none", "nil", "nan", "n/a", "undefined"}
 _LONGEST_WORD: Final = 12  # characters of a word for no value, or of a column's name
 _STRANGE: Final = re.compile(r"[\"'`,;|<>{}\[\]\ufffd\ud800-\udfff]")
@@ -67,10 +68,12 @@ def find(text: str, by: By = By.ID) -> str:
 def _find_id(text: str) -> str:
     text = text.strip()
     if _PLAIN.fullmatch(text):
-        if len(text) > _LONGEST_WORD:
+        if len(text) > _LONGEST_WORD and text[0] not in "-_":
             return text
     else:
         text = _unmarked(text)
+    if _RULE.fullmatch(text):
+        raise NotAnIdError("is a ruled line between rows, not an id")
     if text.lower() in _NO_VALUE:
         raise NotAnIdError(f"has {text}, which stands for no value, in place of an id")
     if is_column_name(text):

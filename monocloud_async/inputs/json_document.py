@@ -1,5 +1,10 @@
-"""Reads a JSON document that lists users: an array, or a page of an API with one list in it."""
+"""Reads a JSON document that lists users: an array, or a page of an API with one list in it.
 
+An object that has an id itself is a user, whatever lists are in it, such as those of its roles.
+"""
+
+import re
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 import msgspec
@@ -8,6 +13,12 @@ from monocloud_async.errors import ConfigurationError
 from monocloud_async.sanitize import clean
 
 MAX_DOCUMENT: Final = 1 << 28  # characters; a document is in memory as a whole, unlike lines
+
+# What APIs call the list of a page, in lower case and without "_".
+_LISTS: Final = {
+    *("users", "ids", "userids", "data", "items", "results", "result", "records", "rows"),
+    *("value", "values", "entries", "elements", "content", "resources", "list", "members"),
+}
 
 _array = msgspec.json.Decoder(list[msgspec.Raw])
 _object = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -24,8 +35,11 @@ class Document(NamedTuple):
     notes: list[str]
 
 
-def may_be_document(first_line: str) -> bool:
-    """Return whether this line begins a document; else it is a line of JSON lines."""
+def may_be_document(first_line: str, is_id: Callable[[str], bool]) -> bool:
+    """Return whether this line begins a document; else it is a line of JSON lines.
+
+    `is_id` tells whether a member of this name has the id of a user.
+    """
     start = first_line.lstrip()
     if start.startswith("["):
         return True
@@ -35,31 +49,48 @@ def may_be_document(first_line: str) -> bool:
         members = _object.decode(start.encode(errors="surrogateescape"))
     except (msgspec.MsgspecError, RecursionError):
         return True  # an object over several lines
-    return len(_lists(members)) == 1 and not {"user_id", "id"} & members.keys()
+    return len(_lists(members)) == 1 and not any(map(is_id, members))
 
 
-def read_document(name: str, text: str) -> Document:
-    """Return the items of this document.
+def read_document(name: str, text: str, is_id: Callable[[str], bool]) -> Document | None:
+    """Return the items of this document, or None if it is no array, and no single object.
+
+    Args:
+        name: the name of the input, for error messages.
+        text: the text of the document.
+        is_id: as for `may_be_document`.
 
     Raises:
-        ConfigurationError: it is not JSON, or has no single list.
+        ConfigurationError: the array is not JSON, or the object has no list of users.
     """
+    is_array = text.lstrip().startswith("[")
     if len(text) >= MAX_DOCUMENT:
+        if not is_array:
+            return None
         raise ConfigurationError(f"{name} is too long for one document; use: jq -c '.[]'")
     content = text.encode(errors="surrogateescape")
     try:
-        if text.lstrip().startswith("["):
+        if is_array:
             return Document(_texts(content), [])
         members = _object.decode(content)
+        if any(map(is_id, members)):
+            return Document([_on_one_line(content)], [])
         lists = _lists(members)
         if len(lists) != 1:
             raise ConfigurationError(
                 f"{name} is one JSON object without a single list of users;"
                 " write one object a line: jq -c"
             )
+        if re.sub("_", "", lists[0].lower()) not in _LISTS and not is_id(lists[0]):
+            raise ConfigurationError(
+                f"{name} is one JSON object with the list {clean(lists[0])!r}, which may be no list"
+                " of users; if it is one, write one of them a line: jq -c"
+            )
         items = _texts(members[lists[0]])
         return Document(items, _notes(len(items), members))
     except (msgspec.MsgspecError, RecursionError) as error:
+        if not is_array:
+            return None
         raise ConfigurationError(f"{name} is not JSON: {clean(str(error))}") from None
 
 
@@ -69,10 +100,12 @@ def _lists(members: dict[str, msgspec.Raw]) -> list[str]:
 
 def _texts(content: bytes | msgspec.Raw) -> list[str]:
     """Return the items, each on one line: in JSON, a raw line break is only white space."""
-    return [
-        bytes(item).decode(errors="surrogateescape").replace("\r", " ").replace("\n", " ")
-        for item in _array.decode(content)
-    ]
+    return [_on_one_line(bytes(item)) for item in _array.decode(content)]
+
+
+def _on_one_line(content: bytes) -> str:
+    text = content.decode(errors="surrogateescape").strip()
+    return text.replace("\r", " ").replace("\n", " ")
 
 
 def _notes(count: int, members: dict[str, msgspec.Raw]) -> list[str]:

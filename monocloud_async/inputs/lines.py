@@ -88,10 +88,10 @@ def json_lines(column: str | None, by: By) -> Callable[[int, str], Line]:
 def _id_in_json(text: str, *, column: str | None, by: By) -> str:
     value = _decoded(text)
     if isinstance(value, dict):
-        names = [name for name in value if _is_it(name, column, by)]
+        names = [name for name in value if is_id_member(name, column, by)]
         # The decoder takes the last of several members with one name.
         if len(names) == 1 and ("\\" in text or text.count(f'"{names[0]}"') > 1):
-            names = [name for name, _ in _members(text) if _is_it(name, column, by)]
+            names = [name for name, _ in _members(text) if is_id_member(name, column, by)]
         if len(names) != 1:
             wanted = LISTED[by] if column is None else clean(column)
             how = "no" if not names else "more than one"
@@ -102,7 +102,8 @@ def _id_in_json(text: str, *, column: str | None, by: By) -> str:
     return value
 
 
-def _is_it(name: str, column: str | None, by: By) -> bool:
+def is_id_member(name: str, column: str | None, by: By) -> bool:
+    """Return whether the member of this name has the id: the one that was named, or a usual one."""
     return is_column_name(name, by) if column is None else name == column
 
 

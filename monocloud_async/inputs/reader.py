@@ -31,8 +31,8 @@ from monocloud_async.inputs.content import (
     unpacked,
 )
 from monocloud_async.inputs.json_document import MAX_DOCUMENT, may_be_document, read_document
-from monocloud_async.inputs.lines import Line, json_lines, read_line, txt_line
-from monocloud_async.inputs.table import MAX_LINE, Numbered, find_header, read_header
+from monocloud_async.inputs.lines import Line, is_id_member, json_lines, read_line, txt_line
+from monocloud_async.inputs.table import MAX_LINE, Numbered, find_header, is_blank, read_header
 from monocloud_async.inputs.workbook import workbook_lines
 from monocloud_async.sanitize import clean
 
@@ -123,7 +123,7 @@ class IdReader:
             sample = peek(content, SAMPLE)
             encoding = encoding_of(sample)
             text = sample[encoding.mark :].decode(encoding.name, errors="replace").lstrip()
-            if may_be_document(text.partition("\n")[0]):
+            if may_be_document(text.partition("\n")[0], self._is_id):
                 return False, 0
         ends = returns = 0
         last = b"\n"
@@ -168,7 +168,7 @@ class IdReader:
     def _lines(self) -> Iterator[Line]:
         start = peek(self._stream, _START)
         if is_workbook(start) or self.form is Format.WORKBOOK:
-            yield from self._table(self._sheet_lines(start), str)
+            yield from self._table(self._sheet_lines(start), Encoding("utf-8", 0))
             return
         if self.sheet is not None:
             raise ConfigurationError(f"{self.name} is no workbook; leave --sheet out")
@@ -179,7 +179,7 @@ class IdReader:
         with _text(stream, encoding) as text:
             match self.form:
                 case Format.CSV:
-                    yield from self._table(_numbered(text), encoding.names)
+                    yield from self._table(_numbered(text), encoding)
                 case Format.JSONL:
                     yield from self._json(text)
                 case _:
@@ -194,8 +194,8 @@ class IdReader:
         rows = workbook_lines(self.name, self._stream, self.sheet)
         return enumerate(rows, 1)
 
-    def _table(self, lines: Iterator[Numbered], names: Callable[[str], str]) -> Iterator[Line]:
-        table, first = find_header(self.name, lines, self.column, self.by, names)
+    def _table(self, lines: Iterator[Numbered], encoding: Encoding) -> Iterator[Line]:
+        table, first = find_header(self.name, lines, self.column, self.by, encoding.readings)
         if table is None:
             return
         self.header = "".join(text for _, text in first[: table.lines])
@@ -204,9 +204,12 @@ class IdReader:
         self.notes += table.notes
         for taken, row in table.rows(chain(first[table.lines :], lines)):
             text = taken[0][1] if len(taken) == 1 else "".join(text for _, text in taken)
-            if text.strip():
+            if not is_blank(text):
                 line = read_line(taken[0][0], text, table.cell, row, self.by)
                 yield line._replace(text="") if any(_is_cut(text) for _, text in taken) else line
+
+    def _is_id(self, member: str) -> bool:
+        return is_id_member(member, self.column, self.by)
 
     def _json(self, text: TextIOBase) -> Iterator[Line]:
         parse = json_lines(self.column, self.by)
@@ -215,14 +218,10 @@ class IdReader:
             number, first = number + 1, text.readline(MAX_DOCUMENT)  # it may be all on one line
             if not first:
                 return
-        if may_be_document(first):
+        if may_be_document(first, self._is_id):
             first += text.read(MAX_DOCUMENT)
-            try:
-                document = read_document(self.name, first)
-            except ConfigurationError:
-                if first.lstrip().startswith("["):
-                    raise
-            else:
+            document = read_document(self.name, first, self._is_id)
+            if document is not None:
                 self.found = "JSON array"
                 self.notes += document.notes
                 for number, item in enumerate(document.items, 1):

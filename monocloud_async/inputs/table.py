@@ -19,11 +19,15 @@ from monocloud_async.sanitize import clean
 MAX_LINE: Final = 1 << 20  # characters; a longer line or row is reported as bad
 
 _DELIMITERS: Final = ",;\t|"  # Excel writes semicolons in many European locales
+_BLANK: Final = f" \r\n\ufeff{_DELIMITERS}"
 _NAMES: Final = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 # The first line by which a file tells Excel its delimiter.
 _SEP: Final = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE | re.DOTALL)
 _HEADER_LINES: Final = 50
+_OPEN: Final = "unexpected end of data"  # what Python's csv says of a quote that is not closed
 _LONG_ID: Final = 10  # characters; no word of a note is likely to look like such an id
+_NO_WORD: Final = re.compile("[0-9]")
+_LONGEST_WORD: Final = 20  # characters
 
 # Python's own limit of 128 KiB would end a long cell as an error, and what is in it behind that
 # would be read as rows. Here, a cell is as long as `MAX_LINE` allows.
@@ -106,6 +110,10 @@ class Table(NamedTuple):
             return csv.Error(f"{where} are one row by their quotes, but look like several")
         return None
 
+    def looks_like_row(self, text: str) -> bool:
+        """Return whether this line, in a header of several lines, may be a row of its own."""
+        return self._is_row(text, "", set())
+
     def _is_row(self, text: str, own: str, lengths: set[int]) -> bool:
         row = next(csv.reader([text], delimiter=self.delimiter), [])
         if len(row) <= self.place:
@@ -114,9 +122,13 @@ class Table(NamedTuple):
             user_id = find(row[self.place], self.by)
         except NotAnIdError:
             return False
-        if len(user_id) != len(strip(own)) and len(user_id) not in lengths:
+        known = lengths | {len(strip(own))}
+        if len(user_id) in known:
+            return len(user_id) >= _LONG_ID or len(row) >= self.columns
+        if len(lengths) == 1 or len(row) < self.columns:  # all ids so far are equally long
             return False
-        return len(user_id) >= _LONG_ID or len(row) >= self.columns
+        no_word = _NO_WORD.search(user_id) or len(user_id) > _LONGEST_WORD
+        return len(user_id) >= min(known) / 2 and bool(no_word)
 
 
 def _rows(lines: Iterator[Numbered], delimiter: str) -> Iterator[tuple[list[Numbered], Row]]:
@@ -147,8 +159,12 @@ def _rows(lines: Iterator[Numbered], delimiter: str) -> Iterator[tuple[list[Numb
             row = error
         except _NeverClosedError:
             row = csv.Error("a quote is never closed")
-            taken += _until_closed(lines, delimiter)
+            yield taken, row
+            taken.clear()
+            for line in _until_closed(lines, delimiter):  # which may be the rest of a large file
+                yield [line], row
             reader = csv.reader(texts(), delimiter=delimiter, strict=True)
+            continue
         yield taken, row
         taken.clear()
 
@@ -174,6 +190,11 @@ def _until_closed(lines: Iterator[Numbered], delimiter: str) -> Iterator[Numbere
             return
 
 
+def is_blank(text: str) -> bool:
+    """Return whether there is nothing in this row, as in those that a spreadsheet adds."""
+    return not text.strip(_BLANK)
+
+
 def split_lines(text: str) -> list[str]:
     """Return the lines of this text, with their ends: CR, LF or CR LF."""
     return list(io.StringIO(text, newline=""))
@@ -184,7 +205,7 @@ def find_header(
     lines: Iterator[Numbered],
     column: str | None,
     by: By,
-    names: Callable[[str], str] = str,
+    readings: Callable[[Sequence[str]], list[list[str]]] = lambda texts: [[*texts]],
 ) -> tuple[Table | None, list[Numbered]]:
     """Return how to read a table, and the lines that were read to find out.
 
@@ -195,7 +216,7 @@ def find_header(
         lines: the lines of the input.
         column: the name or the number of the column of ids, or None to find it.
         by: what the rows name users by.
-        names: returns the text of a header in the encoding that it seems to have.
+        readings: returns these lines in each of the encodings that they may have.
 
     Raises:
         ConfigurationError: there is not exactly one column of ids.
@@ -207,11 +228,14 @@ def find_header(
             first.append(line)
         elif not any(text.strip() for _, text in first):
             return None, first
-        try:
-            return read_header(name, [names(text) for _, text in first], column, by), first
-        except ConfigurationError:
-            if line is None or len(first) == _HEADER_LINES:
-                raise
+        problems = []
+        for texts in readings([text for _, text in first]):
+            try:
+                return read_header(name, texts, column, by), first
+            except ConfigurationError as error:
+                problems.append(error)
+        if line is None or len(first) == _HEADER_LINES:
+            raise problems[0]
 
 
 def read_header(name: str, first: Sequence[str], column: str | None, by: By) -> Table:
@@ -239,14 +263,26 @@ def read_header(name: str, first: Sequence[str], column: str | None, by: By) -> 
             size, rows[delimiter] = _first_row(first[line:], delimiter)
             row, place = _with_place(rows[delimiter], column, by)
             if place is not None:
+                end = line + size
                 notes = ["comment lines above the header are passed over"] if comments else []
-                return Table(delimiter, len(row), place, row[place], line + size, notes, by)
-        if first[line].strip() and not first[line].startswith("#"):
+                table = Table(delimiter, len(row), place, row[place], end, notes, by)
+                return _checked(name, table, first[line + 1 : end], line)
+        if not is_blank(first[line]) and not first[line].startswith("#"):
             if column is not None and column.isdecimal():
-                return _by_number(name, rows, line, int(column), by)
+                return _by_number(name, rows, first[line:], int(column), by, above=line)
             break
-        comments = comments or bool(first[line].strip())
+        comments = comments or not is_blank(first[line])
     raise _not_found(name, rows, column, by)
+
+
+def _checked(name: str, table: Table, further: Sequence[str], line: int) -> Table:
+    """Return the table, if these further lines of its header do not look like rows."""
+    if any(table.looks_like_row(text) for text in further):
+        raise ConfigurationError(
+            f"lines {line + 1} to {table.lines} of {name} are one header by their quotes, but look"
+            " like several rows; look for a stray quote"
+        )
+    return table
 
 
 def _with_place(row: Row, column: str | None, by: By) -> tuple[list[str], int | None]:
@@ -271,27 +307,52 @@ def _first_row(first: Sequence[str], delimiter: str) -> tuple[int, Row]:
     return reader.line_num, [strip(cell) for cell in row]
 
 
-def _by_number(name: str, rows: dict[str, Row], line: int, number: int, by: By) -> Table:
-    """Return the table whose first row these may be, with its ids in the column of this number."""
+def _by_number(
+    name: str, rows: dict[str, Row], first: Sequence[str], number: int, by: By, *, above: int
+) -> Table:
+    """Return the table of which these are the first lines, with the ids in this column.
+
+    Args:
+        name: the name of the input, for error messages.
+        rows: the first row, split by each delimiter.
+        first: the lines from the first row on.
+        number: the number of the column, from 1.
+        by: what the rows name users by.
+        above: how many lines there are above these.
+    """
     delimiter, row = max(rows.items(), key=lambda item: _width(item[1]))
-    if isinstance(row, csv.Error) or not 1 <= number <= len(row):
-        raise ConfigurationError(f"{name} has no column {number}; it has {_width(row)} columns")
-    first = row[number - 1]
-    if is_column_name(first, by):
-        return Table(delimiter, len(row), number - 1, first, line + 1, [], by)
-    note = f"line {line + 1} is taken for a user: {clean(first)!r} is no name for such a column"
-    return Table(delimiter, len(row), number - 1, str(number), line, [note], by)
+    # One that is open at the end may be closed in a further line, and be the right one.
+    is_open = [one for one in rows.values() if isinstance(one, csv.Error) and _OPEN in str(one)]
+    if is_open:
+        raise _malformed(name, is_open[0])
+    if isinstance(row, csv.Error):
+        raise _malformed(name, row)
+    if not 1 <= number <= len(row):
+        raise ConfigurationError(f"{name} has no column {number}; it has {len(row)} columns")
+    text = row[number - 1]
+    if is_column_name(text, by):
+        size, _ = _first_row(first, delimiter)
+        table = Table(delimiter, len(row), number - 1, text, above + size, [], by)
+        return _checked(name, table, first[1:size], above)
+    note = f"line {above + 1} is taken for a user: {clean(text)!r} is no name for such a column"
+    return Table(delimiter, len(row), number - 1, str(number), above, [note], by)
 
 
 def _width(row: Row) -> int:
     return 0 if isinstance(row, csv.Error) else len(row)
 
 
+def _malformed(name: str, error: csv.Error) -> ConfigurationError:
+    return ConfigurationError(
+        f"the header of {name} is malformed csv: {clean(str(error))}; look for a stray quote"
+    )
+
+
 def _not_found(name: str, rows: dict[str, Row], column: str | None, by: By) -> ConfigurationError:
     row = max(rows.values(), key=_width, default=[])
     malformed = next((row for row in rows.values() if isinstance(row, csv.Error)), None)
     if malformed is not None and _width(row) <= 1:
-        return ConfigurationError(f"the header of {name} is malformed csv: {clean(str(malformed))}")
+        return _malformed(name, malformed)
     listed = "" if isinstance(row, csv.Error) else clean(", ".join(row[:20]))
     if column is not None:
         return ConfigurationError(

@@ -373,6 +373,11 @@ class RunAdmission:
         """Whether no request has to wait."""
         return self._limit is None and self.limiter.is_open
 
+    def set_max_rate(self, max_rate: float) -> None:
+        """Change the `max_rate` of the run, if it has one."""
+        if self._limit is not None:
+            self._limit.rate = max_rate
+
     def delay(self, now: float) -> float:
         """Return the seconds to wait for the `max_rate` of the run."""
         return 0.0 if self._limit is None else self._limit.delay(now)

@@ -51,6 +51,8 @@ _HIGH, _LOW = 1.25, 1.03  # how far to reach, as shares of what was granted
 
 # Noticing that others share the limit: refusals that a session alone would not meet
 _PROOF: Final = 4  # refusals while the rate was held; then the measurements are not the tenant's
+_MANY_FALLS: Final = 3  # measurements in a row that are far below the one before, or below 1/s
+_SETTLED: Final = 1.0  # seconds of sending; who was measured too high is refused before
 _AT_ONCE: Final = 0.5  # seconds; one so soon is proof enough: the bucket had filled up
 _TOO_FEW: Final = 20  # requests; a search that was refused so soon measured nothing
 _SLOW: Final = 10.0  # requests a second; below, a tenant of a few a second refuses as soon
@@ -66,9 +68,10 @@ class Ticket(Struct, frozen=True, gc=False):
     """A request on its way: what has to be known of it when the answer comes."""
 
     interval: int
-    index: float
+    index: int
     sent_at: float
     rate: float
+    before: float = 0.0  # requests before it, each with its weight
 
 
 class MeasurementInterval:
@@ -91,6 +94,7 @@ class MeasurementInterval:
         "number",
         "others",
         "refused",
+        "requests",
         "sent",
         "unheld",
         "weight",
@@ -102,6 +106,7 @@ class MeasurementInterval:
         self.answered_at: float | None = None  # for the first time
         self.latency = math.inf  # seconds of the quickest answer
         self.weight: float = 1
+        self.requests = 0  # without their weight
         self.others = False
         self.sent: float = 0
         self.refused: float = 0
@@ -113,11 +118,12 @@ class MeasurementInterval:
 
     def send(self, now: float, rate: float) -> Ticket:
         """A ticket for one more request."""
-        ticket = Ticket(self.number, self.sent, now, rate)
+        ticket = Ticket(self.number, self.requests, now, rate, self.sent)
         if not self.sent:
             self.began = now
         if not self.marks or now - self.marks[-1][0] > _RESOLUTION:
             self.marks.append((now, self.sent))
+        self.requests += 1
         self.sent += self.weight
         return ticket
 
@@ -136,15 +142,15 @@ class MeasurementInterval:
         if not self.refused:
             self.first_refused_at = ticket.sent_at
         self.refused += self.weight
-        if ticket.index >= self.end:
+        if ticket.before >= self.end:
             self.end, self.last_refused_at = self._sent_with(ticket), ticket.sent_at
 
     def exhaust(self, ticket: Ticket) -> None:
         """The request of this ticket was granted, and one more would have been refused."""
         if not self.refused:
             self.first_refused_at = ticket.sent_at
-        if ticket.index >= self.end:
-            self.end, self.last_refused_at = ticket.index + self.weight, ticket.sent_at
+        if ticket.before >= self.end:
+            self.end, self.last_refused_at = ticket.before + self.weight, ticket.sent_at
 
     def _sent_with(self, ticket: Ticket) -> float:
         """Requests sent before this one or with it: who sees them first, nobody knows."""
@@ -239,6 +245,7 @@ class RateEstimator:
         self._share: FairShare | None = None  # while others share the limit
         self._shared_before = False
         self._doubts = 0  # refusals in a row while the rate was held
+        self._falls = 0  # measurements in a row that were far below what was learnt before
         self._refused_at = 0.0  # when the last request before the last pause was sent in vain
 
     def __repr__(self) -> str:
@@ -341,7 +348,7 @@ class RateEstimator:
         measured = math.sqrt(math.prod(self._rates(interval, cycle_rate)))
         if self._share is not None:
             if self._share.is_alone(measured, interval.granted) and not interval.others:
-                self._share, self._doubts = None, 1
+                self._share, self._doubts, self._falls = None, 1, 0
                 self._hold = _HOLD_UNSURE
                 self._hold_at(measured)
             else:
@@ -349,17 +356,24 @@ class RateEstimator:
                 self._hold_share(self._share, refused_rate)
         elif self.burst and self._age < _AT_ONCE and interval.unheld > _UNHELD:
             self.burst = 0.0  # refused within the burst after the pause: it was not there
-        elif interval.others or self._is_contradicted(interval, refused_rate):
+        elif interval.others or self._is_contradicted(interval, refused_rate, measured):
             # The burst of a first interval with others is a part of the tenant's.
             granted = max(interval.rate(1.0), measured)
             self._start_sharing(max(min(refused_rate, granted), _USED * coming))
         else:
             self._learn_alone(interval, measured, refused_rate, pause, cycle_rate)
 
-    def _is_contradicted(self, interval: MeasurementInterval, refused_rate: float) -> bool:
+    def _is_contradicted(
+        self, interval: MeasurementInterval, refused_rate: float, measured: float
+    ) -> bool:
         """Return whether this refusal shows that others share the limit."""
         if self._search_time:
             return interval.granted < _TOO_FEW and refused_rate > _SLOW
+        if self._age >= _SETTLED:
+            has_fallen = measured < max(_LEAST, (1 - _MOVED) * self._learnt)
+            self._falls = self._falls + 1 if has_fallen else 0
+        if self._falls >= _MANY_FALLS:
+            return True
         if self._age >= min(self._hold, _HOLD_SURE):
             self._doubts = 0
             return False

@@ -171,7 +171,8 @@ def test_the_gauges_say_what_status_says() -> None:
             tenant="https://acme", source="ids.txt", size=1000, expected=50, done=250,
             max_rate=300.0, rate=150.0, enabled=10, failed=2, unknown=1, bad_lines=3,
             requests=14, retries=1, throttled=2, chunks=4, waiting=1, under_way=5,
-            paused="by hand", members=[member], away={"8@host 0.1.0": "401"}, trouble=["disk"],
+            paused="by hand", learnt=290.0, pause_left=7.0, outage=8.0,
+            members=[member], away={"8@host 0.1.0": "401"}, trouble=["disk"],
         )
     )  # fmt: skip
     assert meter.values == {
@@ -179,6 +180,7 @@ def test_the_gauges_say_what_status_says() -> None:
         "users unknown": 1.0, "users bad_line": 3.0, "users_expected": 50.0,
         "users_under_way": 5.0, "recorded_ratio": 0.25, "requests all": 14.0,
         "requests retry": 1.0, "requests throttled": 2.0, "rate": 150.0, "rate_limit": 300.0,
+        "rate_learnt": 290.0, "pause_left_seconds": 7.0, "outage_seconds": 8.0,
         "chunks handed_out": 4.0, "chunks waiting": 1.0, "members worker": 1.0,
         "members coordinator": 0.0, "members away": 1.0, "trouble": 1.0,
     }  # fmt: skip

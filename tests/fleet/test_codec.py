@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from temporalio.converter import (
 )
 
 from monocloud_async import ConfigurationError
-from monocloud_async.fleet import FleetError, FleetRun
+from monocloud_async.fleet import FleetError, FleetRun, check_fleet
 from monocloud_async.fleet.codec import (
     ENCRYPTION_KEY_FILE,
     SIGNING_KEY_FILE,
@@ -91,6 +92,12 @@ async def test_an_old_key_is_accepted_and_the_first_one_used(kind: type[Codec]) 
         await old.decode(await new.encode([payload()]))
 
 
+@both
+async def test_a_part_without_the_key_does_not_read_it_either(kind: type[Codec]) -> None:
+    with pytest.raises(KeyError, match="monocloud"):
+        await DataConverter.default.decode(await kind([KEY]).encode([payload()]))
+
+
 async def test_nothing_can_be_read_in_what_is_encrypted() -> None:
     (sent,) = await EncryptingCodec([KEY]).encode([payload()])
     assert b"users" not in sent.SerializeToString()
@@ -143,6 +150,18 @@ async def parts(
     server.environment = bare
 
 
+@contextmanager
+def without_key(parts: Fleet) -> Iterator[None]:
+    known = parts.server.environment
+    parts.server.environment = {
+        name: value for name, value in known.items() if name.startswith("TEMPORAL_")
+    }
+    try:
+        yield
+    finally:
+        parts.server.environment = known
+
+
 @pytest.mark.parametrize("parts", [ENCRYPTION_KEY_FILE], indirect=True)
 @pytest.mark.process
 async def test_a_fleet_with_a_key_does_its_run(parts: Fleet) -> None:
@@ -165,12 +184,8 @@ async def test_a_fleet_with_a_key_does_its_run(parts: Fleet) -> None:
 @pytest.mark.parametrize("parts", [SIGNING_KEY_FILE], indirect=True)
 @pytest.mark.process
 async def test_a_run_that_a_stranger_starts_does_nothing(parts: Fleet) -> None:
-    with_key = parts.server.environment
-    parts.server.environment = {
-        name: value for name, value in with_key.items() if name.startswith("TEMPORAL_")
-    }
-    await parts.start(50)
-    parts.server.environment = with_key
+    with without_key(parts):
+        await parts.start(50)
     parts.part("coordinator")
     run = await FleetRun.attach(parts.sandbox.url, client=await parts.server.client())
     said = ""
@@ -183,3 +198,18 @@ async def test_a_run_that_a_stranger_starts_does_nothing(parts: Fleet) -> None:
     assert said.startswith("the run cannot go on, because a step of it fails in the coordinator")
     assert parts.sandbox.asked == []
     assert not parts.journal.exists()
+
+
+@pytest.mark.parametrize("parts", [SIGNING_KEY_FILE], indirect=True)
+@pytest.mark.process
+async def test_the_doctor_finds_a_worker_without_the_key(parts: Fleet) -> None:
+    with without_key(parts):
+        parts.part("worker")
+    client = await parts.server.client()
+    said = list[str]()
+    async with asyncio.timeout(60):
+        while not said:
+            found = await check_fleet(domain=parts.sandbox.url, client=client)
+            said = [each.said for each in found if each.what.startswith("Worker ")]
+    assert "Unknown payload encoding binary/monocloud-signed" in said[0]
+    assert said[0].endswith("give all parts the same version and the same key file")

@@ -2,21 +2,24 @@
 
 import bz2
 import codecs
+import csv
 import errno
 import gzip
 import io
 import json
 import lzma
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from workbooks import ods, xlsx
 
 from monocloud_async import ConfigurationError
-from monocloud_async.inputs import Format
+from monocloud_async.inputs import By, Format
 from monocloud_async.inputs.lines import Line
 from monocloud_async.inputs.reader import IdReader, open_ids
+from monocloud_async.inputs.table import MAX_LINE, Numbered, find_header
 
 IDS = [
     "UOtBaOybB6dTpIJNrnkRw",
@@ -91,6 +94,28 @@ READ = {
         "a.csv",
         'user_id,"first\nname"\n' + "".join(f"{one},x\n" for one in IDS),
         None,
+    ),
+    "rows of empty cells": (
+        "a.csv",
+        ",\n;\n" + TABLE.replace(f"{C},", f",\n,,\n{C},") + ",\n , \n",
+        None,
+    ),
+    "rows of empty cells in a workbook": ("a.xlsx", xlsx({"x": [["", ""], *ROWS, ["", ""]]}), None),
+    "a name in Windows-1252": (
+        "a.csv",
+        ("Identificación,Señal\n" + "".join(f"x,{one}\n" for one in IDS)).encode("cp1252"),
+        "Señal",
+    ),
+    "a name in Mac OS Roman": (
+        "a.csv",
+        ("Schlüssel;n\n" + "".join(f"{one};Größe\n" for one in IDS)).encode("mac_roman"),
+        "Schlüssel",
+    ),
+    "a page of an API": ("a.json", json.dumps({"Resources": OBJECTS, "total": 5}), None),
+    "a page in JSON, with the members that were named": (
+        "a.json",
+        json.dumps({"items": [{"uid": one, "id": "x"} for one in IDS]}),
+        "uid",
     ),
     '="id"': ("a.csv", "id\n" + "".join(f'="{one}"\n' for one in IDS), None),
     '="id", quoted': ("a.csv", "id\n" + "".join(f'"=""{one}"""\n' for one in IDS), None),
@@ -183,6 +208,14 @@ SWALLOWED = {
     ),
     "short rows between": (f'user_id,note\n{A},"12\n{B}\n{C},13"\n{D},x\n{E},y\n', {2, 3, 4}),
     "the id's own column": (f'note,user_id\nx,"{A}\ny,{B}\nz,{C}"\nw,{D}\nv,{E}\n', {2, 3, 4}),
+    "ids of many lengths": (
+        f'user_id,n\nshort-1,"Ann\nauth0-5f7c8ec7c33c6c004bba,Bob\ngoogle-10354,C"\n{D},\n{E},\n',
+        {2, 3, 4},
+    ),
+    "ids of many lengths, short ones": (
+        f'user_id,n\nu1,"Ann\nu22,Bob\nu333,C"\n{D},\n{E},\n',
+        {2, 3, 4},
+    ),
     "of one column": (f'user_id\n"{A}\n{B}\n{C}"\n{D}\n{E}\n', {2, 3, 4}),
 }
 
@@ -199,6 +232,30 @@ def test_rows_that_a_quote_swallowed_are_bad_lines_each(
     told = {line.problem for line in lines if line.problem is not None}
     assert len(told) == 1
     assert f"lines {min(bad)} to {max(bad)}" in told.pop()
+
+
+def test_notes_of_several_lines_are_no_rows_where_ids_have_many_lengths(tmp_path: Path) -> None:
+    ids = ["u1-short", A, "auth0-5f7c8ec7c33c6c004bbafe82"]
+    rows = "".join(f'{one},"thanks, Bob\nyours, Ada\n2 or 3, maybe"\n' for one in ids)
+    _, lines = read(tmp_path, "a.csv", f"user_id,note\n{rows}")
+    assert [line.user_id for line in lines] == ids
+
+
+def test_the_rest_behind_a_quote_that_is_never_closed_is_read_as_it_comes() -> None:
+    """Not gathered first: it may be gigabytes, and a signal must be heard meanwhile."""
+    taken = 0
+
+    def lines() -> Iterator[Numbered]:
+        nonlocal taken
+        for taken in range(2, 10_000):
+            yield taken, f"{A},{'x' * 500}\n" if taken > 2 else f'{B},"open\n'
+
+    table, _ = find_header("a", iter([(1, "user_id,n\n")]), None, By.ID)
+    assert table is not None
+    for number, (rows, problem) in enumerate(table.rows(lines())):
+        assert [len(rows), isinstance(problem, csv.Error)] == [1, True]
+        assert taken - number < MAX_LINE // 500 + 10
+    assert taken == 9_999
 
 
 def test_a_quote_that_swallows_more_than_a_row_may_have_holds_no_memory(tmp_path: Path) -> None:
@@ -219,6 +276,8 @@ def test_a_quote_that_swallows_more_than_a_row_may_have_holds_no_memory(tmp_path
         (f"{A}  # a VIP", "white space in the id"),
         ("NULL", "stands for no value"),
         ("1.23457E+15", "a spreadsheet has rounded"),
+        ("----------------+-----", "a ruled line"),
+        ("---", "a ruled line"),
     ],
 )
 def test_a_line_that_is_no_id_is_a_bad_line(tmp_path: Path, text: str, says: str) -> None:
@@ -269,6 +328,10 @@ BOOK = xlsx({"one": ROWS, "two": ROWS})
         ("a.csv", PLAIN, None, "", r"by its number \(--column 1\).*its first row is: UOtBaO"),
         ("a.csv", "id,n,id\n1,x,y\n", None, "", "by its number"),
         ("a.csv", TABLE, "3", "", "no column 3; it has 2 columns"),
+        ("a.csv", f'"{A},x\n{B},y\n', "1", "", "malformed csv.* look for a stray quote"),
+        ("a.csv", f'user_id,"n\n{A},Ada\n{B},"\n', None, "", "lines 1 to 3 .* a stray quote"),
+        ("a.csv", f'user_id,"n\n{A},Ada\n{B},"\n', "1", "", "lines 1 to 3 .* a stray quote"),
+        ("a.json", f'{{"uid": "{A}", "roles": ["admin"]}}', None, "", "'roles', which may be no"),
         ("a.csv", TABLE, "0", "", "no column 0"),
         ("a.csv", "# a comment\nname\nx\n", None, "", "its first row is: name"),
         ("a.txt", TABLE, None, "", "looks like a table: use --format csv"),
@@ -312,6 +375,20 @@ def test_a_journal_holds_against_the_same_file_packed(tmp_path: Path) -> None:
         assert reader.expected() == len(list(reader)) == len(IDS)
         assert list(reader.reread() or ()) == IDS
         assert reader.form is Format.CSV
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize(
+    ("member", "column"), [("user_id", None), ("userId", None), ("User ID", None), ("uid", "uid")]
+)
+def test_an_object_that_has_an_id_is_a_user_whatever_lists_it_has(
+    tmp_path: Path, member: str, column: str | None, indent: int | None
+) -> None:
+    for more in ({"users": [B]}, {"linked": [{"id": B, "uid": B}]}):
+        content = json.dumps({member: A, **more}, indent=indent)
+        for name in ("a.json", "a.jsonl"):
+            _, lines = read(tmp_path, name, f"{content}\n", column)
+            assert [(line.user_id, line.problem) for line in lines] == [(A, None)]
 
 
 def test_a_document_may_be_one_long_line(tmp_path: Path) -> None:

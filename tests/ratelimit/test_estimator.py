@@ -480,6 +480,41 @@ def test_a_refusal_that_came_late_ends_the_count() -> None:
     assert not estimator.is_shared
 
 
+@pytest.mark.parametrize(
+    ("granted", "age", "shared"),
+    [
+        ((40, 32, 25), 4.2, True),  # others take more and more
+        ((40, 32, 32, 25), 4.2, False),
+        ((46, 42, 38), 4.2, False),
+        ((40, 32, 25), 0.8, False),  # it was measured too high
+    ],
+)
+def test_three_measurements_in_a_row_far_below_the_one_before_show_others(
+    granted: tuple[int, ...], age: float, *, shared: bool
+) -> None:
+    estimator = holding()
+    for count in granted:
+        assert not estimator.is_shared
+        estimator._hold = 4.0  # no refusal comes before the quiet time is over
+        learn(estimator, count, age=age)
+    assert estimator.is_shared is shared
+
+
+def test_who_is_measured_below_one_request_a_second_three_times_is_among_others() -> None:
+    learner = Learner(burst=1)
+    learner.cycle(1, 1, pause=3)
+    estimator = learner.estimator
+    for _ in range(3):
+        assert not estimator.is_shared
+        estimator._hold = 4.0
+        for _ in range(50):
+            estimator.advance(0.1)
+        begin = estimator._began
+        found = interval(begin, begin + 4, number=1)
+        estimator.learn(found, 1.0, begin + 4, begin + 5)
+    assert estimator.is_shared
+
+
 def test_a_refusal_within_the_burst_after_a_pause_takes_the_burst_away_and_no_rate() -> None:
     learner = Learner(burst=50)
     learner.cycle(100, 100)
