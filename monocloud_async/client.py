@@ -54,6 +54,7 @@ class MonoCloudClient(Protocol):
         sort: str | None = None,
         group: str | None = None,
         page_size: int = ...,
+        retry: RetryPolicy | None = None,
     ) -> UserList:
         """Return the users of the tenant."""
         ...

@@ -332,6 +332,7 @@ class MonoCloudSession:
         sort: str | None = None,
         group: str | None = None,
         page_size: int = 50,
+        retry: RetryPolicy | None = None,
     ) -> UserList:
         """Return the users of the tenant, as an async iterator; each comes once.
 
@@ -344,9 +345,10 @@ class MonoCloudSession:
         A user of a list lacks `public_data`, `private_data` and the claims of providers. Whether a
         user is disabled is in the user: the API documents no filter for it.
 
-        Pages are requested one at a time, like single calls, but with patience: a page waits up to
-        five minutes for a tenant that is down or asks for a pause. They are counted against the
-        tenant's own count, and read again if they shifted, so that nobody is left out unnoticed.
+        Pages are requested one at a time, like single calls, but by default with patience: a page
+        waits up to five minutes for a tenant that is down or asks for a pause. They are counted
+        against the tenant's own count, and read again if they shifted, so that nobody is left out
+        unnoticed.
 
         Args:
             filter: an expression for the API, sent as it is. MonoCloud documents only that it is
@@ -356,6 +358,7 @@ class MonoCloudSession:
                 and everybody.
             group: the id of a group, for its members alone.
             page_size: the maximum number of users on a page; the tenant may allow fewer.
+            retry: the retries of a page. Default: those of the session, for five minutes.
 
         Raises:
             IncompleteListError: (from the iterator, at its end) the list changed so much while it
@@ -364,7 +367,9 @@ class MonoCloudSession:
                 own header.
             MonoCloudError: (from the iterator) as from `get_user`.
         """
-        return self._list_users(filter=filter, sort=sort, group=group, page_size=page_size)
+        return self._list_users(
+            filter=filter, sort=sort, group=group, page_size=page_size, retry=retry
+        )
 
     def _list_users(
         self,
@@ -374,12 +379,13 @@ class MonoCloudSession:
         group: str | None = None,
         page_size: int = 50,
         timeout: float | None = None,
+        retry: RetryPolicy | None = None,
     ) -> UserList:
         """Return the users of the tenant; a request for a page takes `timeout` seconds at most."""
         if not isinstance(page_size, int) or page_size < 1:
             raise ConfigurationError(f"page_size must be 1 or more, not {page_size!r}")
         size = page_size
-        policy = self._retry.patient(MAX_OUTAGE)
+        policy = self._retry.patient(MAX_OUTAGE) if retry is None else checked_policy(retry)
         order = user_list.STABLE_SORT if sort is None else sort
         operation = LIST_USERS if group is None else LIST_GROUP
         try:
@@ -686,13 +692,12 @@ class MonoCloudSession:
             on_skipped_many=on_skipped_many,
         )
 
-    def lookup(self, seconds: float) -> Lookup:
-        """Return a `Lookup` for the users of a run, whose requests may take so many seconds."""
+    def lookup(self, seconds: float | None = None) -> Lookup:
+        """Return a `Lookup` whose requests may take so many seconds; default: the session's."""
+        limit = self._timeout if seconds is None else seconds
         return Lookup(
-            lambda user_id, left: self._send(
-                GET_USER, user_id, min(seconds, left), self._time_slice
-            ),
-            self._list_users(timeout=seconds),
+            lambda user_id, left: self._send(GET_USER, user_id, min(limit, left), self._time_slice),
+            self._list_users(timeout=limit),
         )
 
     async def _send(

@@ -152,6 +152,16 @@ class BulkRun:
         return None if self._lookup is None else self._lookup.reading
 
     @property
+    def is_ready(self) -> bool:
+        """Whether the journal, if there is one, is open, so that ids are read."""
+        return self._source.is_ready
+
+    @property
+    def is_at_limit(self) -> bool:
+        """Whether the run read no further because of its `limit`."""
+        return self._source.is_at_limit
+
+    @property
     def pace(self) -> RateLimiter:
         """The rate limiter of the session; tells the tenant's rate, and whether it is down."""
         return self._queue.limiter
@@ -282,7 +292,7 @@ class BulkRun:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._dispatcher.cut_off()
-        done = self.report.exhausted or self._source.is_at_limit
+        done = self.report.exhausted or self.is_at_limit
         cut_short = self._interrupted or not done
         if self._session_closed and cut_short and self._runner.stop_reason is None:
             error = ConfigurationError("the session was closed; a new one can go on")
@@ -294,7 +304,7 @@ class BulkRun:
             return f"stopped{reason.why}: {reason.error.args[0]}"
         if (error := self._results.error or self._input_error) is not None:
             return f"stopped: {type(error).__name__}"  # its text is the caller's
-        if self._source.is_at_limit and not self.report.not_attempted:
+        if self.is_at_limit and not self.report.not_attempted:
             return "finished, at its limit"
         whole = self.report.exhausted and not self.report.not_attempted
         return "finished" if whole else "interrupted"

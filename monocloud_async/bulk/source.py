@@ -73,6 +73,7 @@ class Source:
         needs_own_task: whether a single task has to read and close the input: an async generator
             may hold what belongs to a task, such as a timeout, a task group or a cursor.
         opened: whether `open` was called.
+        is_ready: whether `open` has succeeded, so that the journal belongs to this run.
         held: an id that was read but not handed out, because the run was cancelled meanwhile.
 
     Raises:
@@ -95,7 +96,7 @@ class Source:
         if not isinstance(user_ids, Iterable | AsyncIterable):
             raise ConfigurationError("user_ids must be an iterable or an async iterable of ids")
         self.needs_own_task = isinstance(user_ids, AsyncIterable)
-        self.opened = False
+        self.opened = self.is_ready = False
         self.held: str | None = None
         self._operation = operation
         self._user_ids = user_ids
@@ -134,6 +135,7 @@ class Source:
             self._iterator = iter(self._user_ids)
             # Always in the same context, for all tasks.
             self._next_in_context = partial(copy_context().run, self._next_now)
+        self.is_ready = True
 
     async def close(self) -> None:
         """Stop reading, and close an async generator."""

@@ -4,7 +4,6 @@ import sys
 from collections.abc import Sequence
 
 from monocloud_async.cli.exit_codes import FAULT, INTERRUPTED, USAGE
-from monocloud_async.cli.streams import own_streams
 
 __all__ = ["main"]
 
@@ -14,9 +13,12 @@ MISSING_EXTRA = "The command line needs its extra: pip install 'monocloud-async[
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command of these arguments (default: `sys.argv`) and return its exit code."""
     try:
+        # Not above: nothing catches a Ctrl-C there, and the imports take a while.
+        from monocloud_async.cli.streams import own_streams  # noqa: PLC0415  see above
+
         with own_streams() as finish:
             return finish(_run(sys.argv[1:] if argv is None else list(argv)))
-    except KeyboardInterrupt:  # while the output waited for its reader
+    except KeyboardInterrupt:  # or while the output waited for its reader
         return INTERRUPTED
 
 

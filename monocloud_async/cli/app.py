@@ -2,6 +2,7 @@
 
 import os
 from enum import StrEnum
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -54,18 +55,35 @@ class _Commands(TyperGroup):
 
     def _with_profile(self, ctx: Any, args: list[str]) -> list[str]:
         """Replace the name of a profile by the options that it stands for."""
-        from monocloud_async.cli.profile import options_of, take_profile  # noqa: PLC0415  help is quick
+        from monocloud_async.cli.profile import options_of  # noqa: PLC0415  help is quick
 
-        profile, args = take_profile(args)
+        profile, rest, words = None, list[str](), 0  # words of the command, such as "fleet start"
         command: Any = self
-        words = 0  # of the command, such as "fleet start"
-        while profile is not None and words < len(args) and hasattr(command, "get_command"):
-            command = command.get_command(ctx, args[words])
-            words += 1
+        left = iter(args)
+        for arg in left:
+            if arg == "--":
+                rest += [arg, *left]
+                break
+            option, equals, value = arg.partition("=")
+            if option == PROFILE:
+                profile = value if equals else next(left, "")
+                continue
+            rest.append(arg)
+            if not arg.startswith("-"):
+                if hasattr(command, "get_command"):
+                    command = command.get_command(ctx, arg)
+                    words = len(rest)
+            elif not equals and not _flags(command).get(option, True):
+                rest += islice(left, 1)  # the option's value, whatever it looks like
         if profile is None or command is None or hasattr(command, "get_command"):
-            return args
-        known = {name for param in command.params for name in param.opts}
-        return [*args[:words], *options_of(profile, known), *args[words:]]
+            return rest
+        return [*rest[:words], *options_of(profile, _flags(command)), *rest[words:]]
+
+
+def _flags(command: Any) -> dict[str, bool]:
+    """Return the options of a command, and whether each is a flag, which has no value."""
+    params = [] if command is None else command.params
+    return {name: getattr(param, "is_flag", False) for param in params for name in param.opts}
 
 
 class _TakesIds(TyperCommand):
@@ -73,9 +91,7 @@ class _TakesIds(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Refuse what is no option of the command, and say how an id is written."""
-        flags = {
-            name: getattr(param, "is_flag", False) for param in self.params for name in param.opts
-        }
+        flags = _flags(self)
         rest = iter(args)
         for arg in rest:
             if arg == "--":
@@ -228,6 +244,7 @@ def enable(
     epilog="Example: monocloud-async users --disabled --changed-after 2026-01-31T14:00Z"
     " --changed-before 2026-01-31T15:00Z -o lost.csv. Exit codes: 0 the list is complete, 1 someone"
     " may be missing, as stderr says, 2 usage or configuration, 3 the list could not be read."
+    " A tenant that is down is waited for, up to five minutes."
 )
 def users(
     *,
@@ -395,7 +412,8 @@ def bulk(
 @app.command(
     short_help="Tell who is enabled now.",
     epilog="Example: monocloud-async check users.csv. Exit codes: 0 all are enabled (for a journal"
-    " of `undo`: disabled), 1 someone is not, 2 usage or configuration, 3 the tenant cannot tell.",
+    " of `undo`: disabled), 1 someone is not, 2 usage or configuration, 3 the tenant cannot tell."
+    " A tenant that is down is waited for, up to five minutes.",
 )
 def check(
     file: Annotated[

@@ -176,6 +176,8 @@ class Display(AbstractContextManager["Display"]):
 
     def refresh(self) -> None:
         """Update the display, if it is time."""
+        if not self._run.is_ready:
+            return  # it may yet be refused
         self.begin()
         report, now = self._run.report, asyncio.get_running_loop().time()
         total = self._expected

@@ -97,6 +97,7 @@ class Job:
         self._run: BulkRun | None = None
         self._display: Display | None = None
         self._interrupts = 0
+        self._is_over = False  # only results are still written
         self._broken = False
         self._checked = False
 
@@ -126,6 +127,10 @@ class Job:
 
     async def run(self, access: Access, limits: Limits = DEFAULT_LIMITS) -> int:
         """Run, print the summary, and return the exit code."""
+        with signals(self._interrupt):
+            return await self._run_all(access, limits)
+
+    async def _run_all(self, access: Access, limits: Limits) -> int:
         if lost := self._lost():
             say(self.err, f"Error: {lost}; nothing was sent")
             return STOPPED
@@ -144,10 +149,7 @@ class Job:
                 on_skipped_many=self._skipped if self.json is None else None,
             )
             try:
-                with (
-                    self._shown(run, access, limits.max_rate) as self._display,
-                    signals(self._interrupt),
-                ):
+                with self._shown(run, access, limits.max_rate) as self._display:
                     await self._take(run)
             except RunStoppedError as error:
                 return await self._end(run.report, "stopped", error)
@@ -298,9 +300,11 @@ class Job:
         self._interrupts += 1
         if self._journal is not None:
             self._journal.signal = heard.name
-        if self._run is None or self._display is None:
+        if self._is_over:
+            self._interrupt_outputs()
+        elif self._run is None or self._display is None:
             return
-        if self._interrupts == 1:
+        elif self._interrupts == 1:
             calls = self._run.in_flight
             self._run.drain()
             self._display.ending(
@@ -312,7 +316,16 @@ class Job:
             self._run.cancel()
             self._display.ending("Cancelling the calls in flight")
 
+    def _interrupt_outputs(self) -> None:
+        outputs = [self.stdout] if self.failures is None else [self.stdout, self.failures.output]
+        for output in outputs:
+            if self._interrupts > 1:
+                output.lose()
+            elif output.waiting:
+                say(self.err, output.interrupted())
+
     async def _end(self, report: BulkReport, ended: str, error: Exception | None = None) -> int:
+        self._is_over = True
         self._tell_notes()
         if self.failures is not None:
             if report.exhausted:
@@ -326,7 +339,7 @@ class Job:
             say(self.err, f"Error: {error}")
         if ended == "stopped":
             return STOPPED
-        if ended == "interrupted":
+        if self._interrupts:
             return INTERRUPTED
         return SOME_FAILED if self.tally.kinds else ALL_DONE
 
@@ -346,6 +359,8 @@ class Job:
             if left:
                 say(self.err, f"The run was {ended}; not attempted: {', '.join(map(repr, left))}")
         elif not report.exhausted:
+            if ended == "finished" and self._run is not None and self._run.is_at_limit:
+                ended = "finished, at its limit"
             say(self.err, f"The run was {ended}; the rest of {self.name} was not read")
             if self._journal is not None and report.total and can_resume:
                 say(self.err, "The same command resumes the run")
@@ -368,10 +383,9 @@ class Job:
         for reason in reasons(self.tally):
             say(console, reason)
         say(console, speed(report))
-        if self.failures is not None and (self.failures.lines or self.failures.error):
+        if self.failures is not None and (self.failures.lines or self.failures.lost):
             hint = f"{counted(self.failures.lines, 'line')} to retry: {self.failures.name}"
-            lost = "; others could not be written" if self.failures.error else ""
-            say(console, hint + lost)
+            say(console, hint + self.failures.lost)
         elif report.unknown:
             doing = self.operation.doing.capitalize()
             say(console, f"{doing} twice is harmless: run the unknown ones again")

@@ -3,14 +3,37 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from math import inf
 
 from rich.console import Console
 
+from monocloud_async.bulk.run import MAX_OUTAGE
 from monocloud_async.cli.display import PLAIN_TICK, TICK, LiveBar, limiter_status, say
 from monocloud_async.cli.estimate import Estimate
 from monocloud_async.cli.streams import is_live
 from monocloud_async.ratelimit.limiter import RateLimiter
 from monocloud_async.user_list import UserList
+
+
+@asynccontextmanager
+async def failures_told(console: Console, pace: RateLimiter) -> AsyncIterator[None]:
+    """Tell why the tenant does not answer, while the context is open and requests are repeated."""
+
+    async def tick() -> None:
+        told_at = -inf
+        while True:
+            await asyncio.sleep(TICK)
+            now = asyncio.get_running_loop().time()
+            if pace.failure and now - told_at >= PLAIN_TICK:
+                told_at = now
+                say(console, f"{pace.failure}; trying again, for at most {MAX_OUTAGE:.0f} s")
+
+    ticking = asyncio.create_task(tick())
+    try:
+        yield
+    finally:
+        ticking.cancel()
+        await asyncio.gather(ticking, return_exceptions=True)
 
 
 @asynccontextmanager
@@ -50,7 +73,8 @@ async def shown(console: Console, users: UserList, pace: RateLimiter) -> AsyncIt
         bar.start()
     ticking = asyncio.create_task(tick())
     try:
-        yield
+        async with failures_told(console, pace):
+            yield
     finally:
         ticking.cancel()
         await asyncio.gather(ticking, return_exceptions=True)

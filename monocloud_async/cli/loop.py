@@ -71,6 +71,7 @@ def signals(interrupt: Callable[[signal.Signals], None]) -> Iterator[None]:
     hangup = getattr(signal, "SIGHUP", None)  # Windows has none
     if hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN:
         numbers.append(hangup)
+    before = {number: signal.getsignal(number) for number in numbers}
     heard = 0
 
     def hear(number: signal.Signals) -> None:
@@ -92,4 +93,5 @@ def signals(interrupt: Callable[[signal.Signals], None]) -> Iterator[None]:
     finally:
         for number in numbers:
             with suppress(NotImplementedError):
-                loop.remove_signal_handler(number)
+                if loop.remove_signal_handler(number):  # it leaves Python's default
+                    signal.signal(number, before[number])

@@ -88,12 +88,23 @@ class FailuresFile:
         self.output = Output(file)  # for pipes and devices, which may be slow
         self._begun = False
         self.lines = 0
+        self.too_long = 0  # lines that are left out, as only their start is known
         self.name = clean(str(file.name))
 
     @property
     def error(self) -> OSError | None:
         """Why a line could not be written, or None."""
         return self.output.error
+
+    @property
+    def lost(self) -> str:
+        """What to tell of the lines that are not in the file, or an empty string."""
+        if self.error is not None:
+            return "; others could not be written"
+        too_long = self.too_long
+        if not too_long:
+            return ""
+        return f"; {too_long:,} {'is' if too_long == 1 else 'are'} too long and left out"
 
     def begin(self) -> None:
         """Empty the file; called only when this run is certain to start."""
@@ -104,6 +115,9 @@ class FailuresFile:
 
     def add(self, line: Line) -> None:
         """Write one line at once, in UTF-8 if it was in UTF-16."""
+        if not line.text:
+            self.too_long += 1
+            return
         start = "" if self.lines else self._reader.header
         end = "" if line.text.endswith(("\n", "\r")) else "\n"
         text = (start + line.text + end).encode(errors="surrogateescape")

@@ -11,25 +11,9 @@ from typing import Final
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.sanitize import clean
 
-OPTION: Final = "--profile"
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _OPTIONS: Final = {"domain": "--domain", "api_key_file": "--api-key-file"}
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
-
-
-def take_profile(arguments: list[str]) -> tuple[str | None, list[str]]:
-    """Return the profile that the arguments name, if any, and the arguments without it."""
-    name, rest = None, list[str]()
-    words = iter(arguments)
-    for word in words:
-        if word == "--":
-            return name, [*rest, word, *words]
-        option, equals, value = word.partition("=")
-        if option == OPTION:
-            name = value if equals else next(words, "")
-        else:
-            rest.append(word)
-    return name, rest
 
 
 def options_of(name: str, known: Container[str]) -> list[str]:
@@ -42,6 +26,8 @@ def options_of(name: str, known: Container[str]) -> list[str]:
         raise ConfigurationError(f"{clean(name)!r} is no name of a profile")
     path = _folder() / f"{name}.toml"
     try:
+        if path.exists() and not path.is_file():  # to open a named pipe would wait for its writer
+            raise ConfigurationError(f"the profile {path} is no regular file")
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode
             content = tomllib.load(file)

@@ -9,15 +9,15 @@ from typing import Final, NamedTuple
 
 from rich.console import Console
 
+from monocloud_async.bulk.run import MAX_OUTAGE
 from monocloud_async.cli.access import Access
-from monocloud_async.cli.list_display import shown
+from monocloud_async.cli.list_display import failures_told, shown
 from monocloud_async.errors import NotFoundError
 from monocloud_async.models import User
 from monocloud_async.retry import RetryPolicy
 from monocloud_async.session import MonoCloudSession
 
 _AT_ONCE: Final = 50  # users that are requested at once
-_PATIENCE: Final = 300.0  # seconds
 
 
 class State(StrEnum):
@@ -65,7 +65,7 @@ async def look_up(
     Raises:
         MonoCloudError: the tenant cannot tell.
     """
-    lookup = session.lookup(_PATIENCE)
+    lookup = session.lookup()
     async with shown(err, lookup.users, session.pace):
         await lookup.prepare(count)
     now = time.time()
@@ -73,7 +73,7 @@ async def look_up(
         for user_id in ids:
             yield looked(user_id, lookup.user(user_id), now)
         return
-    retry = RetryPolicy(attempts=access.attempts).patient(_PATIENCE)
+    retry = RetryPolicy(attempts=access.attempts).patient(MAX_OUTAGE)
 
     async def get(user_id: str) -> Looked:
         try:
@@ -83,5 +83,7 @@ async def look_up(
 
     rest = iter(ids)
     while some := list(islice(rest, _AT_ONCE)):
-        for each in await asyncio.gather(*map(get, some)):
+        async with failures_told(err, session.pace):
+            found = await asyncio.gather(*map(get, some))
+        for each in found:
             yield each

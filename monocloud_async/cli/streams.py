@@ -9,6 +9,7 @@ import errno
 import io
 import os
 import select
+import signal
 import sys
 import threading
 import time
@@ -18,7 +19,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, TextIO
 
-from monocloud_async.cli.exit_codes import ALL_DONE, SOME_FAILED, STOPPED
+from monocloud_async.cli.exit_codes import ALL_DONE, INTERRUPTED, SOME_FAILED, STOPPED
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -186,6 +187,25 @@ class Output(io.BufferedIOBase):
         with _writer.changed:
             _writer.changed.wait_for(lambda: not self.waiting, seconds)
 
+    def interrupted(self) -> str:
+        """Return what to tell a person who interrupts the process while something waits."""
+        return (
+            f"Stopping once {self._lines()} of results in {self.name.strip('<>')} are read;"
+            " Ctrl-C again stops without them"
+        )
+
+    def lose(self) -> None:
+        """Forget what waits, because the process was interrupted."""
+        with _writer.changed:
+            if self.waiting:
+                what = f"interrupted, so {self._lines()} of results are lost"
+                self._forget(OSError(errno.EINTR, what))
+
+    def _lines(self) -> str:
+        with _writer.changed:
+            lines = sum(data.count(b"\n") for _, data in self.waiting)
+        return f"{lines:,} {'line' if lines == 1 else 'lines'}"
+
     def takes_some(self) -> bool:
         """Return whether a write would not block; True where nobody can know."""
         if self._descriptor is None or not hasattr(select, "poll"):
@@ -196,7 +216,10 @@ class Output(io.BufferedIOBase):
 
     def write_some(self) -> None:
         """Write a piece of what waits, and note an error; called by the thread alone."""
-        number, data = self.waiting[0]
+        with _writer.changed:
+            if not self.waiting:  # another thread called `lose`
+                return
+            number, data = self.waiting[0]
         assert self._file is not None  # noqa: S101  without one, nothing waits
         try:
             taken = self._file.write(data[:_PIECE]) or 0  # None: not one byte without waiting
@@ -209,6 +232,8 @@ class Output(io.BufferedIOBase):
             time.sleep(_RETRY)
             return
         with _writer.changed:
+            if not self.waiting:
+                return
             self._size -= taken
             if taken < len(data):
                 self.waiting[0] = number, data[taken:]
@@ -224,11 +249,16 @@ class Output(io.BufferedIOBase):
                 what = f"stderr cannot be written to ({error.strerror}): going on here\n".encode()
                 self.waiting.appendleft((0, what))
                 self._size += len(what)
+                _writer.changed.notify_all()
             else:
-                self.waiting.clear()
-                self._size = 0
-            self.error = None if terminal else error
-            _writer.changed.notify_all()
+                self._forget(error)
+
+    def _forget(self, error: OSError) -> None:
+        """Forget what waits, and note why; called with the writer's lock held."""
+        self.waiting.clear()
+        self._size = 0
+        self.error = error
+        _writer.changed.notify_all()
 
 
 def _descriptor(file: "Raw | None") -> int | None:
@@ -283,7 +313,7 @@ def own_streams() -> Iterator[Callable[[int], int]]:
     sys.stdout, sys.stderr = _text(out, streams[1]), _text(err, streams[2])
 
     def finish(code: int) -> int:
-        out.finish()
+        code = _finish(out, code)
         if out.error is not None and (out.has_results or not _has_left(out.error)):
             sys.stderr.write(f"Error: cannot write to stdout ({out.error.strerror})\n")
             code = STOPPED if code in {ALL_DONE, SOME_FAILED} else code
@@ -291,10 +321,48 @@ def own_streams() -> Iterator[Callable[[int], int]]:
         return code
 
     try:
-        with nullcontext(sys.stdin) if sys.stdin else Path(os.devnull).open() as sys.stdin:
+        with (
+            nullcontext(sys.stdin) if sys.stdin else Path(os.devnull).open() as sys.stdin,
+            _signals_interrupt(),
+        ):
             yield finish
     finally:
         sys.stdin, sys.stdout, sys.stderr = streams
+
+
+def _finish(out: Output, code: int) -> int:
+    """Write what waits; the first interrupt tells what still waits, and the second loses it."""
+    interrupts = int(code == INTERRUPTED)
+    while True:
+        try:
+            if interrupts:
+                out.finish(_RETRY)  # nearly always, everything is written by then
+                if out.waiting:
+                    sys.stderr.write(out.interrupted() + "\n")
+            out.finish()
+        except KeyboardInterrupt:
+            code = INTERRUPTED
+            interrupts += 1
+            if interrupts > 1:
+                out.lose()
+        else:
+            return code
+
+
+@contextmanager
+def _signals_interrupt() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP do what SIGINT does, where they would end the process unheard."""
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+                before[number] = signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _keep_places() -> None:

@@ -7,6 +7,7 @@ from monocloud_async.cli.access import Access
 from monocloud_async.cli.display import say
 from monocloud_async.cli.exit_codes import ALL_DONE
 from monocloud_async.config import API_KEY
+from monocloud_async.retry import RetryPolicy
 
 
 def whoami(access: Access, api_key_file: Path | None) -> int:
@@ -24,7 +25,8 @@ def whoami(access: Access, api_key_file: Path | None) -> int:
 
     async def ask() -> None:
         async with access.session() as session:
-            async for _ in session.list_users():
+            retry = RetryPolicy(attempts=access.attempts)  # a person waits, so without patience
+            async for _ in session.list_users(retry=retry):
                 break
 
     loop.ask_tenant(ask(), err)

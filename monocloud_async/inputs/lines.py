@@ -24,7 +24,8 @@ class Line(NamedTuple):
     Attributes:
         number: the number of the (first) line in the file, from 1; of a JSON array, of the item.
         text: the line with its end, so that a file of failures can be used as input again. Bytes
-            that are not UTF-8 are in it as lone surrogates (`errors="surrogateescape"`).
+            that are not UTF-8 are in it as lone surrogates (`errors="surrogateescape"`). Empty if
+            the line is too long to be kept.
         user_id: the id, or None.
         problem: what is wrong, to follow "line 3 ", or None.
     """

@@ -9,6 +9,7 @@ CR, LF and CR LF end a line. Of JSON documents and workbooks the whole file is i
 
 import gzip
 import os
+import re
 import stat
 import zlib
 from collections.abc import Callable, Iterator
@@ -50,6 +51,8 @@ _SUFFIXES: Final = {
     ".xls": Format.WORKBOOK,
     ".ods": Format.WORKBOOK,
 }
+# Names of what the process has open. To another process, they name something else, or nothing.
+_DESCRIPTOR: Final = re.compile(r"/dev/(stdin|fd/\d+)|/proc/(self|thread-self|\d+)/fd/\d+")
 _START: Final = 8  # bytes that tell what a file is
 
 
@@ -202,7 +205,8 @@ class IdReader:
         for taken, row in table.rows(chain(first[table.lines :], lines)):
             text = taken[0][1] if len(taken) == 1 else "".join(text for _, text in taken)
             if not is_blank(text):
-                yield read_line(taken[0][0], text, table.cell, row, self.by)
+                line = read_line(taken[0][0], text, table.cell, row, self.by)
+                yield line._replace(text="") if any(_is_cut(text) for _, text in taken) else line
 
     def _is_id(self, member: str) -> bool:
         return is_id_member(member, self.column, self.by)
@@ -226,7 +230,7 @@ class IdReader:
         lines = chain(StringIO(first, newline=""), (line for _, line in _numbered(text)))
         for further, line in enumerate(lines):
             if line.strip():
-                yield parse(number + further, line)
+                yield _without_a_part(parse(number + further, line))
 
     def _txt(self, lines: Iterator[Numbered]) -> Iterator[Line]:
         begun = commented = False
@@ -239,7 +243,7 @@ class IdReader:
                     )
             elif text.strip():
                 if begun or not is_header(self.name, text, self.by):
-                    yield txt_line(self.by, number, text)
+                    yield _without_a_part(txt_line(self.by, number, text))
                 else:
                     what = clean(text.strip())
                     self.notes.append(f"line {number} is a header and passed over: {what!r}")
@@ -284,6 +288,16 @@ def _numbered(text: TextIOBase) -> Iterator[Numbered]:
         while len(end) == MAX_LINE and end[-1] not in "\r\n":
             end = text.readline(MAX_LINE)
         yield number, line
+
+
+def _is_cut(text: str) -> bool:
+    """Return whether `_numbered` left the end of this line out."""
+    return len(text) >= MAX_LINE and text[-1] not in "\r\n"
+
+
+def _without_a_part(line: Line) -> Line:
+    """Return the line, without its text if that is only the start."""
+    return line._replace(text="") if _is_cut(line.text) else line
 
 
 def named_format(path: Path, form: Format | None, column: str | None) -> Format:
@@ -336,7 +350,7 @@ def open_ids(
             column=column,
             sheet=sheet,
             name=name,
-            path=path if is_file else None,
+            path=None if path == STDIN or _DESCRIPTOR.fullmatch(str(path.absolute())) else path,
             by=by,
         )
         yield reader

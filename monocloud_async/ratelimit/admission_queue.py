@@ -431,8 +431,14 @@ def record_failure(
     if isinstance(error, RateLimitedError):
         limiter.refused(ticket, error.retry_after, now)
     elif isinstance(error, MonoCloudError) and error.transient:
-        asked = retry_after(error)
-        limiter.failed(ticket, user_id, now, repeated=repeated, retry_after=asked)
+        limiter.failed(
+            ticket,
+            user_id,
+            now,
+            repeated=repeated,
+            retry_after=retry_after(error),
+            why=error.args[0],
+        )
     elif isinstance(error, StatusError):
         limiter.granted(ticket, now)
     else:

@@ -23,17 +23,22 @@ class CircuitBreaker:
     Attributes:
         down_since: when the tenant went down, or None.
         wait: seconds from one probe to the next.
+        failure: why the last request failed, if none was answered since; else empty.
     """
 
     def __init__(self, tenant: str) -> None:
         self._log_fields = {"tenant": tenant}
         self.down_since: float | None = None
         self.wait = _FIRST_PROBE
+        self.failure = ""
         self._failing: set[str] = set()
         self._failure_share = 0.0  # of recent requests, those in `_failing` and outages left out
 
-    def failed(self, user_id: str, now: float, *, probe: bool, repeated: bool) -> float | None:
+    def failed(
+        self, user_id: str, now: float, *, probe: bool, repeated: bool, why: str = ""
+    ) -> float | None:
         """Record a failure; return the seconds to pause for, or None if nothing changes."""
+        self.failure = why
         if self.down_since is not None:
             if not probe:
                 return None  # it was sent before the tenant went down
@@ -51,6 +56,7 @@ class CircuitBreaker:
 
     def answered(self) -> bool:
         """Record a response of the tenant, and return whether it ended an outage."""
+        self.failure = ""
         if self._failing:
             for _ in self._failing:
                 self._count(1.0)

@@ -169,6 +169,11 @@ class RateLimiter:
         """Whether the tenant is out of order, and only probes go out."""
         return self._breaker.down_since is not None
 
+    @property
+    def failure(self) -> str:
+        """Why the last request failed, if the tenant has answered none since; else empty."""
+        return self._breaker.failure
+
     # What the queue and runs ask
 
     @property
@@ -373,6 +378,7 @@ class RateLimiter:
         *,
         repeated: bool = False,
         retry_after: float | None = None,
+        why: str = "",
     ) -> None:
         """The request met a passing fault: the user's, or with several users in a row, an outage.
 
@@ -382,7 +388,7 @@ class RateLimiter:
         """
         self._answered()
         is_probe = ticket is self._probe
-        wait = self._breaker.failed(user_id, now, probe=is_probe, repeated=repeated)
+        wait = self._breaker.failed(user_id, now, probe=is_probe, repeated=repeated, why=why)
         if wait is not None:
             wait = max(wait, min(retry_after or 0.0, _MAX_BACKOFF))
             self._to_learn = None  # the outage would be in that measurement

@@ -94,3 +94,22 @@ def test_help_is_quick_because_aiohttp_is_not_imported() -> None:
         "assert 'aiohttp' not in sys.modules and 'asyncio' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("module", ["streams", "app"])
+def test_an_interrupt_while_modules_are_imported_is_no_traceback(module: str) -> None:
+    program = f"""
+import sys
+
+class Interrupt:
+    def find_spec(self, name, path, target=None):
+        if name == "monocloud_async.cli.{module}":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupt())
+from monocloud_async.cli import main
+sys.exit(main(["--help"]))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from terminal import Cli
+from terminal import Cli, stdin_from
 
 from monocloud_async import config
+from monocloud_async.inputs.table import MAX_LINE
 from monocloud_async.sandbox import Sandbox
 
 
@@ -216,3 +217,35 @@ def test_nobody_is_asked_on_a_stdin_that_is_closed(
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")  # no request leaves this machine
     done = cli("bulk", users, "--domain", "acme.eu.monocloud.com")
     assert (done.code, f"there are no ids in {users}" in done.err) == (2, True)
+
+
+@pytest.mark.parametrize("name", ["/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"])
+def test_a_name_of_an_open_file_has_no_journal_beside_it(cli: Cli, users: Path, name: str) -> None:
+    if not Path(name).exists():
+        pytest.skip("this system has no such name")
+    with stdin_from(users):
+        done = cli("bulk", name, "--format", "txt")
+    assert done.code == 0, done.err
+    assert "journal" not in done.err
+    assert not Path(f"{name}.journal").exists()
+
+
+def test_a_run_that_ends_at_its_limit_says_so(cli: Cli, users: Path) -> None:
+    done = cli("bulk", users, "--limit", 5)
+    assert f"The run was finished, at its limit; the rest of {users} was not read" in done.err
+    assert "The same command resumes the run" in done.err
+
+
+@pytest.mark.parametrize(
+    ("name", "start"), [("users.txt", ""), ("users.csv", "id\n"), ("users.jsonl", "")]
+)
+def test_a_line_that_is_too_long_to_be_kept_is_left_out_of_the_failures(
+    cli: Cli, tmp_path: Path, name: str, start: str
+) -> None:
+    users, failed = tmp_path / name, tmp_path / "failed"
+    short = '{"user_id": ".."}\n' if name.endswith("jsonl") else "..\n"
+    users.write_text(start + short + "x" * (MAX_LINE + 1) + "\n")
+    done = cli("bulk", users, "--failures", failed)
+    assert failed.read_text() == start + short
+    assert f"1 line to retry: {failed}; 1 is too long and left out" in done.out
+    assert "2  bad lines" in done.out

@@ -250,3 +250,16 @@ def test_a_report_of_a_colleague_does_not_lock_the_owner_out(
     assert "Finished: all 10 users were asked for" in done.stdout
     assert bulk("-", "--journal", journal, text=ids).returncode == 1
     assert sandbox.stats().users["enabled"] == 50
+
+
+def test_a_journal_that_another_program_locks_is_refused_before_the_run_begins(
+    bulk: Bulk, users: Path
+) -> None:
+    bulk(users)
+    with closing(sqlite3.connect(f"{users}.journal", isolation_level=None)) as sql:
+        sql.execute("PRAGMA locking_mode = EXCLUSIVE")
+        sql.execute("BEGIN EXCLUSIVE")
+        done = bulk(users)
+    assert done.returncode == 2
+    assert "another program has locked it" in done.stderr
+    assert "Enabling" not in done.stderr

@@ -3,16 +3,19 @@
 import asyncio
 import fcntl
 import json
+import re
 import signal
+import subprocess
 import sys
 import termios
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 import pytest
-from terminal import started, wait_for
+from terminal import Cli, started, wait_for
 
 from monocloud_async.cli import loop
 from monocloud_async.sandbox import Sandbox
@@ -210,3 +213,67 @@ def test_the_third_signal_ends_even_a_process_whose_output_is_stuck(tmp_path: Pa
             assert process.poll() is None
             process.send_signal(signal.SIGINT)
             assert process.wait(timeout=30) == -signal.SIGINT
+
+
+@contextmanager
+def all_done_but_unread(sandbox: Sandbox, *argv: object) -> Iterator[subprocess.Popen[str]]:
+    """A process whose work is done, and whose results wait for a reader of a short pipe."""
+    with started(sandbox, *argv, pipesize=4096) as process:
+        assert process.stdout
+        pipe = process.stdout
+        wait_for(lambda: waiting_bytes(pipe) > 0)
+        wait_for(lambda: stands_still(sandbox))
+        yield process
+
+
+def heard(process: subprocess.Popen[str], start: str) -> str:
+    """Return the line of stderr that begins so."""
+    assert process.stderr
+    return next(line for line in process.stderr if line.startswith(start))
+
+
+@pytest.fixture
+def late(sandbox: Sandbox, users: Path, cli: Cli, request: pytest.FixtureRequest) -> list[object]:
+    """A command whose results do not fit into a short pipe."""
+    if request.param == "bulk":
+        return ["bulk", users, "--json", "--no-journal"]
+    if request.param == "enable":
+        return ["enable", "--json", *sandbox.user_ids()]
+    cli("bulk", users)
+    return ["report", f"{users}.journal", "--json"]
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("late", "number"),
+    [
+        ("bulk", signal.SIGINT),
+        ("bulk", signal.SIGHUP),
+        ("enable", signal.SIGTERM),
+    ],
+    indirect=["late"],
+)
+def test_a_signal_after_the_work_cuts_no_result(
+    sandbox: Sandbox, late: list[object], number: signal.Signals
+) -> None:
+    with all_done_but_unread(sandbox, *late) as process:
+        process.send_signal(number)
+        told = heard(process, "Stopping once")
+        out, _ = process.communicate(timeout=30)
+    assert re.search(r"\d lines of results in stdout are read; Ctrl-C again", told)
+    assert process.returncode == 130
+    assert len([json.loads(line) for line in out.splitlines()]) >= 401
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("late", ["bulk", "report"], indirect=True)
+def test_a_second_signal_after_the_work_tells_how_many_results_are_lost(
+    sandbox: Sandbox, late: list[object]
+) -> None:
+    with all_done_but_unread(sandbox, *late) as process:
+        process.send_signal(signal.SIGINT)
+        heard(process, "Stopping once")
+        process.send_signal(signal.SIGTERM)
+        told = heard(process, "Error: ")
+        assert process.wait(timeout=30) == 130
+    assert re.search(r"\d lines of results are lost", told)

@@ -1,5 +1,7 @@
 """Profiles, `whoami`, ids that begin with a dash, and completion."""
 
+import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -129,6 +131,23 @@ def test_a_profile_that_cannot_be_used_is_told_in_one_line(
     assert "4711" not in done.err
 
 
+@pytest.mark.parametrize("options", [["--note", "--profile"], ["--note=--profile"]])
+def test_the_value_of_another_option_is_no_profile(
+    cli: Cli, folder: Path, sandbox: Sandbox, users: Path, options: list[str]
+) -> None:
+    write(folder, sandbox)
+    done = cli("bulk", users, *options, "--no-journal")
+    assert (done.code, done.err.count("\n")) == (0, 1), done.err
+    done = cli("bulk", "--no-journal", users, *options, "--profile", "none")
+    assert "cannot read the profile" in done.err
+
+
+def test_a_profile_that_is_a_pipe_is_refused(cli: Cli, folder: Path) -> None:
+    os.mkfifo(folder / "pipe.toml", 0o600)
+    done = cli("whoami", "--profile", "pipe")
+    assert (done.code, "is no regular file" in done.err) == (2, True)
+
+
 def test_whoami_tells_that_a_key_is_refused(
     cli: Cli, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,6 +157,15 @@ def test_whoami_tells_that_a_key_is_refused(
     assert done.out.endswith(f"API key: from the variable {config.API_KEY}\n")
     assert "401 Unauthorized" in done.err
     assert "4711" not in done.out + done.err
+
+
+def test_whoami_tells_that_a_tenant_cannot_be_reached(cli: Cli) -> None:
+    with socket.socket() as deaf:  # it does not listen
+        deaf.bind(("127.0.0.1", 0))
+        port = deaf.getsockname()[1]
+        done = cli("whoami", "--attempts", 2, "--domain", f"http://127.0.0.1:{port}")
+    assert (done.code, done.err.count("\n")) == (3, 1)
+    assert done.err.startswith("Error: could not connect")
 
 
 @pytest.mark.parametrize("user_id", ["-dKihhOJc", "--ihhOJc", "-hKihhOJc"])

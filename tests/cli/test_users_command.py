@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from terminal import Cli, started, stdin_from, wait_for
 
 from monocloud_async import config
+from monocloud_async.cli import display, list_display
 from monocloud_async.cli.times import iso, read_time
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.sandbox import Sandbox
@@ -224,6 +226,31 @@ def test_a_file_that_is_stdin_is_not_replaced(cli: Cli, sandbox: Sandbox, tmp_pa
     assert (done.code, "is the file of --by-email" in done.err) == (2, True)
     assert emails.read_text() == "ada@example.com\n"
     assert sandbox.stats().requests == 0
+
+
+@pytest.mark.parametrize("argv", [("users",), ("check", "all.txt"), ("check", "one.txt")])
+def test_a_request_that_is_repeated_is_told_with_its_cause(
+    cli: Cli,
+    sandbox: Sandbox,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    argv: tuple[str, ...],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    enabled = [each for each in sandbox.user_ids() if not sandbox.is_disabled(each)]
+    Path("all.txt").write_text("\n".join(enabled))
+    Path("one.txt").write_text(enabled[0])
+    sandbox.error_rate = 1.0
+
+    def say(console: Console, text: str) -> None:
+        sandbox.error_rate = 0.0  # it is told while requests still fail
+        display.say(console, text)
+
+    monkeypatch.setattr(list_display, "say", say)
+    done = cli(*argv)
+    assert done.code == 0
+    assert "500 Internal Server Error" in done.err
+    assert "trying again, for at most 300 s" in done.err
 
 
 @pytest.mark.process
