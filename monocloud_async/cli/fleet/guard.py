@@ -14,7 +14,7 @@ _END = 70.0  # seconds that a process may take to end before it is killed
 
 
 def main() -> None:
-    """Wait for the end of the pipe, and end the processes, the last one first."""
+    """Wait for the end of the pipe, and end the processes: the first one, Temporal, as the last."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     parts: list[int] = []
     for line in sys.stdin:
@@ -23,18 +23,27 @@ def main() -> None:
             parts.append(number)
         else:
             parts.remove(-number)
-    for part in reversed(parts):
-        _end(part)
+    _end(parts[1:])
+    _end(parts[:1])
 
 
-def _end(part: int) -> None:
+def _end(parts: list[int]) -> None:
     deadline = time.monotonic() + _END
-    with suppress(ProcessLookupError):
-        os.kill(part, signal.SIGTERM)
-        while time.monotonic() < deadline:
-            os.kill(part, 0)  # raises when it has ended
-            time.sleep(0.05)
-        os.kill(part, signal.SIGKILL)
+    left = _told(parts, signal.SIGTERM)
+    while left and time.monotonic() < deadline:
+        time.sleep(0.05)
+        left = _told(left, 0)
+    _told(left, signal.SIGKILL)
+
+
+def _told(parts: list[int], number: int) -> list[int]:
+    """Send a signal to these processes, and return those that are still there."""
+    there = []
+    for part in parts:
+        with suppress(ProcessLookupError):
+            os.kill(part, number)
+            there.append(part)
+    return there
 
 
 if __name__ == "__main__":
