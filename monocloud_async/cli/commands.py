@@ -5,6 +5,7 @@ import re
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from io import FileIO
@@ -244,9 +245,10 @@ def dry_run(plan: Plan) -> int:
         ids = plan.ids.reread()
         if ids is None:
             raise ConfigurationError("--check needs a file for a dry run, not a pipe")
-        if seen.done and plan.journal is not None:
-            ids = left(plan.journal, ids, plan.operation)
-        seen.ask(plan.access, islice(ids, seen.left), err)
+        with ExitStack() as opened:  # what is left open is closed in whichever thread collects it
+            if seen.done and plan.journal is not None:
+                ids = opened.enter_context(closing(left(plan.journal, ids, plan.operation)))
+            seen.ask(plan.access, islice(ids, seen.left), err)
     if plan.json:
         typer.echo(msgspec.json.encode(seen))
     else:

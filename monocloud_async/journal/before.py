@@ -1,6 +1,6 @@
 """Reads from a journal who was in which state before the run, and what its outcome was."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -62,7 +62,7 @@ def records(path: Path) -> Iterator[Record]:
             yield Record(*row)
 
 
-def left(path: Path, user_ids: Iterable[str], operation: BulkOperation) -> Iterator[str]:
+def left(path: Path, user_ids: Iterable[str], operation: BulkOperation) -> Generator[str]:
     """Yield those of the ids of the input for whom the operation is not done by the journal."""
     with reading(path, checked=()) as (sql, _):
         text = "SELECT position FROM users WHERE outcome IN (?, ?) ORDER BY position"
