@@ -7,6 +7,7 @@ What was found (an encoding, a header) is in `IdReader.notes`, for people to see
 CR, LF and CR LF end a line. Of JSON documents and workbooks the whole file is in memory.
 """
 
+import csv
 import gzip
 import os
 import re
@@ -32,7 +33,7 @@ from monocloud_async.inputs.content import (
 )
 from monocloud_async.inputs.json_document import MAX_DOCUMENT, may_be_document, read_document
 from monocloud_async.inputs.lines import Line, is_id_member, json_lines, read_line, txt_line
-from monocloud_async.inputs.table import MAX_LINE, Numbered, find_header, is_blank, read_header
+from monocloud_async.inputs.table import MAX_LINE, Numbered, find_header, read_header
 from monocloud_async.inputs.workbook import workbook_lines
 from monocloud_async.sanitize import clean
 
@@ -204,7 +205,7 @@ class IdReader:
         self.notes += table.notes
         for taken, row in table.rows(chain(first[table.lines :], lines)):
             text = taken[0][1] if len(taken) == 1 else "".join(text for _, text in taken)
-            if not is_blank(text):
+            if isinstance(row, csv.Error) or any(map(str.strip, row)):  # else it is blank
                 line = read_line(taken[0][0], text, table.cell, row, self.by)
                 yield line._replace(text="") if any(_is_cut(text) for _, text in taken) else line
 
