@@ -77,6 +77,8 @@ class Estimate:
             self._pause_end = max(self._pause_end, now + pause)
             if done > self._done_before:
                 seconds = self._pause_end - self._began
+                if math.isinf(self._at_work):  # all of it was in flight when the pause began
+                    self._at_work = now - self._began
                 self._round = _Round(done - self._done_before, self._at_work, seconds)
         elif self._round is not None and done - self._done_before > 1.1 * self._round.granted:
             self._round, self._at_work = None, math.inf

@@ -97,6 +97,22 @@ def test_two_pauses_with_nothing_granted_between_them_are_one_round() -> None:
     assert estimate.left(61, 11) == pytest.approx(39 + 80 + 1, rel=0.01)
 
 
+def test_a_round_may_have_nothing_but_what_was_in_flight_at_its_pause() -> None:
+    limiter = RateLimiter(seed=1)
+    estimate = Estimate(limiter)
+    estimate.update(0, 0)
+    tickets = [limiter.send(0) for _ in range(11)]
+    limiter.refused(tickets.pop(), 60, 0.1)
+    estimate.update(0.1, 0)
+    for ticket in tickets:
+        limiter.granted(ticket, 0.2)
+    estimate.update(0.2, 10)
+    estimate.update(1, 10)
+    assert estimate.left(1, 15) == pytest.approx(59.1 + 60.1, rel=0.02)
+    estimate.update(50, 10)
+    assert estimate.left(50, 15) == pytest.approx(10.1 + 60.1, rel=0.02)
+
+
 def test_a_round_that_grants_more_than_the_last_one_ends_the_rounds() -> None:
     limiter = RateLimiter(seed=1)
     estimate = Estimate(limiter)
