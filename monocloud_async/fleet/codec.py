@@ -1,8 +1,9 @@
 """Signs or encrypts what Temporal carries and stores, with a key of the operator.
 
 Whoever reaches Temporal can write messages. With a key, every part of the fleet refuses those that
-nobody with the key has written. A message is bound to its namespace and its run, so it is not valid
-in another one.
+nobody with the key has written. A message is bound to its namespace and its workflow id, which has
+the tenant, so it is not valid for another tenant. The runs of one tenant have the same workflow id:
+whoever reaches Temporal can repeat a message of an earlier one.
 """
 
 import hmac
@@ -48,15 +49,24 @@ class _Codec(PayloadCodec, WithSerializationContext):
 
     Attributes:
         keys: secrets of at least 32 characters.
-        context: the namespace and the run that the payloads belong to.
+        context: the namespace and the workflow id that the payloads belong to.
     """
 
     keys: Sequence[str] = field(repr=False)
     context: bytes = b""
     verb: ClassVar[str]  # what it does to a payload; no key is used for two things
 
+    def __post_init__(self) -> None:
+        """Check the keys; no error shows one."""
+        known = [] if isinstance(self.keys, str | bytes) else list(self.keys)
+        if not known or not all(isinstance(key, str) and len(key) >= _SHORTEST for key in known):
+            raise ConfigurationError(
+                f"the fleet needs a list of keys with at least {_SHORTEST} characters each; make"
+                " one with: openssl rand -base64 32"
+            )
+
     def with_context(self, context: SerializationContext) -> Self:
-        """Return a codec for the payloads of one run."""
+        """Return a codec for the payloads of one workflow id."""
         if not isinstance(context, WorkflowSerializationContext | ActivitySerializationContext):
             return self
         whole = _joined(context.namespace.encode(), (context.workflow_id or "").encode())
@@ -70,7 +80,8 @@ class _Codec(PayloadCodec, WithSerializationContext):
         """Return the payloads as they were written.
 
         Raises:
-            PayloadRefusedError: one of them was not written with one of the keys for this run.
+            PayloadRefusedError: one of them was not written with one of the keys for this workflow
+                id.
         """
         return [self._decode(payload) for payload in payloads]
 
@@ -79,8 +90,8 @@ class _Codec(PayloadCodec, WithSerializationContext):
             if (decoded := self._decoded(payload, self._derived(key))) is not None:
                 return decoded
         raise PayloadRefusedError(
-            f"a message in Temporal is not {self.verb} with this fleet's key for this run: give all"
-            " parts the same key file, and if they have it, find out who else reaches Temporal"
+            f"a message in Temporal is not {self.verb} with this fleet's key for this tenant: give"
+            " all parts the same key file, and if they have it, find out who else reaches Temporal"
         )
 
     def _derived(self, key: str) -> bytes:
@@ -123,7 +134,8 @@ class EncryptingCodec(_Codec):
     verb = "encrypted"
 
     def __post_init__(self) -> None:
-        """Raise now if the library is missing."""
+        """Check the keys, and that the library is there."""
+        super().__post_init__()
         _aes(bytes(32))
 
     def _encoded(self, payload: Payload, key: bytes) -> Payload:
@@ -153,35 +165,43 @@ def protected(base: DataConverter, environment: Mapping[str, str] | None = None)
         ConfigurationError: the file or the keys in it cannot be used.
     """
     named = os.environ if environment is None else environment
-    signing, encryption = named.get(SIGNING_KEY_FILE), named.get(ENCRYPTION_KEY_FILE)
-    if signing and encryption:
+    files = {name: named[name] for name in (SIGNING_KEY_FILE, ENCRYPTION_KEY_FILE) if name in named}
+    if len(files) > 1:
         raise ConfigurationError(
             f"set {SIGNING_KEY_FILE} or {ENCRYPTION_KEY_FILE}, not both: what is encrypted needs no"
             " signature"
         )
-    if signing:
-        return replace(base, payload_codec=SigningCodec(_keys(signing)))
-    if encryption:
-        return replace(
-            base,
-            payload_codec=EncryptingCodec(_keys(encryption)),
-            failure_converter_class=DefaultFailureConverterWithEncodedAttributes,
-        )
+    for name, file in files.items():
+        try:
+            if name == SIGNING_KEY_FILE:
+                return replace(base, payload_codec=SigningCodec(_keys(file)))
+            return replace(
+                base,
+                payload_codec=EncryptingCodec(_keys(file)),
+                failure_converter_class=DefaultFailureConverterWithEncodedAttributes,
+            )
+        except ConfigurationError as error:
+            raise ConfigurationError(f"cannot use the file that {name} names: {error}") from None
     return base
 
 
-def _keys(name: str) -> list[str]:
+def protection(converter: DataConverter) -> str:
+    """Return in words what the codec of a converter does to payloads."""
+    codec = converter.payload_codec
+    if codec is None:
+        return "neither signed nor encrypted"
+    return codec.verb if isinstance(codec, _Codec) else f"with {type(codec).__name__}"
+
+
+def _keys(file: str) -> list[str]:
+    """Return the keys in this file, one in a line."""
+    if not file:  # not the same as no variable: somebody wanted a key
+        raise ConfigurationError("it is set but empty")
     try:
-        keys = Path(name).read_text(encoding="utf-8").split()
+        return Path(file).read_text(encoding="utf-8").split()
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise ConfigurationError(f"cannot read the key of the fleet in {name}: {why}") from None
-    if not keys or min(map(len, keys)) < _SHORTEST:
-        raise ConfigurationError(
-            f"each line of {name} must be a key of at least {_SHORTEST} characters; make one with:"
-            " openssl rand -base64 32"
-        )
-    return keys
+        raise ConfigurationError(f"{file}: {why}") from None
 
 
 def _aes(key: bytes) -> "AESGCM":

@@ -27,6 +27,7 @@ from monocloud_async.endpoint import bulk_operation
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.fleet.checks import CHECK_ACTIVITY, Answer, Question, check_queue
 from monocloud_async.fleet.client import FleetRun
+from monocloud_async.fleet.codec import protection
 from monocloud_async.fleet.id_file import inspect_file
 from monocloud_async.fleet.journal import journal_name
 from monocloud_async.fleet.messages import WorkerProgress
@@ -136,7 +137,10 @@ async def check_fleet(
         return [Finding(what="Temporal", said=said, ok=False), *findings]
     except (FleetError, ConfigurationError) as error:
         return [Finding(what="Temporal", said=str(error), ok=False), *findings]
-    said = f"{client.service_client.config.target_host}, namespace {client.namespace}{note}"
+    said = (
+        f"{client.service_client.config.target_host}, namespace {client.namespace},"
+        f" payloads {protection(client.data_converter)}{note}"
+    )
     findings.insert(0, Finding(what="Temporal", said=said))
     asked = await _ask_all(client, tenant, members, question)
     return [*findings, *asked, *_missing(members, asked), *_versions(members)]

@@ -24,6 +24,7 @@ from monocloud_async.fleet.codec import (
     PayloadRefusedError,
     SigningCodec,
     protected,
+    protection,
 )
 
 KEY, OTHER = "k" * 40, "o" * 40
@@ -37,7 +38,7 @@ def payload() -> Payload:
 
 
 @both
-async def test_a_payload_is_read_with_the_key_and_in_its_run(kind: type[Codec]) -> None:
+async def test_a_payload_is_read_with_the_key_and_for_its_workflow(kind: type[Codec]) -> None:
     codec = kind([KEY]).with_context(RUN)
     (sent,) = await codec.encode([payload()])
     assert sent != payload()
@@ -55,7 +56,7 @@ async def test_a_payload_is_read_with_the_key_and_in_its_run(kind: type[Codec]) 
 
 
 @both
-async def test_another_key_another_run_and_no_key_are_refused(kind: type[Codec]) -> None:
+async def test_another_key_another_workflow_and_no_key_are_refused(kind: type[Codec]) -> None:
     codec = kind([KEY]).with_context(RUN)
     elsewhere = WorkflowSerializationContext(namespace="default", workflow_id="another")
     for forged in (
@@ -104,6 +105,13 @@ async def test_nothing_can_be_read_in_what_is_encrypted() -> None:
 
 
 @both
+@pytest.mark.parametrize("keys", ["k" * 40, b"k" * 40, [], [""], ["x"], [KEY, "x" * 31], [7]])
+def test_keys_that_protect_nothing_are_refused(kind: type[Codec], keys: Any) -> None:
+    with pytest.raises(ConfigurationError, match="keys with at least 32 characters"):
+        kind(keys)
+
+
+@both
 def test_a_codec_does_not_show_its_key(kind: type[Codec]) -> None:
     assert KEY not in repr(kind([KEY]))
 
@@ -124,9 +132,14 @@ def test_the_key_comes_from_a_file_that_the_environment_names(
     with pytest.raises(ConfigurationError, match="it is not text"):
         protected(DataConverter.default, environment)
     file.write_text(f"{KEY}\n{OTHER}\n")
-    codec: Any = protected(DataConverter.default, environment).payload_codec
+    converter = protected(DataConverter.default, environment)
+    codec: Any = converter.payload_codec
     assert codec.keys == [KEY, OTHER]
+    assert protection(converter) == codec.verb
     assert protected(DataConverter.default, {}) is DataConverter.default
+    assert protection(DataConverter.default) == "neither signed nor encrypted"
+    with pytest.raises(ConfigurationError, match=f"{variable} names: it is set but empty"):
+        protected(DataConverter.default, {variable: ""})
     with pytest.raises(ConfigurationError, match="not both"):
         protected(DataConverter.default, {SIGNING_KEY_FILE: "a", ENCRYPTION_KEY_FILE: "b"})
 
@@ -190,7 +203,7 @@ async def test_a_run_that_a_stranger_starts_does_nothing(parts: Fleet) -> None:
     run = await FleetRun.attach(parts.sandbox.url, client=await parts.server.client())
     said = ""
     async with asyncio.timeout(60):
-        while "with this fleet's key for this run" not in said:
+        while "with this fleet's key for this tenant" not in said:
             try:
                 await run.progress()
             except FleetError as error:
