@@ -19,7 +19,13 @@ from temporalio.client import Client
 from temporalio.worker import Worker
 
 from monocloud_async.endpoint import bulk_operation
-from monocloud_async.errors import ConfigurationError, MonoCloudError, NotFoundError
+from monocloud_async.errors import (
+    BadRequestError,
+    ConfigurationError,
+    MonoCloudError,
+    NotFoundError,
+    UnprocessableError,
+)
 from monocloud_async.fleet.heartbeats import beating
 from monocloud_async.fleet.id_file import IdFile
 from monocloud_async.fleet.sources import Sources
@@ -120,7 +126,8 @@ def source_check(sources: Sources) -> Check:
         if source is None:
             return ""
         try:
-            await _first_line(sources, source)
+            # As for all reads, the whole file must be the planned one.
+            await sources.read(source, source.begin, min(source.size, source.begin + 1))
         except (OSError, aiohttp.ClientError) as error:
             raise ConfigurationError(
                 f"cannot read {clean(source.where)}: {error}; give this machine the file"
@@ -130,26 +137,16 @@ def source_check(sources: Sources) -> Check:
     return check
 
 
-def key_check(session: MonoCloudSession, sources: Sources) -> Check:
-    """Return the check that the tenant accepts the key; it looks up a user, and changes nothing."""
+def key_check(session: MonoCloudSession) -> Check:
+    """Return the check that the tenant accepts the key; it looks up a user who does not exist."""
 
-    async def check(question: Question) -> str:
-        user_id = f"doctor{token_hex(8)}"
-        if (source := question.source) is not None:
-            # What cannot be read is told by `source_check`.
-            with suppress(OSError, aiohttp.ClientError, ConfigurationError):
-                lines = source.parse(await _first_line(sources, source))
-                user_id = next((line.user_id for line in lines if line.user_id), user_id)
-        with suppress(NotFoundError):  # then the key was accepted
-            await session.get_user(user_id, timeout=_TIMEOUT, retry=_ONCE)
+    async def check(_: Question) -> str:
+        # The tenant checks the key before the id, so these mean that the key was accepted.
+        with suppress(NotFoundError, BadRequestError, UnprocessableError):
+            await session.get_user(f"doctor{token_hex(8)}", timeout=_TIMEOUT, retry=_ONCE)
         return "tenant and key"
 
     return check
-
-
-async def _first_line(sources: Sources, source: IdFile) -> bytes:
-    """Return the first line of ids; as for all reads, the whole file must be the planned one."""
-    return await sources.read(source, source.begin, min(source.size, source.begin + 1))
 
 
 def folder_check(folder: Path) -> None:
@@ -166,4 +163,5 @@ def folder_check(folder: Path) -> None:
             " coordinator a folder that it may write to"
         ) from None
     finally:
-        probe.unlink(missing_ok=True)
+        with suppress(OSError):  # the error of the write tells more
+            probe.unlink(missing_ok=True)

@@ -96,8 +96,8 @@ async def check_fleet(
 ) -> list[Finding]:
     """Try what a run needs, and return what was found; no user is changed.
 
-    Every worker looks up one user, and it and the coordinator read the whole file. It takes at most
-    about 90 seconds.
+    Every worker looks up a user who does not exist, and it and the coordinator read the whole file.
+    It takes at most about 90 seconds.
 
     Args:
         source: as for `FleetRun.start`. Default: no file is checked.

@@ -93,7 +93,7 @@ async def run_worker(
     run = client.get_workflow_handle_for(RunWorkflow.run, workflow_id(session.tenant))
     news = _News(session, run)
     activities = _Activities(session, allowed, news)
-    checks = source_check(allowed), key_check(session, allowed)
+    checks = source_check(allowed), key_check(session)
     following = asyncio.create_task(news.exchange())
     try:
         async with answering(client, session.tenant, *checks):

@@ -1,13 +1,16 @@
 """`fleet doctor`: with a real Temporal and real processes, and what it says of what it is told."""
 
 import asyncio
+import errno
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 from fleets import Fleet, Part, Temporal, fleet, temporal
+from raw_server import RawServer, answering, http
 
+from monocloud_async import ConfigurationError, MonoCloudSession
 from monocloud_async.fleet import Finding, check_fleet, checks, doctor
 from monocloud_async.fleet.messages import WorkerProgress
 from monocloud_async.version import __version__
@@ -134,3 +137,27 @@ def test_a_folder_that_cannot_be_written_to_is_told(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(ValueError, match="cannot write a journal to "):
         checks.folder_check(tmp_path / "nowhere")
+
+
+def test_a_folder_where_nothing_can_be_removed_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(ConfigurationError, match="Read-only file system; make room"):
+        checks.folder_check(tmp_path)
+
+
+@pytest.mark.parametrize("status", [404, 400, 422])
+async def test_a_key_is_fine_whatever_is_said_of_a_user_who_does_not_exist(status: int) -> None:
+    async with (
+        RawServer(answering(http(status=status))) as server,
+        MonoCloudSession(server.url, "key") as session,
+    ):
+        check = checks.key_check(session)
+        assert await check(checks.Question()) == "tenant and key"
+    (request,) = server.requests
+    assert request.startswith(b"GET /api/users/doctor")
