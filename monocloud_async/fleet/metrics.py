@@ -5,11 +5,13 @@ Temporal's client serves both, on one port for Prometheus or to an OpenTelemetry
 
 import asyncio
 import logging
+import socket
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import Final
+from typing import Final, get_args
 
+import msgspec
 from temporalio.client import Client
 from temporalio.common import MetricGaugeFloat, MetricMeter
 from temporalio.runtime import (
@@ -22,15 +24,23 @@ from temporalio.runtime import (
     TelemetryFilter,
 )
 
-from monocloud_async.endpoint import bulk_operation
-from monocloud_async.errors import ConfigurationError
+from monocloud_async.endpoint import Done, bulk_operation
+from monocloud_async.errors import ConfigurationError, MonoCloudError
 from monocloud_async.fleet.client import FleetRun
 from monocloud_async.fleet.health import host_and_port
 from monocloud_async.fleet.messages import Progress
-from monocloud_async.fleet.temporal import FleetError
 
 _PREFIX: Final = "monocloud_fleet_"
 _EVERY: Final = 5.0  # seconds
+# The gauges of what only a run in progress has.
+_STATE: Final = (
+    "paused",
+    "users_under_way",
+    "rate",
+    "pause_left_seconds",
+    "outage_seconds",
+    "trouble",
+)
 
 
 def runtime(metrics: str | None = None, log: logging.Logger | None = None) -> Runtime:
@@ -45,12 +55,13 @@ def runtime(metrics: str | None = None, log: logging.Logger | None = None) -> Ru
         ConfigurationError: the metrics cannot be served there.
     """
     config: PrometheusConfig | OpenTelemetryConfig | None = None
+    where = f"serve metrics at {metrics}"
     if metrics is not None and "://" in metrics:
         config = OpenTelemetryConfig(url=metrics, durations_as_seconds=True)
+        where = "send metrics to this URL"  # which may have a password
     elif metrics is not None:
-        host_and_port(metrics)
         config = PrometheusConfig(
-            bind_address=metrics,
+            bind_address=_socket_address(metrics),
             counters_total_suffix=True,
             unit_suffix=True,
             durations_as_seconds=True,
@@ -60,7 +71,20 @@ def runtime(metrics: str | None = None, log: logging.Logger | None = None) -> Ru
     try:
         return Runtime(telemetry=TelemetryConfig(metrics=config, logging=logs))
     except (RuntimeError, ValueError) as error:
-        raise ConfigurationError(f"cannot serve metrics at {metrics}: {error}") from None
+        raise ConfigurationError(f"cannot {where}: {error}") from None
+
+
+def _socket_address(address: str) -> str:
+    """Return HOST:PORT with an IP address as the host, of IPv4 if it has one."""
+    host, port = host_and_port(address)
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        raise ConfigurationError(f"cannot serve metrics at {address}: no such host") from None
+    addresses = {family: name[0] for family, _, _, _, name in reversed(found)}
+    if socket.AF_INET in addresses:
+        return f"{addresses[socket.AF_INET]}:{port}"
+    return f"[{addresses[socket.AF_INET6]}]:{port}"
 
 
 @asynccontextmanager
@@ -80,12 +104,19 @@ async def _measure(run: FleetRun, meter: MetricMeter) -> None:
     gauges = _Gauges(meter.with_additional_attributes({"tenant": run.tenant}))
     gauges.show(None)
     while True:
-        with suppress(FleetError):  # there was no run yet, or Temporal is down
+        with suppress(MonoCloudError):  # there was no run yet, or Temporal is down
             if await run.over():
                 gauges.show(None)
             else:
-                gauges.show(await run.progress())
+                await _show_progress(run, gauges)
         await asyncio.sleep(_EVERY)
+
+
+async def _show_progress(run: FleetRun, gauges: "_Gauges") -> None:
+    try:
+        gauges.show(await run.progress())
+    except (MonoCloudError, msgspec.DecodeError):  # of another version, or a step of it fails
+        gauges.show_trouble()
 
 
 class _Gauges:
@@ -112,13 +143,16 @@ class _Gauges:
         gauge("trouble", "Steps that fail and are retried")
 
     def show(self, progress: Progress | None) -> None:
-        """Set all gauges; without a run, only that there is none."""
+        """Set all gauges; without a run, those of its state to 0, and the counts stay."""
         self._set("running", progress is not None)
         if progress is None:
+            for name in _STATE:
+                self._set(name, 0)
             return
         self._set("paused", progress.paused is not None)
         done = bulk_operation(progress.operation).done
         for outcome, users in (
+            *((other, 0) for other in get_args(Done) if other != done),  # of an earlier run
             (done, progress.users_done),
             ("failed", progress.failed),
             ("unknown", progress.unknown),
@@ -146,6 +180,11 @@ class _Gauges:
         self._set("members", roles["coordinator"], role="coordinator")
         self._set("members", len(progress.away), role="away")
         self._set("trouble", len(progress.trouble))
+
+    def show_trouble(self) -> None:
+        """Set that a run is in progress, and that it cannot tell how it goes."""
+        self._set("running", 1)
+        self._set("trouble", 1)
 
     def _set(self, name: str, value: float, **attributes: str) -> None:
         self._all[name].set(float(value), attributes)

@@ -11,17 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import msgspec
 import pytest
 from fleets import Fleet, Part, fleet, temporal
+from msgspec import structs
 from recipes import free_port
 
 from monocloud_async import ConfigurationError, NotFoundError
 from monocloud_async.cli.fleet import logs
-from monocloud_async.fleet import Progress, WorkerProgress, metrics
+from monocloud_async.fleet import FleetError, Progress, WorkerProgress, metrics
 from monocloud_async.fleet.health import host_and_port, watched
 from monocloud_async.fleet.metrics import runtime
 
 NOBODY: Any = None  # a client that is not asked
+FINE = Progress(
+    tenant="https://acme", source="ids.txt", size=1, expected=1, done=0, max_rate=None, rate=0.0
+)
 
 
 @pytest.fixture
@@ -164,7 +169,8 @@ def test_the_gauges_say_what_status_says() -> None:
     meter: Any = Meter()
     gauges = metrics._Gauges(meter)
     gauges.show(None)
-    assert meter.values == {"running": 0.0}
+    state = dict.fromkeys(("running", *metrics._STATE), 0.0)
+    assert meter.values == state
     member = WorkerProgress(name="7@host 0.1.0", role="worker", seconds=1.0)
     gauges.show(
         Progress(
@@ -176,7 +182,8 @@ def test_the_gauges_say_what_status_says() -> None:
         )
     )  # fmt: skip
     assert meter.values == {
-        "running": 1.0, "paused": 1.0, "users enabled": 10.0, "users failed": 2.0,
+        "running": 1.0, "paused": 1.0, "users enabled": 10.0, "users disabled": 0.0,
+        "users failed": 2.0,
         "users unknown": 1.0, "users bad_line": 3.0, "users_expected": 50.0,
         "users_under_way": 5.0, "recorded_ratio": 0.25, "requests all": 14.0,
         "requests retry": 1.0, "requests throttled": 2.0, "rate": 150.0, "rate_limit": 300.0,
@@ -184,3 +191,68 @@ def test_the_gauges_say_what_status_says() -> None:
         "chunks handed_out": 4.0, "chunks waiting": 1.0, "members worker": 1.0,
         "members coordinator": 0.0, "members away": 1.0, "trouble": 1.0,
     }  # fmt: skip
+    counted = meter.values.copy()
+    gauges.show(None)
+    assert meter.values == counted | state
+
+
+def test_a_run_that_disables_does_not_show_the_enabled_of_an_earlier_one() -> None:
+    meter: Any = Meter()
+    gauges = metrics._Gauges(meter)
+    run = structs.replace(FINE, enabled=9)
+    gauges.show(run)
+    gauges.show(structs.replace(run, operation="disable", enabled=0, disabled=4))
+    assert (meter.values["users enabled"], meter.values["users disabled"]) == (0.0, 4.0)
+
+
+class Run:
+    """Stands in for a run that is in progress; each answer is a progress or an error."""
+
+    tenant = "https://acme"
+
+    def __init__(self, *answers: Progress | Exception) -> None:
+        self.answers = list(answers)
+        self.seen = list[tuple[float, float]]()
+        self.meter = Meter()
+
+    def with_additional_attributes(self, _: dict[str, str]) -> Meter:
+        return self.meter
+
+    async def over(self) -> bool:
+        """Remember what the gauges show by now, and end when there are no more answers."""
+        self.seen.append((self.meter.values["running"], self.meter.values["trouble"]))
+        if not self.answers:
+            raise asyncio.CancelledError
+        return False
+
+    async def progress(self) -> Progress:
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+async def test_a_run_that_cannot_tell_its_progress_has_trouble_until_it_can(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(metrics, "_EVERY", 0)
+    run: Any = Run(
+        FleetError("a step fails"), FINE, msgspec.ValidationError("of another version"), FINE,
+        ConfigurationError("an unknown operation"),
+    )  # fmt: skip
+    with pytest.raises(asyncio.CancelledError):
+        await metrics._measure(run, run)
+    assert run.seen == [(0, 0), (1, 1), (1, 0), (1, 1), (1, 0), (1, 1)]
+
+
+async def test_metrics_are_served_at_a_name_and_no_error_shows_a_password() -> None:
+    port = free_port()
+    kept = runtime(f"localhost:{port}")
+    assert (await get(f"127.0.0.1:{port}/metrics"))[0] == 200
+    del kept
+    with pytest.raises(ConfigurationError, match="no such host"):
+        runtime("a..b:1")
+    for url in ("http://eve:hunter2@/x", "https://eve:hunter2@[x"):
+        with pytest.raises(ConfigurationError, match="cannot send metrics to this URL") as caught:
+            runtime(url)
+        assert "hunter2" not in str(caught.value)
