@@ -7,7 +7,7 @@ import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import timedelta
 from typing import Final
 
@@ -39,8 +39,12 @@ async def watched(client: Client, address: str | None = None) -> AsyncIterator[N
         notifying = asyncio.create_task(_notify_regularly())
         stack.callback(notifying.cancel)
         _notify("READY=1")
-        stack.callback(_notify, "STOPPING=1")
         yield
+
+
+def tell_stopping() -> None:
+    """Tell systemd that the process stops; the calls in flight may still take their time."""
+    _notify("STOPPING=1")
 
 
 @asynccontextmanager
@@ -83,16 +87,20 @@ def host_and_port(address: str) -> tuple[str, int]:
 
 async def _notify_regularly() -> None:
     """Tell systemd that the event loop turns, if it asks for that (sd_watchdog_enabled(3))."""
-    microseconds = os.environ.get("WATCHDOG_USEC", "")
-    while microseconds.isdecimal():
+    given = os.environ.get("WATCHDOG_USEC", "")
+    microseconds = int(given) if given.isdecimal() else 0
+    while microseconds:
         _notify("WATCHDOG=1")
-        await asyncio.sleep(int(microseconds) / 1_000_000 / _WATCHDOG)
+        await asyncio.sleep(microseconds / 1_000_000 / _WATCHDOG)
 
 
 def _notify(message: str) -> None:
-    """Tell systemd, if it has started this process (sd_notify(3))."""
+    """Tell systemd, if it has started this process and listens (sd_notify(3))."""
     path = os.environ.get("NOTIFY_SOCKET")
     if not path:
         return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as there:
+    there = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    # Another process may have left the variable, or systemd may be busy; then it acts by itself.
+    with there, suppress(OSError):
+        there.settimeout(0)
         there.sendto(message.encode(), f"\0{path[1:]}" if path.startswith("@") else path)

@@ -3,10 +3,12 @@
 import asyncio
 import json
 import logging
+import os
 import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,9 @@ from msgspec import structs
 from recipes import free_port
 
 from monocloud_async import ConfigurationError, NotFoundError
-from monocloud_async.cli.fleet import logs
+from monocloud_async.cli.fleet import commands, logs
 from monocloud_async.fleet import FleetError, Progress, WorkerProgress, metrics
-from monocloud_async.fleet.health import host_and_port, watched
+from monocloud_async.fleet.health import host_and_port, tell_stopping, watched
 from monocloud_async.fleet.metrics import runtime
 
 NOBODY: Any = None  # a client that is not asked
@@ -34,6 +36,10 @@ async def parts(tmp_path: Path) -> AsyncIterator[Fleet]:
     with temporal(tmp_path) as server:
         async with fleet(tmp_path, server, 40, latency=0.02) as parts:
             yield parts
+
+
+async def nothing(*_: object, **__: object) -> None:
+    """Stand in for a function whose work is not needed."""
 
 
 async def get(address: str) -> tuple[int, str]:
@@ -96,7 +102,78 @@ async def test_systemd_is_told_of_the_start_of_life_and_of_the_end(
             assert systemd.recv(100) == b"READY=1"
             await asyncio.sleep(0)
             assert systemd.recv(100) == b"WATCHDOG=1"
-        assert systemd.recv(100) == b"STOPPING=1"
+            tell_stopping()
+            assert systemd.recv(100) == b"STOPPING=1"
+
+
+async def test_systemd_that_does_not_listen_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    monkeypatch.setenv("WATCHDOG_USEC", "3000")
+    async with watched(NOBODY):
+        await asyncio.sleep(0.01)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+            systemd.bind(str(tmp_path / "notify"))
+            async with asyncio.timeout(60):
+                assert await asyncio.to_thread(systemd.recv, 100) == b"WATCHDOG=1"
+
+
+async def test_a_watchdog_of_no_time_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        monkeypatch.setenv("WATCHDOG_USEC", "0")
+        async with watched(NOBODY):
+            await asyncio.sleep(0)
+            tell_stopping()
+        systemd.settimeout(5)
+        assert [systemd.recv(100), systemd.recv(100)] == [b"READY=1", b"STOPPING=1"]
+
+
+@pytest.mark.parametrize(("where", "asks"), [(None, False), ("127.0.0.1:9464", True)])
+def test_a_coordinator_asks_for_gauges_only_if_it_shows_them(
+    monkeypatch: pytest.MonkeyPatch, where: str | None, *, asks: bool
+) -> None:
+    seen = list[str]()
+
+    @asynccontextmanager
+    async def run_metrics(_: object, tenant: str) -> AsyncIterator[None]:
+        seen.append(tenant)
+        yield
+
+    monkeypatch.setattr(commands, "run_metrics", run_metrics)
+    monkeypatch.setattr(commands, "runtime", lambda *_: None)
+    monkeypatch.setattr(commands, "connect", nothing)
+    monkeypatch.setattr(commands, "run_coordinator", nothing)
+    service = commands.Service(metrics=where)
+    assert commands.coordinator("acme.eu.monocloud.com", [], service) == 0
+    assert bool(seen) == asks
+
+
+def test_systemd_is_told_of_the_end_before_the_calls_in_flight_finish(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = list[bytes]()
+
+    async def run_coordinator(*_: object, **__: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        try:
+            await asyncio.sleep(60)
+        finally:
+            seen.extend([systemd.recv(100), systemd.recv(100)])
+
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    monkeypatch.delenv("WATCHDOG_USEC", raising=False)
+    monkeypatch.setattr(commands, "connect", nothing)
+    monkeypatch.setattr(commands, "run_coordinator", run_coordinator)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.settimeout(5)
+        systemd.bind(str(tmp_path / "notify"))
+        assert commands.coordinator("acme.eu.monocloud.com", [], commands.Service()) == 0
+    assert seen == [b"READY=1", b"STOPPING=1"]
 
 
 async def test_without_systemd_and_an_address_nothing_is_told(

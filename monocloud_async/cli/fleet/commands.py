@@ -3,7 +3,7 @@
 import asyncio
 import signal
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -37,7 +37,7 @@ try:
         run_coordinator,
         run_worker,
     )
-    from monocloud_async.fleet.health import watched
+    from monocloud_async.fleet.health import tell_stopping, watched
     from monocloud_async.fleet.metrics import run_metrics, runtime
 except ImportError as error:
     raise ConfigurationError(str(error)) from None
@@ -67,7 +67,9 @@ def coordinator(domain: str | None, sources: Sequence[str], service: Service) ->
     tenant = base_url(domain)
 
     async def host(client: "Client") -> None:
-        async with run_metrics(client, tenant):
+        # Nobody sees the gauges otherwise, and they are a question to Temporal every few seconds.
+        shown = nullcontext() if service.metrics is None else run_metrics(client, tenant)
+        async with shown:
             await run_coordinator(domain, sources=sources, client=client)
 
     what = (
@@ -106,6 +108,7 @@ async def _until_interrupted(
             say(streams.err(), line)
 
     def interrupt(_signal: signal.Signals) -> None:
+        tell_stopping()
         tell("Stopping: calls in flight finish first")
         task.cancel()
 
