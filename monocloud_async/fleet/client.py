@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shlex
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -266,10 +267,14 @@ class FleetRun:
             if event.HasField("workflow_task_failed_event_attributes"):
                 failed = event.workflow_task_failed_event_attributes
                 why = await failure_text(self._client, workflow_id(self.tenant), failed.failure)
+                which = ["--namespace", self._client.namespace]
+                which += ["--workflow-id", workflow_id(self.tenant)]
+                # A `cancel` would be one more step that fails.
                 raise FleetError(
                     f"the run cannot go on, because a step of it fails in the coordinator"
                     f" {failed.identity}: {clean(why)}; if a coordinator of"
-                    " another version began the run, start that version again"
+                    " another version began the run, start that version again, or end the run with:"
+                    f" temporal workflow terminate {shlex.join(which)}"
                 )
 
     async def failures(self) -> list[Failure]:

@@ -1,6 +1,8 @@
 """Payloads that are signed or encrypted with a key of the operator, and those that are not."""
 
 import asyncio
+import re
+import shlex
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +28,7 @@ from monocloud_async.fleet.codec import (
     protected,
     protection,
 )
+from monocloud_async.fleet.temporal import workflow_id
 
 KEY, OTHER = "k" * 40, "o" * 40
 RUN = WorkflowSerializationContext(namespace="default", workflow_id="run")
@@ -200,15 +203,23 @@ async def test_a_run_that_a_stranger_starts_does_nothing(parts: Fleet) -> None:
     with without_key(parts):
         await parts.start(50)
     parts.part("coordinator")
+    parts.part("worker")
     run = await FleetRun.attach(parts.sandbox.url, client=await parts.server.client())
     said = ""
     async with asyncio.timeout(60):
+        while "worker" not in {each.role for each in await run.members()}:  # noqa: ASYNC110  another process
+            await asyncio.sleep(0.1)
         while "with this fleet's key for this tenant" not in said:
             try:
                 await run.progress()
             except FleetError as error:
                 said = str(error)
     assert said.startswith("the run cannot go on, because a step of it fails in the coordinator")
+    (ends,) = re.findall(r"or end the run with: (temporal .*)", said)
+    assert shlex.split(ends) == [
+        *("temporal", "workflow", "terminate", "--namespace", "default"),
+        *("--workflow-id", workflow_id(parts.sandbox.url)),
+    ]
     assert parts.sandbox.asked == []
     assert not parts.journal.exists()
 
