@@ -1,9 +1,11 @@
-"""Checks the configuration from the caller or the environment, before any I/O."""
+"""Checks the configuration from the caller or the environment, before anything is sent."""
 
 import ipaddress
 import os
 import re
+import stat
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn, SupportsIndex
 from urllib.parse import SplitResult, urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -86,6 +88,23 @@ def mask_key(api_key: str | None) -> MaskedKey:
         return MaskedKey(os.environ.get(API_KEY, ""))
     # A value of another type is not valid, but must not appear in tracebacks either.
     return MaskedKey(api_key) if isinstance(api_key, str) else MaskedKey(" ")
+
+
+def exposure(key_file: Path) -> str | None:
+    """Return a warning if other users of this machine can read this key file.
+
+    The file of another user may be open to a group, because this process needs that to read it: so
+    Kubernetes gives a secret to a pod.
+    """
+    # systemd protects credentials with an access list, which looks like group permissions.
+    systemds = os.environ.get("CREDENTIALS_DIRECTORY")
+    found = key_file.stat()
+    if not stat.S_ISREG(found.st_mode) or (systemds and key_file.is_relative_to(systemds)):
+        return None
+    ours = not hasattr(os, "geteuid") or found.st_uid == os.geteuid()
+    if not found.st_mode & (stat.S_IROTH | (stat.S_IRGRP if ours else 0)):
+        return None
+    return f"Others on this machine can read the key: chmod {'600' if ours else 'o-r'} {key_file}"
 
 
 def credentials(api_key: MaskedKey, *, compression: bool = False) -> Credentials:

@@ -1,5 +1,7 @@
 import copy
+import os
 import pickle
+from pathlib import Path
 
 import pytest
 
@@ -138,3 +140,26 @@ def test_a_recorder_may_copy_the_headers_with_the_key_but_not_pickle_them() -> N
 )
 def test_localhost_is_the_name_of_its_address(tenant: str, name: str) -> None:
     assert config.tenant_name(tenant) == name
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="needs users")
+@pytest.mark.parametrize(
+    ("mode", "ours", "advice"),
+    [
+        (0o600, True, None),
+        (0o640, True, "chmod 600"),
+        (0o604, True, "chmod 600"),
+        (0o440, False, None),
+        (0o444, False, "chmod o-r"),
+    ],
+)
+def test_a_key_file_that_others_can_read_is_told_with_advice_that_can_be_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, mode: int, ours: bool, advice: str | None
+) -> None:
+    key = tmp_path / "key"
+    key.touch()
+    key.chmod(mode)
+    if not ours:
+        monkeypatch.setattr(os, "geteuid", lambda: key.stat().st_uid + 1)
+    warning = None if advice is None else f"Others on this machine can read the key: {advice} {key}"
+    assert config.exposure(key) == warning

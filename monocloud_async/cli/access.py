@@ -1,7 +1,5 @@
 """Makes a session from the options of a command: domain, key, timeout, retries and proxy."""
 
-import os
-import stat
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -9,7 +7,7 @@ from pathlib import Path
 
 import aiohttp
 
-from monocloud_async.config import base_url, mask_key, proxy_of_environment
+from monocloud_async.config import base_url, exposure, mask_key, proxy_of_environment
 from monocloud_async.connector import Connector
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.retry import RetryPolicy
@@ -75,17 +73,13 @@ def read_key(path: Path, warn: Say) -> str:
     """
     try:
         with path.open("rb") as file:
-            mode = path.stat().st_mode
+            warning = exposure(path)
             content = file.read(MAX_KEY)
     except OSError as error:
         raise ConfigurationError(f"cannot read the key file {path}: {error.strerror}") from None
     if not content.strip():
         raise ConfigurationError(f"the key file {path} is empty")
-    # systemd protects credentials with an access list, which looks like group permissions.
-    systemds = os.environ.get("CREDENTIALS_DIRECTORY")
-    if systemds is not None and path.is_relative_to(systemds):
-        mode = 0
-    if stat.S_ISREG(mode) and mode & (stat.S_IRGRP | stat.S_IROTH):
-        warn(f"Others on this machine can read the key: chmod 600 {path}")
+    if warning is not None:
+        warn(warning)
     # Latin-1 decodes any bytes, so the session alone has to check the key.
     return mask_key(content.decode("latin-1").removesuffix("\n").removesuffix("\r"))

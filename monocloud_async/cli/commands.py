@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from io import FileIO
 from itertools import islice
 from pathlib import Path
@@ -19,7 +20,7 @@ import typer
 from rich.console import Console
 
 from monocloud_async.cli import loop, streams
-from monocloud_async.cli.access import Access, read_key
+from monocloud_async.cli.access import Access, Say, read_key
 from monocloud_async.cli.display import say
 from monocloud_async.cli.exit_codes import ALL_DONE, INTERRUPTED, SOME_FAILED
 from monocloud_async.cli.files import Kept
@@ -58,11 +59,16 @@ _FEW = 10  # users, for whom nobody is asked
 
 
 def access(
-    domain: str | None, api_key_file: Path | None, timeout: float | None, attempts: int
+    domain: str | None,
+    api_key_file: Path | None,
+    timeout: float | None,
+    attempts: int,
+    *,
+    warn: Say | None = None,
 ) -> Access:
-    """Return the `Access` for these options."""
-    warn = streams.err()
-    key = None if api_key_file is None else read_key(api_key_file, lambda text: say(warn, text))
+    """Return the `Access` for these options; warnings go to stderr by default."""
+    warn = warn or partial(say, streams.err())
+    key = None if api_key_file is None else read_key(api_key_file, warn)
     return Access(domain=domain, api_key=key, timeout=timeout, attempts=attempts)
 
 

@@ -7,6 +7,7 @@ whoever reaches Temporal can repeat a message of an earlier one.
 """
 
 import hmac
+import logging
 import os
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -25,10 +26,13 @@ from temporalio.converter import (
     WorkflowSerializationContext,
 )
 
+from monocloud_async.config import exposure
 from monocloud_async.errors import ConfigurationError, MonoCloudError
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+_LOG: Final = logging.getLogger("monocloud_async.fleet")
 
 SIGNING_KEY_FILE: Final = "MONOCLOUD_FLEET_SIGNING_KEY_FILE"
 ENCRYPTION_KEY_FILE: Final = "MONOCLOUD_FLEET_ENCRYPTION_KEY_FILE"
@@ -129,7 +133,11 @@ class SigningCodec(_Codec):
 
 
 class EncryptingCodec(_Codec):
-    """Encrypts payloads with AES-256-GCM, which also shows whether they were changed."""
+    """Encrypts payloads with AES-256-GCM, which also shows whether they were changed.
+
+    The messages of failures are encrypted only if the data converter also has
+    `temporalio.converter.DefaultFailureConverterWithEncodedAttributes`.
+    """
 
     verb = "encrypted"
 
@@ -197,11 +205,16 @@ def _keys(file: str) -> list[str]:
     """Return the keys in this file, one in a line."""
     if not file:  # not the same as no variable: somebody wanted a key
         raise ConfigurationError("it is set but empty")
+    path = Path(file)
     try:
-        return Path(file).read_text(encoding="utf-8").split()
+        keys = path.read_text(encoding="utf-8").split()
+        warning = exposure(path)
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not text"
         raise ConfigurationError(f"{file}: {why}") from None
+    if warning is not None:
+        _LOG.warning("%s", warning)
+    return keys
 
 
 def _aes(key: bytes) -> "AESGCM":

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -89,6 +90,25 @@ async def test_a_fleet_shows_its_health_and_metrics_and_logs_as_json(parts: Flee
         assert {"time", "level", "logger", "message"} <= lines[0].keys()
         assert lines[0]["message"].startswith(("Hosting the runs of", "Working for"))
         assert parts.sandbox.api_key not in part.said()
+
+
+@pytest.mark.process
+def test_a_key_file_that_others_can_read_is_told_as_json_too(tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text("sentinel")
+    key.chmod(0o644)
+    done = subprocess.run(
+        [sys.executable, "-m", "monocloud_async", "fleet", "worker", "--json-logs",
+         "--api-key-file", key, "--domain", "acme.eu.monocloud.com"],
+        env=os.environ | {"TEMPORAL_ADDRESS": "127.0.0.1:1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )  # fmt: skip
+    first = json.loads(done.stderr.splitlines()[0])
+    assert first["level"] == "warning"
+    assert f"can read the key: chmod 600 {key}" in first["message"]
 
 
 async def test_systemd_is_told_of_the_start_of_life_and_of_the_end(

@@ -121,12 +121,13 @@ def test_a_codec_does_not_show_its_key(kind: type[Codec]) -> None:
 
 @pytest.mark.parametrize("variable", [SIGNING_KEY_FILE, ENCRYPTION_KEY_FILE])
 def test_the_key_comes_from_a_file_that_the_environment_names(
-    tmp_path: Path, variable: str
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, variable: str
 ) -> None:
     file = tmp_path / "fleet.key"
     environment = {variable: str(file)}
     with pytest.raises(ConfigurationError, match="No such file"):
         protected(DataConverter.default, environment)
+    file.touch(0o600)
     for content in ("", "short\n", f"{KEY}\nshort\n"):
         file.write_text(content)
         with pytest.raises(ConfigurationError, match="at least 32 characters"):
@@ -138,6 +139,10 @@ def test_the_key_comes_from_a_file_that_the_environment_names(
     converter = protected(DataConverter.default, environment)
     codec: Any = converter.payload_codec
     assert codec.keys == [KEY, OTHER]
+    assert [record.getMessage() for record in caplog.records] == []
+    file.chmod(0o644)
+    protected(DataConverter.default, environment)
+    assert f"can read the key: chmod 600 {file}" in caplog.text
     assert protection(converter) == codec.verb
     assert protected(DataConverter.default, {}) is DataConverter.default
     assert protection(DataConverter.default) == "neither signed nor encrypted"

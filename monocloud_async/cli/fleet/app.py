@@ -128,8 +128,10 @@ def worker(
     """
     from monocloud_async.cli import commands  # noqa: PLC0415  help is quick
     from monocloud_async.cli.fleet import commands as fleet_commands  # noqa: PLC0415  help is quick
+    from monocloud_async.cli.fleet import logs  # noqa: PLC0415  help is quick
 
-    access = commands.access(domain, api_key_file, timeout, attempts)
+    warn = logs.set_up(json=json_logs).warning
+    access = commands.access(domain, api_key_file, timeout, attempts, warn=warn)
     service = fleet_commands.Service(health, metrics, json_logs)
     raise typer.Exit(fleet_commands.worker(access, source or [], service))
 

@@ -9,7 +9,10 @@ from monocloud_async.errors import MonoCloudError
 
 
 def set_up(*, json: bool) -> logging.Logger:
-    """Write all logs to stderr, one line each if it can be, and return the fleet's logger."""
+    """Write all logs to stderr, one line each if it can be, and return the fleet's logger.
+
+    To call it again changes nothing.
+    """
     handler = logging.StreamHandler()
     handler.setFormatter(_Json() if json else _Text("%(asctime)s %(message)s"))
     logging.basicConfig(handlers=[handler])
