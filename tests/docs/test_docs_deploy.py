@@ -16,6 +16,7 @@ import yaml
 
 from monocloud_async.cli.fleet.app import app
 from monocloud_async.fleet import metrics, worker
+from monocloud_async.fleet.codec import SIGNING_KEY_FILE
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "docs" / "examples"
@@ -62,6 +63,11 @@ def test_the_image_runs_the_worker_as_nobody_special_and_checks_its_health() -> 
     assert words("ENTRYPOINT") == ["monocloud-async", "fleet"]
     command = words("CMD")
     check_options(command)
+    shown = re.findall(r"monocloud-async \\\n#\s+(.*)$", DOCKERFILE, re.MULTILINE)
+    assert [line.split()[0] for line in shown] == ["worker", "coordinator"]
+    for line in shown:
+        check_options(line.split())
+        assert "--health 0.0.0.0:8080" in line  # which HEALTHCHECK asks
     health = command[command.index("--health") + 1].rpartition(":")[2]
     metrics_port = command[command.index("--metrics") + 1].rpartition(":")[2]
     assert f"EXPOSE {health} {metrics_port}\n" in DOCKERFILE
@@ -113,6 +119,8 @@ def test_a_unit_starts_a_command_that_exists_and_gives_it_time_to_end(name: str)
     (seconds,) = re.findall(r"^TimeoutStopSec=(\d+)$", text, re.MULTILINE)
     assert int(seconds) > worker._GRACE.total_seconds()
     assert "Type=notify\nWatchdogSec=60\n" in text
+    assert "\n#LoadCredential=fleet.key:/etc/monocloud/fleet.key\n" in text
+    assert f"\n#Environment={SIGNING_KEY_FILE}=%d/fleet.key\n" in text
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd")
@@ -121,6 +129,7 @@ def test_systemd_accepts_the_units(tmp_path: Path) -> None:
     for name in UNITS:
         text = (EXAMPLES / name).read_text(encoding="utf-8")
         text = re.sub(r"(?m)^ExecStart=\S+", f"ExecStart={sys.executable}", text)
+        text = re.sub(r"(?m)^#(?=\w+=)", "", text)  # what can be switched on
         (tmp_path / name).write_text(text, encoding="utf-8")
     done = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", *(tmp_path / name for name in UNITS)],
