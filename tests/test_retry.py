@@ -31,7 +31,10 @@ class Clock:
 
 
 def failing(*errors: Exception) -> tuple[Callable[[float], Awaitable[str]], list[float]]:
-    """An attempt that raises these errors in turn, then succeeds, and records its arguments."""
+    """An attempt that raises these errors in turn, then succeeds, and records its arguments.
+
+    Each sends one request, as the `attempts` of its error say.
+    """
     left = list(errors)
     given: list[float] = []
 
@@ -39,7 +42,10 @@ def failing(*errors: Exception) -> tuple[Callable[[float], Awaitable[str]], list
         given.append(seconds)
         await asyncio.sleep(0)
         if left:
-            raise left.pop(0)
+            error = left.pop(0)
+            if isinstance(error, m.MonoCloudError):
+                error.attempts = 1
+            raise error
         return "done"
 
     return attempt, given
@@ -256,6 +262,7 @@ def test_who_may_not_retry_is_not_kept_waiting() -> None:
         clock = Clock()
         attempt, given = failing(busy(), busy())
         first = busy()
+        first.attempts = 1
         with pytest.raises(m.ServerError) as caught:
             await retry.retry_call(
                 RetryPolicy(),
