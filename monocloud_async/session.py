@@ -489,15 +489,11 @@ class MonoCloudSession:
                 if isinstance(error, MonoCloudError):
                     sent += not error.refusal
                     error.attempts = sent
-                if policy.attempts == 1 or not policy.allows(error):
+                is_throttled = isinstance(error, RateLimitedError)
+                queues_again = is_throttled or (policy.wait_if_down and limiter.down)
+                if policy.attempts == 1 or not policy.allows(error) or not queues_again:
                     raise
-                if isinstance(error, RateLimitedError):
-                    refused = ticket
-                elif policy.wait_if_down and limiter.down:
-                    refused = None
-                else:
-                    raise
-                last = error
+                refused, last = ticket if is_throttled else None, error
             else:
                 limiter.granted(ticket, clock())
                 return result
