@@ -265,7 +265,12 @@ class _ObservedCall(Call):
 def _is_left_out(parent: "Span") -> bool:
     """Return whether the trace of this span, which is of this process, is not sampled."""
     context = parent.get_span_context()
-    return not context.is_remote and context.is_valid and not parent.is_recording()
+    return (
+        not context.is_remote
+        and context.is_valid
+        and not parent.is_recording()
+        and not context.trace_flags.sampled  # a sampled span that has ended does not record either
+    )
 
 
 def _fault(error: BaseException) -> "Attributes":

@@ -349,3 +349,14 @@ async def test_a_call_in_a_trace_that_is_not_sampled_has_no_span(seen: Seen, sin
         await session.enable_user("ada")
     assert not seen.spans()
     assert sum(since.all("call.duration").values()) == 1
+
+
+async def test_a_call_of_a_task_that_outlives_the_sampled_span_above_has_a_span(
+    seen: Seen,
+) -> None:
+    async with FakeMonoCloud(Sandbox(users=["ada"])) as session:
+        with trace.get_tracer("of an application").start_as_current_span("GET /unlock") as above:
+            task = asyncio.create_task(session.enable_user("ada"))
+        await task
+    (span,) = seen.spans()[ENABLE]
+    assert span.parent == above.get_span_context()
