@@ -32,8 +32,9 @@ Head = Mapping[str, str] | bytes
 _OK: Final = 200
 
 # Parsing
+# The spaces are possessive, or a long row of them would be tried at each length.
 _LINE: Final = re.compile(
-    rb"\n((?:x-)?rate-?limit(?:-[a-z]{1,20})?|date):[ \t]*([ -~]{0,500})\r", re.IGNORECASE
+    rb"\n((?:x-)?rate-?limit(?:-[a-z]{1,20})?|date):[ \t]*+([ -~]{0,500})\r", re.IGNORECASE
 )
 _NAME: Final = re.compile(rb"\n(?:x-)?rate-?limit", re.IGNORECASE)
 _LONGEST_VALUE: Final = 500  # characters; longer ones are no hints
