@@ -140,6 +140,7 @@ class _ObservedCall(Call):
     # On the class, because most calls change none of these.
     _requests = _retries = _throttled = _unsent = 0
     _error: BaseException | None = None  # of the last request
+    _may_have_succeeded = False  # a request got no response
     _span: "Span | None" = None  # if it is recorded
     _token: Any = None
     _waits = False  # in the queue
@@ -191,7 +192,9 @@ class _ObservedCall(Call):
     def failed(self, error: BaseException) -> None:
         self._error = error
         self._throttled += isinstance(error, RateLimitedError)
-        self._unsent += isinstance(error, TransportError) and not error.sent
+        if isinstance(error, TransportError):
+            self._unsent += not error.sent
+            self._may_have_succeeded |= error.sent
 
     def sleeps(self, sleep: Sleep) -> Sleep:
         if self._span is None:
@@ -230,14 +233,16 @@ class _ObservedCall(Call):
             self._end(self._span, error)
 
     def _result(self, error: BaseException) -> "Attributes":
-        """Return how the call ended: its last request decides, if any was sent."""
+        """Return how the call ended: by its last request, if any was sent."""
         if not isinstance(error, MonoCloudError):
             return {"monocloud.outcome": "cancelled", "error.type": type(error).__name__}
         if not self._requests:
             reason = error.refusal or type(error).__name__
             return {"monocloud.outcome": "refused", "error.type": reason}
         decisive = self._error or error
-        is_unknown = isinstance(decisive, TransportError) and decisive.sent
+        # As in a run, only a final refusal settles an earlier request that got no response.
+        is_final = isinstance(decisive, StatusError) and not decisive.transient
+        is_unknown = self._may_have_succeeded and not is_final
         return {"monocloud.outcome": "unknown" if is_unknown else "failed", **_fault(decisive)}
 
     def _note_wait(self, span: "Span") -> None:

@@ -188,6 +188,28 @@ async def test_a_failed_call_says_how_in_its_span_and_its_duration(
     assert since.all("call.duration") == {tuple(sorted((host, "enable", outcome, kind))): 1}
 
 
+@pytest.mark.parametrize(
+    ("later", "outcome", "kind"),
+    [
+        (m.TransportError("refused", sent=False), "unknown", "TransportError"),
+        (m.ServerError(status=503), "unknown", "503"),
+        (m.NotFoundError(status=404), "failed", "404"),
+    ],
+)
+def test_only_a_final_refusal_settles_a_request_without_a_response(
+    since: Since, later: m.MonoCloudError, outcome: str, kind: str
+) -> None:
+    async def main() -> None:
+        tenant = Tenant()
+        tenant.faults = iter([m.TransportError("cut"), later])
+        async with tenant.session() as session:
+            with pytest.raises(type(later)):
+                await session.enable_user("zoe", retry=RetryPolicy(attempts=2))
+
+    run(main(), sockets=False)
+    assert since("call.duration", HOST, "enable", outcome, kind) == 1
+
+
 async def test_the_span_of_a_refused_user_has_monoclouds_trace_id(seen: Seen) -> None:
     async with FakeMonoCloud(Sandbox(users=["ada"])) as session:
         with pytest.raises(m.NotFoundError) as caught:
