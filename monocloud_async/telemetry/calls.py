@@ -179,8 +179,8 @@ class _ObservedCall(Call):
             self._paused_before = queue.limiter.paused_seconds(now)
 
     def sends(self) -> None:
-        if self._requests and not isinstance(self._error, RateLimitedError):
-            self._retries += 1
+        if self._requests:
+            self._retries += not isinstance(self._error, RateLimitedError)
         self._requests += 1
         if self._span is not None:
             if self._waits:
@@ -190,6 +190,11 @@ class _ObservedCall(Call):
             self._waits = False
 
     def failed(self, error: BaseException) -> None:
+        if isinstance(error, MonoCloudError) and error.refusal:  # after all, it was not sent
+            self._requests -= 1
+            if self._requests:
+                self._retries -= not isinstance(self._error, RateLimitedError)
+            return
         self._error = error
         self._throttled += isinstance(error, RateLimitedError)
         if isinstance(error, TransportError):

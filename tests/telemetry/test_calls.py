@@ -4,6 +4,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
+import aiohttp
 import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
@@ -311,6 +312,34 @@ async def test_a_request_without_a_connection_was_not_sent(since: Since) -> None
             await session.enable_user("zoe", retry=RetryPolicy(attempts=1))
     assert since("requests", "127.0.0.1", "call") == 0
     assert since("call.duration", "127.0.0.1", "enable", "failed", "TransportError") == 1
+
+
+@pytest.mark.parametrize("before", [0, 1])
+def test_a_request_that_could_not_be_made_was_not_sent(since: Since, before: int) -> None:
+    async def main() -> None:
+        tenant = Tenant()
+        tenant.faults = iter([*[m.ServerError(status=503)] * before, m.ConfigurationError("odd")])
+        async with tenant.session() as session:
+            with pytest.raises(m.MonoCloudError) as caught:
+                await session.enable_user("zoe")
+        assert caught.value.attempts == before
+
+    run(main(), sockets=False)
+    assert since("requests", HOST, "call") == before
+    assert since("retries", HOST, "call") == 0
+    assert since("refusals", HOST, "configuration") == 1 - before
+    outcome = ("failed", "503") if before else ("refused", "configuration")
+    assert since("call.duration", HOST, "enable", *outcome) == 1
+
+
+async def test_a_call_by_a_closed_client_is_refused(since: Since) -> None:
+    client = aiohttp.ClientSession()
+    await client.close()
+    async with MonoCloudSession(HOST, "k", client_session=client) as session:
+        with pytest.raises(m.ConfigurationError):
+            await session.enable_user("zoe")
+    assert since("requests", HOST, "call") == 0
+    assert since("refusals", HOST, "configuration") == 1
 
 
 async def test_the_gauges_of_a_session_are_there_for_as_long_as_it_exists(
