@@ -128,7 +128,8 @@ class RetryBudget:
     def left(self, share: float, now: float) -> float:
         """Return how many retries this share allows now."""
         rest = math.exp((self._counted_at - now) / _RECENT)
-        return max(share * self._calls * rest, _FEW_RETRIES) - self._retries * rest
+        # A call with a larger share of its own may have spent more.
+        return max(0.0, max(share * self._calls * rest, _FEW_RETRIES) - self._retries * rest)
 
     def _forget(self, now: float) -> None:
         rest = math.exp((self._counted_at - now) / _RECENT)

@@ -234,6 +234,15 @@ def test_retries_are_a_share_of_recent_calls() -> None:
     assert spent(budget, 100.0, share=0.5) == 300
 
 
+def test_no_share_has_less_than_no_retries_left() -> None:
+    budget = retry.RetryBudget()
+    for _ in range(1000):
+        budget.count_call(100.0)
+    assert spent(budget, 100.0, share=0.5) == 500
+    assert budget.left(0.2, 100.0) == 0
+    assert budget.left(0.6, 100.0) == pytest.approx(100)
+
+
 def test_where_there_are_few_calls_ten_retries_are_allowed() -> None:
     budget = retry.RetryBudget()
     assert spent(budget, 0.0, share=0) == 10

@@ -240,7 +240,9 @@ class _ObservedCall(Call):
     def _result(self, error: BaseException) -> "Attributes":
         """Return how the call ended: by its last request, if any was sent."""
         if not isinstance(error, MonoCloudError):
-            return {"monocloud.outcome": "cancelled", "error.type": type(error).__name__}
+            is_cancelled = isinstance(error, asyncio.CancelledError | GeneratorExit)
+            outcome = "cancelled" if is_cancelled else "failed"
+            return {"monocloud.outcome": outcome, "error.type": type(error).__name__}
         if not self._requests:
             reason = error.refusal or type(error).__name__
             return {"monocloud.outcome": "refused", "error.type": reason}

@@ -234,6 +234,18 @@ async def test_a_cancelled_call_is_no_success(seen: Seen, since: Since) -> None:
     assert "cancelled" in labels
 
 
+def test_a_fault_that_is_not_ours_is_a_failure_and_no_cancellation(since: Since) -> None:
+    async def main() -> None:
+        tenant = Tenant()
+        tenant.faults = iter([MemoryError()])
+        async with tenant.session() as session:
+            with pytest.raises(MemoryError):
+                await session.enable_user("ada")
+
+    run(main(), sockets=False)
+    assert since("call.duration", HOST, "enable", "failed", "MemoryError") == 1
+
+
 def test_what_was_refused_before_a_request_is_counted_by_its_reason(since: Since) -> None:
     async def main() -> None:
         tenant = Tenant()
