@@ -17,6 +17,7 @@ from ways import Way, session_by
 
 from monocloud_async import BulkReport
 from monocloud_async.endpoint import Response
+from monocloud_async.ratelimit.estimator import Ticket
 from monocloud_async.ratelimit.hints import Forecast, Hint, HintReader, read_hint
 
 NOW = 1_800_000_000.0
@@ -235,6 +236,19 @@ def test_three_grants_that_hints_ruled_out_end_their_say() -> None:
         forecast.granted(limiter.send(1.0 + number), 1.02 + number)
     assert forecast.lost
     assert not forecast.pause(4.0)
+
+
+def test_hints_that_have_lost_their_say_cost_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    limiter, lie = Ours(), LIES["nothing remains"](Random(1))
+    simulate(limiter, Hinting(Window(10**9, 1e9), lie), users=1000, concurrency=5, latency=0.02)
+    assert limiter.is_open
+    assert limiter._forecast is not None
+    assert limiter._forecast.lost
+    asked: list[Ticket] = []
+    monkeypatch.setattr(Forecast, "granted", lambda _self, ticket, _now: asked.append(ticket))
+    limiter.read_hint(Response(200, b"HTTP/1.1 200 OK\r\n\r\n", b"", lambda: None))
+    limiter.granted(limiter.send(1e6), 1e6 + 0.02)
+    assert not asked
 
 
 def test_a_429_that_says_that_requests_remain_proves_hints_wrong() -> None:
