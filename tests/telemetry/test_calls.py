@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 
 import aiohttp
 import pytest
@@ -122,6 +123,19 @@ async def test_a_resent_request_and_its_backoff_are_events(seen: Seen) -> None:
     assert of_503.pop("monocloud.trace_id")
     assert of_503 == {"error.type": "503", "http.response.status_code": 503}
     assert of_reset == {"error.type": "TransportError"}
+
+
+def test_the_event_of_a_backoff_has_its_seconds(seen: Seen) -> None:
+    async def main() -> None:
+        tenant = Tenant()
+        tenant.faults = iter([m.ServerError(status=503, retry_after=30)])
+        async with tenant.session() as session:
+            await session.enable_user("ada")
+
+    run(main(), sockets=False)
+    (backoff, told), _ = events(only(seen))
+    assert backoff == "monocloud.backoff"
+    assert told == {"monocloud.seconds": pytest.approx(30)}
 
 
 def test_a_wait_for_the_limit_and_a_pause_are_events_with_their_seconds(seen: Seen) -> None:
@@ -247,27 +261,35 @@ def test_a_fault_that_is_not_ours_is_a_failure_and_no_cancellation(since: Since)
 
 
 def test_what_was_refused_before_a_request_is_counted_by_its_reason(since: Since) -> None:
+    told = []
+
+    @contextmanager
+    def refused(error: type[m.MonoCloudError]) -> Iterator[None]:
+        with pytest.raises(error) as caught:
+            yield
+        told.append((caught.value.refusal, caught.value.attempts))
+
     async def main() -> None:
         tenant = Tenant()
         closed = tenant.session()
         await closed.close()
-        with pytest.raises(m.ConfigurationError):
+        with refused(m.ConfigurationError):
             await closed.enable_user("ada")
         async with tenant.session() as session:
-            with pytest.raises(m.InvalidUserIdError):
+            with refused(m.InvalidUserIdError):
                 await session.enable_user("..")
-            with pytest.raises(m.ConfigurationError):
+            with refused(m.ConfigurationError):
                 await session.enable_user("ada", timeout=-1)
         async with tenant.session(1) as session:
             await session.enable_user("ada")
-            with pytest.raises(m.RateLimitedError):
+            with refused(m.RateLimitedError):
                 await session.enable_user("ada", retry=RetryPolicy(total=0.5))
         tenant.retry_after, tenant.limit = 30, Bucket(1, 1)
         async with tenant.session() as session:
             await session.enable_user("ada")
             busy = asyncio.create_task(session.enable_user("bob"))
             await asyncio.sleep(0.1)
-            with pytest.raises(m.RateLimitedError):
+            with refused(m.RateLimitedError):
                 await session.enable_user("ada", retry=RetryPolicy(max_retry_after=1))
             await busy
         tenant.limit, tenant.down = None, (0, 10**6)
@@ -275,11 +297,12 @@ def test_what_was_refused_before_a_request_is_counted_by_its_reason(since: Since
             once = RetryPolicy(attempts=1)
             calls = [session.enable_user(f"u{n}", retry=once) for n in range(5)]
             await asyncio.gather(*calls, return_exceptions=True)
-            with pytest.raises(m.ServerError):
+            with refused(m.ServerError):
                 await session.enable_user("ada")
 
     run(main(), sockets=False)
     reasons = ("closed", "invalid_user_id", "configuration", "max_rate", "pause", "down")
+    assert told == [(reason, 0) for reason in reasons]
     assert since.all("refusals") == {tuple(sorted((HOST, reason))): 1 for reason in reasons}
     for reason in reasons:
         assert since("call.duration", HOST, "enable", "refused", reason) == 1
@@ -291,8 +314,10 @@ def test_a_call_that_the_tenants_limit_has_no_place_for_is_counted(since: Since)
             calls = [session.enable_user(f"u{n}", retry=RetryPolicy(total=5)) for n in range(200)]
             results = await asyncio.gather(*calls, return_exceptions=True)
         refused = [each for each in results if isinstance(each, m.RateLimitedError)]
+        assert {each.refusal for each in refused} == {"rate_limit"}
         never_sent = [each for each in refused if "nothing was sent" in each.args[0]]
-        assert 0 < since("refusals", HOST, "rate_limit") <= len(never_sent)
+        assert never_sent == [each for each in refused if not each.attempts]
+        assert since("refusals", HOST, "rate_limit") == len(never_sent) > 0
 
     run(main(), sockets=False)
 
