@@ -36,10 +36,11 @@ def test_a_run_begins_under_the_lock(seen: Seen, monkeypatch: pytest.MonkeyPatch
     assert seen
     shared = instruments.loaded()
     assert shared is not None
+    lock = shared._lock
 
     class Guarded(list[Any]):
         def append(self, run: object) -> None:
-            assert shared._lock.locked()  # a run that ends in another thread replaces the list
+            assert lock.locked()  # a run that ends in another thread replaces the list
             super().append(run)
 
     monkeypatch.setattr(shared, "_runs", Guarded(shared._runs))
