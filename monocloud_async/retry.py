@@ -128,7 +128,8 @@ class RetryBudget:
     def left(self, share: float, now: float) -> float:
         """Return how many retries this share allows now."""
         rest = math.exp((self._counted_at - now) / _RECENT)
-        return max(share * self._calls * rest, _FEW_RETRIES) - self._retries * rest
+        # A call with a larger share of its own may have spent more.
+        return max(0.0, max(share * self._calls * rest, _FEW_RETRIES) - self._retries * rest)
 
     def _forget(self, now: float) -> None:
         rest = math.exp((self._counted_at - now) / _RECENT)
@@ -151,19 +152,18 @@ async def retry_call(
 
     The caller made the first attempt itself, which raised `first`: nearly every call succeeds at
     once, and tenacity costs more than the rest of the client.
-    The error of the last attempt is raised unchanged, with `attempts` set. If the session is closed
-    meanwhile, so that nothing can be sent any more, it is the error of the last request.
+    The error of the last attempt is raised unchanged, but its `attempts`, which are the requests of
+    that attempt, become those of the whole call. If the session is closed meanwhile, so that
+    nothing can be sent any more, it is the error of the last request.
     `clock` is in monotonic seconds. `may_retry` is called once for each retry, and can refuse it.
     """
-    first.attempts = 1
     if policy.attempts == 1 or not policy.allows(first):
         raise first
     shown: MonoCloudError | None = first
-    tries, last = 0, first
+    last = first
 
     async def attempt_again() -> T:
-        nonlocal shown, tries, last
-        tries += 1
+        nonlocal shown, last
         if shown is not None:  # tenacity must count the first attempt, so raise its error here
             error, shown = shown, None
             raise error
@@ -172,7 +172,8 @@ async def retry_call(
         except ConfigurationError:
             raise
         except MonoCloudError as error:
-            error.attempts, last = tries - bool(error.refusal), error
+            error.attempts += last.attempts
+            last = error
             raise
 
     def wait(state: tenacity.RetryCallState) -> float:

@@ -428,7 +428,6 @@ class MonoCloudSession:
                 except MonoCloudError as error:
                     first = error
                     if self._is_final(error, policy):
-                        error.attempts = 0 if error.refusal else 1
                         raise
                 # Outside the `except`, or later errors would carry this one as `__context__`.
                 return await retry_call(
@@ -462,11 +461,12 @@ class MonoCloudSession:
     ) -> T:
         """Return the result of one request, which is repeated after a 429 or in an outage.
 
-        `again` is whether the call has sent a request before.
+        `again` is whether the call has sent a request before. The `attempts` of an error are the
+        requests that were sent here.
         """
         limiter, clock = self._limiter, asyncio.get_running_loop().time
         deadline = clock() + time_left
-        refused, last = None, None
+        refused, last, sent = None, None, 0
         while True:
             observed.queues(self._queue)
             try:
@@ -475,6 +475,9 @@ class MonoCloudSession:
                 )
             except ConfigurationError as closed:
                 raise last or closed from None
+            except MonoCloudError as refusal:
+                refusal.attempts = sent
+                raise
             observed.sends()
             try:
                 result = await self._send(operation, target, min(limit, deadline - clock()))
@@ -483,15 +486,14 @@ class MonoCloudSession:
                 observed.failed(error)
                 if last is not None and isinstance(error, ConfigurationError):
                     raise last from None
-                if policy.attempts == 1 or not policy.allows(error):
+                if isinstance(error, MonoCloudError):
+                    sent += not error.refusal
+                    error.attempts = sent
+                is_throttled = isinstance(error, RateLimitedError)
+                queues_again = is_throttled or (policy.wait_if_down and limiter.down)
+                if policy.attempts == 1 or not policy.allows(error) or not queues_again:
                     raise
-                if isinstance(error, RateLimitedError):
-                    refused = ticket
-                elif policy.wait_if_down and limiter.down:
-                    refused = None
-                else:
-                    raise
-                last = error
+                refused, last = ticket if is_throttled else None, error
             else:
                 limiter.granted(ticket, clock())
                 return result

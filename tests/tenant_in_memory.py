@@ -11,7 +11,7 @@ from monocloud_async import MonoCloudSession, User
 from monocloud_async.endpoint import ENABLE, Operation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 
 def now() -> float:
@@ -28,6 +28,7 @@ class Tenant:
         self.retry_after: float | None = None  # what it asks for, whatever it needs
         self.hangs = False
         self.failing: Callable[[str], bool] = lambda _user_id: False
+        self.faults: Iterator[BaseException] = iter(())  # of the next requests
 
     async def send(self, user_id: str, seconds: float) -> User:
         self.sent.append((now(), user_id))
@@ -37,6 +38,8 @@ class Tenant:
         await asyncio.sleep(0.02)
         if self.down[0] <= now() < self.down[1]:
             raise m.TransportError("refused", user_id=user_id, sent=False)
+        for fault in self.faults:
+            raise fault
         if self.failing(user_id):
             raise m.ServerError(status=503, user_id=user_id, retry_after=self.retry_after)
         if self.limit is not None and (wait := self.limit.take(now())) is not None:

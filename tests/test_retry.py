@@ -31,7 +31,10 @@ class Clock:
 
 
 def failing(*errors: Exception) -> tuple[Callable[[float], Awaitable[str]], list[float]]:
-    """An attempt that raises these errors in turn, then succeeds, and records its arguments."""
+    """An attempt that raises these errors in turn, then succeeds, and records its arguments.
+
+    Each sends one request, as the `attempts` of its error say.
+    """
     left = list(errors)
     given: list[float] = []
 
@@ -39,7 +42,10 @@ def failing(*errors: Exception) -> tuple[Callable[[float], Awaitable[str]], list
         given.append(seconds)
         await asyncio.sleep(0)
         if left:
-            raise left.pop(0)
+            error = left.pop(0)
+            if isinstance(error, m.MonoCloudError):
+                error.attempts = 1
+            raise error
         return "done"
 
     return attempt, given
@@ -228,6 +234,15 @@ def test_retries_are_a_share_of_recent_calls() -> None:
     assert spent(budget, 100.0, share=0.5) == 300
 
 
+def test_no_share_has_less_than_no_retries_left() -> None:
+    budget = retry.RetryBudget()
+    for _ in range(1000):
+        budget.count_call(100.0)
+    assert spent(budget, 100.0, share=0.5) == 500
+    assert budget.left(0.2, 100.0) == 0
+    assert budget.left(0.6, 100.0) == pytest.approx(100)
+
+
 def test_where_there_are_few_calls_ten_retries_are_allowed() -> None:
     budget = retry.RetryBudget()
     assert spent(budget, 0.0, share=0) == 10
@@ -256,6 +271,7 @@ def test_who_may_not_retry_is_not_kept_waiting() -> None:
         clock = Clock()
         attempt, given = failing(busy(), busy())
         first = busy()
+        first.attempts = 1
         with pytest.raises(m.ServerError) as caught:
             await retry.retry_call(
                 RetryPolicy(),

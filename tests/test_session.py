@@ -13,6 +13,7 @@ from aiohttp import web
 from conftest import QUICK
 from raw_server import RawServer, answering, http
 from tenant_in_memory import Tenant, users
+from tenants import Bucket
 from virtual_time import run
 
 import monocloud_async as m
@@ -493,6 +494,45 @@ def test_a_call_that_was_sent_once_does_not_say_that_nothing_was_sent() -> None:
             with pytest.raises(m.ServerError, match="nothing was sent") as caught:
                 await session.enable_user("ada")
             assert caught.value.attempts == 0
+
+    run(main(), sockets=False)
+
+
+def test_attempts_are_the_requests_that_were_sent_with_those_answered_429() -> None:
+    async def main() -> None:
+        tenant = Tenant(Bucket(1, 1))
+        tenant.retry_after = 5
+        async with tenant.session() as session:
+            await session.enable_user("ada")
+            with pytest.raises(m.RateLimitedError, match="not sent again") as caught:
+                await session.enable_user("bob", retry=RetryPolicy(total=2))
+            assert (caught.value.attempts, caught.value.refusal) == (1, "pause")
+            with pytest.raises(m.RateLimitedError, match="nothing was sent") as caught:
+                await session.enable_user("cy", retry=RetryPolicy(total=2))
+            assert (caught.value.attempts, caught.value.refusal) == (0, "pause")
+        tenant = Tenant(Bucket(0.1, 1))
+        tenant.retry_after = 1
+        tenant.failing = lambda user_id: len(tenant.sent) == 2  # only bob's first request
+        async with tenant.session() as session:
+            await session.enable_user("ada")
+            with pytest.raises(m.RateLimitedError) as caught:
+                await session.enable_user("bob", retry=RetryPolicy(total=6, max_retry_after=9))
+            sent = [user_id for _, user_id in tenant.sent].count("bob")
+            assert caught.value.attempts == sent > 2
+
+    run(main(), sockets=False)
+
+
+def test_a_call_that_waits_when_the_session_is_closed_sent_nothing() -> None:
+    async def main() -> None:
+        session = Tenant().session(0.1)
+        await session.enable_user("ada")
+        waiting = asyncio.create_task(session.enable_user("bob"))
+        await asyncio.sleep(1)
+        await session.close()
+        with pytest.raises(m.ConfigurationError) as caught:
+            await waiting
+        assert (caught.value.attempts, caught.value.refusal) == (0, "closed")
 
     run(main(), sockets=False)
 

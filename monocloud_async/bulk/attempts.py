@@ -211,7 +211,7 @@ class CallRunner:
     async def _attempt(self, call: RunCall, send: Send, left: float) -> User:
         """Send a request, and repeat it after failures that are not this user's own."""
         queue, report, clock = self.queue, self._report, call.clock
-        refused = None
+        refused, sent = None, 0
         while True:
             sent_at = clock()
             if queue.must_wait(sent_at):
@@ -230,6 +230,9 @@ class CallRunner:
                 record_failure(
                     queue.limiter, ticket, call.user_id, error, now, repeated=call.own_failure
                 )
+                if isinstance(error, MonoCloudError):
+                    sent += not error.refusal
+                    error.attempts = sent
                 if not isinstance(error, MonoCloudError) or self._is_own_failure(call, error, now):
                     raise
                 if self.draining:

@@ -32,8 +32,9 @@ Head = Mapping[str, str] | bytes
 _OK: Final = 200
 
 # Parsing
+# The spaces are possessive, or a long row of them would be tried at each length.
 _LINE: Final = re.compile(
-    rb"\n((?:x-)?rate-?limit(?:-[a-z]{1,20})?|date):[ \t]*([ -~]{0,500})\r", re.IGNORECASE
+    rb"\n((?:x-)?rate-?limit(?:-[a-z]{1,20})?|date):[ \t]*+([ -~]{0,500})\r", re.IGNORECASE
 )
 _NAME: Final = re.compile(rb"\n(?:x-)?rate-?limit", re.IGNORECASE)
 _LONGEST_VALUE: Final = 500  # characters; longer ones are no hints
@@ -56,6 +57,7 @@ _COUNTED: Final = 0.5  # of our requests, at least; a bucket that fills up meanw
 _ALONE: Final = 0.9  # of what a counter counts is ours, at least, if nobody else takes part
 _EARLY: Final = 0.45  # of the time told, after which hints are tested that were not right yet,
 _EARLIEST: Final = 0.5  # seconds; but not before, as after a 429
+_SHORT: Final = 0.8  # seconds; less is no pause then, as its end would be too late for a test
 _TRUST: Final = 1.5  # so many times longer may a pause be for each time that they were right
 _PROVED: Final = 10  # times that they were right, and more make no difference
 _LONGEST_PAUSE: Final = 60.0  # seconds; a longer one is for a 429 to ask for
@@ -294,8 +296,9 @@ class Forecast:
             return None
         left = max(0.0, self._until - now - self._latency / 2)
         longest = min(math.pow(_TRUST, self._right - self._wrong), _LONGEST_PAUSE)
-        tested = left if self._right else max(_EARLY * left, min(_EARLIEST, left))
-        return min(tested, longest)
+        if self._right:
+            return min(left, longest)
+        return 0.0 if left < _SHORT else min(max(_EARLY * left, _EARLIEST), longest)
 
     def granted(self, ticket: Ticket, now: float) -> None:
         """Judge the hints by a request that was granted."""

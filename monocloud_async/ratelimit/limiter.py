@@ -307,7 +307,7 @@ class RateLimiter:
             if self._to_learn is not None:
                 self._learn(*self._to_learn, resumed_at=ticket.sent_at)
             self._resume()
-        if self.hint is not None or self._forecast is not None:
+        if self.hint is not None or not (self._forecast is None or self._forecast.lost):
             self._foresee(ticket, now)
 
     def _foresee(self, ticket: Ticket, now: float) -> None:

@@ -140,6 +140,7 @@ class _ObservedCall(Call):
     # On the class, because most calls change none of these.
     _requests = _retries = _throttled = _unsent = 0
     _error: BaseException | None = None  # of the last request
+    _may_have_succeeded = False  # a request got no response
     _span: "Span | None" = None  # if it is recorded
     _token: Any = None
     _waits = False  # in the queue
@@ -178,8 +179,8 @@ class _ObservedCall(Call):
             self._paused_before = queue.limiter.paused_seconds(now)
 
     def sends(self) -> None:
-        if self._requests and not isinstance(self._error, RateLimitedError):
-            self._retries += 1
+        if self._requests:
+            self._retries += not isinstance(self._error, RateLimitedError)
         self._requests += 1
         if self._span is not None:
             if self._waits:
@@ -189,9 +190,16 @@ class _ObservedCall(Call):
             self._waits = False
 
     def failed(self, error: BaseException) -> None:
+        if isinstance(error, MonoCloudError) and error.refusal:  # after all, it was not sent
+            self._requests -= 1
+            if self._requests:
+                self._retries -= not isinstance(self._error, RateLimitedError)
+            return
         self._error = error
         self._throttled += isinstance(error, RateLimitedError)
-        self._unsent += isinstance(error, TransportError) and not error.sent
+        if isinstance(error, TransportError):
+            self._unsent += not error.sent
+            self._may_have_succeeded |= error.sent
 
     def sleeps(self, sleep: Sleep) -> Sleep:
         if self._span is None:
@@ -230,14 +238,18 @@ class _ObservedCall(Call):
             self._end(self._span, error)
 
     def _result(self, error: BaseException) -> "Attributes":
-        """Return how the call ended: its last request decides, if any was sent."""
+        """Return how the call ended: by its last request, if any was sent."""
         if not isinstance(error, MonoCloudError):
-            return {"monocloud.outcome": "cancelled", "error.type": type(error).__name__}
+            is_cancelled = isinstance(error, asyncio.CancelledError | GeneratorExit)
+            outcome = "cancelled" if is_cancelled else "failed"
+            return {"monocloud.outcome": outcome, "error.type": type(error).__name__}
         if not self._requests:
             reason = error.refusal or type(error).__name__
             return {"monocloud.outcome": "refused", "error.type": reason}
         decisive = self._error or error
-        is_unknown = isinstance(decisive, TransportError) and decisive.sent
+        # As in a run, only a final refusal settles an earlier request that got no response.
+        is_final = isinstance(decisive, StatusError) and not decisive.transient
+        is_unknown = self._may_have_succeeded and not is_final
         return {"monocloud.outcome": "unknown" if is_unknown else "failed", **_fault(decisive)}
 
     def _note_wait(self, span: "Span") -> None:
@@ -265,7 +277,12 @@ class _ObservedCall(Call):
 def _is_left_out(parent: "Span") -> bool:
     """Return whether the trace of this span, which is of this process, is not sampled."""
     context = parent.get_span_context()
-    return not context.is_remote and context.is_valid and not parent.is_recording()
+    return (
+        not context.is_remote
+        and context.is_valid
+        and not parent.is_recording()
+        and not context.trace_flags.sampled  # a sampled span that has ended does not record either
+    )
 
 
 def _fault(error: BaseException) -> "Attributes":

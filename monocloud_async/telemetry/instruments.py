@@ -39,6 +39,8 @@ _API: Final = "opentelemetry.metrics"
 
 Counts = dict[str, int]
 
+_loading: Final = threading.Lock()  # sessions may begin in several threads at once
+
 logger = logging.getLogger("monocloud_async")
 
 
@@ -115,8 +117,8 @@ def address(tenant: str) -> str:
 
 
 @cache
-def load() -> "Instruments | None":
-    """Return the instruments, or None without OpenTelemetry's API."""
+def _load() -> "Instruments | None":
+    """Return the instruments, or None without a usable API of OpenTelemetry."""
     try:
         return Instruments()
     except ImportError:
@@ -128,7 +130,10 @@ def load() -> "Instruments | None":
 
 def loaded() -> "Instruments | None":
     """Return the instruments if the application has loaded OpenTelemetry, which takes 0.1 s."""
-    return load() if _API in sys.modules else None
+    if _API not in sys.modules:
+        return None
+    with _loading:
+        return _load()
 
 
 class Instruments:
@@ -217,7 +222,8 @@ class Instruments:
             record_exception=False,  # its traceback has the id of a user
             set_status_on_exception=False,
         ) as span:
-            self._runs.append((report, where))
+            with self._lock:
+                self._runs.append((report, where))
             try:
                 yield
             except BaseException as error:

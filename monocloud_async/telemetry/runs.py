@@ -1,7 +1,7 @@
 """The telemetry of a run: a log line, and a span and metrics for OpenTelemetry.
 
-Metrics are computed when they are collected, so they add no cost to a call. Without OpenTelemetry's
-API, there is only the log line. docs/observability.md shows everything.
+Metrics are computed when they are collected, so they add no cost to a call. Until the application
+loads OpenTelemetry, there is only the log line. docs/observability.md shows everything.
 """
 
 import logging
@@ -19,7 +19,7 @@ logger = logging.getLogger("monocloud_async")
 @contextmanager
 def observe(operation: BulkOperation, report: BulkReport, limiter: RateLimiter) -> Iterator[None]:
     """Observe the run while the context is open."""
-    exporting = instruments.load()
+    exporting = instruments.loaded()
     try:
         with (
             nullcontext()

@@ -42,9 +42,11 @@ def transport_error(error: ClientFailure, user_id: str) -> TransportError:
 
 def expired_error(user_id: str) -> RequestTimeoutError:
     """Return the error for a request that would start after its deadline."""
-    return RequestTimeoutError(
+    error = RequestTimeoutError(
         "the time was over before it could be sent", user_id=user_id, sent=False, transient=False
     )
+    error.refusal = "deadline"
+    return error
 
 
 def unusable_client_error(error: Exception, user_id: str, *, borrowed: bool) -> ConfigurationError:

@@ -17,6 +17,7 @@ from ways import Way, session_by
 
 from monocloud_async import BulkReport
 from monocloud_async.endpoint import Response
+from monocloud_async.ratelimit.estimator import Ticket
 from monocloud_async.ratelimit.hints import Forecast, Hint, HintReader, read_hint
 
 NOW = 1_800_000_000.0
@@ -105,6 +106,9 @@ def test_hostile_headers_are_read_in_no_time() -> None:
     for value in ('"a"' + "; " * 10_000, "a" * 10_000, " " * 490 + "!", '"a";' * 120, ";r=" * 160):
         for name in ("RateLimit", "RateLimit-Policy", "X-RateLimit-Reset"):
             read_hint(CIMultiDict({"RateLimit": '"a";r=0;t=1', name: value}), NOW)
+    for value in (" " * 500_000, " \t" * 250_000, "a" * 500_000, "\nRateLimit:" * 40_000):
+        for end in ("", "\r\n\r\n", "\x00\r\n\r\n"):
+            read_hint(f"HTTP/1.1 200 OK\r\nRateLimit:{value}{end}".encode(), NOW)
     assert time.process_time() - began < 2
 
 
@@ -171,8 +175,14 @@ def test_lies_cost_next_to_nothing(lie: str, tenant: Callable[[], Bucket | Windo
     assert few <= many + 10
 
 
-def test_a_limit_that_is_told_but_not_enforced_costs_seconds_once() -> None:
-    counter = Window(300, 60.0)
+@pytest.mark.parametrize(
+    ("quota", "seconds"),
+    [(300, 60.0), (20, 1.0), (20, 0.9), (20, 0.75), (20, 0.5), (20, 0.2), (5, 0.1)],
+)
+def test_a_limit_that_is_told_but_not_enforced_costs_seconds_once(
+    quota: int, seconds: float
+) -> None:
+    counter = Window(quota, seconds)
 
     class Lenient:
         def take(self, now: float) -> float | None:
@@ -182,9 +192,10 @@ def test_a_limit_that_is_told_but_not_enforced_costs_seconds_once() -> None:
         def remaining(self, now: float) -> tuple[int, float]:
             return counter.remaining(now)
 
-    seconds, refused = run_over(Hinting(Lenient()), 40_000)
+    say = None if seconds >= 1 else Hint  # whole seconds, or as exact as it can be
+    took, refused = run_over(Hinting(Lenient(), say), 40_000)
     assert refused == 0
-    assert seconds <= 40_000 / 2500 + 6
+    assert took <= 40_000 / 2500 + 6
 
 
 def test_a_hint_never_raises_the_rate() -> None:
@@ -225,6 +236,19 @@ def test_three_grants_that_hints_ruled_out_end_their_say() -> None:
         forecast.granted(limiter.send(1.0 + number), 1.02 + number)
     assert forecast.lost
     assert not forecast.pause(4.0)
+
+
+def test_hints_that_have_lost_their_say_cost_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    limiter, lie = Ours(), LIES["nothing remains"](Random(1))
+    simulate(limiter, Hinting(Window(10**9, 1e9), lie), users=1000, concurrency=5, latency=0.02)
+    assert limiter.is_open
+    assert limiter._forecast is not None
+    assert limiter._forecast.lost
+    asked: list[Ticket] = []
+    monkeypatch.setattr(Forecast, "granted", lambda _self, ticket, _now: asked.append(ticket))
+    limiter.read_hint(Response(200, b"HTTP/1.1 200 OK\r\n\r\n", b"", lambda: None))
+    limiter.granted(limiter.send(1e6), 1e6 + 0.02)
+    assert not asked
 
 
 def test_a_429_that_says_that_requests_remain_proves_hints_wrong() -> None:

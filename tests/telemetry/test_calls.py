@@ -3,7 +3,9 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 
+import aiohttp
 import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
@@ -123,6 +125,19 @@ async def test_a_resent_request_and_its_backoff_are_events(seen: Seen) -> None:
     assert of_reset == {"error.type": "TransportError"}
 
 
+def test_the_event_of_a_backoff_has_its_seconds(seen: Seen) -> None:
+    async def main() -> None:
+        tenant = Tenant()
+        tenant.faults = iter([m.ServerError(status=503, retry_after=30)])
+        async with tenant.session() as session:
+            await session.enable_user("ada")
+
+    run(main(), sockets=False)
+    (backoff, told), _ = events(only(seen))
+    assert backoff == "monocloud.backoff"
+    assert told == {"monocloud.seconds": pytest.approx(30)}
+
+
 def test_a_wait_for_the_limit_and_a_pause_are_events_with_their_seconds(seen: Seen) -> None:
     async def main() -> None:
         tenant = Tenant(Bucket(1, 1))
@@ -188,6 +203,28 @@ async def test_a_failed_call_says_how_in_its_span_and_its_duration(
     assert since.all("call.duration") == {tuple(sorted((host, "enable", outcome, kind))): 1}
 
 
+@pytest.mark.parametrize(
+    ("later", "outcome", "kind"),
+    [
+        (m.TransportError("refused", sent=False), "unknown", "TransportError"),
+        (m.ServerError(status=503), "unknown", "503"),
+        (m.NotFoundError(status=404), "failed", "404"),
+    ],
+)
+def test_only_a_final_refusal_settles_a_request_without_a_response(
+    since: Since, later: m.MonoCloudError, outcome: str, kind: str
+) -> None:
+    async def main() -> None:
+        tenant = Tenant()
+        tenant.faults = iter([m.TransportError("cut"), later])
+        async with tenant.session() as session:
+            with pytest.raises(type(later)):
+                await session.enable_user("zoe", retry=RetryPolicy(attempts=2))
+
+    run(main(), sockets=False)
+    assert since("call.duration", HOST, "enable", outcome, kind) == 1
+
+
 async def test_the_span_of_a_refused_user_has_monoclouds_trace_id(seen: Seen) -> None:
     async with FakeMonoCloud(Sandbox(users=["ada"])) as session:
         with pytest.raises(m.NotFoundError) as caught:
@@ -211,28 +248,48 @@ async def test_a_cancelled_call_is_no_success(seen: Seen, since: Since) -> None:
     assert "cancelled" in labels
 
 
+def test_a_fault_that_is_not_ours_is_a_failure_and_no_cancellation(since: Since) -> None:
+    async def main() -> None:
+        tenant = Tenant()
+        tenant.faults = iter([MemoryError()])
+        async with tenant.session() as session:
+            with pytest.raises(MemoryError):
+                await session.enable_user("ada")
+
+    run(main(), sockets=False)
+    assert since("call.duration", HOST, "enable", "failed", "MemoryError") == 1
+
+
 def test_what_was_refused_before_a_request_is_counted_by_its_reason(since: Since) -> None:
+    told = []
+
+    @contextmanager
+    def refused(error: type[m.MonoCloudError]) -> Iterator[None]:
+        with pytest.raises(error) as caught:
+            yield
+        told.append((caught.value.refusal, caught.value.attempts))
+
     async def main() -> None:
         tenant = Tenant()
         closed = tenant.session()
         await closed.close()
-        with pytest.raises(m.ConfigurationError):
+        with refused(m.ConfigurationError):
             await closed.enable_user("ada")
         async with tenant.session() as session:
-            with pytest.raises(m.InvalidUserIdError):
+            with refused(m.InvalidUserIdError):
                 await session.enable_user("..")
-            with pytest.raises(m.ConfigurationError):
+            with refused(m.ConfigurationError):
                 await session.enable_user("ada", timeout=-1)
         async with tenant.session(1) as session:
             await session.enable_user("ada")
-            with pytest.raises(m.RateLimitedError):
+            with refused(m.RateLimitedError):
                 await session.enable_user("ada", retry=RetryPolicy(total=0.5))
         tenant.retry_after, tenant.limit = 30, Bucket(1, 1)
         async with tenant.session() as session:
             await session.enable_user("ada")
             busy = asyncio.create_task(session.enable_user("bob"))
             await asyncio.sleep(0.1)
-            with pytest.raises(m.RateLimitedError):
+            with refused(m.RateLimitedError):
                 await session.enable_user("ada", retry=RetryPolicy(max_retry_after=1))
             await busy
         tenant.limit, tenant.down = None, (0, 10**6)
@@ -240,11 +297,12 @@ def test_what_was_refused_before_a_request_is_counted_by_its_reason(since: Since
             once = RetryPolicy(attempts=1)
             calls = [session.enable_user(f"u{n}", retry=once) for n in range(5)]
             await asyncio.gather(*calls, return_exceptions=True)
-            with pytest.raises(m.ServerError):
+            with refused(m.ServerError):
                 await session.enable_user("ada")
 
     run(main(), sockets=False)
     reasons = ("closed", "invalid_user_id", "configuration", "max_rate", "pause", "down")
+    assert told == [(reason, 0) for reason in reasons]
     assert since.all("refusals") == {tuple(sorted((HOST, reason))): 1 for reason in reasons}
     for reason in reasons:
         assert since("call.duration", HOST, "enable", "refused", reason) == 1
@@ -256,8 +314,10 @@ def test_a_call_that_the_tenants_limit_has_no_place_for_is_counted(since: Since)
             calls = [session.enable_user(f"u{n}", retry=RetryPolicy(total=5)) for n in range(200)]
             results = await asyncio.gather(*calls, return_exceptions=True)
         refused = [each for each in results if isinstance(each, m.RateLimitedError)]
+        assert {each.refusal for each in refused} == {"rate_limit"}
         never_sent = [each for each in refused if "nothing was sent" in each.args[0]]
-        assert 0 < since("refusals", HOST, "rate_limit") <= len(never_sent)
+        assert never_sent == [each for each in refused if not each.attempts]
+        assert since("refusals", HOST, "rate_limit") == len(never_sent) > 0
 
     run(main(), sockets=False)
 
@@ -289,6 +349,34 @@ async def test_a_request_without_a_connection_was_not_sent(since: Since) -> None
             await session.enable_user("zoe", retry=RetryPolicy(attempts=1))
     assert since("requests", "127.0.0.1", "call") == 0
     assert since("call.duration", "127.0.0.1", "enable", "failed", "TransportError") == 1
+
+
+@pytest.mark.parametrize("before", [0, 1])
+def test_a_request_that_could_not_be_made_was_not_sent(since: Since, before: int) -> None:
+    async def main() -> None:
+        tenant = Tenant()
+        tenant.faults = iter([*[m.ServerError(status=503)] * before, m.ConfigurationError("odd")])
+        async with tenant.session() as session:
+            with pytest.raises(m.MonoCloudError) as caught:
+                await session.enable_user("zoe")
+        assert caught.value.attempts == before
+
+    run(main(), sockets=False)
+    assert since("requests", HOST, "call") == before
+    assert since("retries", HOST, "call") == 0
+    assert since("refusals", HOST, "configuration") == 1 - before
+    outcome = ("failed", "503") if before else ("refused", "configuration")
+    assert since("call.duration", HOST, "enable", *outcome) == 1
+
+
+async def test_a_call_by_a_closed_client_is_refused(since: Since) -> None:
+    client = aiohttp.ClientSession()
+    await client.close()
+    async with MonoCloudSession(HOST, "k", client_session=client) as session:
+        with pytest.raises(m.ConfigurationError):
+            await session.enable_user("zoe")
+    assert since("requests", HOST, "call") == 0
+    assert since("refusals", HOST, "configuration") == 1
 
 
 async def test_the_gauges_of_a_session_are_there_for_as_long_as_it_exists(
@@ -349,3 +437,14 @@ async def test_a_call_in_a_trace_that_is_not_sampled_has_no_span(seen: Seen, sin
         await session.enable_user("ada")
     assert not seen.spans()
     assert sum(since.all("call.duration").values()) == 1
+
+
+async def test_a_call_of_a_task_that_outlives_the_sampled_span_above_has_a_span(
+    seen: Seen,
+) -> None:
+    async with FakeMonoCloud(Sandbox(users=["ada"])) as session:
+        with trace.get_tracer("of an application").start_as_current_span("GET /unlock") as above:
+            task = asyncio.create_task(session.enable_user("ada"))
+        await task
+    (span,) = seen.spans()[ENABLE]
+    assert span.parent == above.get_span_context()

@@ -75,6 +75,15 @@ def test_the_page_lists_every_metric(seen: Seen) -> None:
     assert {name for name, *_ in seen.figures()} <= listed
 
 
+def test_no_share_is_without_a_value_when_every_call_fails() -> None:
+    """Then there may be no series of calls that are `ok`, and nothing is no share of all."""
+    shares = [query for query in (*queries(), *ALERTS.splitlines()) if ") / " in query]
+    assert len(shares) == 2
+    for share in shares:
+        above, _, _ = share.partition(") / ")
+        assert 'outcome="ok"' not in above or above.endswith(" or vector(0)")
+
+
 def test_no_two_panels_are_at_the_same_place_or_have_the_same_number() -> None:
     panels = dashboard()["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)

@@ -147,3 +147,22 @@ asyncio.run(main())
 """
     out, _ = await python(sandbox, "-c", code)
     assert "enabled=1, disabled=0, failed=1" in out
+
+
+@pytest.mark.process
+async def test_a_run_does_not_load_opentelemetry_for_an_application_that_does_not(
+    sandbox: Sandbox,
+) -> None:
+    code = """
+import asyncio, sys
+from monocloud_async import MonoCloudSession
+
+async def main() -> None:
+    async with MonoCloudSession() as session:
+        await session.bulk_enable(["ada"])
+    print(sorted(name for name in sys.modules if name.startswith("opentelemetry")))
+
+asyncio.run(main())
+"""
+    out, _ = await python(sandbox, "-c", code)
+    assert out == "[]\n"

@@ -104,7 +104,7 @@ def test_a_timeout_tells_whether_the_request_was_sent() -> None:
 def test_time_that_is_over_before_the_request_is_not_tried_again() -> None:
     error = expired_error("ada")
     assert type(error) is RequestTimeoutError
-    assert (error.sent, error.transient) == (False, False)
+    assert (error.sent, error.transient, error.refusal) == (False, False, "deadline")
 
 
 def test_a_client_that_makes_no_request_is_a_mistake_of_its_configuration() -> None:
