@@ -58,8 +58,8 @@ class Pace(Struct, frozen=True, kw_only=True):
     Attributes:
         run: the run; it keeps this identity in each new history.
         epoch: how many pauses came before.
-        rates: seconds since the epoch began, and the requests per second of the whole fleet from
-            then on; empty if no limit was seen.
+        rates: seconds of sending since the epoch began, and the requests per second of the whole
+            fleet from then on; empty if no limit was seen.
         known: whether they are measured, and not still searched for.
         burst: requests that the tenant grants at once after a rest.
         lanes: among how many chunks the rate is divided.
@@ -67,6 +67,7 @@ class Pace(Struct, frozen=True, kw_only=True):
         prober: the worker whose session asks the tenant again.
         alone: the worker whose session alone looks for the rate; empty when that is known.
         wait: seconds of the pause, from its begin.
+        max_rate: the highest requests per second of the whole fleet; None if there is none.
     """
 
     run: str = ""
@@ -79,6 +80,7 @@ class Pace(Struct, frozen=True, kw_only=True):
     prober: str = ""
     alone: str = ""
     wait: float = 0.0
+    max_rate: float | None = None
 
 
 class Throttled(Struct, frozen=True, kw_only=True):

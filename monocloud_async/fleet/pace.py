@@ -6,8 +6,8 @@ that of a session alone learns the rate. While it searches for the rate, that se
 Then a new epoch begins for all: each session keeps its part of the rate, by the number of its
 chunks.
 
-Between two pauses, the rate depends on the time alone. So each epoch has a timetable of rates, and
-the workers need no news until the next pause. `follower` is the worker's side.
+Between two pauses, the rate depends on the time of sending alone. So each epoch has a timetable of
+rates, and the workers need no news until the next pause. `follower` is the worker's side.
 """
 
 import copy
@@ -27,8 +27,9 @@ _SETTLING: Final = 1.0  # seconds after a pause, in which a refusal may be one o
 _PROOF: Final = 2  # of them in a row, that say nothing
 _APART: Final = 1.02  # a rate is in the timetable if it is so many times the one before
 _MARKS: Final = 200  # of an interval, in a message
+SEARCH: Final = 5.0  # seconds for which a session looks for the rate alone, at most
 # Steps of the timetable, in seconds; the search, which comes first, is quick.
-_SEARCH, _STEP, _LONG_STEP = 5.0, 0.02, 0.05
+_STEP, _LONG_STEP = 0.02, 0.05
 
 
 class FleetPace:
@@ -49,11 +50,35 @@ class FleetPace:
 
     def alone(self, now: float) -> str:
         """Return the worker whose session alone looks for the rate, as long as a search lasts."""
-        return self.pace.alone if now - self._began < _SEARCH else ""
+        return self.pace.alone if now - self._began < SEARCH else ""
 
-    def learnt(self, now: float) -> float | None:
-        """Return the requests per second that the tenant grants, or None if that is not known."""
-        return rate_after(self.pace, now - self._began) if self.pace.known else None
+    @property
+    def learnt(self) -> float | None:
+        """Requests per second that were learnt from the last 429, or None if none are known."""
+        return rate_after(self.pace, 0.0) if self.pace.known else None
+
+    def answer(
+        self, run: str, epoch: int, *, me: str, lanes: int, max_rate: float | None, now: float
+    ) -> Pace:
+        """Return what the sessions keep to; the rates only to who knows another epoch.
+
+        Args:
+            run: the run that the session knows.
+            epoch: the epoch that it knows.
+            me: this run.
+            lanes: how many chunks are out.
+            max_rate: the highest rate of the whole fleet.
+            now: as everywhere.
+        """
+        knows = (run, epoch) == (me, self.pace.epoch)
+        return structs.replace(
+            self.pace,
+            run=me,
+            rates=[] if knows else self.pace.rates,
+            lanes=max(1, lanes),
+            alone=self.alone(now),
+            max_rate=max_rate,
+        )
 
     def throttled(self, told: Throttled) -> None:
         """Record that a session was refused, and has paused."""
@@ -77,7 +102,7 @@ class FleetPace:
             if estimator is None:
                 estimator = self._estimator = RateEstimator()
             else:
-                _advance(estimator, now - sent.paused - self._began)
+                _advance(estimator, now - sent.paused - self._began, sent.rate or 0.0)
             estimator.learn(
                 interval(sent, now),
                 math.inf if sent.rate is None else sent.rate,
@@ -109,7 +134,7 @@ class FleetPace:
 
 
 def rate_after(pace: Pace, seconds: float) -> float:
-    """Return the requests per second of the whole fleet, so long after the epoch began."""
+    """Return the requests per second of the whole fleet, after so much time of sending."""
     place = bisect(pace.rates, seconds, key=_begin) - 1
     return pace.rates[max(0, place)][1] if pace.rates else math.inf
 
@@ -118,16 +143,19 @@ def _begin(entry: tuple[float, float]) -> float:
     return entry[0]
 
 
-def _advance(estimator: RateEstimator, seconds: float) -> None:
-    """Let a time of sending pass."""
-    passed = 0.0
-    while (step := _step(passed)) <= seconds - passed:
+def _advance(estimator: RateEstimator, seconds: float, refused_rate: float) -> None:
+    """Let the time of sending pass, of which nobody knows how much of these seconds it was.
+
+    The rate tells it: none was sent at a higher one than that which was refused.
+    """
+    highest, passed = _APART * max(refused_rate, estimator.rate), 0.0
+    while (step := _step(passed)) <= seconds - passed and estimator.rate <= highest:
         estimator.advance(step)
         passed += step
 
 
 def _step(passed: float) -> float:
-    return _STEP if passed < _SEARCH else _LONG_STEP
+    return _STEP if passed < SEARCH else _LONG_STEP
 
 
 def _timetable(estimator: RateEstimator) -> list[tuple[float, float]]:

@@ -95,6 +95,7 @@ async def run_worker(
     activities = _Activities(session, allowed, news)
     checks = source_check(allowed), key_check(session)
     following = asyncio.create_task(news.exchange())
+    following.add_done_callback(_log_error)
     try:
         async with answering(client, session.tenant, *checks):
             while True:
@@ -105,6 +106,14 @@ async def run_worker(
                 activities.take_in()
     finally:
         following.cancel()
+        news.follower.close()
+        await asyncio.wait({following})
+
+
+def _log_error(following: asyncio.Task[None]) -> None:
+    """Tell at once that the session has no news any more: it goes on at the last rate."""
+    if not following.cancelled() and (error := following.exception()) is not None:
+        _LOG.error("this worker hears no news of the run's rate any more", exc_info=error)
 
 
 async def _until_left(client: Client, tenant: str, activities: "_Activities") -> None:
@@ -184,34 +193,44 @@ class _News:
         self._something.set()
 
     async def first(self) -> None:
-        """Wait for the first answer of the workflow, but not for long."""
+        """Wait for the workflow's answer if this chunk is the only one, but not for long."""
+        if self.follower.chunks == 1:  # what is known may be old, or of another run
+            self._answered.clear()
         self._something.set()
         with suppress(TimeoutError):
             await asyncio.wait_for(self._answered.wait(), BEAT)
 
     async def exchange(self) -> None:
         """Send what there is to tell, and ask for news twice a second; more often in a pause."""
-        clock, pausing = asyncio.get_running_loop().time, 0.0
+        clock, pausing, told = asyncio.get_running_loop().time, 0.0, ""
         while True:
             self._something.clear()
+            self.follower.limit_runs()
             # Temporal or the coordinator may be down, or of another version: then the session
             # has to do without.
-            with suppress(RPCError, WorkflowQueryFailedError):
-                while self._outbox:
-                    await self._send(self._outbox.popleft())
-                if self.follower.chunks:
-                    epoch = self.follower.epoch
-                    self.follower.hear(
-                        await self._run.query(
-                            RunWorkflow.pace, args=list(epoch), rpc_timeout=_ANSWER
-                        )
-                    )
-                    self._answered.set()
+            try:
+                await self._exchange_once()
+            except (RPCError, WorkflowQueryFailedError):
+                pass
+            except (MonoCloudError, ValueError) as error:  # who else writes there cannot be read
+                if str(error) != told:
+                    told = str(error)
+                    _LOG.warning("the answer of the run's workflow cannot be read: %s", told)
             if not self.follower.waits:
                 pausing = clock()
             quick = self.follower.waits and clock() - pausing < _SHORT_PAUSE
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._something.wait(), _QUICK if quick else _OFTEN)
+
+    async def _exchange_once(self) -> None:
+        while self._outbox:
+            await self._send(self._outbox.popleft())
+        if self.follower.chunks:
+            epoch = list(self.follower.epoch)
+            self.follower.hear(
+                await self._run.query(RunWorkflow.pace, args=epoch, rpc_timeout=_ANSWER)
+            )
+            self._answered.set()
 
     async def _send(self, news: Throttled | Granted) -> None:
         if isinstance(news, Throttled):
@@ -303,6 +322,7 @@ class _Activities:
             before,
             chunk.so_far.rows.positions(),
             meter=self._meter,
+            follower=self._follower,
             max_rate=max_rate,
             max_outage=plan.max_outage,
         )
@@ -329,12 +349,14 @@ class _ChunkRun:
         known: set[object],
         *,
         meter: _Meter,
+        follower: Follower,
         max_rate: float | None,
         max_outage: float,
     ) -> None:
         self._positions = [each for each in range(len(user_ids)) if each not in known]
         self._room = _MAX_FAILED  # bytes
         self._meter = meter
+        self._follower = follower
         self._metered = 0  # requests
         self._before = before
         self._rows = before.rows
@@ -390,10 +412,6 @@ class _ChunkRun:
         if activity.is_worker_shutdown():
             self._drain()
 
-    def _pause_left(self) -> float:
-        pace = self.run.pace
-        return 0.0 if pace.down else pace.pause_left
-
     def _drain(self) -> None:
         self._drained = True
         self.run.drain()
@@ -418,7 +436,7 @@ class _ChunkRun:
             rate=rate,
             worker=member_name(),
             learnt=pace.rate,
-            pause_left=self._pause_left(),
+            pause_left=self._follower.pause_left,
             outage=pace.down_for(self._loop.time()),
         )
 

@@ -18,7 +18,6 @@ version began take the steps of that version until they continue in a new histor
 """
 
 import asyncio
-import math
 from collections import Counter
 from contextlib import suppress
 from datetime import timedelta
@@ -138,7 +137,7 @@ class RunWorkflow:
             chunks=len(self._lanes),
             trouble=sorted(set(self._trouble.values())),
             kinds=dict(self._state.progress.kinds),
-            learnt=self._pace.learnt(workflow.time()),
+            learnt=self._pace.learnt,
         )
         for result in self._in_hand.values():
             add_result(progress, result)
@@ -152,14 +151,14 @@ class RunWorkflow:
     @workflow.query
     def pace(self, run: str, epoch: int) -> Pace:
         """Return what the sessions of all workers keep to; the rates only to who knows another."""
-        me, pace = workflow.info().first_execution_run_id, self._pace.pace
-        alone = self._pace.alone(workflow.time())
-        pace = structs.replace(pace, run=me, lanes=max(1, self._out), alone=alone)
-        if (run, epoch) == (me, pace.epoch):
-            return structs.replace(pace, rates=[])
-        most = self._state.progress.max_rate or math.inf
-        rates = [(time, min(rate, most)) for time, rate in pace.rates]
-        return structs.replace(pace, rates=rates)
+        return self._pace.answer(
+            run,
+            epoch,
+            me=workflow.info().first_execution_run_id,
+            lanes=self._out,
+            max_rate=self._state.progress.max_rate,
+            now=workflow.time(),
+        )
 
     @workflow.signal
     def throttled(self, told: Throttled) -> None:
@@ -267,8 +266,7 @@ class RunWorkflow:
 
     def _is_one_lane(self) -> bool:
         """Return whether one lane has all of the rate, until something is known of it."""
-        pace = self._pace.pace
-        known = bool(pace.rates) if pace.epoch else bool(self._state.progress.requests)
+        known = bool(self._pace.pace.rates or self._state.progress.requests)
         return self._measures_rate and (not known or self._pace.alone(workflow.time()) != "")
 
     def _take_back(self) -> None:
@@ -376,7 +374,8 @@ class RunWorkflow:
     def _call_worker(self, chunk: Chunk) -> ActivityHandle[ChunkResult]:
         """Start the activity of a worker."""
         progress = self._state.progress
-        number = 1 if self._is_one_lane() else most_lanes(progress.max_rate)
+        is_only_one = self._is_one_lane() and len(self._lanes) == 1
+        number = 1 if is_only_one else most_lanes(progress.max_rate)
         # With a limit only if somebody has left: with few machines, none may be there for a while.
         taken = timedelta(seconds=_TAKEN) if progress.away else None
         return workflow.start_activity(

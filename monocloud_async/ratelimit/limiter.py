@@ -412,12 +412,19 @@ class RateLimiter:
             leader: knows the rate of this session, or that there is no limit yet.
             weight: how many requests of all sessions one of this session stands for.
         """
-        self._interval.weight = weight
+        known = leader if leader is not None and leader.rate < math.inf else None
         if leader is not self._leader:
             self._leader, self._to_learn = leader, None
-            self._estimator = leader if leader is not None and leader.rate < math.inf else None
+            self._estimator = known
+            self._window, self._most_in_flight = _FIRST_WINDOW, 0
             if self._state in {State.OPEN, State.PACED}:
+                self._begin_interval()
                 self._resume()
+        elif known is not None and self._estimator is None:
+            self._estimator = known
+            if self._state is State.OPEN:
+                self._resume()
+        self._interval.weight = weight
 
     def hold(self, now: float, seconds: float) -> None:
         """Pause for so long, or longer: another session was refused."""
@@ -459,6 +466,9 @@ class RateLimiter:
 
     def _end_pause(self, now: float) -> None:
         self._paused_seconds = self.paused_seconds(now)
+        self._begin_interval()
+
+    def _begin_interval(self) -> None:
         weight = self._interval.weight
         self._interval = MeasurementInterval(self._interval.number + 1)
         self._interval.weight = weight

@@ -1,12 +1,16 @@
 """How the rate is divided into lanes, and the source into chunks."""
 
+from typing import Any
+
 import pytest
+import temporalio.workflow
 from hypothesis import given
 from hypothesis import strategies as st
 from plans import plan
 
 from monocloud_async.fleet.lanes import MAX_LANES, MeasuredRate, lanes, most_lanes, next_chunk
-from monocloud_async.fleet.messages import Chunk, RunState, Sign, Span, new_state
+from monocloud_async.fleet.messages import Chunk, Pace, RunState, Sign, Span, new_state
+from monocloud_async.fleet.workflow import RunWorkflow
 
 
 def state(size: int, max_rate: float, *, line: float = 10.0) -> RunState:
@@ -104,3 +108,44 @@ def test_gaps_are_cut_one_after_the_other() -> None:
     begun = state(1000, 50)
     begun.gaps = [Span(0, 10), Span(500, 700)]
     assert cut(begun) == [Span(0, 10), Span(500, 700)]
+
+
+@pytest.fixture
+def rates(monkeypatch: pytest.MonkeyPatch) -> list[float | None]:
+    """The highest rates of the chunks that a workflow outside of Temporal hands out."""
+    found: list[float | None] = []
+
+    def start_activity(*_: object, args: list[Any], **_options: object) -> None:
+        found.append(args[2])
+
+    monkeypatch.setattr(temporalio.workflow, "start_activity", start_activity)
+    monkeypatch.setattr(temporalio.workflow, "time", lambda: 1.0)
+    return found
+
+
+def running(lanes: int, *, pace: Pace, requests: int = 0) -> Any:
+    """Return a workflow with this many lanes."""
+    begun = state(1000, 300.0)
+    begun.progress.requests = requests
+    begun.pace = pace
+    found: Any = RunWorkflow(begun)
+    found._lanes = set(range(lanes))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("lanes", "pace", "requests", "rate"),
+    [
+        (1, Pace(), 0, 300.0),
+        (1, Pace(), 9, 50.0),
+        (1, Pace(epoch=1), 0, 300.0),
+        (6, Pace(epoch=1), 9, 50.0),  # a pause of which nothing was learnt
+        (6, Pace(epoch=2, rates=[(0.0, 200.0)], alone="me"), 9, 50.0),  # a search
+        (1, Pace(epoch=2, rates=[(0.0, 200.0)], alone="me"), 9, 300.0),
+    ],
+)
+def test_only_a_lane_that_is_the_only_one_has_all_of_the_highest_rate(
+    lanes: int, pace: Pace, requests: int, rate: float, rates: list[float | None]
+) -> None:
+    running(lanes, pace=pace, requests=requests)._call_worker(Chunk(span=Span(0, 1)))
+    assert rates == [rate]

@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from monocloud_async import MonoCloudSession, RetryPolicy
 from monocloud_async.fleet import worker
 from monocloud_async.fleet.follower import Follower
 from monocloud_async.fleet.id_file import digest_of, inspect_file
-from monocloud_async.fleet.messages import Chunk, ChunkResult, Plan, Progress, Span
+from monocloud_async.fleet.messages import Chunk, ChunkResult, Pace, Plan, Progress, Span
 from monocloud_async.fleet.sources import Sources
 from monocloud_async.fleet.temporal import member_name
 from monocloud_async.journal.store import Rows
@@ -342,3 +343,101 @@ async def test_a_worker_that_left_waits_for_a_coordinator_that_can_answer(
     run: Any = Run()
     await worker._until_away(run, away=False)
     assert not answers
+
+
+class Answers:
+    """A workflow that answers, or raises, one after the other; then it is silent."""
+
+    def __init__(self, *answers: Pace | Exception) -> None:
+        self.answers = list(answers)
+        self.silent = asyncio.Event()
+
+    async def query(self, *_: object, **_options: object) -> Pace:
+        if not self.answers:
+            self.silent.set()
+            await asyncio.Event().wait()
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+async def test_an_answer_that_cannot_be_read_is_told_once_and_the_next_one_counts(
+    session: MonoCloudSession,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(worker, "_OFTEN", 0)
+    error = msgspec.ValidationError("of another version")
+    answers = Answers(error, error, Pace(run="r", epoch=3))
+    run: Any = answers
+    news = worker._News(session, run)
+    news.follower.chunks = 1
+    following = asyncio.create_task(news.exchange())
+    await answers.silent.wait()
+    assert news.follower.epoch == ("r", 3)
+    assert caplog.messages == [
+        "the answer of the run's workflow cannot be read: of another version"
+    ]
+    following.cancel()
+    await asyncio.wait({following})
+
+
+async def test_the_first_chunk_after_an_idle_time_waits_for_news(
+    session: MonoCloudSession,
+) -> None:
+    answers = Answers(Pace(run="first"), Pace(run="second"))
+    run: Any = answers
+    news = worker._News(session, run)
+    following = asyncio.create_task(news.exchange())
+    for name in ("first", "second"):
+        news.follower.chunks = 1
+        await news.first()
+        assert news.follower.epoch == (name, 0)
+        news.follower.chunks = 0
+    following.cancel()
+    await asyncio.wait({following})
+
+
+async def test_a_session_whose_worker_has_ended_is_free_of_the_fleet(
+    session: MonoCloudSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listeners = set(session.pace.listeners)
+    began = asyncio.Event()
+
+    async def until_left(*_: object) -> None:
+        began.set()
+        await asyncio.Event().wait()
+
+    @asynccontextmanager
+    async def answering(*_: object) -> AsyncIterator[None]:
+        yield
+
+    class Client:
+        def get_workflow_handle_for(self, *_: object) -> Answers:
+            return Answers()
+
+    client: Any = Client()
+    monkeypatch.setattr(worker, "_until_left", until_left)
+    monkeypatch.setattr(worker, "answering", answering)
+    monkeypatch.setattr(worker, "with_message_codec", lambda same: same)
+    working = asyncio.create_task(worker.run_worker(session, client=client))
+    await began.wait()
+    assert session.pace.listeners > listeners
+    working.cancel()
+    await asyncio.wait({working})
+    assert session.pace.listeners == listeners
+    assert [task for task in asyncio.all_tasks() if "exchange" in repr(task)] == []
+
+
+async def test_an_error_that_ends_the_news_is_logged_at_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def failing() -> None:
+        raise KeyError("a mistake")
+
+    following = asyncio.create_task(failing())
+    following.add_done_callback(worker._log_error)
+    await asyncio.wait({following})
+    await asyncio.sleep(0)
+    assert caplog.messages == ["this worker hears no news of the run's rate any more"]

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from limiters import Ours
 
 from monocloud_async.cli.display import limiter_status
-from monocloud_async.ratelimit.estimator import Ticket
+from monocloud_async.ratelimit.estimator import RateEstimator, Ticket
 from monocloud_async.ratelimit.limiter import RateLimiter, State
 from monocloud_async.ratelimit.pacer import Pacer
 
@@ -669,3 +669,41 @@ def test_limiters_that_were_made_before_a_fork_have_a_jitter_of_their_own() -> N
         os.close(theirs)
         os.close(ours)
     assert pauses[0] != pauses[1]
+
+
+class Leader(RateEstimator):
+    """Knows a rate from the begin, or later."""
+
+    def __init__(self, rate: float = math.inf) -> None:
+        super().__init__()
+        self.rate = rate
+
+
+def test_a_follower_of_an_unknown_rate_keeps_it_as_soon_as_it_is_known() -> None:
+    limiter, leader = RateLimiter(seed=1), Leader()
+    limiter.follow(leader)
+    limiter.hold(0.0, 1.0)
+    leader.rate = 50.0
+    limiter.follow(leader, 2.0)
+    limiter.granted(limiter.send(1.0), 1.1)  # nobody has released it
+    assert limiter.state == "paced"
+    limiter.send(1.2)
+    assert limiter.delay(1.2) == pytest.approx(0.02)
+    running = RateLimiter(seed=1)
+    leader = Leader()
+    running.follow(leader)
+    leader.rate = 50.0
+    running.follow(leader)
+    assert running.state == "paced"
+
+
+def test_who_follows_nobody_any_more_begins_anew_and_slowly() -> None:
+    limiter = RateLimiter(seed=1)
+    limiter.follow(Leader(50.0))
+    limiter.hold(0.0, 1.0)
+    limiter.release(1.0, 1.0)
+    answered(limiter, 1, 1.1)
+    limiter.follow(None)
+    assert (limiter.state, limiter.rate) == ("open", None)
+    at_once(limiter, 20, 2.0)
+    assert limiter.delay(2.0) > 0
