@@ -37,6 +37,7 @@ OnSkipped = Callable[[Outcome], Awaitable[None]]
 OnSkippedMany = Callable[[range], None]
 
 YIELD_EVERY: Final = 256  # ids after which other tasks get a chance to run
+_MANY: Final = 512  # ids that are skipped at once, and in memory as long
 
 
 _SetIterator: Final = type(iter(set[str]()))
@@ -217,6 +218,7 @@ class Source:
 
         This is only for speed: ten million users of an earlier run take seconds, not minutes.
         """
+        known = known[:_MANY]
         if not known:
             return
         if self._async_iterator is None:

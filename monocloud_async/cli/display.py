@@ -242,7 +242,7 @@ class LiveBar(Progress):
 
     def show(self, now: float, done: int, total: int | None) -> None:
         """Draw the bar for this amount."""
-        left = None if total is None else self._estimate.left(now, max(0, total - done))
+        left = None if total is None else self._estimate.left(now, total - done)
         speed = " ".join(filter(None, [_speed(self._estimate.rate), _left(left)]))
         self.update(self._shown, completed=done, total=total, speed=speed)
         self.refresh()

@@ -124,6 +124,8 @@ class Estimate:
         rate = self.rate
         if rate is None:
             return None
+        if remaining <= 0:
+            return 0.0
         if self._round is None:
             pause = 0.0 if self._limiter is None else self._limiter.pause_from(now)
             return pause + remaining / rate

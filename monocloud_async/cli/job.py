@@ -146,7 +146,8 @@ class Job:
                 limit=limits.limit,
                 journal=self._journal,
                 count=self._expected,
-                on_skipped_many=self._skipped if self.json is None else None,
+                # Whoever writes to a pipe may be slow: there, each user counts when it comes.
+                on_skipped_many=self._skipped if self.json is None and not self._blocking else None,
             )
             try:
                 with self._shown(run, access, limits.max_rate) as self._display:

@@ -76,8 +76,10 @@ def signals(interrupt: Callable[[signal.Signals], None]) -> Iterator[None]:
 
     def hear(number: signal.Signals) -> None:
         nonlocal heard
-        if number is hangup and heard:
-            return
+        if number is hangup:
+            before[number] = signal.SIG_IGN  # also after the work: it may come several times
+            if heard:
+                return
         heard += 1
         if heard > 1:  # cancelled: the next signal must end even a stuck process
             for each in (signal.SIGINT, signal.SIGTERM):

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, Protocol, TextIO
 
 from monocloud_async.cli.exit_codes import ALL_DONE, INTERRUPTED, SOME_FAILED, STOPPED
@@ -353,11 +354,17 @@ def _finish(out: Output, code: int) -> int:
 def _signals_interrupt() -> Iterator[None]:
     """Let SIGTERM and SIGHUP do what SIGINT does, where they would end the process unheard."""
     before: dict[int, Any] = {}
+
+    def hang_up(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_IGN)  # a terminal that closes may send it several times
+        signal.default_int_handler(number, frame)
+
     if threading.current_thread() is threading.main_thread():
         for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
             number = getattr(signal, name, None)
             if number is not None and signal.getsignal(number) is signal.SIG_DFL:
-                before[number] = signal.signal(number, signal.default_int_handler)
+                handler = hang_up if name == "SIGHUP" else signal.default_int_handler
+                before[number] = signal.signal(number, handler)
     try:
         yield
     finally:

@@ -48,7 +48,12 @@ class NotAnIdError(Exception):
 @lru_cache(1024)
 def is_column_name(text: str, by: By = By.ID) -> bool:
     """Return whether a column of this name holds user ids: "user_id", "User ID", "id"."""
-    return re.sub(r"[_\- ]", "", text.lower()) in _NAMES[by]
+    return normalized(text) in _NAMES[by]
+
+
+def normalized(name: str) -> str:
+    """Return the name of a column or member in lower case, without "_", "-" and spaces."""
+    return re.sub(r"[_\- ]", "", name.lower())
 
 
 def strip(text: str) -> str:

@@ -10,15 +10,18 @@ from typing import Final, NamedTuple
 import msgspec
 
 from monocloud_async.errors import ConfigurationError
+from monocloud_async.inputs.ids import normalized
 from monocloud_async.sanitize import clean
 
 MAX_DOCUMENT: Final = 1 << 28  # characters; a document is in memory as a whole, unlike lines
 
-# What APIs call the list of a page, in lower case and without "_".
+# What APIs call the list of a page, in lower case and without "_", "-" and spaces.
 _LISTS: Final = {
     *("users", "ids", "userids", "data", "items", "results", "result", "records", "rows"),
     *("value", "values", "entries", "elements", "content", "resources", "list", "members"),
 }
+
+_NOT_UTF_8: Final = re.compile("[\ud800-\udfff]")
 
 _array = msgspec.json.Decoder(list[msgspec.Raw])
 _object = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -46,10 +49,11 @@ def may_be_document(first_line: str, is_id: Callable[[str], bool]) -> bool:
     if not start.startswith("{"):
         return False
     try:
-        members = _object.decode(start.encode(errors="surrogateescape"))
+        members = _object.decode(utf_8(start))
     except (msgspec.MsgspecError, RecursionError):
         return True  # an object over several lines
-    return len(_lists(members)) == 1 and not any(map(is_id, members))
+    lists = _lists(members)
+    return len(lists) == 1 and (not any(map(is_id, members)) or _is_doubtful(members, lists))
 
 
 def read_document(name: str, text: str, is_id: Callable[[str], bool]) -> Document | None:
@@ -68,30 +72,59 @@ def read_document(name: str, text: str, is_id: Callable[[str], bool]) -> Documen
         if not is_array:
             return None
         raise ConfigurationError(f"{name} is too long for one document; use: jq -c '.[]'")
-    content = text.encode(errors="surrogateescape")
+    content = utf_8(text)
     try:
         if is_array:
             return Document(_texts(content), [])
         members = _object.decode(content)
+        lists = _lists(members)
+        if _is_doubtful(members, lists):
+            raise ConfigurationError(
+                f"{name} is one JSON object with an id and the list {clean(lists[0])!r}, so nobody"
+                " can tell whether it is a user or a page of users; write one user a line: jq -c"
+            )
         if any(map(is_id, members)):
             return Document([_on_one_line(content)], [])
-        lists = _lists(members)
         if len(lists) != 1:
             raise ConfigurationError(
                 f"{name} is one JSON object without a single list of users;"
                 " write one object a line: jq -c"
             )
-        if re.sub("_", "", lists[0].lower()) not in _LISTS and not is_id(lists[0]):
+        items = _texts(members[lists[0]])
+        if normalized(lists[0]) not in _LISTS and not _has_user_id(items, is_id):
             raise ConfigurationError(
                 f"{name} is one JSON object with the list {clean(lists[0])!r}, which may be no list"
                 " of users; if it is one, write one of them a line: jq -c"
             )
-        items = _texts(members[lists[0]])
         return Document(items, _notes(len(items), members))
     except (msgspec.MsgspecError, RecursionError) as error:
         if not is_array:
             return None
         raise ConfigurationError(f"{name} is not JSON: {clean(str(error))}") from None
+
+
+def utf_8(text: str) -> bytes:
+    """Return the text with a replacement character for each byte that was not UTF-8.
+
+    It must not be read as UTF-8 again: two of them may be another letter there.
+    """
+    return _NOT_UTF_8.sub("\ufffd", text).encode()
+
+
+def _is_doubtful(members: dict[str, msgspec.Raw], lists: list[str]) -> bool:
+    """Return whether this may be a page of users as well as a user: many things have an `id`."""
+    names = {normalized(name) for name in members}
+    is_page = len(lists) == 1 and normalized(lists[0]) in _LISTS
+    return is_page and "id" in names and "userid" not in names
+
+
+def _has_user_id(items: list[str], is_id: Callable[[str], bool]) -> bool:
+    """Return whether the first item has an id that can only be a user's."""
+    try:
+        members = _object.decode(items[0]) if items else {}
+    except msgspec.MsgspecError:
+        return False
+    return any(is_id(name) and normalized(name) != "id" for name in members)
 
 
 def _lists(members: dict[str, msgspec.Raw]) -> list[str]:
@@ -104,7 +137,7 @@ def _texts(content: bytes | msgspec.Raw) -> list[str]:
 
 
 def _on_one_line(content: bytes) -> str:
-    text = content.decode(errors="surrogateescape").strip()
+    text = content.decode().strip()
     return text.replace("\r", " ").replace("\n", " ")
 
 

@@ -12,6 +12,7 @@ import msgspec
 
 from monocloud_async.inputs import By, Format
 from monocloud_async.inputs.ids import LISTED, NotAnIdError, find, is_column_name
+from monocloud_async.inputs.json_document import utf_8
 from monocloud_async.inputs.table import MAX_LINE, read_header, split_lines
 from monocloud_async.sanitize import clean
 
@@ -109,9 +110,7 @@ def is_id_member(name: str, column: str | None, by: By) -> bool:
 
 def _decoded(text: str) -> Any:
     try:
-        return msgspec.json.decode(text)
-    except UnicodeEncodeError:
-        raise NotAnIdError("is not UTF-8") from None
+        return msgspec.json.decode(utf_8(text))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise NotAnIdError("is not JSON") from None
 

@@ -97,12 +97,16 @@ class IdReader:
         self.notes: list[str] = []
         self.resolve: Callable[[Line], Line] | None = None
         self.sheet = sheet
+        self._expected: int | None = None
         self._stream = stream
 
     def expected(self) -> int | None:
         """Return about how many ids there are, by counting line ends; None if that is unknown."""
-        if self.size is None:
-            return None
+        if self.size is not None and self._expected is None:
+            self._expected = self._counted()
+        return self._expected
+
+    def _counted(self) -> int | None:
         number = self._stream.fileno()
         position = os.lseek(number, 0, os.SEEK_CUR)  # `_stream` may have read ahead
         with open(number, "rb", SAMPLE, closefd=False) as file, self._readable():
@@ -220,7 +224,7 @@ class IdReader:
             if not first:
                 return
         if may_be_document(first, self._is_id):
-            first += text.read(MAX_DOCUMENT)
+            first += text.read(MAX_DOCUMENT) + text.readline(MAX_LINE)  # up to the end of a line
             document = read_document(self.name, first, self._is_id)
             if document is not None:
                 self.found = "JSON array"

@@ -323,7 +323,7 @@ def _by_number(
     delimiter, row = max(rows.items(), key=lambda item: _width(item[1]))
     # One that is open at the end may be closed in a further line, and be the right one.
     is_open = [one for one in rows.values() if isinstance(one, csv.Error) and _OPEN in str(one)]
-    if is_open:
+    if is_open and _width(row) <= 1:
         raise _malformed(name, is_open[0])
     if isinstance(row, csv.Error):
         raise _malformed(name, row)

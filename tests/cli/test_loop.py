@@ -108,7 +108,8 @@ def test_a_terminal_that_closes_is_the_first_signal_or_none(
                 signal.raise_signal(number)
                 await asyncio.sleep(0.05)
 
-    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {each: signal.getsignal(each) for each in numbers}
     try:
         loop.run(main())
     finally:
@@ -215,6 +216,15 @@ def test_the_third_signal_ends_even_a_process_whose_output_is_stuck(tmp_path: Pa
             assert process.wait(timeout=30) == -signal.SIGINT
 
 
+def sleeps(process: subprocess.Popen[str]) -> bool:
+    """Whether the process has nothing to do, and does not only wait for a busy processor."""
+    for _ in range(10):
+        if ") S " not in Path(f"/proc/{process.pid}/stat").read_text():
+            return False
+        time.sleep(0.02)
+    return True
+
+
 @contextmanager
 def all_done_but_unread(sandbox: Sandbox, *argv: object) -> Iterator[subprocess.Popen[str]]:
     """A process whose work is done, and whose results wait for a reader of a short pipe."""
@@ -222,7 +232,7 @@ def all_done_but_unread(sandbox: Sandbox, *argv: object) -> Iterator[subprocess.
         assert process.stdout
         pipe = process.stdout
         wait_for(lambda: waiting_bytes(pipe) > 0)
-        wait_for(lambda: stands_still(sandbox))
+        wait_for(lambda: stands_still(sandbox) and sleeps(process))
         yield process
 
 
@@ -262,6 +272,21 @@ def test_a_signal_after_the_work_cuts_no_result(
         out, _ = process.communicate(timeout=30)
     assert re.search(r"\d lines of results in stdout are read; Ctrl-C again", told)
     assert process.returncode == 130
+    assert len([json.loads(line) for line in out.splitlines()]) >= 401
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("late", ["report"], indirect=True)
+def test_a_terminal_that_closes_may_say_so_several_times(
+    sandbox: Sandbox, late: list[object]
+) -> None:
+    with all_done_but_unread(sandbox, *late) as process:
+        process.send_signal(signal.SIGHUP)
+        heard(process, "Stopping once")
+        process.send_signal(signal.SIGHUP)
+        out, _ = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "lost" not in out
     assert len([json.loads(line) for line in out.splitlines()]) >= 401
 
 

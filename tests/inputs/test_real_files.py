@@ -112,6 +112,17 @@ READ = {
         "Schlüssel",
     ),
     "a page of an API": ("a.json", json.dumps({"Resources": OBJECTS, "total": 5}), None),
+    "a page whose list has a name of its own": ("a.json", json.dumps({"lost": OBJECTS}), None),
+    "users with lists": (
+        "a.jsonl",
+        "".join(json.dumps({"id": one, "data": ["x"]}) + "\n" for one in IDS),
+        None,
+    ),
+    "no header, and a quote that means nothing": (
+        "a.csv",
+        "".join(f'{one};a,"b\n' for one in IDS),
+        "1",
+    ),
     "a page in JSON, with the members that were named": (
         "a.json",
         json.dumps({"items": [{"uid": one, "id": "x"} for one in IDS]}),
@@ -294,8 +305,21 @@ def test_an_id_in_a_doubtful_encoding_is_a_bad_line(tmp_path: Path) -> None:
 
 def test_an_id_whose_bytes_would_be_another_letter_in_utf_8_is_a_bad_line(tmp_path: Path) -> None:
     """What is "Ã¼" in Windows-1252 is "ü" in UTF-8, and may be somebody else."""
+    for name, content in (
+        ("a.jsonl", '{"id":"Ã¼da","n":"x"}\n{"id":"ada","n":"Größe"}\n'),
+        ("a.json", '[{"id":"Ã¼da","n":"x"},\n{"id":"ada","n":"Größe"}]'),
+    ):
+        _, lines = read(tmp_path, name, content.encode("cp1252"))
+        assert [line.user_id for line in lines] == [None, "ada"]
+        assert "not UTF-8 where the id is" in (lines[0].problem or "")
     _, lines = read(tmp_path, "a.csv", "id,n\nÃ¼da,x\nada,Größe\n".encode("cp1252"))
     assert [line.user_id for line in lines] == [None, "ada"]
+
+
+def test_lines_of_several_encodings_are_read_where_their_ids_are_ascii(tmp_path: Path) -> None:
+    content = b'{"user_id":"u1","n":"M\xc3\xbcller"}\n{"user_id":"u2","n":"M\xfcller"}\n'
+    _, lines = read(tmp_path, "a.jsonl", content)
+    assert [line.user_id for line in lines] == ["u1", "u2"]
 
 
 def test_the_encoding_is_looked_for_in_more_than_the_first_lines(tmp_path: Path) -> None:
@@ -332,6 +356,14 @@ BOOK = xlsx({"one": ROWS, "two": ROWS})
         ("a.csv", f'user_id,"n\n{A},Ada\n{B},"\n', None, "", "lines 1 to 3 .* a stray quote"),
         ("a.csv", f'user_id,"n\n{A},Ada\n{B},"\n', "1", "", "lines 1 to 3 .* a stray quote"),
         ("a.json", f'{{"uid": "{A}", "roles": ["admin"]}}', None, "", "'roles', which may be no"),
+        (
+            "a.json",
+            json.dumps({"id": "r1", "data": OBJECTS}),
+            None,
+            "",
+            "a user or a page of users",
+        ),
+        ("a.json", json.dumps({"id": "r1", "data": IDS}, indent=1), None, "", "a user or a page"),
         ("a.csv", TABLE, "0", "", "no column 0"),
         ("a.csv", "# a comment\nname\nx\n", None, "", "its first row is: name"),
         ("a.txt", TABLE, None, "", "looks like a table: use --format csv"),
@@ -389,6 +421,17 @@ def test_an_object_that_has_an_id_is_a_user_whatever_lists_it_has(
         for name in ("a.json", "a.jsonl"):
             _, lines = read(tmp_path, name, f"{content}\n", column)
             assert [(line.user_id, line.problem) for line in lines] == [(A, None)]
+
+
+def test_what_is_too_long_for_a_document_is_read_by_lines_none_of_them_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("monocloud_async.inputs.reader.MAX_DOCUMENT", 60)
+    monkeypatch.setattr("monocloud_async.inputs.json_document.MAX_DOCUMENT", 60)
+    users = "".join(json.dumps({"id": one}) + "\n" for one in IDS)
+    _, lines = read(tmp_path, "a.jsonl", f'{{"roles":["a"],"sub":"x"}}\n{users}')
+    assert [line.user_id for line in lines] == [None, *IDS]
+    assert [line.number for line in lines] == [*range(1, 7)]
 
 
 def test_a_document_may_be_one_long_line(tmp_path: Path) -> None:
