@@ -116,7 +116,7 @@ def test_a_time_in_which_nothing_was_sent_changes_no_rate() -> None:
     busy, idle = known(200), known(200)
     busy.granted(told(measured(200, 5.0), epoch=2), KNOWN + 6.0)
     idle.granted(told(measured(200, 5.0), epoch=2), KNOWN + 3606.0)
-    assert idle.pace.rates[0] == busy.pace.rates[0]
+    assert idle.pace.rates[0] == pytest.approx(busy.pace.rates[0])
 
 
 def test_the_rate_that_was_learnt_does_not_rise_by_itself() -> None:
