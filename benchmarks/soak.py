@@ -1,4 +1,4 @@
-"""A long run against a tenant with all faults, which is killed three times.
+"""A long run over TLS against a tenant with all faults, which is killed three times.
 
     python benchmarks/soak.py [--minutes 10]
 
@@ -9,6 +9,7 @@ is compared with the journal of the run, user by user. Exit code 1: a limit was 
 import argparse
 import asyncio
 import gc
+import os
 import platform
 import signal
 import sqlite3
@@ -24,10 +25,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
+import trustme
+from soak_tenant import ERRORS, RATE
 
 from monocloud_async import BulkReport, BulkRun, MonoCloudSession, RetryPolicy, __version__
+from monocloud_async.sandbox import Sandbox
 
-RATE, BURST, LATENCY, ERRORS = 1000, 200, 0.005, 0.002
 CONCURRENCY, TIMEOUT = 100, 2.0
 EVERY = 100  # one user in this many has its own fault, in turn
 SCRIPTS = (
@@ -37,22 +40,21 @@ SCRIPTS = (
 REPEATS = 8  # extra requests for one round of these scripts
 KILLS = 3
 KEY = {"X-API-KEY": "sandbox-key"}
+CERTIFICATE = "server.pem"
 
 
 class Tenant:
-    """Run the sandbox as a process."""
+    """Run the sandbox as a process, over TLS."""
 
     def __init__(self, folder: Path, users: int) -> None:
-        self.db, self.ids = folder / "tenant.db", folder / "ids.txt"
-        self.url = self._start("--users", users, "--ids", self.ids)
+        self.db, self._certificate = folder / "tenant.db", folder / CERTIFICATE
+        self.user_ids = Sandbox(users=users, db=self.db).user_ids()
+        self.url = self._start("0")
 
-    def _start(self, *options: object, port: str = "0") -> str:
-        argv = [
-            *("--db", self.db, "--port", port, "--rate-limit", RATE, "--burst", BURST),
-            *("--latency", LATENCY, "--error-rate", ERRORS, *options),
-        ]
+    def _start(self, port: str) -> str:
+        program = Path(__file__).with_name("soak_tenant.py")
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "monocloud_async", "sandbox", *map(str, argv)],
+            [sys.executable, program, self.db, self._certificate, port],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
@@ -65,7 +67,7 @@ class Tenant:
         self._process.communicate()
 
     def again(self) -> None:
-        self._start(port=self.url.rpartition(":")[2])
+        self._start(self.url.rpartition(":")[2])
 
     async def script(self, user_ids: list[str], start: int) -> None:
         """Script faults for every hundredth user from this one on."""
@@ -114,7 +116,7 @@ def rss_mb() -> float:
 
 
 async def soak(tenant: Tenant, journal: Path, seconds: float) -> tuple[BulkReport, Watch]:
-    user_ids = tenant.ids.read_text(encoding="ascii").split()
+    user_ids = tenant.user_ids
     await tenant.script(user_ids, 0)
     began = time.monotonic()
 
@@ -189,25 +191,44 @@ def figures(report: BulkReport, watch: Watch, before: int) -> Iterator[tuple[str
     yield "loop lag", f"p99 {p99:.1f} ms, most {lags[-1] * 1000:.0f} ms", p99 < 50
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--minutes", type=float, default=10.0)
-    seconds = parser.parse_args().minutes * 60
-    with tempfile.TemporaryDirectory() as folder:
-        journal = Path(folder, "run.journal")
-        tenant = Tenant(Path(folder), int(seconds * RATE * 1.1))
-        try:
-            before = descriptors()
-            report, watch = asyncio.run(soak(tenant, journal, seconds))
-            lost = differences(tenant.db, journal, report.total)
-        finally:
-            tenant.kill()
+def certify(folder: Path) -> Path:
+    """Write the server's certificate, and return the file of its authority."""
+    authority, trusted = trustme.CA(), folder / "ca.pem"
+    authority.cert_pem.write_to_path(trusted)
+    issued = authority.issue_cert("127.0.0.1")
+    issued.private_key_and_cert_chain_pem.write_to_path(folder / CERTIFICATE)
+    return trusted
+
+
+def measure(folder: Path, seconds: float) -> int:
+    """Run the soak test, and return the exit code."""
+    journal, tenant = folder / "run.journal", Tenant(folder, int(seconds * RATE * 1.1))
+    try:
+        before = descriptors()
+        report, watch = asyncio.run(soak(tenant, journal, seconds))
+        lost = differences(tenant.db, journal, report.total)
+    finally:
+        tenant.kill()
     rows = list(figures(report, watch, before))
     rows += [(what, f"{count:,}", count == 0) for what, count in lost.items()]
     print(f"monocloud-async {__version__}, Python {platform.python_version()}, {KILLS} kills")
     for what, figure, within in rows:
         print(f"{what:36}{figure}{'' if within else '   OUT OF BOUNDS'}")
     return 0 if all(within for _, _, within in rows) else 1
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.folder is not None:
+        return measure(options.folder, options.minutes * 60)
+    with tempfile.TemporaryDirectory() as folder:
+        # aiohttp reads the trusted authorities when it is imported: so in a process of its own.
+        environment = os.environ | {"SSL_CERT_FILE": str(certify(Path(folder)))}
+        command = [sys.executable, __file__, "--minutes", str(options.minutes), "--folder", folder]
+        return subprocess.run(command, env=environment, check=False).returncode
 
 
 if __name__ == "__main__":
