@@ -236,7 +236,8 @@ class Job:
         since = 0
         async for line in _ahead(self._lines) if self._blocking else _each(self._lines):
             if user_id := self._admit(line):
-                self._begin()
+                if self._read == 1:
+                    self._begin()
                 yield user_id
                 since = 0
             elif (since := since + 1) % _TURN == 0:

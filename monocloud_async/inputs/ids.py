@@ -31,6 +31,9 @@ _ROUNDED: Final = re.compile(r"-?[0-9](?:[.,][0-9]+)?E[+-][0-9]+")
 _RULE: Final = re.compile(r"[-=+_|:*~]+")
 _NO_VALUE: Final = {"null", "(null)", "<null>", "none", "nil", "nan", "n/a", "undefined"}
 _LONGEST_WORD: Final = 12  # characters of a word for no value, or of a column's name
+_PLAIN_LINE: Final = re.compile(
+    rf"([A-Za-z0-9][A-Za-z0-9_-]{{{_LONGEST_WORD},1000}})(?:\r\n|\n|\r)?"
+)
 _STRANGE: Final = re.compile(r"[\"'`,;|<>{}\[\]\ufffd\ud800-\udfff]")
 _NAMED: Final = {",": "a comma", ";": "a semicolon", "|": "a bar"}
 
@@ -59,6 +62,15 @@ def normalized(name: str) -> str:
 def strip(text: str) -> str:
     """Return the text without white space and invisible characters around it."""
     return _AROUND.sub("", text)
+
+
+def plain_id(line: str) -> str | None:
+    """Return what `find` returns, if the line is an id as they mostly are; this is only for speed.
+
+    Such an id is longer than any name of a column and any word for no value.
+    """
+    found = _PLAIN_LINE.fullmatch(line)
+    return found and found[1]
 
 
 def find(text: str, by: By = By.ID) -> str:

@@ -31,6 +31,7 @@ from monocloud_async.inputs.content import (
     text_of,
     unpacked,
 )
+from monocloud_async.inputs.ids import plain_id
 from monocloud_async.inputs.json_document import MAX_DOCUMENT, may_be_document, read_document
 from monocloud_async.inputs.lines import Line, is_id_member, json_lines, read_line, txt_line
 from monocloud_async.inputs.table import MAX_LINE, Numbered, find_header, read_header
@@ -239,8 +240,11 @@ class IdReader:
 
     def _txt(self, lines: Iterator[Numbered]) -> Iterator[Line]:
         begun = commented = False
+        is_id = self.by is By.ID
         for number, text in lines:
-            if text.startswith("#"):
+            if begun and is_id and (user_id := plain_id(text)):
+                yield Line(number, text, user_id)
+            elif text.startswith("#"):
                 if not commented:
                     commented = True
                     self.notes.append(

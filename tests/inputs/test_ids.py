@@ -1,8 +1,10 @@
 """The id in a cell: cleaned where it can only mean one id, refused with the reason else."""
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
-from monocloud_async.inputs.ids import NotAnIdError, find
+from monocloud_async.inputs.ids import NotAnIdError, find, plain_id
 
 ID = "UOtBaOybB6dTpIJNrnkRw"
 
@@ -29,6 +31,19 @@ def test_what_programs_put_around_an_id_is_removed(text: str) -> None:
 @pytest.mark.parametrize("user_id", ["ada", "-ada", "a.b", "a:b", "Ω", "ada@acme", "+1", "auth0:7"])
 def test_an_id_is_itself(user_id: str) -> None:
     assert find(user_id) == user_id
+
+
+@example("-----------------\n")
+@example("emailaddress\n")
+@given(st.from_regex(r"[A-Za-z0-9_.+-]{10,20}(\r\n|\n|\r| )?", fullmatch=True))
+def test_a_plain_line_is_the_id_that_is_found_in_it(line: str) -> None:
+    user_id = plain_id(line)
+    assert user_id is None or user_id == find(line)
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\r\n", "\r"])
+def test_ids_as_they_mostly_are_make_plain_lines(end: str) -> None:
+    assert plain_id(ID + end) == ID
 
 
 @pytest.mark.parametrize(
