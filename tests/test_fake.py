@@ -49,8 +49,8 @@ async def test_users_are_enabled_disabled_and_listed() -> None:
 async def test_each_fault_is_the_error_that_it_is_over_sockets(
     step: int | str, error: type[m.MonoCloudError]
 ) -> None:
-    once = RetryPolicy(attempts=1)
-    async with FakeMonoCloud(retry=once, timeout=0.05) as session:
+    once, timeout = RetryPolicy(attempts=1), 0.05 if step == "hang" else 10.0
+    async with FakeMonoCloud(retry=once, timeout=timeout) as session:
         session.sandbox.script("ada", step)
         with pytest.raises(error) as caught:
             await session.enable_user("ada")
