@@ -41,7 +41,8 @@ class MonoCloudError(Exception):
     """Base class of all errors; has the `user_id`, and `attempts`: how many requests were sent.
 
     `refusal` says in a word why the last request was not sent, or is "" if it was: "down", "pause",
-    "rate_limit", "max_rate", "deadline", "closed", "invalid_user_id" or "configuration".
+    "probe", "slow_start", "rate_limit", "max_rate", "deadline", "closed", "invalid_user_id" or
+    "configuration".
     """
 
     refusal: str = ""

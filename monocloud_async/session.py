@@ -479,10 +479,14 @@ class MonoCloudSession:
                 refusal.attempts = sent
                 raise
             observed.sends()
+            seconds = min(limit, deadline - clock())
             try:
-                result = await self._send(operation, target, min(limit, deadline - clock()))
+                result = await self._send(operation, target, seconds)
             except BaseException as error:
-                record_failure(limiter, ticket, target, error, clock())
+                usual = min(limit, policy.total)
+                record_failure(
+                    limiter, ticket, target, error, clock(), seconds=seconds, usual=usual
+                )
                 observed.failed(error)
                 if last is not None and isinstance(error, ConfigurationError):
                     raise last from None
