@@ -377,7 +377,7 @@ class BulkRun:
             return
         if has_place:
             self._places.release()
-        if task.cancelled() or (error := task.exception()) is None:
+        if (error := _error(task)) is None or (task.cancelled() and call is not None):
             return
         if call is None and self._results.error is None:
             self._input_error = error
@@ -385,6 +385,17 @@ class BulkRun:
         else:
             self._results.error = self._results.error or error
             self.cancel()
+
+
+def _error(task: asyncio.Task[None]) -> BaseException | None:
+    """Return the error that ended the task, if any; to be cancelled is none.
+
+    A `CancelledError` that nobody asked this task for came out of what it awaited, or called.
+    """
+    try:
+        return task.exception()
+    except asyncio.CancelledError as error:
+        return None if task.cancelling() else error
 
 
 async def _finish(work: Coroutine[object, object, None]) -> None:
