@@ -39,10 +39,11 @@ from monocloud_async.errors import (
 )
 from monocloud_async.journal import Journal
 from monocloud_async.models import User
+from monocloud_async.outcome import BulkReport
 from monocloud_async.ratelimit.admission_queue import AdmissionQueue, closed_error, record_failure
 from monocloud_async.ratelimit.limiter import RateLimiter
 from monocloud_async.retry import RetryBudget, RetryPolicy, checked_policy, retry_call
-from monocloud_async.telemetry.calls import Call, SessionTelemetry
+from monocloud_async.telemetry.calls import Call, CallOfRun, SessionTelemetry
 from monocloud_async.transport import Transport
 from monocloud_async.transport.error_translation import (
     expired_error,
@@ -256,6 +257,7 @@ class MonoCloudSession:
     def _in_progress(self, run: BulkRun) -> Iterator[None]:
         """Count a run as in progress; raises as `_begin` does."""
         self._begin()
+        self._telemetry.run_begins()
         self._runs.add(run)
         try:
             yield
@@ -380,8 +382,12 @@ class MonoCloudSession:
         page_size: int = 50,
         timeout: float | None = None,
         retry: RetryPolicy | None = None,
+        report: BulkReport | None = None,
     ) -> UserList:
-        """Return the users of the tenant; a request for a page takes `timeout` seconds at most."""
+        """Return the users of the tenant.
+
+        A request for a page takes `timeout` seconds at most, and counts in `report`, if given.
+        """
         if not isinstance(page_size, int) or page_size < 1:
             raise ConfigurationError(f"page_size must be 1 or more, not {page_size!r}")
         size = page_size
@@ -395,8 +401,9 @@ class MonoCloudSession:
 
         async def fetch(number: int, size: int) -> UserPage:
             path = list_path(number, size, query=filter, sort=order, group=group)
+            of_run = None if report is None else CallOfRun(report)
             try:
-                return await self._call(operation, path, timeout, policy)
+                return await self._call(operation, path, timeout, policy, of_run)
             except MonoCloudError as error:
                 error.user_id = None  # what was asked for is no user
                 raise
@@ -409,9 +416,10 @@ class MonoCloudSession:
         target: str,
         timeout: float | None,
         retry: RetryPolicy | None,
+        of_run: CallOfRun | None = None,
     ) -> T:
         """Do one operation, with retries, and return its result."""
-        with self._telemetry.call(operation) as observed:
+        with of_run or self._telemetry.call(operation) as observed:
             limit = self._timeout if timeout is None else config.positive("timeout", timeout)
             policy = self._retry if retry is None else checked_policy(retry)
             operation.path(target)  # refuses an id that is not valid
@@ -677,6 +685,7 @@ class MonoCloudSession:
             from monocloud_async.journal.file import JournalFile  # noqa: PLC0415  SQLite, threads
 
             journal = JournalFile(journal, self._base_url, operation=operation)
+        report = BulkReport()
         return BulkRun(
             operation,
             user_ids,
@@ -692,18 +701,24 @@ class MonoCloudSession:
             max_same_failures=max_same_failures,
             on_outcome=on_outcome,
             journal=journal,
-            lookup=self.lookup(seconds) if check else None,
+            lookup=self.lookup(seconds, report) if check else None,
             limit=limit,
             count=count,
             on_skipped_many=on_skipped_many,
+            report=report,
         )
 
-    def lookup(self, seconds: float | None = None) -> Lookup:
-        """Return a `Lookup` whose requests may take so many seconds; default: the session's."""
+    def lookup(self, seconds: float | None = None, report: BulkReport | None = None) -> Lookup:
+        """Return a `Lookup`.
+
+        Args:
+            seconds: for one request; default: the session's.
+            report: counts the requests for pages of the list, if they are a run's.
+        """
         limit = self._timeout if seconds is None else seconds
         return Lookup(
             lambda user_id, left: self._send(GET_USER, user_id, min(limit, left), self._time_slice),
-            self._list_users(timeout=limit),
+            self._list_users(timeout=limit, report=report),
         )
 
     async def _send(

@@ -75,6 +75,7 @@ class BulkRun:
         limit: int | None = None,
         count: int | None = None,
         on_skipped_many: OnSkippedMany | None = None,
+        report: BulkReport | None = None,
     ) -> None:
         if not isinstance(concurrency, int) or concurrency < 1:
             raise ConfigurationError(f"concurrency must be 1 or more, not {concurrency!r}")
@@ -91,7 +92,7 @@ class BulkRun:
             if (run := me()) is not None:
                 run.drain()
 
-        self.report = BulkReport()
+        self.report = BulkReport() if report is None else report
         self.operation = operation
         limiter = queue.limiter
         self._queue = queue.for_run(max_rate)

@@ -170,6 +170,14 @@ class RateLimiter:
         return self.pause_from(now)
 
     @property
+    def holds_back(self) -> bool:
+        """Whether nobody is sent now: until a pause ends, and while the probe is on its way.
+
+        `state` stays "paused" after that, until somebody sends a request.
+        """
+        return self._state is State.PROBING or self.pause_from(current_time()) > 0
+
+    @property
     def down(self) -> bool:
         """Whether the tenant is out of order, and only probes go out."""
         return self._breaker.down_since is not None
