@@ -193,9 +193,8 @@ class MonoCloudSession:
             ConfigurationError: the session is in use on the event loop of another thread; close it
                 there. If its event loop does not run any more, it closes with that.
         """
-        if not isinstance(drain, int | float) or not 0 <= drain < float("inf"):
-            raise ConfigurationError(f"drain must be seconds, 0 or more, not {drain!r}")
-        if self._loop is not None and self._loop is not asyncio.get_running_loop():
+        config.not_negative("drain", drain)
+        if self._loop is not None and self._loop is not config.event_loop():
             if self._loop.is_running():
                 raise ConfigurationError(
                     "this session is in use on the event loop of another thread; close it there"
@@ -234,18 +233,23 @@ class MonoCloudSession:
             if transport is not None:
                 transport.close()
 
-    def _begin(self) -> None:
-        """Let a call or a run begin.
+    def _begin(self) -> asyncio.AbstractEventLoop:
+        """Let a call or a run begin, and return the event loop.
 
         Raises:
-            ConfigurationError: the session is closed, or belongs to another event loop.
+            ConfigurationError: the session is closed, or belongs to another event loop, or this
+                runs in none of asyncio.
         """
+        loop = config.event_loop()
+        self._check_usable(loop)
+        self._loop = loop
+        return loop
+
+    def _check_usable(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        """Raise `ConfigurationError` if the session is closed, or belongs to another event loop."""
         if self._state is not _State.OPEN:
             raise closed_error()
-        loop = asyncio.get_running_loop()
-        if self._loop is None:
-            self._loop = loop
-        elif self._loop is not loop:
+        if loop is not None and self._loop is not None and self._loop is not loop:
             raise ConfigurationError("this session belongs to another event loop; open one here")
 
     def _note_end(self) -> None:
@@ -419,12 +423,12 @@ class MonoCloudSession:
         of_run: CallOfRun | None = None,
     ) -> T:
         """Do one operation, with retries, and return its result."""
+        config.event_loop()  # before anything needs it
         with of_run or self._telemetry.call(operation) as observed:
             limit = self._timeout if timeout is None else config.positive("timeout", timeout)
             policy = self._retry if retry is None else checked_policy(retry)
             operation.path(target)  # refuses an id that is not valid
-            self._begin()
-            clock = asyncio.get_running_loop().time
+            clock = self._begin().time
             began = clock()
             deadline = began + policy.total
             attempt = partial(self._attempt, operation, target, limit, policy, observed=observed)
@@ -673,8 +677,10 @@ class MonoCloudSession:
         called with the positions of users whom the journal records as done, many at once; there are
         no outcomes for them then, so that a resume is quick.
         """
-        if self._state is not _State.OPEN:
-            raise closed_error()
+        loop = None  # a run may also be made before there is one
+        with suppress(RuntimeError):
+            loop = asyncio.get_running_loop()
+        self._check_usable(loop)
         if check and operation is DISABLE_AND_REVOKE_SESSIONS:
             raise ConfigurationError(
                 "check=True would leave the sessions open of users who are disabled already:"

@@ -17,6 +17,7 @@ from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import Final, Self
 
+from monocloud_async import config
 from monocloud_async.bulk.attempts import CallRunner, RunCall, Send
 from monocloud_async.bulk.dispatcher import Dispatcher
 from monocloud_async.bulk.lookup import Lookup
@@ -211,6 +212,8 @@ class BulkRun:
 
     async def __aenter__(self) -> Self:
         self._check_not_started()
+        self._started = True
+        config.event_loop()
         self._results.stream()
         self._run_task = asyncio.create_task(self._run())
         return self
