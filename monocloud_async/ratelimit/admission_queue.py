@@ -305,11 +305,12 @@ class AdmissionQueue:
         limiter = self.limiter
         if limiter.down:
             return None if call.policy.wait_if_down else self._down(call, now)
+        if limiter.pause_from(now) > call.policy.max_retry_after:
+            return self._too_late(call, place, now)
         left = call.deadline - now - limiter.latency
-        in_time = limiter.pause_from(now) <= call.policy.max_retry_after
-        if in_time and limiter.expected_delay(now, self._with_runs(place)) <= left:
+        if limiter.expected_delay(now, self._with_runs(place)) <= left:
             return None
-        return self._too_late(call, place, now)
+        return self._too_late(call, place, now, is_foreseen=True)
 
     def _with_runs(self, place: int) -> int:
         """Return how many requests go before a call that is behind `place` others."""
@@ -326,25 +327,24 @@ class AdmissionQueue:
         error.refusal = "down"
         return error
 
-    def _too_late(self, call: _WaitingCall, place: int, now: float) -> MonoCloudError:
+    def _too_late(
+        self, call: _WaitingCall, place: int, now: float, *, is_foreseen: bool = False
+    ) -> MonoCloudError:
         limiter, place = self.limiter, self._with_runs(place)
         if limiter.down:
             return self._down(call, now)
-        pause = limiter.pause_from(now)
-        within = f"within {call.policy.total:g} s"
-        if pause and pause > min(call.policy.max_retry_after, call.deadline - now):
-            refusal = "pause"
+        pause, reason = limiter.pause_from(now), limiter.bottleneck(is_foreseen=is_foreseen)
+        is_paused = pause and pause > min(call.policy.max_retry_after, call.deadline - now)
+        why = _WHY[reason].format(within=f"within {call.policy.total:g} s")
+        if is_paused:
             why = f"the tenant asked everybody to wait, {max(1, round(pause))} s more"
-        else:
-            refusal = limiter.bottleneck(now, place)
-            why = _WHY[refusal].format(within=within)
         error = RateLimitedError(
             f"{why}; {call.not_sent}",
             status=429,
             user_id=call.user_id,
-            retry_after=limiter.retry_after(now, place),
+            retry_after=limiter.retry_after(now, place, reason),
         )
-        error.refusal = refusal
+        error.refusal = "pause" if is_paused else reason
         error.advice = "Try again after as many seconds as its retry_after says"
         return error
 

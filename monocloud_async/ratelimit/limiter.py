@@ -249,37 +249,36 @@ class RateLimiter:
         """Seconds from a request to its answer, where that is quick; 0.0 where nobody knows."""
         return self._interval.latency if self._interval.latency < math.inf else 0.0
 
-    def bottleneck(self, now: float, place: int) -> Bottleneck:
-        """What a request waits for that has to let `place` others go first, besides a pause."""
+    def bottleneck(self, *, is_foreseen: bool) -> Bottleneck:
+        """What requests wait for, besides a pause.
+
+        `is_foreseen` is whether `expected_delay` tells of the wait, which knows of no window.
+        """
         limit = self._limit
         match self._state:
             case State.PROBING:
                 return "probe"
             case State.OPEN if self._in_flight < self._room:
-                is_limit = limit and limit.when(now, place) - now >= self._window_time(place)
+                is_limit = limit and (is_foreseen or limit.rate * self._gap <= 1)
                 return "max_rate" if is_limit else "slow_start"
             case State.PACED if limit and (self.rate is None or limit.rate < self.rate):
                 return "max_rate"
             case _:
                 return "rate_limit"
 
-    def retry_after(self, now: float, place: int) -> float:
+    def retry_after(self, now: float, place: int, bottleneck: Bottleneck) -> float:
         """Seconds after which a new request probably has a place, behind `place` others.
 
         What is only guessed counts here, and not in `expected_delay`, by which calls are refused.
         """
         wait = self.expected_delay(now, place)
-        match self.bottleneck(now, place):
+        match bottleneck:
             case "probe":
                 return max(wait, self._backoff)
             case "slow_start":
-                return max(wait, self.latency, self._window_time(place))
+                return max(wait, self.latency, (place + 1) * self._gap)
             case _:
                 return wait
-
-    def _window_time(self, place: int) -> float:
-        """Seconds until a request goes out behind `place` others, if none of them is answered."""
-        return (place + 1) * self._gap
 
     def probe_delay(self, now: float) -> float:
         """Seconds until a tenant that is down is asked again, as far as that is known."""

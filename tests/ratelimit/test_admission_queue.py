@@ -529,6 +529,18 @@ def test_max_rate_is_only_named_where_it_is_the_reason(max_rate: float, refusal:
     run(main(), sockets=False)
 
 
+def test_a_max_rate_that_leaves_no_place_is_named_although_few_requests_are_in_flight() -> None:
+    async def main() -> None:
+        tenant = Tenant()
+        tenant.latency = 1
+        async with tenant.session(200) as session:
+            ended = await asyncio.gather(*(ends(session, u, 3) for u in users(1000)))
+        assert {"max_rate", "slow_start"} & set(ended) == {"max_rate"}
+        assert Counter(ended)["ok"] >= 400
+
+    run(main(), sockets=False)
+
+
 def test_a_request_that_had_the_rest_of_a_calls_time_is_no_news_of_the_tenant() -> None:
     async def main() -> None:
         tenant = Tenant()
