@@ -393,7 +393,6 @@ def test_a_session_of_another_event_loop_says_so() -> None:
     asyncio.run(call_again())
 
 
-@pytest.mark.usefixtures("seen")
 @pytest.mark.parametrize("what", ["call", "run", "outcomes", "list"])
 def test_without_asyncio_a_session_says_what_it_needs(what: str) -> None:
     session = session_for("http://127.0.0.1:1")

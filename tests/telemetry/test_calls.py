@@ -248,6 +248,12 @@ async def test_a_cancelled_call_is_no_success(seen: Seen, since: Since) -> None:
     assert "cancelled" in labels
 
 
+@pytest.mark.usefixtures("seen")
+def test_a_call_without_asyncio_says_so_although_it_is_observed() -> None:
+    with pytest.raises(m.ConfigurationError, match="asyncio"):
+        MonoCloudSession(HOST, "k").enable_user("ada").send(None)
+
+
 def test_a_fault_that_is_not_ours_is_a_failure_and_no_cancellation(since: Since) -> None:
     async def main() -> None:
         tenant = Tenant()
