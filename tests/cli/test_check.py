@@ -2,19 +2,21 @@
 
 import json
 import os
+import re
 import shlex
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import typer
 from terminal import Cli, stdin_from
 
 from monocloud_async import config
-from monocloud_async.cli import commands
+from monocloud_async.cli import check, commands, states
 from monocloud_async.cli.undo import locked
 from monocloud_async.journal import snapshot
 from monocloud_async.journal.before import is_journal
@@ -91,6 +93,71 @@ def test_a_journal_is_compared_with_what_is(cli: Cli, sandbox: Sandbox, users: P
     assert "1 of them were enabled by the journal, and are not any more" in done.out
     assert "1 of them are enabled now, although the run failed for them" in done.out
     assert f"user {ids[0]!r} is disabled" in done.err
+
+
+def test_a_journal_proves_nothing_of_those_who_are_not_in_it(
+    cli: Cli, sandbox: Sandbox, users: Path
+) -> None:
+    journal = users.with_name("users.txt.journal")
+    for user_id in sandbox.user_ids()[:20]:
+        sandbox.add_user(user_id, disabled=True)
+    cli("bulk", users, "--check", "--limit", 20)
+    done = cli("check", journal)
+    assert done.code == 1
+    assert done.out.splitlines() == [
+        "20 enabled",
+        (
+            "The run ended early: about 180 users of its input are not in the journal, and were not"
+            " looked up"
+        ),
+        "The command that started the run resumes it",
+    ]
+    summary = json.loads(cli("check", journal, "--json").out.splitlines()[-1])["summary"]
+    assert (summary["run"], summary["left"], summary["enabled"]) == ("ended", 180, 20)
+    assert cli("undo", journal, "--limit", 5).code == 0
+    done = cli("check", f"{journal}.undo")
+    assert (done.code, "15 users of its input are not in the journal" in done.out) == (1, True)
+    assert cli("undo", journal).code == 0
+    assert cli("check", f"{journal}.undo").code == 0
+    assert cli("bulk", users, "--no-journal").code == 0
+    cli("bulk", users)
+    done = cli("check", journal)
+    assert (done.code, done.out) == (0, "200 enabled\n")
+
+
+def test_bad_lines_of_a_journal_count_as_those_of_a_file_do(
+    cli: Cli, sandbox: Sandbox, users: Path
+) -> None:
+    written(users, [sandbox.user_ids()[0], "ada@example.com", "no id"])
+    cli("bulk", users)
+    for name in (users, users.with_name("users.txt.journal")):
+        done = cli("check", name)
+        assert (done.code, done.out) == (1, "1 enabled\n2 bad lines\n")
+
+
+def test_what_a_run_writes_during_the_check_of_its_journal_is_no_part_of_it(
+    cli: Cli, sandbox: Sandbox, users: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = users.with_name("users.txt.journal")
+    written(users, sorted(disabled(sandbox)))
+    cli("bulk", users, "--limit", 10)
+
+    def look_up(*arguments: Any) -> Any:
+        with closing(sqlite3.connect(journal)) as sql, sql:
+            sql.execute(
+                "INSERT INTO users (position, user_id, outcome, attempts, ms, at)"
+                " SELECT position + 10, user_id || 'x', outcome, attempts, ms, at FROM users"
+            )
+        return states.look_up(*arguments)
+
+    monkeypatch.setattr(check, "look_up", look_up)
+    with locked(journal):
+        done = cli("check", journal)
+    assert done.code == 1
+    assert "Looking up 10 users" in done.err
+    assert done.out.splitlines()[0] == "10 enabled"
+    assert done.out.splitlines()[1].startswith("The run is at work: about ")
+    assert len(done.out.splitlines()) == 2
 
 
 def test_check_tells_what_was_found_in_the_file_and_refuses_an_empty_one(
@@ -213,6 +280,30 @@ def test_bulk_check_leaves_out_who_is_enabled_and_undo_takes_back_only_the_other
     )
     again = cli("undo", journal, "--dry-run")
     assert f"has {len(was)} disabled users, who are not sent again; the latest at" in again.out
+
+
+def test_whom_only_the_journal_calls_enabled_nobody_has_seen_enabled(
+    cli: Cli, sandbox: Sandbox, users: Path
+) -> None:
+    journal = users.with_name("users.txt.journal")
+    was = disabled(sandbox)
+    cli("bulk", users, "--check")
+    cli("undo", journal)
+    assert disabled(sandbox) == was
+    requests = sandbox.stats().requests
+    again = cli("bulk", users, "--check")
+    assert sandbox.stats().requests == requests
+    assert "200  enabled before, according to the journal" in again.out
+    told = " ".join(again.out.split())
+    assert "Nothing was sent: all of them were enabled by 20" in told
+    assert "does not know what happened since (`check` tells how it is now)" in told
+    enabled = sorted(set(sandbox.user_ids()) - was)
+    written(users, [*sandbox.user_ids(), *enabled[:7], *sorted(was)[:3]])
+    more = cli("bulk", users, "--check").out
+    assert re.search(r"^ +3 +enabled *$", more, re.MULTILINE)
+    assert re.search(r"^ +7 +enabled before *$", more, re.MULTILINE)
+    assert "200  enabled before, according to the journal" in more
+    assert "200 of them were enabled by 20" in more
 
 
 def test_undo_checks_the_users_of_the_journal_once(
