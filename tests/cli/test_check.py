@@ -492,7 +492,10 @@ def test_a_dry_run_says_what_it_knows_and_how(
         done.out
     )
     assert "1 of the ids are duplicates" in done.out
-    assert f"201 would be enabled on {sandbox.url}, in about 4 s at 50 a second" in done.out
+    assert (
+        f"\n200 would be enabled on {sandbox.url}, with 201 requests, in about 4 s at 50 a second"
+        in done.out
+    )
     assert "no enabled users" in done.out
     assert "Neither the key nor the tenant was tried; --check asks the tenant" in done.out
     assert not table.with_name("users.csv.journal").exists()
@@ -542,16 +545,43 @@ def test_a_dry_run_with_check_looks_only_at_those_who_are_left(
     done = cli("bulk", users, "--dry-run", "--check", "--limit", 2)
     assert sandbox.stats().requests == requests + 2
     assert "Of the 2 ids to look at, by the tenant:\n  1 disabled\n  1 missing\n" in done.out
-    assert "\n2 would be enabled on" in done.out
+    assert f"\n1 would be enabled on {sandbox.url}, with 2 requests" in done.out
+    assert "\n1 would be asked for, and the tenant does not know them.\n" in done.out
     left = disabled(sandbox) - {ids[0]}
     done = cli("bulk", users, "--dry-run", "--check")
     assert "Of the 193 ids to look at" in done.out
     assert "  1 locked\n" in done.out
-    assert f"\n{len(left) + 1} would be enabled on" in done.out  # with nobody, who is missing
+    assert f"\n{len(left)} would be enabled on" in done.out
+    assert "\n1 would be asked for, and the tenant does not know them.\n" in done.out
     run = cli("bulk", users, "--check", "--json")
     summary = json.loads(run.out.splitlines()[-1])["summary"]
     assert summary["enabled"] + summary["failed"] == len(left) + 1
     assert sandbox.is_disabled(ids[0])
+
+
+def test_a_preview_counts_people_and_not_their_ids_in_the_file(
+    cli: Cli, sandbox: Sandbox, users: Path
+) -> None:
+    lost = sorted(disabled(sandbox))[:3]
+    enabled = min(set(sandbox.user_ids()) - disabled(sandbox))
+    written(users, [*lost, lost[0], lost[0], enabled, enabled, "nobody", "nobody"])
+    done = cli("bulk", users, "--dry-run", "--check")
+    assert "Of the 5 different ids to look at, by the tenant:" in done.out
+    assert "  1 enabled\n  3 disabled\n  1 missing\n3 would be enabled on " in done.out
+    assert ", with 7 requests; how long" in done.out
+    assert "\n1 would be asked for, and the tenant does not know them.\n" in done.out
+    seen = json.loads(cli("bulk", users, "--dry-run", "--check", "--json").out)
+    assert (seen["users"], seen["left"], seen["ids"], seen["states"]["missing"]) == (3, 7, 9, 1)
+    assert "\n5 would be enabled on" in cli("bulk", users, "--dry-run").out
+    assert "\n3 would be enabled on" in cli("bulk", users, "--dry-run", "--limit", 4).out
+    with stdin_from(users):
+        assert "\n9 requests would be sent to " in cli("bulk", "-", "--dry-run").out
+    was = disabled(sandbox)
+    cli("bulk", users, "--check")
+    assert was - disabled(sandbox) == set(lost)
+    cli("undo", users.with_name("users.txt.journal"), "--limit", 1)
+    done = cli("undo", users.with_name("users.txt.journal"), "--dry-run")
+    assert "\n3 would be disabled on" in done.out  # the first one once more
 
 
 def test_a_dry_run_with_check_asks_nothing_if_nobody_is_left(
