@@ -151,6 +151,8 @@ class Job:
                 with self._shown(run, access, limits.max_rate) as self._display:
                     await self._take(run)
             except RunStoppedError as error:
+                # Here, people know the parameter as an option.
+                error.advice = error.advice.replace("max_same_failures", "--max-same-failures")
                 return await self._end(run.report, "stopped", error)
             except ConfigurationError as error:
                 if not run.report.total:

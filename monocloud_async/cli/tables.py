@@ -48,8 +48,8 @@ def table_format(path: Path | None, form: TableFormat | None) -> TableFormat:
         return form
     if suffix in _OTHERS:
         raise ConfigurationError(
-            f"a table is written as csv or JSON lines, and not as {suffix}: name the file"
-            f" {path.with_suffix('.csv')} or {path.with_suffix('.jsonl')}"
+            f"cannot write {path}: a table is written as csv or JSON lines; choose a name that ends"
+            " in .csv or .jsonl"
         )
     return TableFormat.JSONL if suffix in _JSON_LINES else TableFormat.CSV
 

@@ -638,6 +638,7 @@ def test_a_hundred_alike_stop_the_run_and_the_option_allows_them(
     nobody = written(tmp_path / "nobody.txt", [f"nobody{number}" for number in range(250)])
     done = cli("bulk", nobody, "--no-journal")
     assert (done.code, "first 100 users all failed in the same way" in done.err) == (3, True)
+    assert done.err.endswith(". If that is to be expected, allow it with --max-same-failures\n")
     requests = sandbox.stats().requests
     assert 100 <= requests <= 200  # with those in flight
     assert cli("bulk", nobody, "--no-journal", "--max-same-failures", 0).code == 1
