@@ -347,8 +347,9 @@ class Job:
 
     def _since(self, journal: JournalFile, report: BulkReport, skipped: int) -> str:
         """Return how old the journal's word for skipped users is, and how to ask again."""
-        is_idle = skipped == report.total and not report.requests
-        what = "Nothing was sent: all" if is_idle else f"{skipped:,}"
+        what = "Some"
+        if skipped == report.total:
+            what = "All" if report.requests else "Nothing was sent: all"
         return (
             f"{what} of them were {self.operation.done} by {format_time(journal.latest)} UTC,"
             " according to the journal, which does not know what happened since (`check` tells how"
