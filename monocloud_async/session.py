@@ -33,6 +33,7 @@ from monocloud_async.endpoint import (
 from monocloud_async.errors import (
     ConfigurationError,
     InvalidResponseError,
+    InvalidUserIdError,
     MonoCloudError,
     RateLimitedError,
     RequestTimeoutError,
@@ -390,6 +391,8 @@ class MonoCloudSession:
         operation = LIST_USERS if group is None else LIST_GROUP
         try:
             list_path(1, size, query=filter, sort=order, group=group)
+        except InvalidUserIdError as error:
+            raise InvalidUserIdError(f"group {group!r:.80}: {error.args[0]}") from None
         except UnicodeEncodeError:
             raise ConfigurationError("filter and sort must be valid Unicode") from None
 

@@ -482,7 +482,7 @@ async def test_unusual_data_of_one_user_does_not_spoil_the_page() -> None:
         ({"page_size": 0}, "page_size must be 1 or more"),
         ({"page_size": "50"}, "page_size must be 1 or more"),
         ({"sort": "\ud800"}, "valid Unicode"),
-        ({"group": ".."}, "dot segment"),
+        ({"group": ".."}, "^group '..': this id is a dot segment"),
     ],
 )
 async def test_options_are_checked_before_any_request(

@@ -412,8 +412,9 @@ def bulk(
 @app.command(
     short_help="Tell who is enabled now.",
     epilog="Example: monocloud-async check users.csv. Exit codes: 0 all are enabled (for a journal"
-    " of `undo`: disabled), 1 someone is not, 2 usage or configuration, 3 the tenant cannot tell."
-    " A tenant that is down is waited for, up to five minutes.",
+    " of `undo`: disabled), 1 someone is not, a line is bad or the run is not finished, 2 usage"
+    " or configuration, 3 the tenant cannot tell. A tenant that is down is waited for, up"
+    " to five minutes.",
 )
 def check(
     file: Annotated[

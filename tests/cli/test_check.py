@@ -2,19 +2,21 @@
 
 import json
 import os
+import re
 import shlex
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import typer
 from terminal import Cli, stdin_from
 
 from monocloud_async import config
-from monocloud_async.cli import commands
+from monocloud_async.cli import check, commands, states
 from monocloud_async.cli.undo import locked
 from monocloud_async.journal import snapshot
 from monocloud_async.journal.before import is_journal
@@ -91,6 +93,71 @@ def test_a_journal_is_compared_with_what_is(cli: Cli, sandbox: Sandbox, users: P
     assert "1 of them were enabled by the journal, and are not any more" in done.out
     assert "1 of them are enabled now, although the run failed for them" in done.out
     assert f"user {ids[0]!r} is disabled" in done.err
+
+
+def test_a_journal_proves_nothing_of_those_who_are_not_in_it(
+    cli: Cli, sandbox: Sandbox, users: Path
+) -> None:
+    journal = users.with_name("users.txt.journal")
+    for user_id in sandbox.user_ids()[:20]:
+        sandbox.add_user(user_id, disabled=True)
+    cli("bulk", users, "--check", "--limit", 20)
+    done = cli("check", journal)
+    assert done.code == 1
+    assert done.out.splitlines() == [
+        "20 enabled",
+        (
+            "The run ended early: about 180 users of its input are not in the journal, and were not"
+            " looked up"
+        ),
+        "The command that started the run resumes it",
+    ]
+    summary = json.loads(cli("check", journal, "--json").out.splitlines()[-1])["summary"]
+    assert (summary["run"], summary["left"], summary["enabled"]) == ("ended", 180, 20)
+    assert cli("undo", journal, "--limit", 5).code == 0
+    done = cli("check", f"{journal}.undo")
+    assert (done.code, "15 users of its input are not in the journal" in done.out) == (1, True)
+    assert cli("undo", journal).code == 0
+    assert cli("check", f"{journal}.undo").code == 0
+    assert cli("bulk", users, "--no-journal").code == 0
+    cli("bulk", users)
+    done = cli("check", journal)
+    assert (done.code, done.out) == (0, "200 enabled\n")
+
+
+def test_bad_lines_of_a_journal_count_as_those_of_a_file_do(
+    cli: Cli, sandbox: Sandbox, users: Path
+) -> None:
+    written(users, [sandbox.user_ids()[0], "ada@example.com", "no id"])
+    cli("bulk", users)
+    for name in (users, users.with_name("users.txt.journal")):
+        done = cli("check", name)
+        assert (done.code, done.out) == (1, "1 enabled\n2 bad lines\n")
+
+
+def test_what_a_run_writes_during_the_check_of_its_journal_is_no_part_of_it(
+    cli: Cli, sandbox: Sandbox, users: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = users.with_name("users.txt.journal")
+    written(users, sorted(disabled(sandbox)))
+    cli("bulk", users, "--limit", 10)
+
+    def look_up(*arguments: Any) -> Any:
+        with closing(sqlite3.connect(journal)) as sql, sql:
+            sql.execute(
+                "INSERT INTO users (position, user_id, outcome, attempts, ms, at)"
+                " SELECT position + 10, user_id || 'x', outcome, attempts, ms, at FROM users"
+            )
+        return states.look_up(*arguments)
+
+    monkeypatch.setattr(check, "look_up", look_up)
+    with locked(journal):
+        done = cli("check", journal)
+    assert done.code == 1
+    assert "Looking up 10 users" in done.err
+    assert done.out.splitlines()[0] == "10 enabled"
+    assert done.out.splitlines()[1].startswith("The run is at work: about ")
+    assert len(done.out.splitlines()) == 2
 
 
 def test_check_tells_what_was_found_in_the_file_and_refuses_an_empty_one(
@@ -213,6 +280,30 @@ def test_bulk_check_leaves_out_who_is_enabled_and_undo_takes_back_only_the_other
     )
     again = cli("undo", journal, "--dry-run")
     assert f"has {len(was)} disabled users, who are not sent again; the latest at" in again.out
+
+
+def test_whom_only_the_journal_calls_enabled_nobody_has_seen_enabled(
+    cli: Cli, sandbox: Sandbox, users: Path
+) -> None:
+    journal = users.with_name("users.txt.journal")
+    was = disabled(sandbox)
+    cli("bulk", users, "--check")
+    cli("undo", journal)
+    assert disabled(sandbox) == was
+    requests = sandbox.stats().requests
+    again = cli("bulk", users, "--check")
+    assert sandbox.stats().requests == requests
+    assert "200  enabled before, according to the journal" in again.out
+    told = " ".join(again.out.split())
+    assert "Nothing was sent: all of them were enabled by 20" in told
+    assert "does not know what happened since (`check` tells how it is now)" in told
+    enabled = sorted(set(sandbox.user_ids()) - was)
+    written(users, [*sandbox.user_ids(), *enabled[:7], *sorted(was)[:3]])
+    more = cli("bulk", users, "--check").out
+    assert re.search(r"^ +3 +enabled *$", more, re.MULTILINE)
+    assert re.search(r"^ +7 +enabled before *$", more, re.MULTILINE)
+    assert "200  enabled before, according to the journal" in more
+    assert "200 of them were enabled by 20" in more
 
 
 def test_undo_checks_the_users_of_the_journal_once(
@@ -401,7 +492,10 @@ def test_a_dry_run_says_what_it_knows_and_how(
         done.out
     )
     assert "1 of the ids are duplicates" in done.out
-    assert f"201 would be enabled on {sandbox.url}, in about 4 s at 50 a second" in done.out
+    assert (
+        f"\n200 would be enabled on {sandbox.url}, with 201 requests, in about 4 s at 50 a second"
+        in done.out
+    )
     assert "no enabled users" in done.out
     assert "Neither the key nor the tenant was tried; --check asks the tenant" in done.out
     assert not table.with_name("users.csv.journal").exists()
@@ -451,16 +545,43 @@ def test_a_dry_run_with_check_looks_only_at_those_who_are_left(
     done = cli("bulk", users, "--dry-run", "--check", "--limit", 2)
     assert sandbox.stats().requests == requests + 2
     assert "Of the 2 ids to look at, by the tenant:\n  1 disabled\n  1 missing\n" in done.out
-    assert "\n2 would be enabled on" in done.out
+    assert f"\n1 would be enabled on {sandbox.url}, with 2 requests" in done.out
+    assert "\n1 would be asked for, and the tenant does not know them.\n" in done.out
     left = disabled(sandbox) - {ids[0]}
     done = cli("bulk", users, "--dry-run", "--check")
     assert "Of the 193 ids to look at" in done.out
     assert "  1 locked\n" in done.out
-    assert f"\n{len(left) + 1} would be enabled on" in done.out  # with nobody, who is missing
+    assert f"\n{len(left)} would be enabled on" in done.out
+    assert "\n1 would be asked for, and the tenant does not know them.\n" in done.out
     run = cli("bulk", users, "--check", "--json")
     summary = json.loads(run.out.splitlines()[-1])["summary"]
     assert summary["enabled"] + summary["failed"] == len(left) + 1
     assert sandbox.is_disabled(ids[0])
+
+
+def test_a_preview_counts_people_and_not_their_ids_in_the_file(
+    cli: Cli, sandbox: Sandbox, users: Path
+) -> None:
+    lost = sorted(disabled(sandbox))[:3]
+    enabled = min(set(sandbox.user_ids()) - disabled(sandbox))
+    written(users, [*lost, lost[0], lost[0], enabled, enabled, "nobody", "nobody"])
+    done = cli("bulk", users, "--dry-run", "--check")
+    assert "Of the 5 different ids to look at, by the tenant:" in done.out
+    assert "  1 enabled\n  3 disabled\n  1 missing\n3 would be enabled on " in done.out
+    assert ", with 7 requests; how long" in done.out
+    assert "\n1 would be asked for, and the tenant does not know them.\n" in done.out
+    seen = json.loads(cli("bulk", users, "--dry-run", "--check", "--json").out)
+    assert (seen["users"], seen["left"], seen["ids"], seen["states"]["missing"]) == (3, 7, 9, 1)
+    assert "\n5 would be enabled on" in cli("bulk", users, "--dry-run").out
+    assert "\n3 would be enabled on" in cli("bulk", users, "--dry-run", "--limit", 4).out
+    with stdin_from(users):
+        assert "\n9 requests would be sent to " in cli("bulk", "-", "--dry-run").out
+    was = disabled(sandbox)
+    cli("bulk", users, "--check")
+    assert was - disabled(sandbox) == set(lost)
+    cli("undo", users.with_name("users.txt.journal"), "--limit", 1)
+    done = cli("undo", users.with_name("users.txt.journal"), "--dry-run")
+    assert "\n3 would be disabled on" in done.out  # the first one once more
 
 
 def test_a_dry_run_with_check_asks_nothing_if_nobody_is_left(
@@ -517,6 +638,7 @@ def test_a_hundred_alike_stop_the_run_and_the_option_allows_them(
     nobody = written(tmp_path / "nobody.txt", [f"nobody{number}" for number in range(250)])
     done = cli("bulk", nobody, "--no-journal")
     assert (done.code, "first 100 users all failed in the same way" in done.err) == (3, True)
+    assert done.err.endswith(". If that is to be expected, allow it with --max-same-failures\n")
     requests = sandbox.stats().requests
     assert 100 <= requests <= 200  # with those in flight
     assert cli("bulk", nobody, "--no-journal", "--max-same-failures", 0).code == 1
