@@ -128,13 +128,46 @@ async def test_what_was_before_is_on_disk_before_the_request(
     assert outcomes(path)[ids[0]] == "unknown"
 
 
-async def test_the_first_look_of_a_journal_counts(
+@pytest.mark.parametrize("step", [500, 502, 408, "reset"])
+async def test_the_first_look_counts_after_a_request_that_may_have_been_carried_out(
+    sandbox: Sandbox, tmp_path: Path, step: int | str
+) -> None:
+    (user_id, other), path = sandbox.user_ids()[:2], tmp_path / "journal"
+    sandbox.script(user_id, step)
+    once = m.RetryPolicy(attempts=1)
+    async with MonoCloudSession(sandbox.url, sandbox.api_key, retry=once) as session:
+        await session.bulk_enable([user_id, other], check=True, journal=path)
+        await session.enable_user(user_id)
+        again = await session.bulk_enable([user_id, other], check=True, journal=path)
+    assert again.already_enabled == 2
+    assert before(path) == {user_id: 1, other: 1}
+
+
+@pytest.mark.parametrize("step", [400, 404, 409, 422])
+async def test_the_last_look_counts_as_long_as_every_request_was_refused(
+    sandbox: Sandbox, session: MonoCloudSession, tmp_path: Path, step: int
+) -> None:
+    """Somebody else has enabled the user meanwhile."""
+    (user_id, other), path = sandbox.user_ids()[:2], tmp_path / "journal"
+    sandbox.script(user_id, step)
+    await session.bulk_enable([user_id, other], check=True, journal=path)
+    assert before(path) == {user_id: 1, other: 1}
+    await session.enable_user(user_id)
+    again = await session.bulk_enable([user_id, other], check=True, journal=path)
+    assert again.already_enabled == 2
+    assert before(path) == {user_id: 0, other: 1}
+
+
+async def test_the_first_look_counts_if_a_killed_run_may_have_sent_a_request(
     sandbox: Sandbox, session: MonoCloudSession, tmp_path: Path
 ) -> None:
-    """A killed run has enabled users without a record; the next one finds them enabled."""
+    """It has no record of that, but the refusal of the run before it."""
     (user_id, other), path = sandbox.user_ids()[:2], tmp_path / "journal"
-    sandbox.script(user_id, 422, 200)
+    sandbox.script(user_id, 409)
     await session.bulk_enable([user_id, other], check=True, journal=path)
+    with closing(sqlite3.connect(path)) as sql, sql:
+        (latest,) = sql.execute("SELECT max(at) FROM users").fetchone()
+        sql.execute("INSERT INTO sittings (began) VALUES (?)", (latest + 1,))
     await session.enable_user(user_id)
     again = await session.bulk_enable([user_id, other], check=True, journal=path)
     assert again.already_enabled == 2

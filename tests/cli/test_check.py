@@ -271,6 +271,20 @@ def test_undo_leaves_alone_whom_the_journal_does_not_know(
     assert not disabled(sandbox) & set(sandbox.user_ids()[:8])
 
 
+def test_undo_leaves_alone_whom_the_run_could_not_enable_and_somebody_else_did(
+    cli: Cli, sandbox: Sandbox, users: Path
+) -> None:
+    journal = users.with_name("users.txt.journal")
+    was = disabled(sandbox)
+    refused = min(was)
+    sandbox.script(refused, 409)
+    assert cli("bulk", users, "--check").code == 1
+    cli("enable", refused)
+    assert cli("bulk", users, "--check").code == 0
+    assert cli("undo", journal, "--yes").code == 0
+    assert disabled(sandbox) == was - {refused}
+
+
 def test_undo_refuses_the_journal_of_a_run_that_goes_on(cli: Cli, users: Path) -> None:
     journal = users.with_name("users.txt.journal")
     cli("bulk", users, "--check")
