@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from monocloud_async.models import User
 from monocloud_async.user_list import IdSet, UserList
 
-_FIRST_PAGES = 2  # requests that tell how long the list is
+_FIRST_PAGES = 2  # at least so many requests tell how long the list is
 
 GetUser = Callable[[str, float], Awaitable[User]]
 

@@ -52,9 +52,9 @@ WHERE excluded.outcome <> 'not_attempted'
 """
 
 
-# What was before the first request that may have been carried out. Until there was one, because each
-# ended in a refusal or was never sent, a later run may find a user whom others have enabled. A run
-# that was killed may have sent requests of which there is no record.
+# What was before the first request that may have been carried out. Until there was one, because
+# each was refused or never sent, a later run may find a user whom others have enabled. A run that
+# was killed may have sent requests of which there is no record.
 _BEFORE: Final = """
 INSERT INTO before VALUES (?, ?, ?) ON CONFLICT (position) DO UPDATE SET
     user_id = excluded.user_id, disabled = excluded.disabled

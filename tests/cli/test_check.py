@@ -62,7 +62,7 @@ def test_check_tells_each_state_and_ends_with_0_once_all_are_enabled(
     assert cli("check", users).code == 0
 
 
-@pytest.mark.parametrize(("count", "requests"), [(2, 2), (200, 5)])
+@pytest.mark.parametrize(("count", "requests"), [(2, 2), (200, 6)])
 def test_the_way_with_fewer_requests_is_taken(
     cli: Cli, sandbox: Sandbox, users: Path, count: int, requests: int
 ) -> None:
