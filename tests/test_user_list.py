@@ -586,6 +586,7 @@ async def test_a_refusal_is_the_error_of_its_status_and_names_no_user(
         (b'[{"disabled": true}]', m.InvalidResponseError, "a user who has no user_id"),
         (b'[{"user_id": "ada"}, {"user_id"', m.TransportError, "cut short"),
         (b'[{"user_id": "ada"}, 3]', m.InvalidResponseError, "a user who has no user_id"),
+        (b'[{"user_id": "ada"} 3]', m.InvalidResponseError, "no list of users .*who is missing"),
     ],
 )
 async def test_what_is_no_list_is_told(

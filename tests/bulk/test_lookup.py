@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from conftest import QUICK
+from raw_server import RawServer, answering, http
 
 import monocloud_async as m
 from monocloud_async import MonoCloudSession
@@ -190,6 +191,61 @@ async def test_a_list_that_cannot_be_read_stops_the_run(sandbox: Sandbox) -> Non
             await session.bulk_enable(sandbox.user_ids(), check=True)
     assert isinstance(caught.value.__cause__, m.UnauthorizedError)
     assert sandbox.stats().requests == 1
+
+
+IDS = [f"u{number}" for number in range(6)]
+
+
+def tenant_with(bad: bytes, header: bytes = b'X-Pagination: {"total_count": 7}') -> RawServer:
+    """Return a tenant of six disabled users, whose list has another one."""
+    users = {user_id: b'{"user_id": "%s", "disabled": true}' % user_id.encode() for user_id in IDS}
+
+    def answer(request: bytes) -> bytes:
+        path = request.split()[1].decode()
+        if "page=" in path:
+            return http(b"[%s]" % b", ".join([*users.values(), bad]), header)
+        user = users[path.split("/")[3]]
+        return http(user.replace(b"true", b"false") if request.startswith(b"POST") else user)
+
+    return RawServer(answering(answer))
+
+
+@pytest.mark.parametrize(
+    ("bad", "header"),
+    [
+        (b'{"user_id": "u\\ud800"}', b'X-Pagination: {"total_count": 7}'),
+        (b'{"user_id": 7}', b'X-Pagination: {"total_count": 7}'),
+        (b'{"disabled": true}', b'X-Pagination: {"total_count": 7}'),
+        (b"null", b'X-Pagination: {"total_count": 7}'),
+        (b"nonsense", b'X-Pagination: {"total_count": 7}'),
+        (b'{"user_id": "ada"}', b'X-Pagination: {"total_count": 5}'),  # it contradicts itself
+    ],
+)
+async def test_a_list_that_cannot_be_read_because_of_one_user_stops_no_run(
+    bad: bytes, header: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with (
+        tenant_with(bad, header) as server,
+        MonoCloudSession(server.url, "key", retry=QUICK) as session,
+    ):
+        report = await session.bulk_enable(IDS, check=True, journal=tmp_path / "journal")
+        assert report.enabled == 6
+    assert before(tmp_path / "journal") == dict.fromkeys(IDS, 1)
+    assert "looking users up one by one, because " in caplog.text
+
+
+async def test_a_user_of_the_list_without_a_state_is_one_whose_state_is_unknown() -> None:
+    async with (
+        tenant_with(b'{"user_id": "ada"}') as server,
+        MonoCloudSession(server.url, "key", retry=QUICK) as session,
+    ):
+        lookup = session.lookup()
+        await lookup.prepare(7)
+        assert lookup.reads_list
+        ada = lookup.user("ada")
+        assert ada is not None
+        assert ada.disabled is None
+        assert lookup.user("nobody") is None
 
 
 async def test_disable_looks_for_the_other_state(
