@@ -299,6 +299,33 @@ def test_undo_refuses_the_journal_of_a_run_that_goes_on(cli: Cli, users: Path) -
     assert [path.name for path in users.parent.glob("*-lock")] == []
 
 
+def test_the_report_of_an_unfinished_undo_knows_its_users_and_its_command(
+    cli: Cli, sandbox: Sandbox, users: Path, tmp_path: Path
+) -> None:
+    journal = users.with_name("users.txt.journal")
+    undo = users.with_name("users.txt.journal.undo")
+    lost = tmp_path / "lost.txt"
+    count = len(disabled(sandbox))
+    cli("bulk", users, "--check")
+    assert cli("undo", journal, "--limit", 3).code == 0
+    done = cli("report", undo, "--failures", lost)
+    assert f"go on with: monocloud-async undo {journal}\n" in done.out
+    assert f"{count - 3} users not disabled, {count - 3} of them never asked for: " in done.out
+    assert len(lost.read_text().split()) == count - 3
+    *rows, last = map(json.loads, cli("report", undo, "--json").out.splitlines())
+    assert [row["status"] for row in rows] == ["disabled"] * 3 + ["not_attempted"] * (count - 3)
+    summary = last["summary"]
+    assert (summary["total"], summary["left"]) == (count, count - 3)
+    assert summary["go_on"] == f"monocloud-async undo {journal}"
+    assert "to this user; number" in cli("report", undo, "--user", rows[-1]["user_id"]).out
+    assert cli("undo", journal).code == 0
+    done = cli("report", undo)
+    again = f"to ask again: monocloud-async undo {journal}, without the file {undo}\n"
+    assert again in done.out
+    undo.rename(tmp_path / "elsewhere")
+    assert "to ask again: the same call" in cli("report", tmp_path / "elsewhere").out
+
+
 def test_undo_refuses_other_journals(
     cli: Cli, users: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
