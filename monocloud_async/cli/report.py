@@ -519,8 +519,10 @@ def _requests(figures: Figures) -> str:
     )
     paused = sum(run.paused for run in figures.runs)
     outage = sum(halt.seconds for halt in figures.halts if halt.what == "outage")
+    # A run has a sample of its counts for each second, and one at its end.
+    least = "at least " if any(run.ended is None for run in figures.runs) else ""
     return (
-        f"{requests:,} requests, {retries:,} of them retries, {throttled:,} answered 429"
+        f"{least}{requests:,} requests, {retries:,} of them retries, {throttled:,} answered 429"
         + (f"; paused for {paused:,.1f} s" if paused else "")
         + (f", of which the tenant was down for {outage:,.0f} s" if outage else "")
     )
