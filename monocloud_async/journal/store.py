@@ -122,6 +122,7 @@ class InputInfo(NamedTuple):
         about: about how many ids there are, or None.
         sheet: the sheet of a workbook, or None for the only one.
         by: what the input names users by: "id" or "email".
+        if_changed: what people can do if the ids are not those of the journal.
     """
 
     name: str = ""
@@ -132,6 +133,7 @@ class InputInfo(NamedTuple):
     about: int | None = None
     sheet: str | None = None
     by: str = "id"
+    if_changed: str = "restore the input (ids may only be added at its end), or start a new journal"
 
 
 class Caller(NamedTuple):

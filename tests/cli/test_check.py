@@ -299,6 +299,60 @@ def test_undo_refuses_the_journal_of_a_run_that_goes_on(cli: Cli, users: Path) -
     assert [path.name for path in users.parent.glob("*-lock")] == []
 
 
+def test_an_undo_goes_on_with_whom_a_later_run_has_enabled(
+    cli: Cli, sandbox: Sandbox, users: Path
+) -> None:
+    journal = users.with_name("users.txt.journal")
+    was = disabled(sandbox)
+    refused = min(was, key=sandbox.user_ids().index)
+    sandbox.script(refused, 409)
+    cli("bulk", users, "--check")
+    assert cli("undo", journal).code == 0
+    assert cli("bulk", users, "--check").code == 0
+    assert disabled(sandbox) == was - {refused}
+    done = cli("undo", journal, "--json")
+    assert done.code == 0
+    assert json.loads(done.out.splitlines()[-1])["summary"]["disabled"] == 1
+    assert disabled(sandbox) == was
+
+
+def test_an_undo_that_cannot_go_on_says_why_and_what_helps(
+    cli: Cli, sandbox: Sandbox, users: Path
+) -> None:
+    journal = users.with_name("users.txt.journal")
+    was = disabled(sandbox)
+    cli("bulk", users, "--check")
+    killed = min(was, key=sandbox.user_ids().index)
+    with closing(sqlite3.connect(journal)) as sql, sql:
+        sql.execute("DELETE FROM users WHERE user_id = ?", (killed,))
+    assert cli("undo", journal).code == 0
+    assert cli("bulk", users, "--check").code == 0
+    done = cli("undo", journal)
+    assert done.code == 2
+    assert "a later run has changed who is to be disabled: move this journal away" in done.err
+    assert "restore" not in done.err
+    undo = users.with_name("users.txt.journal.undo")
+    undo.rename(users.with_name("away"))
+    assert cli("undo", journal).code == 0
+    assert disabled(sandbox) == was
+
+
+def test_an_address_that_gets_its_user_later_needs_another_journal(
+    cli: Cli, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    ids = sandbox.user_ids()[:2]
+    first, second = [(sandbox.user(user_id) or {})["emails"][0]["email"] for user_id in ids]
+    ticket = written(tmp_path / "ticket.txt", [first, "late@example.com", second])
+    assert cli("bulk", ticket, "--by", "email").code == 1
+    sandbox.add_user("late", emails=[{"email": "late@example.com"}])
+    done = cli("bulk", ticket, "--by", "email")
+    assert done.code == 2
+    assert "an e-mail address may have got or lost its user since: start a new" in done.err
+    other = tmp_path / "other"
+    assert cli("bulk", ticket, "--by", "email", "--check", "--journal", other).code == 0
+    assert not sandbox.is_disabled("late")
+
+
 def test_the_report_of_an_unfinished_undo_knows_its_users_and_its_command(
     cli: Cli, sandbox: Sandbox, users: Path, tmp_path: Path
 ) -> None:
