@@ -458,8 +458,8 @@ def _users_leniently(headers: Headers, body: bytes) -> list[User]:
     if not isinstance(reading.value, list):
         if reading.end is lenient_json.TextEnd.EARLY and body.lstrip().startswith(b"["):
             raise TransportError("the list of users was cut short")
-        is_object = reading.is_object
-        raise _invalid_page(f"no list of users{_described(headers, body)}", foreign=not is_object)
+        is_json = body.lstrip().startswith((b"[", b"{"))
+        raise _invalid_page(f"no list of users{_described(headers, body)}", foreign=not is_json)
     users = [_convert_leniently(members) for members in reading.value]
     found = [user for user in users if user and lenient_json.UNKNOWN not in user.user_id]
     if len(found) < len(users):
