@@ -349,7 +349,8 @@ class MonoCloudSession:
         Pages are requested one at a time, like single calls, but by default with patience: a page
         waits up to five minutes for a tenant that is down or asks for a pause. They are counted
         against the tenant's own count, and read again if they shifted, so that nobody is left out
-        unnoticed.
+        unnoticed. With `filter` or `group`, more than one page is read at least twice: older users
+        may join while it is read.
 
         Args:
             filter: an expression for the API, sent as it is. MonoCloud documents only that it is
@@ -385,6 +386,9 @@ class MonoCloudSession:
         """Return the users of the tenant; a request for a page takes `timeout` seconds at most."""
         if not isinstance(page_size, int) or page_size < 1:
             raise ConfigurationError(f"page_size must be 1 or more, not {page_size!r}")
+        for name, text in (("filter", filter), ("sort", sort)):
+            if text is not None and not isinstance(text, str):
+                raise ConfigurationError(f"{name} must be a str, not {text!r}")
         size = page_size
         policy = self._retry.patient(MAX_OUTAGE) if retry is None else checked_policy(retry)
         order = user_list.STABLE_SORT if sort is None else sort
@@ -404,7 +408,12 @@ class MonoCloudSession:
                 error.user_id = None  # what was asked for is no user
                 raise
 
-        return UserList(fetch, page_size=size, ordered=sort is not None)
+        return UserList(
+            fetch,
+            page_size=size,
+            ordered=sort is not None,
+            selected=(filter, group) != (None, None),
+        )
 
     async def _call(
         self,

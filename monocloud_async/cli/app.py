@@ -498,6 +498,7 @@ def undo(
     from monocloud_async.cli import commands  # noqa: PLC0415  help is quick
     from monocloud_async.cli.undo import UndoIds, locked  # noqa: PLC0415  help is quick
     from monocloud_async.endpoint import DISABLE  # noqa: PLC0415  help is quick
+    from monocloud_async.journal.paths import undo_path  # noqa: PLC0415  help is quick
 
     access = commands.access(domain, api_key_file, timeout, attempts)
     with locked(journal):
@@ -512,7 +513,7 @@ def undo(
                 max_same_failures=max_same_failures or None,
                 limit=limit,
             ),
-            journal=journal.with_name(f"{journal.name}.undo"),
+            journal=undo_path(journal),
             caller=commands.caller(access, ctx.meta[ARGUMENTS], note),
             json=json,
         )

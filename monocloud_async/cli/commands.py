@@ -102,6 +102,7 @@ class Ids(Protocol):
     name: str
     found: str
     notes: list[str]
+    if_changed: str | None
 
     @property
     def form(self) -> Format: ...
@@ -160,6 +161,8 @@ class Plan:
             sheet=ids.sheet,
             by=ids.by,
         )
+        if ids.if_changed is not None:
+            origin = origin._replace(if_changed=ids.if_changed)
         return JournalFile(
             self.journal,
             self.access.tenant,

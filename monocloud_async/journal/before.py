@@ -96,8 +96,11 @@ def count_undoable(path: Path) -> tuple[int, int]:
 
 
 def undoable(path: Path) -> Iterator[str]:
-    """Yield the users who were disabled before the run, and whom it enabled or may have enabled."""
+    """Yield the users who were disabled before the run, and whom it enabled or may have enabled.
+
+    Whom a later run has enabled comes after all whom an undo before it has disabled.
+    """
     with reading(path, checked={"before"}) as (sql, _):
-        text = f"SELECT before.user_id {_UNDOABLE} ORDER BY before.position"
+        text = f"SELECT before.user_id {_UNDOABLE} ORDER BY users.at, before.position"
         for (user_id,) in sql.execute(text):
             yield user_id

@@ -64,7 +64,7 @@ def test_check_tells_each_state_and_ends_with_0_once_all_are_enabled(
     assert cli("check", users).code == 0
 
 
-@pytest.mark.parametrize(("count", "requests"), [(2, 2), (200, 5)])
+@pytest.mark.parametrize(("count", "requests"), [(2, 2), (200, 6)])
 def test_the_way_with_fewer_requests_is_taken(
     cli: Cli, sandbox: Sandbox, users: Path, count: int, requests: int
 ) -> None:
@@ -362,6 +362,20 @@ def test_undo_leaves_alone_whom_the_journal_does_not_know(
     assert not disabled(sandbox) & set(sandbox.user_ids()[:8])
 
 
+def test_undo_leaves_alone_whom_the_run_could_not_enable_and_somebody_else_did(
+    cli: Cli, sandbox: Sandbox, users: Path
+) -> None:
+    journal = users.with_name("users.txt.journal")
+    was = disabled(sandbox)
+    refused = min(was)
+    sandbox.script(refused, 409)
+    assert cli("bulk", users, "--check").code == 1
+    cli("enable", refused)
+    assert cli("bulk", users, "--check").code == 0
+    assert cli("undo", journal, "--yes").code == 0
+    assert disabled(sandbox) == was - {refused}
+
+
 def test_undo_refuses_the_journal_of_a_run_that_goes_on(cli: Cli, users: Path) -> None:
     journal = users.with_name("users.txt.journal")
     cli("bulk", users, "--check")
@@ -374,6 +388,87 @@ def test_undo_refuses_the_journal_of_a_run_that_goes_on(cli: Cli, users: Path) -
             assert f"is in use by process {os.getpid()} on " in done.err
     assert cli("undo", users.with_name("no.journal")).code == 2
     assert [path.name for path in users.parent.glob("*-lock")] == []
+
+
+def test_an_undo_goes_on_with_whom_a_later_run_has_enabled(
+    cli: Cli, sandbox: Sandbox, users: Path
+) -> None:
+    journal = users.with_name("users.txt.journal")
+    was = disabled(sandbox)
+    refused = min(was, key=sandbox.user_ids().index)
+    sandbox.script(refused, 409)
+    cli("bulk", users, "--check")
+    assert cli("undo", journal).code == 0
+    assert cli("bulk", users, "--check").code == 0
+    assert disabled(sandbox) == was - {refused}
+    done = cli("undo", journal, "--json")
+    assert done.code == 0
+    assert json.loads(done.out.splitlines()[-1])["summary"]["disabled"] == 1
+    assert disabled(sandbox) == was
+
+
+def test_an_undo_that_cannot_go_on_says_why_and_what_helps(
+    cli: Cli, sandbox: Sandbox, users: Path
+) -> None:
+    journal = users.with_name("users.txt.journal")
+    was = disabled(sandbox)
+    cli("bulk", users, "--check")
+    killed = min(was, key=sandbox.user_ids().index)
+    with closing(sqlite3.connect(journal)) as sql, sql:
+        sql.execute("DELETE FROM users WHERE user_id = ?", (killed,))
+    assert cli("undo", journal).code == 0
+    assert cli("bulk", users, "--check").code == 0
+    done = cli("undo", journal)
+    assert done.code == 2
+    assert "a later run has changed who is to be disabled: move this journal away" in done.err
+    assert "restore" not in done.err
+    undo = users.with_name("users.txt.journal.undo")
+    undo.rename(users.with_name("away"))
+    assert cli("undo", journal).code == 0
+    assert disabled(sandbox) == was
+
+
+def test_an_address_that_gets_its_user_later_needs_another_journal(
+    cli: Cli, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    ids = sandbox.user_ids()[:2]
+    first, second = [(sandbox.user(user_id) or {})["emails"][0]["email"] for user_id in ids]
+    ticket = written(tmp_path / "ticket.txt", [first, "late@example.com", second])
+    assert cli("bulk", ticket, "--by", "email").code == 1
+    sandbox.add_user("late", emails=[{"email": "late@example.com"}])
+    done = cli("bulk", ticket, "--by", "email")
+    assert done.code == 2
+    assert "an e-mail address may have got or lost its user since: start a new" in done.err
+    other = tmp_path / "other"
+    assert cli("bulk", ticket, "--by", "email", "--check", "--journal", other).code == 0
+    assert not sandbox.is_disabled("late")
+
+
+def test_the_report_of_an_unfinished_undo_knows_its_users_and_its_command(
+    cli: Cli, sandbox: Sandbox, users: Path, tmp_path: Path
+) -> None:
+    journal = users.with_name("users.txt.journal")
+    undo = users.with_name("users.txt.journal.undo")
+    lost = tmp_path / "lost.txt"
+    count = len(disabled(sandbox))
+    cli("bulk", users, "--check")
+    assert cli("undo", journal, "--limit", 3).code == 0
+    done = cli("report", undo, "--failures", lost)
+    assert f"go on with: monocloud-async undo {journal}\n" in done.out
+    assert f"{count - 3} users not disabled, {count - 3} of them never asked for: " in done.out
+    assert len(lost.read_text().split()) == count - 3
+    *rows, last = map(json.loads, cli("report", undo, "--json").out.splitlines())
+    assert [row["status"] for row in rows] == ["disabled"] * 3 + ["not_attempted"] * (count - 3)
+    summary = last["summary"]
+    assert (summary["total"], summary["left"]) == (count, count - 3)
+    assert summary["go_on"] == f"monocloud-async undo {journal}"
+    assert "to this user; number" in cli("report", undo, "--user", rows[-1]["user_id"]).out
+    assert cli("undo", journal).code == 0
+    done = cli("report", undo)
+    again = f"to ask again: monocloud-async undo {journal}, without the file {undo}\n"
+    assert again in done.out
+    undo.rename(tmp_path / "elsewhere")
+    assert "to ask again: the same call" in cli("report", tmp_path / "elsewhere").out
 
 
 def test_undo_refuses_other_journals(
