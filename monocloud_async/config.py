@@ -1,9 +1,11 @@
 """Checks the configuration from the caller or the environment, before anything is sent."""
 
+import asyncio
 import ipaddress
 import os
 import re
 import stat
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn, SupportsIndex
@@ -270,9 +272,39 @@ def timeout(seconds: float | None) -> float:
 
 def positive(name: str, value: float) -> float:
     """Return the value; raises `ConfigurationError` unless it is above 0 and finite."""
-    if not isinstance(value, int | float) or not 0 < value < float("inf"):
-        raise ConfigurationError(f"{name} must be a number above 0, not {value!r}")
+    if not (_is_finite(value) and value > 0):
+        raise ConfigurationError(f"{name} must be a number above 0, not {_shown_value(value)}")
     return value
+
+
+def not_negative(name: str, value: float) -> float:
+    """Return the value; raises `ConfigurationError` unless it is 0 or more, and finite."""
+    if not (_is_finite(value) and value >= 0):
+        raise ConfigurationError(f"{name} must be a number, 0 or more, not {_shown_value(value)}")
+    return value
+
+
+def _is_finite(value: object) -> bool:
+    # Python's integers may be larger than any float, and are in no calculation with one.
+    return isinstance(value, int | float) and abs(value) <= sys.float_info.max
+
+
+def _shown_value(value: object) -> str:
+    is_huge = isinstance(value, int) and not _is_finite(value)
+    return "one that large" if is_huge else repr(value)  # Python refuses to print huge integers
+
+
+def event_loop() -> asyncio.AbstractEventLoop:
+    """Return the running event loop.
+
+    Raises:
+        ConfigurationError: there is none, because this is called from something else than asyncio.
+    """
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        pass
+    raise ConfigurationError("this needs a running event loop of asyncio; trio has none")
 
 
 def _split(text: str) -> tuple[SplitResult, str, int | None]:

@@ -387,10 +387,43 @@ def test_a_session_of_another_event_loop_says_so() -> None:
     async def call_again() -> None:
         with pytest.raises(m.ConfigurationError, match="another event loop"):
             await session.enable_user("u")
+        with pytest.raises(m.ConfigurationError, match="another event loop"):
+            session.bulk_enable(["u"])
         await session.close()
 
     asyncio.run(call())
     asyncio.run(call_again())
+
+
+@pytest.mark.usefixtures("seen")
+@pytest.mark.parametrize("what", ["call", "run", "outcomes", "list"])
+def test_without_asyncio_a_session_says_what_it_needs(what: str) -> None:
+    session = session_for("http://127.0.0.1:1")
+
+    async def use() -> None:
+        match what:
+            case "call":
+                await session.enable_user("u")
+            case "run":
+                await session.bulk_enable(["u"])
+            case "outcomes":
+                async with session.bulk_enable(["u"]):
+                    pass
+            case _:
+                await anext(aiter(session.list_users()))
+
+    with pytest.raises(m.ConfigurationError, match="needs a running event loop of asyncio"):
+        use().send(None)  # as trio does
+
+
+async def test_numbers_that_no_float_can_hold_are_refused() -> None:
+    for huge in (10**400, 10**5000):
+        with pytest.raises(m.ConfigurationError, match="burst"):
+            MonoCloudSession("acme.eu.monocloud.com", KEY, burst=huge)
+        with pytest.raises(m.ConfigurationError, match="timeout"):
+            MonoCloudSession("acme.eu.monocloud.com", KEY, timeout=huge)
+        with pytest.raises(m.ConfigurationError, match=r"drain must be .* not one that large"):
+            await MonoCloudSession("acme.eu.monocloud.com", KEY).close(drain=huge)
 
 
 async def test_many_calls_at_once_do_not_queue_for_connections() -> None:
@@ -472,7 +505,9 @@ async def test_a_retry_that_is_no_policy_is_told_before_anything_is_sent() -> No
             await session.enable_user("ada", retry=3)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("rate", [0, -1, float("nan"), float("inf"), "fast"])
+@pytest.mark.parametrize(
+    "rate", [0, -1, float("nan"), float("inf"), "fast", pytest.param(10**400, id="huge")]
+)
 async def test_a_max_rate_that_makes_no_sense_is_refused(rate: float) -> None:
     with pytest.raises(m.ConfigurationError, match="max_rate"):
         MonoCloudSession("acme.eu.monocloud.com", "k", max_rate=rate)

@@ -190,7 +190,23 @@ async def test_a_list_that_cannot_be_read_stops_the_run(sandbox: Sandbox) -> Non
         with pytest.raises(m.RunStoppedError, match="the list of users cannot be read") as caught:
             await session.bulk_enable(sandbox.user_ids(), check=True)
     assert isinstance(caught.value.__cause__, m.UnauthorizedError)
-    assert sandbox.stats().requests == 1
+    assert caught.value.report.requests == sandbox.stats().requests == 1
+
+
+async def test_requests_for_pages_that_failed_count_too(sandbox: Sandbox) -> None:
+    sandbox.error_rate = 0.5
+    async with (
+        MonoCloudSession(sandbox.url, sandbox.api_key, retry=QUICK) as session,
+        session.bulk_enable(sandbox.user_ids(), check=True, concurrency=1) as run,
+    ):
+        first = await anext(run)
+        sandbox.error_rate = 0
+        assert run.report.retries > 0
+        async for outcome in run:
+            assert outcome.error is None
+    stats = sandbox.stats()
+    assert first.error is None
+    assert (run.report.requests, run.report.retries) == (stats.requests, stats.by_status["500"])
 
 
 IDS = [f"u{number}" for number in range(6)]
