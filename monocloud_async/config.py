@@ -209,8 +209,25 @@ def _checked_proxy(address: str, named: str) -> str:
         and address.isprintable()
         and " " not in address
     ):
-        return address
+        if _can_sign_in(address):
+            return address
+        raise ConfigurationError(
+            f"{named} has a user or a password that cannot be sent: the user may have no colon,"
+            " and both only characters of Latin-1"
+        )
     raise _no_proxy(named)
+
+
+def _can_sign_in(proxy: str) -> bool:
+    """Return whether aiohttp can send the user and the password of this proxy, if it has any."""
+    from aiohttp import BasicAuth  # noqa: PLC0415  slow to import, and few have a proxy
+
+    try:
+        if (auth := BasicAuth.from_url(URL(proxy))) is not None:
+            auth.encode()
+    except ValueError:
+        return False
+    return True
 
 
 def _checked_url(address: str, named: str) -> None:

@@ -33,6 +33,7 @@ from monocloud_async.endpoint import (
 from monocloud_async.errors import (
     ConfigurationError,
     InvalidResponseError,
+    InvalidUserIdError,
     MonoCloudError,
     RateLimitedError,
     RequestTimeoutError,
@@ -354,7 +355,8 @@ class MonoCloudSession:
         Pages are requested one at a time, like single calls, but by default with patience: a page
         waits up to five minutes for a tenant that is down or asks for a pause. They are counted
         against the tenant's own count, and read again if they shifted, so that nobody is left out
-        unnoticed.
+        unnoticed. With `filter` or `group`, more than one page is read at least twice: older users
+        may join while it is read.
 
         Args:
             filter: an expression for the API, sent as it is. MonoCloud documents only that it is
@@ -394,12 +396,17 @@ class MonoCloudSession:
         """
         if not isinstance(page_size, int) or page_size < 1:
             raise ConfigurationError(f"page_size must be 1 or more, not {page_size!r}")
+        for name, text in (("filter", filter), ("sort", sort)):
+            if text is not None and not isinstance(text, str):
+                raise ConfigurationError(f"{name} must be a str, not {text!r}")
         size = page_size
         policy = self._retry.patient(MAX_OUTAGE) if retry is None else checked_policy(retry)
         order = user_list.STABLE_SORT if sort is None else sort
         operation = LIST_USERS if group is None else LIST_GROUP
         try:
             list_path(1, size, query=filter, sort=order, group=group)
+        except InvalidUserIdError as error:
+            raise InvalidUserIdError(f"group {group!r:.80}: {error.args[0]}") from None
         except UnicodeEncodeError:
             raise ConfigurationError("filter and sort must be valid Unicode") from None
 
@@ -412,7 +419,12 @@ class MonoCloudSession:
                 error.user_id = None  # what was asked for is no user
                 raise
 
-        return UserList(fetch, page_size=size, ordered=sort is not None)
+        return UserList(
+            fetch,
+            page_size=size,
+            ordered=sort is not None,
+            selected=(filter, group) != (None, None),
+        )
 
     async def _call(
         self,

@@ -159,6 +159,11 @@ class BulkRun:
         return self._source.is_ready
 
     @property
+    def skipped(self) -> int:
+        """How many users were done before by the journal, and were not looked up."""
+        return self._source.skipped
+
+    @property
     def is_at_limit(self) -> bool:
         """Whether the run read no further because of its `limit`."""
         return self._source.is_at_limit

@@ -219,7 +219,7 @@ def _chunks() -> Iterator[Fault]:
         yield replace(
             fault(f"coding {coding.decode()!r}", b"11\r\n" + USER + b"\r\n0\r\n\r\n", coding),
             error=m.InvalidResponseError,
-            says="not JSON",
+            says="no JSON object",
             retried=False,
         )
 
