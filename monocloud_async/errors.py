@@ -75,11 +75,11 @@ class InvalidUserIdError(MonoCloudError, ValueError):
 class TransportError(MonoCloudError):
     """No complete response arrived: the connection failed, or the data was cut short or not HTTP.
 
-    `sent` is False if the tenant cannot have seen the request. If it is True, the operation may or
-    may not be done, and sending the request again is safe.
+    `sent` is False if the tenant cannot have seen any request of the call. If it is True, the
+    operation may or may not be done, and sending the request again is safe.
     `lasting` is True if an immediate retry cannot help: a certificate, TLS, or an unknown host.
     `stale` is True if the server closed the connection without a response. If the connection had
-    been reused, the request was first repeated over a new one.
+    been reused, the request was first repeated over a new one, if one could be made.
     """
 
     advice = "Check the network and the domain, then try again: asking twice is harmless"

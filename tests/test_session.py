@@ -589,6 +589,35 @@ def test_closing_ends_every_wait_at_once() -> None:
     run(main())
 
 
+def test_a_call_whose_first_request_was_lost_was_sent_whatever_became_of_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It waits in an outage, and in the end the session is closed."""
+    lost, refused = m.TransportError("reset"), m.TransportError("refused", sent=False)
+    to_raise = [*[refused] * 5, lost, *[refused] * 9]
+
+    async def send(*_arguments: object) -> None:
+        raise to_raise.pop(0)
+
+    async def main() -> None:
+        session = session_for("http://127.0.0.1:9")
+        monkeypatch.setattr(session, "_send", send)
+        for user_id in users(5):
+            with pytest.raises(m.TransportError):
+                await session.enable_user(user_id)
+        assert session.pace.down
+        patient = RetryPolicy(wait_if_down=True)
+        call = asyncio.ensure_future(session.enable_user("ada", retry=patient))
+        await asyncio.sleep(5)
+        assert len(to_raise) < 9  # it was sent more than once
+        await session.close()
+        with pytest.raises(m.TransportError, match="refused") as caught:
+            await call
+        assert caught.value.sent
+
+    run(main(), sockets=False)
+
+
 def test_retries_of_single_calls_are_a_fifth_of_the_requests_and_an_error_says_so() -> None:
     async def main() -> None:
         tenant, seeded = Tenant(), random.Random(1)

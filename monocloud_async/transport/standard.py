@@ -19,6 +19,7 @@ from monocloud_async.connector import (
     MAX_LINES,
     Connector,
     HeadersTooLongError,
+    SpokeFirstError,
     has_unread_bytes,
     is_silent,
 )
@@ -32,6 +33,14 @@ _LINES, _LINES_UNCOUNTED = MAX_LINES, 1024
 _BETWEEN: Final = len(": \r\n")
 # Others may put idle connections back meanwhile, which may be closed as well.
 _REUSED_AT_MOST: Final = 8
+# The errors of a request of which nothing was sent. The last one says that the session is closed.
+NOT_SENT: Final = (
+    aiohttp.ClientConnectorError,
+    aiohttp.ClientHttpProxyError,
+    aiohttp.ConnectionTimeoutError,
+    SpokeFirstError,
+    RuntimeError,
+)
 
 
 class ClosedError(aiohttp.ClientConnectionError):
@@ -118,22 +127,27 @@ class StandardTransport:
     async def _send_again_if_stale(
         self, operation: Operation[object], target: str, timeout: float
     ) -> Response:
-        connector = self._client.connector
-        for _ in range(_REUSED_AT_MOST):
+        connector, left = self._client.connector, _REUSED_AT_MOST
+        lost: Exception | None = None
+        while True:
             self._close_stale(connector)
-            if not self._has_idle(connector):
-                break
+            reuses = left > 0 and self._has_idle(connector)
             try:
                 return await self._send(operation, target, timeout)
-            except (TimeoutError, aiohttp.ClientConnectorError):
+            except NOT_SENT as error:
+                raise lost or error from None
+            except TimeoutError:
                 raise
-            except (aiohttp.ServerDisconnectedError, OSError):
+            except (aiohttp.ServerDisconnectedError, OSError) as error:
+                if not reuses:
+                    raise
                 # Servers close idle connections, sometimes just as one is reused. That says
                 # nothing about the tenant, and the other idle connections may be closed as well.
+                # If no other request can be sent, the caller has to know of this one, which was.
+                lost, left = error.with_traceback(None), left - 1
                 for idle in self._idle_pools(connector):
                     for protocol, _since in idle:
                         protocol.close()
-        return await self._send(operation, target, timeout)
 
     def close(self) -> None:
         """End the requests in flight."""
