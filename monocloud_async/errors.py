@@ -102,9 +102,14 @@ class TransportError(MonoCloudError):
 
 
 class RequestTimeoutError(TransportError):
-    """No complete response arrived within the timeout."""
+    """No complete response arrived within the timeout.
+
+    `local` is True if the tenant cannot be blamed: most of the time passed before a connection of
+    the `client_session` was free, because of its limit.
+    """
 
     advice = "Try again, or allow a longer timeout: asking twice is harmless"
+    local: bool = False
 
 
 class InvalidResponseError(MonoCloudError):

@@ -17,6 +17,7 @@ from monocloud_async.errors import (
     ConfigurationError,
     MonoCloudError,
     RateLimitedError,
+    RequestTimeoutError,
     ServerError,
     StatusError,
 )
@@ -430,6 +431,8 @@ def record_failure(
     """Tell the limiter how a failed request ended."""
     if isinstance(error, RateLimitedError):
         limiter.refused(ticket, error.retry_after, now)
+    elif isinstance(error, RequestTimeoutError) and error.local:
+        limiter.abandoned(ticket, now)
     elif isinstance(error, MonoCloudError) and error.transient:
         limiter.failed(
             ticket,

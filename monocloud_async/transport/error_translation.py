@@ -9,7 +9,7 @@ from aiohttp.http_exceptions import LineTooLong
 
 from monocloud_async.connector import MAX_HEADERS, HeadersTooLongError, SpokeFirstError
 from monocloud_async.errors import ConfigurationError, RequestTimeoutError, TransportError
-from monocloud_async.transport.standard import ClosedError
+from monocloud_async.transport.standard import ClosedError, NoFreeConnectionError
 
 _CERTIFICATE = (
     "Check the domain; where a gateway of your own opens TLS, name the file of its authority in"
@@ -27,6 +27,12 @@ _TLS = "Check the domain and its port, and whether a proxy is in between"
 
 def timeout_error(error: TimeoutError, user_id: str, seconds: float) -> RequestTimeoutError:
     """Return the error for a request that got no complete response in time."""
+    if isinstance(error, NoFreeConnectionError):
+        what = f"the client_session had no free connection for most of {seconds:.3g} s"
+        late = RequestTimeoutError(what, user_id=user_id, sent=error.sent)
+        late.local = True
+        late.advice = "Raise the limit of its connector, or make fewer calls at once"
+        return late
     sent = not isinstance(error, aiohttp.ConnectionTimeoutError)
     what = f"no complete answer within {seconds:.3g} s" if sent else "no connection in time"
     return RequestTimeoutError(what, user_id=user_id, sent=sent)
