@@ -1,7 +1,7 @@
 """The standard path, through `ClientSession`, and what both paths have of it."""
 
 import asyncio
-from typing import cast
+from typing import Any, cast
 
 import aiohttp
 import pytest
@@ -160,14 +160,14 @@ def test_that_all_connections_are_in_use_is_no_news_of_the_tenant(
 
 
 @CONNECTORS
-@pytest.mark.parametrize("limit", ["limit", "limit_per_host"])
+@pytest.mark.parametrize("options", [{"limit": 2}, {"limit": 0, "limit_per_host": 2}])
 def test_that_others_use_all_connections_is_no_news_of_the_tenant_either(
-    kind: type[aiohttp.TCPConnector], limit: str
+    kind: type[aiohttp.TCPConnector], options: dict[str, Any]
 ) -> None:
     async def main() -> None:
         async with (
             RawServer(slowly(5)) as server,
-            aiohttp.ClientSession(connector=kind(**{limit: 2})) as client,
+            aiohttp.ClientSession(connector=kind(**options)) as client,
             MonoCloudSession(server.url, KEY, timeout=1, retry=ONCE, client_session=client) as ours,
         ):
             others = [asyncio.ensure_future(client.get(f"{server.url}/a/b/c")) for _ in range(2)]
