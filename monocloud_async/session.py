@@ -28,6 +28,7 @@ from monocloud_async.endpoint import (
     BulkOperation,
     Operation,
     UserPage,
+    exact_id,
     list_path,
 )
 from monocloud_async.errors import (
@@ -420,6 +421,7 @@ class MonoCloudSession:
         with self._telemetry.call(operation) as observed:
             limit = self._timeout if timeout is None else config.positive("timeout", timeout)
             policy = self._retry if retry is None else checked_policy(retry)
+            target = exact_id(target)
             operation.path(target)  # refuses an id that is not valid
             self._begin()
             clock = asyncio.get_running_loop().time
