@@ -214,7 +214,7 @@ async def day(seconds: float, folder: Path, tenant: Sandbox, users: list[str]) -
         told(f"stopped in {stopped:.1f} s, started again")
         await loading
         told("the evening: the last callers and the job")
-        while (folder / "job.txt").exists():  # noqa: ASYNC110  another process removes it
+        while (folder / "job.json").exists():  # noqa: ASYNC110  another process removes it
             await asyncio.sleep(0.5)
     await service.stop()
     return verdict(service, callers, tenant, job_users, stopped)

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "docs" / "examples"))
 import job_fastapi
 import web_fastapi
 from fastapi import FastAPI
-from job import Job
+from job import job_of
 from opentelemetry import metrics
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import (
@@ -98,14 +98,11 @@ async def lifespan(_: FastAPI) -> AsyncGenerator[dict[str, Any], None]:
     provider = MeterProvider([PeriodicExportingMetricReader(ToFile(), 500)], views=[view])
     metrics.set_meter_provider(provider)
     session = MonoCloudSession()
-    job = Job(session, Path(os.environ["JOBS"]))
-    job.resume()
     watching = asyncio.create_task(Lag.watch())
     try:
-        yield {"session": session, "job": job}
+        async with job_of(session, Path(os.environ["JOBS"])) as job:
+            yield {"session": session, "job": job}
     finally:
-        await session.close(drain=job_fastapi.SHUTDOWN)
-        await job.ended()
         watching.cancel()
         provider.shutdown()
 

@@ -101,8 +101,8 @@ class Watch:
 
     @property
     def slope(self) -> float:
-        """MB per 100,000 users, after the first fifth: caches and pools fill at first."""
-        users, memory, _ = zip(*self.samples[len(self.samples) // 5 :], strict=True)
+        """MB per 100,000 users in the second half, when pools and the list of failures are full."""
+        users, memory, _ = zip(*self.samples[len(self.samples) // 2 :], strict=True)
         return statistics.linear_regression(users, memory).slope * 100_000
 
 

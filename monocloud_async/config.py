@@ -1,9 +1,11 @@
 """Checks the configuration from the caller or the environment, before anything is sent."""
 
+import asyncio
 import ipaddress
 import os
 import re
 import stat
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn, SupportsIndex
@@ -207,8 +209,25 @@ def _checked_proxy(address: str, named: str) -> str:
         and address.isprintable()
         and " " not in address
     ):
-        return address
+        if _can_sign_in(address):
+            return address
+        raise ConfigurationError(
+            f"{named} has a user or a password that cannot be sent: the user may have no colon,"
+            " and both only characters of Latin-1"
+        )
     raise _no_proxy(named)
+
+
+def _can_sign_in(proxy: str) -> bool:
+    """Return whether aiohttp can send the user and the password of this proxy, if it has any."""
+    from aiohttp import BasicAuth  # noqa: PLC0415  slow to import, and few have a proxy
+
+    try:
+        if (auth := BasicAuth.from_url(URL(proxy))) is not None:
+            auth.encode()
+    except ValueError:
+        return False
+    return True
 
 
 def _checked_url(address: str, named: str) -> None:
@@ -253,9 +272,39 @@ def timeout(seconds: float | None) -> float:
 
 def positive(name: str, value: float) -> float:
     """Return the value; raises `ConfigurationError` unless it is above 0 and finite."""
-    if not isinstance(value, int | float) or not 0 < value < float("inf"):
-        raise ConfigurationError(f"{name} must be a number above 0, not {value!r}")
+    if not (_is_finite(value) and value > 0):
+        raise ConfigurationError(f"{name} must be a number above 0, not {_shown_value(value)}")
     return value
+
+
+def not_negative(name: str, value: float) -> float:
+    """Return the value; raises `ConfigurationError` unless it is 0 or more, and finite."""
+    if not (_is_finite(value) and value >= 0):
+        raise ConfigurationError(f"{name} must be a number, 0 or more, not {_shown_value(value)}")
+    return value
+
+
+def _is_finite(value: object) -> bool:
+    # Python's integers may be larger than any float, and are in no calculation with one.
+    return isinstance(value, int | float) and abs(value) <= sys.float_info.max
+
+
+def _shown_value(value: object) -> str:
+    is_huge = isinstance(value, int) and not _is_finite(value)
+    return "one that large" if is_huge else repr(value)  # Python refuses to print huge integers
+
+
+def event_loop() -> asyncio.AbstractEventLoop:
+    """Return the running event loop.
+
+    Raises:
+        ConfigurationError: there is none, because this is called from something else than asyncio.
+    """
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        pass
+    raise ConfigurationError("this needs a running event loop of asyncio; trio has none")
 
 
 def _split(text: str) -> tuple[SplitResult, str, int | None]:

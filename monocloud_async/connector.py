@@ -19,13 +19,14 @@ from aiohttp import (
     ClientRequest,
     ClientTimeout,
     TCPConnector,
-    ThreadedResolver,
 )
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
 from aiohttp.http import HttpProcessingError, RawResponseMessage
 from aiohttp.streams import StreamReader
 from aiohttp.tracing import Trace
+
+from monocloud_async.resolver import Resolver
 
 MAX_HEADERS: Final = 1 << 16  # bytes of a response's headers, all lines together
 MAX_LINES: Final = MAX_HEADERS // len("a:\r\n")  # trailers count as well
@@ -220,7 +221,7 @@ class Connector(TCPConnector):
     protocol: Callable[..., GuardedProtocol] = GuardedProtocol
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**{"limit": 0, "resolver": ThreadedResolver(), **options})
+        super().__init__(**{"limit": 0, "resolver": Resolver(), **options})
         # aiohttp has no public way to set the protocol class; the tests check that it uses this.
         self._factory = partial(self.protocol, loop=self._loop)  # type: ignore[assignment] # not public
 

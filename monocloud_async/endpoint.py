@@ -469,8 +469,8 @@ def _users_leniently(headers: Headers, body: bytes) -> list[User]:
     if not isinstance(reading.value, list):
         if reading.end is lenient_json.TextEnd.EARLY and body.lstrip().startswith(b"["):
             raise TransportError("the list of users was cut short")
-        is_object = reading.is_object
-        raise _invalid_page(f"no list of users{_described(headers, body)}", foreign=not is_object)
+        is_json = body.lstrip().startswith((b"[", b"{"))
+        raise _invalid_page(f"no list of users{_described(headers, body)}", foreign=not is_json)
     users = [_convert_leniently(members) for members in reading.value]
     found = [user for user in users if user and lenient_json.UNKNOWN not in user.user_id]
     if len(found) < len(users):
@@ -538,20 +538,20 @@ def _read_user(user_id: str, headers: Headers, body: bytes) -> User:
         if user.user_id != user_id:
             raise InvalidResponseError("the answer was another user", user_id=user_id, status=_OK)
         return user
-    foreign = False
+    is_object = body.lstrip().startswith(b"{") if reading is None else reading.is_object
     if len(body) > MAX_USER:
-        what, foreign = f"longer than {MAX_USER} bytes", not body.lstrip().startswith(b"{")
-    elif reading is None or (reading.is_object and reading.end is lenient_json.TextEnd.WHOLE):
+        what = f"longer than {MAX_USER} bytes"
+    elif not is_object:
+        what = f"no JSON object{_described(headers, body)}"
+    elif reading is None or reading.end is lenient_json.TextEnd.WHOLE:
         what = "no user: it has no user_id, or none that can be read"
-    elif not reading.is_object:
-        what, foreign = f"not JSON{_described(headers, body)}", True
     elif reading.end is lenient_json.TextEnd.EARLY:
         # Even if its Content-Length fits: a gateway sets the length of what it received.
         raise TransportError("the answer was cut short", user_id=user_id)
     else:
         what = f"malformed JSON{_described(headers, body)}"
     raise InvalidResponseError(
-        f"the answer was {what}", user_id=user_id, status=_OK, foreign=foreign
+        f"the answer was {what}", user_id=user_id, status=_OK, foreign=not is_object
     )
 
 

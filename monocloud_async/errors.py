@@ -38,13 +38,15 @@ NO_PROBLEM = ProblemDetails()
 
 
 class MonoCloudError(Exception):
-    """Base class of all errors; has the `user_id`, and `attempts`: how many requests were sent.
+    """Base class of all errors; has the `user_id`, and `attempts`: how many requests were made.
 
-    If a reused connection turns out to be closed, its request is repeated over a new one. This
-    repeat is not counted, here or in the figures of runs and of OpenTelemetry.
+    `attempts` includes requests for which there was no connection, or which got a 429. If a reused
+    connection turns out to be closed, its request is repeated over a new one: this repeat is not
+    counted, here or in the figures of runs and of OpenTelemetry.
 
     `refusal` says in a word why the last request was not sent, or is "" if it was: "down", "pause",
-    "rate_limit", "max_rate", "deadline", "closed", "invalid_user_id" or "configuration".
+    "probe", "slow_start", "rate_limit", "max_rate", "deadline", "closed", "invalid_user_id" or
+    "configuration".
     """
 
     refusal: str = ""

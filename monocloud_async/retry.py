@@ -17,6 +17,7 @@ from typing import TypeVar
 
 import tenacity
 
+from monocloud_async import config
 from monocloud_async.errors import ConfigurationError, MonoCloudError, StatusError, TransportError
 
 T = TypeVar("T")
@@ -61,10 +62,10 @@ class RetryPolicy:
         if not isinstance(self.attempts, int) or self.attempts < 1:
             raise ConfigurationError(f"attempts must be 1 or more, not {self.attempts!r}")
         for name in ("wait_initial", "wait_max", "max_retry_after", "budget"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ConfigurationError(f"{name} must be a number, 0 or more")
-        if not 0 < self.total < float("inf"):
-            raise ConfigurationError("total must be seconds above 0")
+            config.not_negative(name, getattr(self, name))
+        config.positive("total", self.total)
+        if not isinstance(self.wait_if_down, bool):
+            raise ConfigurationError(f"wait_if_down must be a bool, not {self.wait_if_down!r}")
 
     def patient(self, seconds: float) -> "RetryPolicy":
         """Return a policy for a call of a long job: it retries for so many seconds, if at all."""

@@ -34,12 +34,14 @@ from monocloud_async.endpoint import (
 from monocloud_async.errors import (
     ConfigurationError,
     InvalidResponseError,
+    InvalidUserIdError,
     MonoCloudError,
     RateLimitedError,
     RequestTimeoutError,
 )
 from monocloud_async.journal import Journal
 from monocloud_async.models import User
+from monocloud_async.outcome import BulkReport
 from monocloud_async.ratelimit.admission_queue import AdmissionQueue, closed_error, record_failure
 from monocloud_async.ratelimit.limiter import RateLimiter
 from monocloud_async.retry import (
@@ -49,7 +51,7 @@ from monocloud_async.retry import (
     is_unanswered,
     retry_call,
 )
-from monocloud_async.telemetry.calls import Call, SessionTelemetry
+from monocloud_async.telemetry.calls import Call, CallOfRun, SessionTelemetry
 from monocloud_async.transport import Transport
 from monocloud_async.transport.error_translation import (
     expired_error,
@@ -199,9 +201,8 @@ class MonoCloudSession:
             ConfigurationError: the session is in use on the event loop of another thread; close it
                 there. If its event loop does not run any more, it closes with that.
         """
-        if not isinstance(drain, int | float) or not 0 <= drain < float("inf"):
-            raise ConfigurationError(f"drain must be seconds, 0 or more, not {drain!r}")
-        if self._loop is not None and self._loop is not asyncio.get_running_loop():
+        config.not_negative("drain", drain)
+        if self._loop is not None and self._loop is not config.event_loop():
             if self._loop.is_running():
                 raise ConfigurationError(
                     "this session is in use on the event loop of another thread; close it there"
@@ -240,18 +241,23 @@ class MonoCloudSession:
             if transport is not None:
                 transport.close()
 
-    def _begin(self) -> None:
-        """Let a call or a run begin.
+    def _begin(self) -> asyncio.AbstractEventLoop:
+        """Let a call or a run begin, and return the event loop.
 
         Raises:
-            ConfigurationError: the session is closed, or belongs to another event loop.
+            ConfigurationError: the session is closed, or belongs to another event loop, or this
+                runs in none of asyncio.
         """
+        loop = config.event_loop()
+        self._check_usable(loop)
+        self._loop = loop
+        return loop
+
+    def _check_usable(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        """Raise `ConfigurationError` if the session is closed, or belongs to another event loop."""
         if self._state is not _State.OPEN:
             raise closed_error()
-        loop = asyncio.get_running_loop()
-        if self._loop is None:
-            self._loop = loop
-        elif self._loop is not loop:
+        if loop is not None and self._loop is not None and self._loop is not loop:
             raise ConfigurationError("this session belongs to another event loop; open one here")
 
     def _note_end(self) -> None:
@@ -263,6 +269,7 @@ class MonoCloudSession:
     def _in_progress(self, run: BulkRun) -> Iterator[None]:
         """Count a run as in progress; raises as `_begin` does."""
         self._begin()
+        self._telemetry.run_begins()
         self._runs.add(run)
         try:
             yield
@@ -355,7 +362,8 @@ class MonoCloudSession:
         Pages are requested one at a time, like single calls, but by default with patience: a page
         waits up to five minutes for a tenant that is down or asks for a pause. They are counted
         against the tenant's own count, and read again if they shifted, so that nobody is left out
-        unnoticed.
+        unnoticed. With `filter` or `group`, more than one page is read at least twice: older users
+        may join while it is read.
 
         Args:
             filter: an expression for the API, sent as it is. MonoCloud documents only that it is
@@ -387,28 +395,43 @@ class MonoCloudSession:
         page_size: int = 50,
         timeout: float | None = None,
         retry: RetryPolicy | None = None,
+        report: BulkReport | None = None,
     ) -> UserList:
-        """Return the users of the tenant; a request for a page takes `timeout` seconds at most."""
+        """Return the users of the tenant.
+
+        A request for a page takes `timeout` seconds at most, and counts in `report`, if given.
+        """
         if not isinstance(page_size, int) or page_size < 1:
             raise ConfigurationError(f"page_size must be 1 or more, not {page_size!r}")
+        for name, text in (("filter", filter), ("sort", sort)):
+            if text is not None and not isinstance(text, str):
+                raise ConfigurationError(f"{name} must be a str, not {text!r}")
         size = page_size
         policy = self._retry.patient(MAX_OUTAGE) if retry is None else checked_policy(retry)
         order = user_list.STABLE_SORT if sort is None else sort
         operation = LIST_USERS if group is None else LIST_GROUP
         try:
             list_path(1, size, query=filter, sort=order, group=group)
+        except InvalidUserIdError as error:
+            raise InvalidUserIdError(f"group {group!r:.80}: {error.args[0]}") from None
         except UnicodeEncodeError:
             raise ConfigurationError("filter and sort must be valid Unicode") from None
 
         async def fetch(number: int, size: int) -> UserPage:
             path = list_path(number, size, query=filter, sort=order, group=group)
+            of_run = None if report is None else CallOfRun(report)
             try:
-                return await self._call(operation, path, timeout, policy)
+                return await self._call(operation, path, timeout, policy, of_run)
             except MonoCloudError as error:
                 error.user_id = None  # what was asked for is no user
                 raise
 
-        return UserList(fetch, page_size=size, ordered=sort is not None)
+        return UserList(
+            fetch,
+            page_size=size,
+            ordered=sort is not None,
+            selected=(filter, group) != (None, None),
+        )
 
     async def _call(
         self,
@@ -416,15 +439,16 @@ class MonoCloudSession:
         target: str,
         timeout: float | None,
         retry: RetryPolicy | None,
+        of_run: CallOfRun | None = None,
     ) -> T:
         """Do one operation, with retries, and return its result."""
-        with self._telemetry.call(operation) as observed:
+        config.event_loop()  # before anything needs it
+        with of_run or self._telemetry.call(operation) as observed:
             limit = self._timeout if timeout is None else config.positive("timeout", timeout)
             policy = self._retry if retry is None else checked_policy(retry)
             target = exact_id(target)
             operation.path(target)  # refuses an id that is not valid
-            self._begin()
-            clock = asyncio.get_running_loop().time
+            clock = self._begin().time
             began = clock()
             deadline = began + policy.total
             attempt = partial(self._attempt, operation, target, limit, policy, observed=observed)
@@ -487,10 +511,14 @@ class MonoCloudSession:
                 refusal.attempts = sent
                 raise
             observed.sends()
+            seconds = min(limit, deadline - clock())
             try:
-                result = await self._send(operation, target, min(limit, deadline - clock()))
+                result = await self._send(operation, target, seconds)
             except BaseException as error:
-                record_failure(limiter, ticket, target, error, clock())
+                usual = min(limit, policy.total)
+                record_failure(
+                    limiter, ticket, target, error, clock(), seconds=seconds, usual=usual
+                )
                 observed.failed(error)
                 if last is not None and isinstance(error, ConfigurationError):
                     raise last from None
@@ -671,8 +699,10 @@ class MonoCloudSession:
         called with the positions of users whom the journal records as done, many at once; there are
         no outcomes for them then, so that a resume is quick.
         """
-        if self._state is not _State.OPEN:
-            raise closed_error()
+        loop = None  # a run may also be made before there is one
+        with suppress(RuntimeError):
+            loop = asyncio.get_running_loop()
+        self._check_usable(loop)
         if check and operation is DISABLE_AND_REVOKE_SESSIONS:
             raise ConfigurationError(
                 "check=True would leave the sessions open of users who are disabled already:"
@@ -683,6 +713,7 @@ class MonoCloudSession:
             from monocloud_async.journal.file import JournalFile  # noqa: PLC0415  SQLite, threads
 
             journal = JournalFile(journal, self._base_url, operation=operation)
+        report = BulkReport()
         return BulkRun(
             operation,
             user_ids,
@@ -698,18 +729,24 @@ class MonoCloudSession:
             max_same_failures=max_same_failures,
             on_outcome=on_outcome,
             journal=journal,
-            lookup=self.lookup(seconds) if check else None,
+            lookup=self.lookup(seconds, report) if check else None,
             limit=limit,
             count=count,
             on_skipped_many=on_skipped_many,
+            report=report,
         )
 
-    def lookup(self, seconds: float | None = None) -> Lookup:
-        """Return a `Lookup` whose requests may take so many seconds; default: the session's."""
+    def lookup(self, seconds: float | None = None, report: BulkReport | None = None) -> Lookup:
+        """Return a `Lookup`.
+
+        Args:
+            seconds: for one request; default: the session's.
+            report: counts the requests for pages of the list, if they are a run's.
+        """
         limit = self._timeout if seconds is None else seconds
         return Lookup(
             lambda user_id, left: self._send(GET_USER, user_id, min(limit, left), self._time_slice),
-            self._list_users(timeout=limit),
+            self._list_users(timeout=limit, report=report),
         )
 
     async def _send(

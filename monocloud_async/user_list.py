@@ -8,16 +8,18 @@ So a list without an order of the caller's is sorted by the time of creation, an
 page to the first. Who leaves then only moves users from pages that were read to pages that were
 not, where they come twice; who signs up is on the last page, which is read again at the end. If
 there are fewer users then than the tenant counts, the order was not stable, and the whole list is
-read again.
+read again. So are the members of a group and the users of a filter: who joins them may be older
+than the others, and then moves users from pages that were not read to pages that were.
 """
 
+import asyncio
 import logging
 from array import array
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Final
 
 from monocloud_async.endpoint import PAGINATION, UserPage
-from monocloud_async.errors import IncompleteListError, InvalidResponseError
+from monocloud_async.errors import IncompleteListError, InvalidResponseError, MonoCloudError
 from monocloud_async.models import User
 
 STABLE_SORT: Final = "creation_time:1"
@@ -81,7 +83,15 @@ class UserList:
     A page that contradicts its own header is read again, and so is the whole list if its pages
     shifted in a way that the counts do not explain; users who were missed come then. The iteration
     ends with an `IncompleteListError` if users are still missing. Memory does not grow with the
-    users, except for 12 to 24 bytes each.
+    users, except for 12 to 24 bytes each. Several tasks may share the users of one list.
+
+    After an error, the iterator raises the same error again. After a cancellation, it goes on.
+
+    Args:
+        fetch: requests a page: its number, and the maximum number of its users.
+        page_size: the maximum number of users on a page.
+        ordered: whether the users come in an order of the caller's.
+        selected: whether these are not all users of the tenant, but a group, or those of a filter.
 
     Attributes:
         total: how many users the tenant says the list has; None before the first page.
@@ -92,7 +102,9 @@ class UserList:
         passes: how often the list was read from one end to the other.
     """
 
-    def __init__(self, fetch: FetchPage, *, page_size: int, ordered: bool) -> None:
+    def __init__(
+        self, fetch: FetchPage, *, page_size: int, ordered: bool, selected: bool = False
+    ) -> None:
         self.total: int | None = None
         self.returned = 0
         self.repeated = 0
@@ -101,8 +113,12 @@ class UserList:
         self.passes = 0
         self._fetch = fetch
         self._ordered = ordered
+        self._selected = selected
         self._seen = IdSet()
-        self._iterator = self._users()
+        self._latest = 0  # when the youngest of the users was created
+        self._users_left = self._users()
+        self._lock = asyncio.Lock()
+        self._error: MonoCloudError | None = None
         self._is_aligned = True  # whether all pages of the first pass had the same size
 
     def __repr__(self) -> str:
@@ -114,14 +130,29 @@ class UserList:
         return None if self.total is None else -(-self.total // self.page_size)
 
     def __aiter__(self) -> AsyncIterator[User]:
-        return self._iterator  # who leaves it in the middle can go on
+        return self  # who leaves the loop in the middle can go on
+
+    async def __anext__(self) -> User:
+        async with self._lock:
+            if self._error is not None:
+                raise self._error
+            try:
+                return await anext(self._users_left)
+            except StopAsyncIteration:
+                raise
+            except MonoCloudError as error:
+                self._error = error
+                raise
+            except BaseException:  # the generator has ended with it; whoever came is known
+                self._users_left = self._users()
+                raise
 
     async def _users(self) -> AsyncIterator[User]:
         while self.passes < _MAX_PASSES:
-            before = self.returned
+            before, latest, missed = self.returned, self._latest, 0
             first = await self._page(1)
             for number in self._numbers():
-                is_first = number == 1 and (self._ordered or self.pages == 1)
+                is_first = number == 1 and (self._ordered or (self.pages or 0) <= 1)
                 page = first if is_first else await self._page(number)
                 if page.size != first.size:  # its users are others than those of this number
                     self._is_aligned = False
@@ -130,17 +161,18 @@ class UserList:
                 if not self.passes:
                     self.repeated += len(page.users) - len(unseen)
                 for user in unseen:
-                    self.returned += 1
-                    yield user
+                    missed += (user.creation_time or 0) <= latest
+                    yield self._counted(user)
             if not self._ordered and (self.repeated or self.total != first.total):
                 async for user in self._newest():
+                    missed += (user.creation_time or 0) <= latest
                     yield user
             self.passes += 1
-            if self._is_complete(first.total or 0, found=self.returned - before):
+            if self._is_complete(first.total or 0, missed=missed):
                 return
             if self.passes > 1 and self.returned == before:
                 break  # to read it once more would find nobody either
-            logger.info("the pages of the list shifted while it was read; reading it again")
+            logger.info("someone may be missing from the list; reading it again")
         raise IncompleteListError(
             f"the list of users is incomplete: {self.returned:,} were read in {self.passes} passes,"
             f" and the tenant counts {self.total:,}",
@@ -151,46 +183,58 @@ class UserList:
     def _numbers(self) -> Iterator[int]:
         """Yield the numbers of the pages of a pass; the total may change meanwhile."""
         if not self._ordered:
-            yield from range(self.pages or 0, 0, -1)
+            yield from range(self._last, 0, -1)
             return
         number = 1
-        while number <= (self.pages or 0):
+        while number <= self._last:
             yield number
             number += 1
 
+    @property
+    def _last(self) -> int:
+        """The number of the page with room for the next user, which is empty if all are full.
+
+        A count that is capped, for example at ten thousand, is noticed there.
+        """
+        return (self.total or 0) // self.page_size + 1
+
     async def _newest(self) -> AsyncIterator[User]:
         """Yield the users who signed up while the list was read; they are on its last pages."""
-        number = self.pages or 0
-        while number:
+        for number in range(self._last, 0, -1):
             page = await self._page(number)
             unseen = self._unseen(page)
             for user in unseen:
-                self.returned += 1
-                yield user
+                yield self._counted(user)
             if len(unseen) < len(page.users):
                 return
-            number -= 1
+
+    def _counted(self, user: User) -> User:
+        self.returned += 1
+        self._latest = max(self._latest, user.creation_time or 0)
+        return user
 
     def _unseen(self, page: UserPage) -> list[User]:
         return [user for user in page.users if self._seen.add(user.user_id)]
 
-    def _is_complete(self, total_before: int, *, found: int) -> bool:
+    def _is_complete(self, total_before: int, *, missed: int) -> bool:
         """Return whether nobody can be missing after this pass.
 
-        Who comes twice has the place of somebody who left, or who is missing. So without an order
-        of the caller's it is enough to count: if someone is missing, there are fewer users than the
-        tenant counts.
+        Who comes twice has the place of somebody who left, or who is missing. So for all users
+        without an order of the caller's it is enough to count: if someone is missing, there are
+        fewer users than the tenant counts. Elsewhere, the count has those who left in the place of
+        those who are missing; so somebody who was missed may come in another pass.
 
         Args:
             total_before: how many users the list had when the pass began.
-            found: how many users the pass found who were not known before.
+            missed: how many users of this pass were not known before, and are not younger than
+                all who were.
         """
         if self.passes > 1:
-            is_clean = not found
+            is_clean = not missed
         elif self._ordered:
             is_clean = not self.repeated and self.total == total_before
         else:
-            is_clean = self._is_aligned
+            is_clean = self._is_aligned and not (self._selected and (self.pages or 0) > 1)
         return is_clean and self.returned >= (self.total or 0)
 
     async def _page(self, number: int) -> UserPage:
@@ -236,7 +280,7 @@ def _problem(page: UserPage, number: int, size: int) -> str | None:
     expected = max(0, min(size, total - (number - 1) * size))
     if len(page.users) != expected:
         return f"has {len(page.users):,} users, and {expected:,} by its header"
-    if page.number not in {None, number}:
+    if page.users and page.number not in {None, number}:
         return f"is page {page.number} by its header"
     is_last = number * size >= total
     if page.has_next is is_last:

@@ -19,23 +19,24 @@ def now() -> float:
 
 
 class Tenant:
-    """A tenant in virtual time: 20 ms for each request, a rate limit, and outages."""
+    """A tenant in virtual time: a time for each request, a rate limit, and outages."""
 
     def __init__(self, limit: Bucket | None = None, *, down: tuple[float, float] = (0, 0)) -> None:
         self.limit = limit
         self.down = down
         self.sent: list[tuple[float, str]] = []
         self.retry_after: float | None = None  # what it asks for, whatever it needs
+        self.latency = 0.02
         self.hangs = False
         self.failing: Callable[[str], bool] = lambda _user_id: False
         self.faults: Iterator[BaseException] = iter(())  # of the next requests
 
     async def send(self, user_id: str, seconds: float) -> User:
         self.sent.append((now(), user_id))
-        if self.hangs:
+        if self.hangs or self.latency > seconds:
             await asyncio.sleep(seconds)
             raise m.RequestTimeoutError("no answer", user_id=user_id)
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(self.latency)
         if self.down[0] <= now() < self.down[1]:
             raise m.TransportError("refused", user_id=user_id, sent=False)
         for fault in self.faults:

@@ -200,6 +200,14 @@ async def test_a_call_that_succeeds_does_not_touch_tenacity(
         {"total": float("inf")},
         {"max_retry_after": -0.1},
         {"budget": -0.1},
+        {"wait_initial": None},
+        {"wait_max": 10**5000},
+        {"total": None},
+        {"total": "5"},
+        {"total": 10**400},
+        {"max_retry_after": None},
+        {"budget": "0.2"},
+        {"wait_if_down": "no"},
     ],
 )
 def test_a_policy_that_makes_no_sense_is_refused(options: dict[str, Any]) -> None:

@@ -282,7 +282,9 @@ BAD_PROXIES = [
     *("http://eve:hunter2@[x", "http://eve:hunter2@p:x", "http://eve:hunter2@p:99999"),
     *("http://eve:hun#ter2@p:9", "http://eve:12/hunter2@p:9", "http://eve:hunter2@p q:9"),
     *("http://eve:hunter2@:9", "http://eve:hunter2@p:0", "http://eve:hunter2@1.2.3.4.5:9"),
+    *("http://eve%3a:hunter2@p:9", "http://eve:hunter2\u20ac@p:9"),
 ]
+BAD = "(must be|has a user or a password that cannot be sent)"
 
 
 @pytest.mark.parametrize("proxy", BAD_PROXIES)
@@ -290,7 +292,7 @@ async def test_a_borrowed_client_session_with_a_malformed_proxy_says_so(proxy: s
     async with aiohttp.ClientSession(proxy=proxy) as client:
         session = MonoCloudSession("acme.invalid", KEY, client_session=client, retry=NEVER)
         with pytest.raises(
-            m.ConfigurationError, match="the proxy of the client_session must be"
+            m.ConfigurationError, match=f"the proxy of the client_session {BAD}"
         ) as caught:
             await session.enable_user("u")
     assert not {"hunter2", "hun"} & set(re.findall("[a-z0-9]+", str(caught.value)))
@@ -306,10 +308,10 @@ async def test_a_malformed_proxy_of_the_environment_is_named(
     monkeypatch.setenv(name, proxy)
     async with aiohttp.ClientSession(trust_env=True) as client:
         session = MonoCloudSession("acme.invalid", KEY, client_session=client, retry=NEVER)
-        with pytest.raises(m.ConfigurationError, match=f"{name} must be") as caught:
+        with pytest.raises(m.ConfigurationError, match=f"{name} {BAD}") as caught:
             await session.enable_user("u")
         assert (caught.value.__cause__, caught.value.__context__) == (None, None)
-        with pytest.raises(m.RunStoppedError, match=f"{name} must be"):
+        with pytest.raises(m.RunStoppedError, match=f"{name} {BAD}"):
             await session.bulk_enable(["u", "v"])
 
 
@@ -427,10 +429,43 @@ def test_a_session_of_another_event_loop_says_so() -> None:
     async def call_again() -> None:
         with pytest.raises(m.ConfigurationError, match="another event loop"):
             await session.enable_user("u")
+        with pytest.raises(m.ConfigurationError, match="another event loop"):
+            session.bulk_enable(["u"])
         await session.close()
 
     asyncio.run(call())
     asyncio.run(call_again())
+
+
+@pytest.mark.usefixtures("seen")
+@pytest.mark.parametrize("what", ["call", "run", "outcomes", "list"])
+def test_without_asyncio_a_session_says_what_it_needs(what: str) -> None:
+    session = session_for("http://127.0.0.1:1")
+
+    async def use() -> None:
+        match what:
+            case "call":
+                await session.enable_user("u")
+            case "run":
+                await session.bulk_enable(["u"])
+            case "outcomes":
+                async with session.bulk_enable(["u"]):
+                    pass
+            case _:
+                await anext(aiter(session.list_users()))
+
+    with pytest.raises(m.ConfigurationError, match="needs a running event loop of asyncio"):
+        use().send(None)  # as trio does
+
+
+async def test_numbers_that_no_float_can_hold_are_refused() -> None:
+    for huge in (10**400, 10**5000):
+        with pytest.raises(m.ConfigurationError, match="burst"):
+            MonoCloudSession("acme.eu.monocloud.com", KEY, burst=huge)
+        with pytest.raises(m.ConfigurationError, match="timeout"):
+            MonoCloudSession("acme.eu.monocloud.com", KEY, timeout=huge)
+        with pytest.raises(m.ConfigurationError, match=r"drain must be .* not one that large"):
+            await MonoCloudSession("acme.eu.monocloud.com", KEY).close(drain=huge)
 
 
 async def test_many_calls_at_once_do_not_queue_for_connections() -> None:
@@ -512,7 +547,9 @@ async def test_a_retry_that_is_no_policy_is_told_before_anything_is_sent() -> No
             await session.enable_user("ada", retry=3)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("rate", [0, -1, float("nan"), float("inf"), "fast"])
+@pytest.mark.parametrize(
+    "rate", [0, -1, float("nan"), float("inf"), "fast", pytest.param(10**400, id="huge")]
+)
 async def test_a_max_rate_that_makes_no_sense_is_refused(rate: float) -> None:
     with pytest.raises(m.ConfigurationError, match="max_rate"):
         MonoCloudSession("acme.eu.monocloud.com", "k", max_rate=rate)

@@ -24,6 +24,7 @@ class Tenant:
 
     def __init__(self, count: int, *, cap: int = 50) -> None:
         self.users = [f"u{number}" for number in range(count)]
+        self.created = {user_id: number for number, user_id in enumerate(self.users, 1)}
         self.cap = cap
         self.pages = list[int]()
         self.after: Callable[[], None] = lambda: None
@@ -34,7 +35,10 @@ class Tenant:
         size = min(size, self.cap)
         start = (number - 1) * size
         page = UserPage(
-            [User(user_id=user_id) for user_id in self.users[start : start + size]],
+            [
+                User(user_id=user_id, creation_time=self.created.get(user_id))
+                for user_id in self.users[start : start + size]
+            ],
             len(self.users),
             size,
             number,
@@ -43,8 +47,8 @@ class Tenant:
         self.after()
         return self.changed(page)
 
-    def list(self, *, ordered: bool = False, page_size: int = 50) -> UserList:
-        return UserList(self.fetch, page_size=page_size, ordered=ordered)
+    def list(self, *, ordered: bool = False, selected: bool = False) -> UserList:
+        return UserList(self.fetch, page_size=50, ordered=ordered, selected=selected)
 
 
 async def ids(users: AsyncIterator[User] | UserList) -> list[str]:
@@ -77,9 +81,10 @@ async def test_everybody_comes_once_in_as_few_requests_as_pages(
     found = await ids(users)
     assert sorted(found) == sorted(tenant.users)
     assert (found == tenant.users) or not ordered
-    pages = -(-count // 50)
+    # If the last page is full, an empty one shows that the count is not capped.
+    pages = count // 50 + 1
     # Without an order, the first page is read for the count, and again at the end.
-    assert len(tenant.pages) == max(1, pages if ordered or pages < 2 else pages + 1)
+    assert len(tenant.pages) == (pages if ordered or count <= 50 else pages + 1)
     assert (users.total, users.returned, users.repeated) == (count, count, 0)
 
 
@@ -140,7 +145,7 @@ async def test_who_is_missed_is_not_taken_for_one_who_left() -> None:
     everybody = set(tenant.users)
 
     def after() -> None:
-        if len(tenant.pages) == 3:
+        if len(tenant.pages) == 4:
             users = tenant.users
             users[10], users[910] = users[910], users[10]
             del users[5]
@@ -254,19 +259,154 @@ async def test_a_page_that_keeps_contradicting_its_header_is_an_error(
     assert tenant.pages == [1, 5, 5, 5]
 
 
-async def test_a_count_that_is_capped_is_not_the_end() -> None:
+@pytest.mark.parametrize("ordered", [True, False])
+@pytest.mark.parametrize("has_next", [True, False, None])
+async def test_a_count_that_is_capped_is_not_the_end(
+    *, has_next: bool | None, ordered: bool
+) -> None:
     """Search engines count up to ten thousand, and stop."""
     tenant = Tenant(230)
 
     def changed(page: UserPage) -> UserPage:
         capped_count(page)
+        if not has_next:  # which may be computed from the count
+            page.has_next = has_next if has_next is None else tenant.pages[-1] < 2
         return page
 
     tenant.changed = changed
-    with pytest.raises(
-        m.InvalidResponseError, match=r"page 2 .* is not the last one by its header, .* 100 users"
-    ):
-        await ids(tenant.list())
+    problem = "page 3 .* has 50 users, and 0 by its header"
+    if has_next and ordered:
+        problem = "page 2 .* is not the last one by its header, which counts 100 users"
+    with pytest.raises(m.InvalidResponseError, match=problem):
+        await ids(tenant.list(ordered=ordered))
+
+
+@pytest.mark.parametrize("number", [None, 2])
+async def test_the_page_after_a_full_last_one_need_only_be_empty(number: int | None) -> None:
+    """Some servers return the last page's number for it."""
+    tenant = Tenant(100)
+
+    def changed(page: UserPage) -> UserPage:
+        if not page.users:
+            page.number = number
+        return page
+
+    tenant.changed = changed
+    assert len(await ids(tenant.list())) == 100
+
+
+async def test_who_joins_a_group_and_is_older_than_the_others_hides_nobody() -> None:
+    """The count has the member who left in the place of the one who is missing."""
+    tenant = Tenant(300)
+    tenant.created["old"] = 1
+
+    def after() -> None:
+        if len(tenant.pages) == 3:
+            tenant.users.remove("u299")
+            tenant.users.insert(0, "old")
+
+    tenant.after = after
+    users = tenant.list(selected=True)
+    found = await ids(users)
+    assert set(tenant.users) <= set(found)
+    assert len(found) == len(set(found))
+    assert users.passes > 1
+
+
+async def test_a_group_that_changes_in_every_pass_ends_with_an_error() -> None:
+    tenant = Tenant(300)
+
+    def after() -> None:
+        tenant.users.pop()
+        tenant.users.insert(0, f"old{len(tenant.pages)}")
+
+    tenant.after = after
+    with pytest.raises(m.IncompleteListError):
+        await ids(tenant.list(selected=True))
+
+
+async def test_who_signs_up_all_the_time_is_no_doubt_about_the_others() -> None:
+    tenant = Tenant(300)
+
+    def after() -> None:
+        user_id = f"newcomer{len(tenant.pages)}"
+        tenant.created[user_id] = 1000 + len(tenant.pages)
+        tenant.users.append(user_id)
+
+    tenant.after = after
+    users = tenant.list(selected=True)
+    assert {f"u{number}" for number in range(300)} <= set(await ids(users))
+    assert users.passes == 2
+
+
+@pytest.mark.parametrize(("count", "asked"), [(30, 1), (50, 2), (51, 6)])
+async def test_one_page_of_a_group_is_read_once(count: int, asked: int) -> None:
+    tenant = Tenant(count)
+    assert len(await ids(tenant.list(selected=True))) == count
+    assert len(tenant.pages) == asked
+
+
+async def test_an_error_is_raised_again_whoever_iterates() -> None:
+    tenant = Tenant(230)
+    error = m.TransportError("connection reset")
+
+    def changed(page: UserPage) -> UserPage:
+        if page.number == 3:
+            raise error
+        return page
+
+    tenant.changed = changed
+    users = tenant.list()
+    for _ in range(2):
+        with pytest.raises(m.TransportError) as caught:
+            await ids(users)
+        assert caught.value is error
+        assert users.returned == 80
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+async def test_a_list_goes_on_after_a_cancellation(*, ordered: bool) -> None:
+    tenant = Tenant(230)
+    users = tenant.list(ordered=ordered)
+    found = list[str]()
+
+    async def read() -> None:
+        async for user in users:
+            found.append(user.user_id)
+            await asyncio.sleep(0)
+
+    fetch = users._fetch
+
+    async def cancelled_fetch(number: int, size: int) -> UserPage:
+        page = await fetch(number, size)
+        if len(tenant.pages) == 4:
+            task.cancel()
+        await asyncio.sleep(0)
+        return page
+
+    users._fetch = cancelled_fetch
+    task = asyncio.ensure_future(read())
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert 0 < len(found) < 230
+    await read()
+    assert len(found) == 230
+    assert set(found) == set(tenant.users)
+
+
+async def test_several_tasks_share_the_users_of_a_list() -> None:
+    tenant = Tenant(230)
+    users = tenant.list()
+
+    async def read() -> list[str]:
+        found = []
+        async for user in users:
+            found.append(user.user_id)
+            await asyncio.sleep(0)
+        return found
+
+    shares = await asyncio.gather(*(read() for _ in range(3)))
+    assert sorted(user_id for share in shares for user_id in share) == sorted(tenant.users)
 
 
 @pytest.mark.parametrize(("count", "asked"), [(0, 2), (30, 2)])
@@ -349,6 +489,26 @@ async def test_the_order_the_filter_and_the_group_are_the_tenants(
     assert sorted(found) == sorted(sandbox.user_ids()[:2])
 
 
+async def test_a_group_and_a_filter_are_read_until_nobody_new_comes(
+    sandbox: Sandbox, session: MonoCloudSession
+) -> None:
+    sandbox.assign("staff", sandbox.user_ids())
+    for users in (
+        session.list_users(page_size=7, group="staff"),
+        session.list_users(page_size=7, filter=""),
+    ):
+        assert len(await ids(users)) == 20
+        assert users.passes == 2
+
+
+@pytest.mark.parametrize("options", [{"filter": 5}, {"sort": 5}, {"sort": b"last_updated:1"}])
+async def test_the_filter_and_the_order_are_texts(
+    session: MonoCloudSession, options: dict[str, Any]
+) -> None:
+    with pytest.raises(m.ConfigurationError, match="must be a str, not"):
+        session.list_users(**options)
+
+
 async def test_a_list_is_retried_and_paced_like_any_call(sandbox: Sandbox) -> None:
     sandbox.error_rate = 0.3
     retry = m.RetryPolicy(attempts=30, wait_initial=0.001, wait_max=0.002)
@@ -426,6 +586,7 @@ async def test_a_refusal_is_the_error_of_its_status_and_names_no_user(
         (b'[{"disabled": true}]', m.InvalidResponseError, "a user who has no user_id"),
         (b'[{"user_id": "ada"}, {"user_id"', m.TransportError, "cut short"),
         (b'[{"user_id": "ada"}, 3]', m.InvalidResponseError, "a user who has no user_id"),
+        (b'[{"user_id": "ada"} 3]', m.InvalidResponseError, "no list of users .*who is missing"),
     ],
 )
 async def test_what_is_no_list_is_told(
@@ -482,7 +643,7 @@ async def test_unusual_data_of_one_user_does_not_spoil_the_page() -> None:
         ({"page_size": 0}, "page_size must be 1 or more"),
         ({"page_size": "50"}, "page_size must be 1 or more"),
         ({"sort": "\ud800"}, "valid Unicode"),
-        ({"group": ".."}, "dot segment"),
+        ({"group": ".."}, "^group '..': this id is a dot segment"),
     ],
 )
 async def test_options_are_checked_before_any_request(

@@ -1,95 +1,134 @@
 """One bulk run at a time, in the background of a web service.
 
-A run needs minutes or hours: the request that starts it is answered at once. What was done is in
-the journal, so a job that a deploy or a crash interrupted is started again with the same ids.
+A run needs minutes or hours, so the request that starts it is answered at once. What was done is in
+the journal, so a job that a deploy or a crash interrupted goes on where it was.
 """
 
 import asyncio
+import fcntl
+import json
 import logging
 import os
-from contextlib import suppress
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from monocloud_async import BulkRun, MonoCloudError, MonoCloudSession
+
+SHUTDOWN = 20  # seconds for the calls in flight, of the 30 that Kubernetes grants
+LOOK = 0.2  # seconds between two looks at the file
 
 logger = logging.getLogger(__name__)
 
 
 class Job:
-    """The job of a tenant, in a folder of its own that all workers of the service share.
+    """The job of a tenant, in a folder that all workers of the service share.
 
-    The file of ids is there from the start of a job to its end: while it is, no other job starts.
-    The journal is locked by the worker that does the job; only that one knows its progress.
+    The file is there from the start of a job to its end: while it is, no other job starts. Emptied,
+    it tells the job to stop. The worker that has the lock does all jobs, and only it removes files;
+    if it ends, the next worker gets the lock, and goes on.
     """
 
     def __init__(self, session: MonoCloudSession, folder: Path) -> None:
         self._session = session
-        self._ids, self._journal = folder / "job.txt", folder / "job.journal"
+        self._folder, self._file = folder, folder / "job.json"
         self._run: BulkRun | None = None
-        self._task: asyncio.Task[None] | None = None
         self._why = ""
-
-    @property
-    def is_running(self) -> bool:
-        return self._task is not None and not self._task.done()
+        self._last: dict[str, Any] = {"state": "none"}
 
     def start(self, ids: list[str]) -> bool:
         """Start a job with these ids; False if there is one, in any worker."""
-        whole = self._ids.with_suffix(f".{os.getpid()}")
-        whole.write_text("\n".join(ids), encoding="utf-8")
+        name = f"job-{uuid4()}"
+        whole = self._folder / f"{name}.json"
         try:
-            self._ids.hardlink_to(whole)  # one of several workers can; the file is never half
+            whole.write_text(json.dumps({"journal": f"{name}.journal", "ids": ids}))
+            self._file.hardlink_to(whole)  # only one of several callers can; it is never half
         except FileExistsError:
             return False
         finally:
-            whole.unlink()
-        self._journal.unlink(missing_ok=True)  # of the last job
-        self._begin(ids)
+            whole.unlink(missing_ok=True)
         return True
-
-    def resume(self) -> None:
-        """Go on with a job that a restart interrupted; call this when the application starts."""
-        if self._ids.exists():
-            self._begin(self._ids.read_text(encoding="utf-8").split("\n"))
 
     def stop(self) -> None:
         """Let the calls in flight finish, and start no more; the rest is not done any more."""
-        self._ids.unlink(missing_ok=True)
-        if self._run is not None:
-            self._run.drain()
+        with suppress(FileNotFoundError):
+            os.truncate(self._file, 0)
 
     def progress(self) -> dict[str, Any]:
-        if self._run is None:
-            return {"state": "none"}
-        report = self._run.report
+        """The figures of the job that this worker does, or did last."""
+        if self._run is not None:
+            return self._figures(self._run, "stopped" if self._why else "running")
+        # A job without figures is another worker's, or about to begin.
+        return {"state": "accepted"} if self._file.exists() else self._last
+
+    async def work(self) -> None:
+        """Wait for the lock, then do one job after the other."""
+        with (self._folder / "job.lock").open("w") as lock:
+            while not _taken(lock.fileno()):  # noqa: ASYNC110  a lock of processes has no events
+                await asyncio.sleep(LOOK)
+            while True:
+                if self._file.exists():
+                    await self._do()
+                await asyncio.sleep(LOOK)
+
+    async def _do(self) -> None:
+        try:
+            job = json.loads(self._file.read_text())
+        except ValueError:  # emptied: stopped before it began
+            self._file.unlink()
+            return
+        # Not all of the tenant's limit: the requests of the service need it, too.
+        self._run = run = self._session.bulk_enable(
+            job["ids"], concurrency=20, journal=self._folder / job["journal"]
+        )
+        async with asyncio.TaskGroup() as tasks:
+            emptied = tasks.create_task(self._drain_when_emptied(run))
+            try:
+                logger.info("the job has ended: %s", await run)
+            except MonoCloudError as error:  # the key, the tenant, the journal, or a shutdown
+                self._why = str(error)
+                logger.error("the job was stopped: %s", error)  # noqa: TRY400  it says all
+                await emptied  # it goes on after a restart, unless somebody ends it
+            emptied.cancel()
+        self._last = self._figures(run, "ended")
+        self._run, self._why = None, ""
+        self._file.unlink()  # last: from here on, another job may start
+
+    async def _drain_when_emptied(self, run: BulkRun) -> None:
+        while self._file.stat().st_size:  # noqa: ASYNC110  a file has no events
+            await asyncio.sleep(LOOK)
+        run.drain()
+
+    def _figures(self, run: BulkRun, state: str) -> dict[str, Any]:
         return {
-            "state": "running" if self.is_running else "ended",
-            "enabled": report.enabled + report.already_enabled,
-            "failed": report.failed,
-            "unknown": report.unknown,
+            "state": state,
+            "enabled": run.report.enabled + run.report.already_enabled,
+            "failed": run.report.failed,
+            "unknown": run.report.unknown,
             "why": self._why,
         }
 
-    async def ended(self) -> None:
-        """Wait for the end of the job; `session.close(drain=...)` ends it before."""
-        if self._task is not None:
-            await self._task
 
-    def _begin(self, ids: list[str]) -> None:
-        self._why = ""
-        # Not all of the tenant's limit: the requests of the service need it, too.
-        self._run = self._session.bulk_enable(ids, concurrency=20, journal=self._journal)
-        self._task = asyncio.create_task(self._work(self._run))
+def _taken(lock: int) -> bool:
+    """Take this lock, which lasts until the file is closed; False if another worker has it."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
-    async def _work(self, run: BulkRun) -> None:
-        try:
-            report = await run
-        except MonoCloudError as error:  # the key, the tenant, the journal, or a shutdown
-            self._why = str(error)
-            logger.error("the job was stopped: %s", error)  # noqa: TRY400  it says all
-        else:
-            logger.info("the job has ended: %s", report)
-            if report.exhausted:
-                with suppress(FileNotFoundError):
-                    self._ids.unlink()  # nothing to go on with after a restart
+
+@asynccontextmanager
+async def job_of(session: MonoCloudSession, folder: Path) -> AsyncGenerator[Job, None]:
+    """The job in this folder, for as long as the application runs; closes the session."""
+    job = Job(session, folder)
+    work = asyncio.create_task(job.work())
+    try:
+        yield job
+    finally:
+        await session.close(drain=SHUTDOWN)
+        work.cancel()
+        with suppress(asyncio.CancelledError):
+            await work

@@ -10,23 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request
-from job import Job
+from job import Job, job_of
 
 from monocloud_async import MonoCloudSession
-
-SHUTDOWN = 20  # seconds, of the 30 that Kubernetes grants
 
 
 @asynccontextmanager
 async def lifespan(_: FastAPI) -> AsyncGenerator[dict[str, Job], None]:
-    session = MonoCloudSession()
-    job = Job(session, Path(os.environ["JOBS"]))
-    job.resume()
-    try:
+    async with job_of(MonoCloudSession(), Path(os.environ["JOBS"])) as job:
         yield {"job": job}
-    finally:
-        await session.close(drain=SHUTDOWN)
-        await job.ended()
 
 
 app = FastAPI(lifespan=lifespan)
@@ -36,7 +28,7 @@ app = FastAPI(lifespan=lifespan)
 async def start(ids: list[str], request: Request) -> dict[str, Any]:
     job: Job = request.state.job
     if not job.start(ids):
-        raise HTTPException(409, "A job is running.")
+        raise HTTPException(409, "There is a job: wait until it has ended, or DELETE it.")
     return job.progress()
 
 

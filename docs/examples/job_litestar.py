@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from job import Job
+from job import Job, job_of
 from litestar import Litestar, delete, get, post
 from litestar.datastructures import State
 from litestar.exceptions import HTTPException
@@ -17,26 +17,19 @@ from litestar.params import JSONBody
 
 from monocloud_async import MonoCloudSession
 
-SHUTDOWN = 20  # seconds, of the 30 that Kubernetes grants
-
 
 @asynccontextmanager
 async def lifespan(app: Litestar) -> AsyncGenerator[None, None]:
-    session = MonoCloudSession()
-    app.state.job = job = Job(session, Path(os.environ["JOBS"]))
-    job.resume()
-    try:
+    async with job_of(MonoCloudSession(), Path(os.environ["JOBS"])) as app.state.job:
         yield
-    finally:
-        await session.close(drain=SHUTDOWN)
-        await job.ended()
 
 
 @post("/job", status_code=202)
 async def start(data: JSONBody[list[str]], state: State) -> dict[str, Any]:
     job: Job = state.job
     if not job.start(data):
-        raise HTTPException("A job is running.", status_code=409)
+        detail = "There is a job: wait until it has ended, or DELETE it."
+        raise HTTPException(detail, status_code=409)
     return job.progress()
 
 

@@ -88,8 +88,6 @@ class Dispatcher:
             raise
         except MonoCloudError as error:
             self._runner.stop(StopReason(error, ", because the list of users cannot be read"))
-        finally:
-            self._report.requests += lookup.users.pages_read
 
     def cut_off(self) -> None:
         """Record the outcome of an id that was read but not handed out when the run ended."""

@@ -17,6 +17,7 @@ from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import Final, Self
 
+from monocloud_async import config
 from monocloud_async.bulk.attempts import CallRunner, RunCall, Send
 from monocloud_async.bulk.dispatcher import Dispatcher
 from monocloud_async.bulk.lookup import Lookup
@@ -75,6 +76,7 @@ class BulkRun:
         limit: int | None = None,
         count: int | None = None,
         on_skipped_many: OnSkippedMany | None = None,
+        report: BulkReport | None = None,
     ) -> None:
         if not isinstance(concurrency, int) or concurrency < 1:
             raise ConfigurationError(f"concurrency must be 1 or more, not {concurrency!r}")
@@ -91,7 +93,7 @@ class BulkRun:
             if (run := me()) is not None:
                 run.drain()
 
-        self.report = BulkReport()
+        self.report = BulkReport() if report is None else report
         self.operation = operation
         limiter = queue.limiter
         self._queue = queue.for_run(max_rate)
@@ -157,6 +159,11 @@ class BulkRun:
         return self._source.is_ready
 
     @property
+    def skipped(self) -> int:
+        """How many users were done before by the journal, and were not looked up."""
+        return self._source.skipped
+
+    @property
     def is_at_limit(self) -> bool:
         """Whether the run read no further because of its `limit`."""
         return self._source.is_at_limit
@@ -210,6 +217,8 @@ class BulkRun:
 
     async def __aenter__(self) -> Self:
         self._check_not_started()
+        self._started = True
+        config.event_loop()
         self._results.stream()
         self._run_task = asyncio.create_task(self._run())
         return self
@@ -377,7 +386,7 @@ class BulkRun:
             return
         if has_place:
             self._places.release()
-        if task.cancelled() or (error := task.exception()) is None:
+        if (error := _error(task)) is None or (task.cancelled() and call is not None):
             return
         if call is None and self._results.error is None:
             self._input_error = error
@@ -385,6 +394,17 @@ class BulkRun:
         else:
             self._results.error = self._results.error or error
             self.cancel()
+
+
+def _error(task: asyncio.Task[None]) -> BaseException | None:
+    """Return the error that ended the task, if any; to be cancelled is none.
+
+    A `CancelledError` that nobody asked this task for came out of what it awaited, or called.
+    """
+    try:
+        return task.exception()
+    except asyncio.CancelledError as error:
+        return None if task.cancelling() else error
 
 
 async def _finish(work: Coroutine[object, object, None]) -> None:

@@ -75,6 +75,7 @@ class Source:
             may hold what belongs to a task, such as a timeout, a task group or a cursor.
         opened: whether `open` was called.
         is_ready: whether `open` has succeeded, so that the journal belongs to this run.
+        skipped: how many users the journal records as done.
         held: an id that was read but not handed out, because the run was cancelled meanwhile.
 
     Raises:
@@ -98,6 +99,7 @@ class Source:
             raise ConfigurationError("user_ids must be an iterable or an async iterable of ids")
         self.needs_own_task = isinstance(user_ids, AsyncIterable)
         self.opened = self.is_ready = False
+        self.skipped = 0
         self.held: str | None = None
         self._operation = operation
         self._user_ids = user_ids
@@ -208,6 +210,7 @@ class Source:
         report, status = self._report, self._operation.done_before
         if self._on_skipped_many is not None:
             self._on_skipped_many(range(report.total, report.total + users))
+        self.skipped += users
         report.total += users
         setattr(report, status, getattr(report, status) + users)
 

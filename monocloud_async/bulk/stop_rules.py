@@ -23,17 +23,20 @@ _MAX_BLOCKED: Final = 100  # responses in a row that are not due to a user
 
 
 class StopReason(NamedTuple):
-    """Why a run stops: the error, and an explanation if the error alone does not tell."""
+    """Why a run stops: the error, an explanation if the error alone does not tell, and advice."""
 
     error: MonoCloudError
     why: str = ""
+    advice: str = ""
 
     def to_error(self, report: BulkReport) -> RunStoppedError:
         """Return the error that the run raises."""
         read = f"{report.total:,}"
-        return RunStoppedError(
+        stopped = RunStoppedError(
             f"the run was stopped{self.why} (ids read: {read}): {self.error}", report=report
         )
+        stopped.advice = self.advice
+        return stopped
 
 
 class StopRules:
@@ -82,8 +85,8 @@ class StopRules:
             return None
         return StopReason(
             error,
-            f", because the first {self._same:,} users all failed in the same way (if that is to be"
-            " expected, allow it with max_same_failures)",
+            f", because the first {self._same:,} users all failed in the same way",
+            "If that is to be expected, allow it with max_same_failures",
         )
 
     def check(self, error: MonoCloudError, now: float, *, first: bool) -> StopReason | None:

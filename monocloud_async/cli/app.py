@@ -412,8 +412,9 @@ def bulk(
 @app.command(
     short_help="Tell who is enabled now.",
     epilog="Example: monocloud-async check users.csv. Exit codes: 0 all are enabled (for a journal"
-    " of `undo`: disabled), 1 someone is not, 2 usage or configuration, 3 the tenant cannot tell."
-    " A tenant that is down is waited for, up to five minutes.",
+    " of `undo`: disabled), 1 someone is not, a line is bad or the run is not finished, 2 usage"
+    " or configuration, 3 the tenant cannot tell. A tenant that is down is waited for, up"
+    " to five minutes.",
 )
 def check(
     file: Annotated[
@@ -497,6 +498,7 @@ def undo(
     from monocloud_async.cli import commands  # noqa: PLC0415  help is quick
     from monocloud_async.cli.undo import UndoIds, locked  # noqa: PLC0415  help is quick
     from monocloud_async.endpoint import DISABLE  # noqa: PLC0415  help is quick
+    from monocloud_async.journal.paths import undo_path  # noqa: PLC0415  help is quick
 
     access = commands.access(domain, api_key_file, timeout, attempts)
     with locked(journal):
@@ -511,7 +513,7 @@ def undo(
                 max_same_failures=max_same_failures or None,
                 limit=limit,
             ),
-            journal=journal.with_name(f"{journal.name}.undo"),
+            journal=undo_path(journal),
             caller=commands.caller(access, ctx.meta[ARGUMENTS], note),
             json=json,
         )

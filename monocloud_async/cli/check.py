@@ -1,7 +1,7 @@
 """Implements `check`: tells who is enabled now, of a file of ids or of a journal."""
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -20,7 +20,8 @@ from monocloud_async.config import tenant_name
 from monocloud_async.endpoint import DISABLE, ENABLE
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.inputs.reader import IdReader
-from monocloud_async.journal.before import Record, read_head, records
+from monocloud_async.journal.before import Record, read_head, recorded
+from monocloud_async.report import figures
 
 _COLUMNS: Final = ("user_id", "state", "block_until", "recorded")
 _SHOWN: Final = 10  # users that are listed one by one
@@ -30,6 +31,12 @@ _WORDS: Final = {
     State.DISABLED: "disabled",
     State.MISSING: "unknown to the tenant",
     State.UNKNOWN: "in a state that the tenant does not tell",
+}
+_RUN: Final = {
+    figures.State.AT_WORK: "is at work",
+    figures.State.ENDED: "ended early",
+    figures.State.KILLED: "was killed",
+    figures.State.UNKNOWN: "was killed, or is at work",
 }
 _DONE: Final = {"enabled", "disabled", "already_enabled", "already_disabled"}
 
@@ -46,8 +53,10 @@ def check_journal(
     wanted = {State.DISABLED}
     if head.operation.endpoint == ENABLE.endpoint:
         wanted = {State.ENABLED, State.LOCKED}
-    checking = _Check(access, str(journal), wanted, json=json)
-    return checking.run(lambda: records(journal), head.users, output=output, form=form)
+    run = figures.read(journal)
+    with recorded(journal) as (count, users):
+        checking = _Check(access, str(journal), wanted, json=json, run=run)
+        return checking.run(users, count, output=output, form=form)
 
 
 def check_file(
@@ -67,12 +76,10 @@ def check_file(
     for note in reader.notes:
         say(err, note)
 
-    def ids() -> Iterator[Record]:
-        again = (reader.lines_again() if lines is None else lines) or ()
-        return (Record(line.user_id, "") for line in again if line.user_id is not None)
-
+    again = (reader.lines_again() if lines is None else lines) or ()
+    users = (Record(line.user_id, "") for line in again if line.user_id is not None)
     checking = _Check(access, reader.name, {State.ENABLED, State.LOCKED}, json=json, bad_lines=bad)
-    return checking.run(ids, count, output=output, form=form)
+    return checking.run(users, count, output=output, form=form)
 
 
 class _Check:
@@ -84,24 +91,34 @@ class _Check:
         wanted: the states of users with whom all is well.
         json: whether to write JSON lines.
         bad_lines: lines of the input without an id.
+        run: the figures of the run whose journal it is, if it is one.
     """
 
     def __init__(
-        self, access: Access, name: str, wanted: set[State], *, json: bool, bad_lines: int = 0
+        self,
+        access: Access,
+        name: str,
+        wanted: set[State],
+        *,
+        json: bool,
+        bad_lines: int = 0,
+        run: figures.Figures | None = None,
     ) -> None:
         self._access = access
         self._name = name
         self._wanted = wanted
         self._json = json
-        self._bad_lines = bad_lines
+        self._bad_lines = bad_lines if run is None else run.bad_lines or 0
+        self._run = run
         self._states = Counter[State]()
         self._lost = 0  # done by the journal, and not so any more
         self._mended = 0  # not done by the journal, and so now
+        self._unsaid = 0  # not in the table
         self._err = streams.err()
 
     def run(
         self,
-        ids: Callable[[], Iterable[Record]],
+        users: Iterable[Record],
         count: int,
         *,
         output: Path | None,
@@ -109,33 +126,45 @@ class _Check:
     ) -> int:
         """Look everybody up, tell the result, and return the exit code."""
         self._access.check()
-        if not count and not self._bad_lines:
+        if not count and not self._bad_lines and self._is_finished:
             raise ConfigurationError(f"there are no ids in {self._name}")
         say(self._err, f"Looking up {count:,} users of {self._name} on {self._access.tenant}")
         if output is not None:
             with open_table(output, form, _COLUMNS) as row:
-                loop.ask_tenant(self._look(ids, count, row), self._err)
+                loop.ask_tenant(self._look(users, count, row), self._err)
                 self._sum_up()  # even if the file cannot be written in the end
-            say(self._err, f"{output} has the state of each")
+            left_out = f", but {self._unsaid:,} whose ids a file cannot say" if self._unsaid else ""
+            say(self._err, f"{output} has the state of each{left_out}")
         elif self._json:
             with open_table(None, TableFormat.JSONL, _COLUMNS) as row:
-                loop.ask_tenant(self._look(ids, count, row), self._err)
+                loop.ask_tenant(self._look(users, count, row), self._err)
             self._sum_up()
         else:
-            loop.ask_tenant(self._look(ids, count, None), self._err)
+            loop.ask_tenant(self._look(users, count, None), self._err)
             self._sum_up()
         is_well = not (self._bad_lines or self._states.keys() - self._wanted)
-        return ALL_DONE if is_well else SOME_FAILED
+        return ALL_DONE if is_well and self._is_finished else SOME_FAILED
 
-    async def _look(self, ids: Callable[[], Iterable[Record]], count: int, row: Row | None) -> None:
+    @property
+    def _is_finished(self) -> bool:
+        """Whether the input has nobody but those who are looked up."""
+        return self._run is None or self._run.is_finished
+
+    async def _look(self, users: Iterable[Record], count: int, row: Row | None) -> None:
+        outcomes = deque[str]()  # of users who are being looked up
+
+        def names() -> Iterator[str]:
+            for user in users:
+                outcomes.append(user.outcome)
+                yield user.user_id
+
         async with self._access.session() as session:
-            recorded = iter(ids())
-            names = (record.user_id for record in ids())
-            async for found in look_up(self._access, session, names, count, self._err):
-                outcome = next(recorded).outcome
+            async for found in look_up(self._access, session, names(), count, self._err):
+                outcome = outcomes.popleft()
                 self._count(found, outcome)
                 if row is not None:
-                    row((found.user_id, found.state, iso(found.block_until), outcome or None))
+                    cells = found.user_id, found.state, iso(found.block_until), outcome or None
+                    self._unsaid += not row(cells)
 
     def _count(self, found: Looked, outcome: str) -> None:
         self._states[found.state] += 1
@@ -152,7 +181,10 @@ class _Check:
         if self._json:
             summary = {state.value: self._states[state] for state in State}
             summary["bad_lines"] = self._bad_lines
-            typer.echo(msgspec.json.encode({"summary": summary}))
+            members: dict[str, object] = {**summary}
+            if self._run is not None:
+                members |= {"run": self._run.state, "left": self._left()}
+            typer.echo(msgspec.json.encode({"summary": members}))
             return
         out = streams.out()
         for state in State:
@@ -165,3 +197,25 @@ class _Check:
             say(out, f"{self._lost:,} of them were {done} by the journal, and are not any more")
         if self._mended:
             say(out, f"{self._mended:,} of them are {done} now, although the run failed for them")
+        if self._run is not None and not self._run.is_finished:
+            say(out, f"The run {_RUN[self._run.state]}: {self._rest()}")
+            if self._run.state is not figures.State.AT_WORK:
+                say(out, "The command that started the run resumes it")
+
+    def _left(self) -> int | None:
+        """Return how many users of the input are not in the journal, if that is known."""
+        if self._run is None or self._run.total is None:
+            return None
+        return max(0, self._run.total - self._states.total())
+
+    def _rest(self) -> str:
+        """Return who was not looked up."""
+        left = self._left()
+        if left is None or self._run is None:
+            return "its input was not read to its end, and the rest of it was not looked up"
+        if not left:
+            return "all users of its input were looked up"
+        about = "" if self._run.ids is not None else "about "
+        are, were = ("is", "was") if left == 1 else ("are", "were")
+        users = counted(left, "user")
+        return f"{about}{users} of its input {are} not in the journal, and {were} not looked up"

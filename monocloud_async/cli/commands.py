@@ -5,7 +5,7 @@ import re
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -39,6 +39,7 @@ from monocloud_async.journal.store import Caller, InputInfo
 from monocloud_async.models import User
 from monocloud_async.report import figures
 from monocloud_async.sanitize import format_time
+from monocloud_async.user_list import IdSet
 
 __all__ = [
     "Limits",
@@ -101,6 +102,7 @@ class Ids(Protocol):
     name: str
     found: str
     notes: list[str]
+    if_changed: str | None
 
     @property
     def form(self) -> Format: ...
@@ -159,6 +161,8 @@ class Plan:
             sheet=ids.sheet,
             by=ids.by,
         )
+        if ids.if_changed is not None:
+            origin = origin._replace(if_changed=ids.if_changed)
         return JournalFile(
             self.journal,
             self.access.tenant,
@@ -188,7 +192,21 @@ class Plan:
         seen.left = max(0, seen.ids - seen.done)
         if self.limits.limit is not None:
             seen.left = min(seen.left, self.limits.limit)
+        seen.users = seen.left
+        if seen.duplicates:
+            with self.left_ids(seen) as ids:
+                different = IdSet()
+                seen.users = None if ids is None else sum(map(different.add, ids))
         return seen
+
+    @contextmanager
+    def left_ids(self, seen: Preview) -> Iterator[Iterator[str] | None]:
+        """Yield the ids that the run would look at, or None if they can be read only once."""
+        ids = self.ids.reread()
+        with ExitStack() as opened:  # what is left open is closed in whichever thread collects it
+            if ids is not None and seen.done and self.journal is not None:
+                ids = opened.enter_context(closing(left(self.journal, ids, self.operation)))
+            yield None if ids is None else islice(ids, seen.left)
 
 
 def bulk(plan: Plan, *, failures: FileIO | None = None, ask: bool = False) -> int:
@@ -248,13 +266,10 @@ def dry_run(plan: Plan) -> int:
     if not seen.ids and not seen.bad_lines:
         raise ConfigurationError(f"there are no ids in {plan.ids.name}")
     if plan.limits.check:
-        ids = plan.ids.reread()
-        if ids is None:
-            raise ConfigurationError("--check needs a file for a dry run, not a pipe")
-        with ExitStack() as opened:  # what is left open is closed in whichever thread collects it
-            if seen.done and plan.journal is not None:
-                ids = opened.enter_context(closing(left(plan.journal, ids, plan.operation)))
-            seen.ask(plan.access, islice(ids, seen.left), err)
+        with plan.left_ids(seen) as ids:
+            if ids is None:
+                raise ConfigurationError("--check needs a file for a dry run, not a pipe")
+            seen.ask(plan.access, ids, err)
     if plan.json:
         typer.echo(msgspec.json.encode(seen))
     else:

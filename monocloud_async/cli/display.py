@@ -312,17 +312,18 @@ def say(console: Console, text: str) -> None:
     console.print(Text(clean(text)), soft_wrap=True)
 
 
-def summary(
-    operation: BulkOperation, report: BulkReport, tally: Tally, *, checked: bool = False
-) -> Table:
-    """Return the counts of a finished run as a table; `checked`: it looked each user up."""
+def summary(operation: BulkOperation, report: BulkReport, tally: Tally, *, skipped: int) -> Table:
+    """Return the counts of a finished run as a table.
+
+    `skipped` users were done before by the journal alone: the run did not look them up.
+    """
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(justify="right")
     table.add_column()
     table.add_row(f"{getattr(report, operation.done):,}", operation.done)
-    known = "" if checked else ", according to the journal"
     rows = [
-        (report.skipped, f"{operation.done} before{known}"),
+        (report.skipped - skipped, f"{operation.done} before"),
+        (skipped, f"{operation.done} before, according to the journal"),
         (report.unconfirmed, "of them unconfirmed: the response still said the contrary"),
         (report.failed, "failed"),
         (tally.bad_lines, "bad line" if tally.bad_lines == 1 else "bad lines"),

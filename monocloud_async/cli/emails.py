@@ -72,3 +72,7 @@ def resolve(access: Access, reader: IdReader) -> None:
         return line._replace(user_id=None, problem=problem)
 
     reader.resolve = resolved
+    reader.if_changed = (
+        "an e-mail address may have got or lost its user since: start a new journal with --journal"
+        " FILE, and add --check to leave out who is enabled already"
+    )

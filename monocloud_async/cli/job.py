@@ -99,7 +99,6 @@ class Job:
         self._interrupts = 0
         self._is_over = False  # only results are still written
         self._broken = False
-        self._checked = False
 
     def keep(self, journal: JournalFile, path: Path) -> None:
         """Use this journal for the run, which tells its path."""
@@ -135,7 +134,6 @@ class Job:
             say(self.err, f"Error: {lost}; nothing was sent")
             return STOPPED
         async with access.session() as session:
-            self._checked = limits.check
             self._run = run = session.bulk(
                 self.operation,
                 self._ids(),
@@ -153,6 +151,8 @@ class Job:
                 with self._shown(run, access, limits.max_rate) as self._display:
                     await self._take(run)
             except RunStoppedError as error:
+                # Here, people know the parameter as an option.
+                error.advice = error.advice.replace("max_same_failures", "--max-same-failures")
                 return await self._end(run.report, "stopped", error)
             except ConfigurationError as error:
                 if not run.report.total:
@@ -345,13 +345,15 @@ class Job:
             return INTERRUPTED
         return SOME_FAILED if self.tally.kinds else ALL_DONE
 
-    def _since(self, journal: JournalFile, report: BulkReport) -> str:
+    def _since(self, journal: JournalFile, report: BulkReport, skipped: int) -> str:
         """Return how old the journal's word for skipped users is, and how to ask again."""
-        what = "Nothing was sent: all" if report.skipped == report.total else "Some"
+        what = "Some"
+        if skipped == report.total:
+            what = "All" if report.requests else "Nothing was sent: all"
         return (
             f"{what} of them were {self.operation.done} by {format_time(journal.latest)} UTC,"
-            " according to the journal, which does not know what happened since;"
-            f" {self._to_ask_again}"
+            " according to the journal, which does not know what happened since (`check` tells how"
+            f" it is now); {self._to_ask_again}"
         )
 
     def _tell_rest(self, report: BulkReport, ended: str, *, can_resume: bool) -> None:
@@ -379,9 +381,10 @@ class Job:
             self._sum_up(self.err, report)
 
     def _sum_up(self, console: Console, report: BulkReport) -> None:
-        console.print(summary(self.operation, report, self.tally, checked=self._checked))
-        if report.skipped and self._journal is not None and not self._checked:
-            say(console, self._since(self._journal, report))
+        skipped = 0 if self._run is None else self._run.skipped
+        console.print(summary(self.operation, report, self.tally, skipped=skipped))
+        if skipped and self._journal is not None:
+            say(console, self._since(self._journal, report, skipped))
         for reason in reasons(self.tally):
             say(console, reason)
         say(console, speed(report))

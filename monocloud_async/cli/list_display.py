@@ -44,7 +44,7 @@ async def shown(console: Console, users: UserList, pace: RateLimiter) -> AsyncIt
         total = "" if users.total is None else f" of {users.total:,}"
         parts = [f"{users.returned:,}{total} users read"]
         if users.passes:
-            parts.append("reading the list again, because its pages shifted")
+            parts.append("reading the list again, as someone may be missing")
         return [*parts, *filter(None, [limiter_status(pace)])]
 
     live = is_live(console)

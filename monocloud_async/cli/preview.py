@@ -25,6 +25,10 @@ from monocloud_async.user_list import IdSet
 _SHOWN: Final = 20  # bad lines that are listed one by one
 _SAMPLE: Final = 2  # ids from the start, and from the end
 _AROUND: Final = "<>'\"= "  # what programs put around an id
+_ASKED_ANYWAY: Final = {
+    State.MISSING: "and the tenant does not know them",
+    State.UNKNOWN: "and the tenant does not tell whether they are disabled",
+}
 _RATES: Final = (10, 100)  # users per second, where nobody knows the tenant's limit
 
 
@@ -44,11 +48,13 @@ class Preview(msgspec.Struct, kw_only=True):
         compared: whether its ids were compared with those of the input, as the run does it.
         done: for how many users it has been done, according to the journal.
         latest: when the last of these was recorded, or None.
-        left: how many users the run would send a request for.
+        left: how many ids the run would send a request for, duplicates included.
+        users: how many users would be changed, as far as is known: those who are disabled, if the
+            tenant was asked. None if that is unknown: of duplicates that can be read only once.
         rate: the expected number of users per second: the limit, or that of earlier runs, if any.
         tried: whether the tenant was asked, and has taken the key.
-        states: how many of those whom the run would look at are in which state, if the tenant was
-            asked.
+        states: how many of the users whom the run would look at are in which state, if the tenant
+            was asked.
     """
 
     tenant: str
@@ -65,6 +71,7 @@ class Preview(msgspec.Struct, kw_only=True):
     done: int = 0
     latest: str | None = None
     left: int = 0
+    users: int | None = 0
     rate: float | None = None
     tried: bool = False
     states: dict[str, int] | None = None
@@ -124,18 +131,25 @@ class Preview(msgspec.Struct, kw_only=True):
     def ask(self, access: Access, ids: Iterator[str], err: Console) -> None:
         """Add the states of the users who are left; those who are enabled are then not left.
 
+        Args:
+            access: the options of the session.
+            ids: the ids that are left.
+            err: stderr.
+
         Raises:
             Exit: the tenant does not tell.
         """
 
         async def ask() -> None:
-            states = Counter[State]()
+            states, seen = Counter[State](), IdSet()
+            to_send = 0
             async with access.session() as session:
                 async for looked in look_up(access, session, ids, self.left, err):
-                    states[looked.state] += 1
+                    states[looked.state] += seen.add(looked.user_id)
+                    to_send += looked.state not in {State.ENABLED, State.LOCKED}
             self.states = {state.value: states[state] for state in State}
             self.tried = self.tried or bool(self.left)
-            self.left -= states[State.ENABLED] + states[State.LOCKED]
+            self.left, self.users = to_send, states[State.DISABLED]
 
         loop.ask_tenant(ask(), err)
 
@@ -155,7 +169,7 @@ class Preview(msgspec.Struct, kw_only=True):
         return [
             f"{self.input}: {counted(self.ids, 'id')}{doubles}, {self._bad()} ({self.found})",
             f"The ids: {sample}{journal}",
-            f"{self.left:,} would be {operation.done} on {self.tenant}{self._duration()}",
+            self._would(operation),
         ]
 
     def at_length(self, operation: BulkOperation) -> list[str]:
@@ -189,12 +203,31 @@ class Preview(msgspec.Struct, kw_only=True):
             advice = "; --check asks the tenant who is enabled already" if of_bulk else ""
             lines.append(f"{key}{advice}.")
         elif asked := sum(self.states.values()):
-            lines.append(f"{key}. Of the {counted(asked, 'id')} to look at, by the tenant:")
+            different = "different " if self.duplicates else ""
+            lines.append(
+                f"{key}. Of the {counted(asked, f'{different}id')} to look at, by the tenant:"
+            )
             lines += [f"  {count:,} {state}" for state, count in self.states.items() if count]
         else:
             lines.append(f"{key}: nobody is left to look at.")
-        lines.append(f"{self.left:,} would be {operation.done} on {self.tenant}{self._duration()}.")
-        return lines
+        lines.append(f"{self._would(operation)}.")
+        return [*lines, *self._asked_anyway()]
+
+    def _would(self, operation: BulkOperation) -> str:
+        """Return what the run would do."""
+        if self.users is None:
+            what = f"{counted(self.left, 'request')} would be sent to {self.tenant}"
+        else:
+            what = f"{self.users:,} would be {operation.done} on {self.tenant}"
+            if self.left != self.users:
+                what += f", with {counted(self.left, 'request')}"
+        return what + self._duration()
+
+    def _asked_anyway(self) -> Iterator[str]:
+        """Yield who else would be asked for, by the tenant's own states."""
+        for state, why in _ASKED_ANYWAY.items():
+            if self.states and (count := self.states[state]):
+                yield f"{count:,} would be asked for, {why}."
 
     def _bad(self) -> str:
         return counted(self.bad_lines, "bad line")

@@ -27,6 +27,8 @@ from monocloud_async.errors import ConfigurationError
 from monocloud_async.inputs import By, Format
 from monocloud_async.inputs.lines import line_parser
 from monocloud_async.inputs.reader import is_header, named_format, open_ids
+from monocloud_async.journal.before import is_journal, undoable
+from monocloud_async.journal.paths import undo_path
 from monocloud_async.report.figures import (
     Figures,
     Group,
@@ -176,7 +178,11 @@ class Report:
                     count += 1
                     never += row.outcome == "not_attempted"
         which = f", {never:,} of them never asked for" if never else ""
-        say(self._out, f"{count:,} {'user' if count == 1 else 'users'} to retry{which}: {path}")
+        what = "user" if count == 1 else "users"
+        # `bulk` would enable those whom an undo has left.
+        done = self.figures.done_status
+        what += " to retry" if done == ENABLE.done else f" not {done}"
+        say(self._out, f"{count:,} {what}{which}: {path}")
         if left_out:
             ids = "id is" if left_out == 1 else "ids are"
             say(self._out, f"{left_out:,} {ids} left out, because a file cannot say them")
@@ -335,12 +341,15 @@ class Report:
         given, figures = self._input, self.figures
         if figures.is_fleet:
             return "the same `fleet start`" + (" with another --journal" if again else "")
-        if not given.name or figures.done_status != ENABLE.done:
-            return "the same call" + (" without the journal" if again else "")
-        words = ["monocloud-async", "bulk"]
         path = given.paths[0] if given.paths else Path(given.name)
         word = given.name if _is_same(Path(given.name), path) else str(path)
-        words.append(f"./{word}" if word.startswith("-") and word != "-" else word)
+        word = f"./{word}" if word.startswith("-") and word != "-" else word
+        if is_journal(path) and _is_same(undo_path(path), self._journal):
+            command = f"monocloud-async undo {_quoted(word)}"
+            return f"{command}, without the file {self.figures.journal}" if again else command
+        if not given.name or figures.done_status != ENABLE.done:
+            return "the same call" + (" without the journal" if again else "")
+        words = ["monocloud-async", "bulk", word]
         if given.name == "stdin" and not given.paths:
             words[-1] = "-"
         words += _options(given)
@@ -381,6 +390,9 @@ def _options(given: InputFile) -> Iterator[str]:
 def _ids(path: Path, given: InputFile) -> Iterator[str]:
     if given.by == By.EMAIL:
         raise ConfigurationError("it has e-mail addresses, whose users only the tenant knows")
+    if is_journal(path):
+        yield from undoable(path)
+        return
     form = Format(given.form) if given.form in set(Format) else None
     with open_ids(path, form, given.column, sheet=given.sheet) as reader:
         yield from (line.user_id for line in reader if line.user_id is not None)
@@ -507,8 +519,10 @@ def _requests(figures: Figures) -> str:
     )
     paused = sum(run.paused for run in figures.runs)
     outage = sum(halt.seconds for halt in figures.halts if halt.what == "outage")
+    # A run has a sample of its counts for each second, and one at its end.
+    least = "at least " if any(run.ended is None for run in figures.runs) else ""
     return (
-        f"{requests:,} requests, {retries:,} of them retries, {throttled:,} answered 429"
+        f"{least}{requests:,} requests, {retries:,} of them retries, {throttled:,} answered 429"
         + (f"; paused for {paused:,.1f} s" if paused else "")
         + (f", of which the tenant was down for {outage:,.0f} s" if outage else "")
     )

@@ -1,6 +1,7 @@
 """Writes a table of users to a file or to stdout: all of it, or nothing."""
 
 import csv
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,14 +13,20 @@ import msgspec
 from monocloud_async.cli.files import whole, written
 from monocloud_async.cli.options import TableFormat
 from monocloud_async.cli.streams import results
+from monocloud_async.errors import ConfigurationError
+from monocloud_async.inputs.ids import NotAnIdError, find
+from monocloud_async.sanitize import UNSAFE
 
 # What spreadsheets take for a formula at the start of a cell, in the widths of East Asia as well.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
+_JSON_LINES: Final = {".jsonl", ".ndjson"}
+# What is in files of these names for other programs; a table is csv or JSON lines.
+_OTHERS: Final = {".json", ".gz", ".xlsx", ".xlsm", ".xlsb", ".xls", ".ods"}
 _PIECE: Final = 1 << 16  # characters
 
 Cell = str | bool | None
-Row = Callable[[Sequence[Cell]], object]
+Row = Callable[[Sequence[Cell]], bool]
 
 
 def no_formula(text: str) -> str:
@@ -31,16 +38,28 @@ def no_formula(text: str) -> str:
 
 
 def table_format(path: Path | None, form: TableFormat | None) -> TableFormat:
-    """Return the given format, or the one that the file name ends in; csv for any other."""
+    """Return the given format, or the one that the file name ends in; csv for most others.
+
+    Raises:
+        ConfigurationError: the file name ends in a format that is not written.
+    """
+    suffix = "" if path is None else path.suffix.lower()
     if form is not None:
         return form
-    is_jsonl = path is not None and path.suffix.lower() in {".jsonl", ".ndjson"}
-    return TableFormat.JSONL if is_jsonl else TableFormat.CSV
+    if suffix in _OTHERS:
+        raise ConfigurationError(
+            f"cannot write {path}: a table is written as csv or JSON lines; choose a name that ends"
+            " in .csv or .jsonl"
+        )
+    return TableFormat.JSONL if suffix in _JSON_LINES else TableFormat.CSV
 
 
 @contextmanager
 def open_table(path: Path | None, form: TableFormat, columns: Sequence[str]) -> Iterator[Row]:
     """Yield a function that adds a row; the table appears at the end, if nothing was raised.
+
+    The first cell of a row is a user id. The function leaves out a user whose id a reader of the
+    file would take for another one, and returns whether it has added the row.
 
     Args:
         path: the file, which is replaced; None for stdout.
@@ -69,14 +88,37 @@ def open_table(path: Path | None, form: TableFormat, columns: Sequence[str]) -> 
 def _writer(file: TextIO, form: TableFormat, columns: Sequence[str]) -> Row:
     if form is TableFormat.JSONL:
 
-        def add(row: Sequence[Cell]) -> None:
-            members = dict(zip(columns, row, strict=True))
-            file.write(msgspec.json.encode(members).decode() + "\n")
+        def write(row: Sequence[Cell]) -> None:
+            text = msgspec.json.encode(dict(zip(columns, row, strict=True))).decode()
+            file.write(UNSAFE.sub(_escapes, text) + "\n")
 
-        return add
-    write_row = csv.writer(file, lineterminator="\n").writerow
-    write_row(columns)
-    return lambda row: write_row([_cell(value) for value in row])
+    else:
+        write_row = csv.writer(file, lineterminator="\n").writerow
+        write_row(columns)
+
+        def write(row: Sequence[Cell]) -> None:
+            write_row([_cell(value) for value in row])
+
+    def add(row: Sequence[Cell]) -> bool:
+        is_said = _is_said(str(row[0]))
+        if is_said:
+            write(row)
+        return is_said
+
+    return add
+
+
+def _is_said(user_id: str) -> bool:
+    """Return whether a reader of the file finds this id, or none, but not another one."""
+    try:
+        return not UNSAFE.search(user_id) and find(user_id) == user_id
+    except NotAnIdError:
+        return True
+
+
+def _escapes(found: re.Match[str]) -> str:
+    """Return the characters as a string of JSON has them; all are in the first plane."""
+    return "".join(f"\\u{ord(character):04x}" for character in found[0])
 
 
 def _cell(value: Cell) -> str:
@@ -86,4 +128,5 @@ def _cell(value: Cell) -> str:
         case bool():
             return "true" if value else "false"
         case _:
-            return no_formula(value)
+            # Not every reader, and not every writer, knows that a quoted cell may have lines.
+            return no_formula(UNSAFE.sub(" ", value))

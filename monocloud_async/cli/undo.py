@@ -80,6 +80,10 @@ class UndoIds:
         self.path = journal
         self.size = journal.stat().st_size
         self.found = "a journal, whose users were disabled before the run"
+        self.if_changed: str | None = (
+            "a later run has changed who is to be disabled: move this journal away, and the same"
+            " command disables all of them again"
+        )
         self.notes: list[str] = []
         if self.unknown:
             self.notes.append(

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from monocloud_async.cli import loop, streams
 from monocloud_async.cli.access import Access
-from monocloud_async.cli.display import say
+from monocloud_async.cli.display import counted, say
 from monocloud_async.cli.exit_codes import ALL_DONE, SOME_FAILED
 from monocloud_async.cli.list_display import shown
 from monocloud_async.cli.options import TableFormat
@@ -37,21 +37,23 @@ class Selection:
         after: changed at this time or later, in seconds since 1970.
         before: changed before this time.
         emails: how many users have each of these addresses, as `folded` returns them.
-        found: how many users are wanted.
         undecided: users who were left out, because the list does not have what decides.
+        twins: users who were left out, because each of their addresses is also another user's.
+        unsaid: users who were left out, because a file cannot say their ids.
     """
 
     disabled: bool | None = None
     after: float | None = None
     before: float | None = None
     emails: Counter[str] | None = None
-    found: int = field(default=0, init=False)
     undecided: int = field(default=0, init=False)
+    twins: int = field(default=0, init=False)
+    unsaid: int = field(default=0, init=False)
 
     def has(self, user: User) -> bool:
-        """Return whether the user is wanted."""
+        """Return whether the user is wanted, unless another user has the same address."""
         if self.emails is not None:
-            addresses = addresses_of(user) & self.emails.keys()
+            addresses = self.addresses(user)
             self.emails.update(addresses)
             if not addresses:
                 return False
@@ -61,18 +63,24 @@ class Selection:
             self.undecided += 1
             return False
         changed = user.last_updated or 0
-        is_wanted = (
+        return (
             (self.disabled is None or user.disabled is self.disabled)
             and (self.after is None or changed >= self.after)
             and (self.before is None or changed < self.before)
         )
-        self.found += is_wanted
-        return is_wanted
+
+    def addresses(self, user: User) -> set[str]:
+        """Return those addresses of the user that are wanted."""
+        return addresses_of(user) & (self.emails or {}).keys()
+
+    def is_only_user(self, addresses: set[str]) -> bool:
+        """Return whether nobody else has one of these addresses; known at the end of the list."""
+        return self.emails is None or any(self.emails[address] == 1 for address in addresses)
 
 
 def folded(address: str) -> str:
     """Return the address in the form in which addresses are compared."""
-    return address.strip().casefold()
+    return address.strip().lower()  # `casefold` takes ß for ss: another address
 
 
 def addresses_of(user: User) -> set[str]:
@@ -117,16 +125,34 @@ def users(
     err = streams.err()
 
     async def find(row: Row) -> None:
+        held: list[tuple[set[str], tuple[Cell, ...]]] = []
+        found = 0
+
+        def add(row_cells: tuple[Cell, ...]) -> None:
+            nonlocal found
+            is_added = row(row_cells)
+            found += is_added
+            selection.unsaid += not is_added
+
         async with access.session() as session:
             listed = session.list_users(filter=query, group=group)
             say(err, f"Reading the users of {access.tenant}")
             async with shown(err, listed, session.pace):
                 async for user in listed:
-                    if selection.has(user):
-                        row(cells(user))
+                    if not selection.has(user):
+                        continue
+                    if selection.emails is None:
+                        add(cells(user))
+                    else:  # a later user may have the same address
+                        held.append((selection.addresses(user), cells(user)))
+            for addresses, row_cells in held:
+                if selection.is_only_user(addresses):
+                    add(row_cells)
+                else:
+                    selection.twins += 1
             again = f"; {listed.repeated:,} came twice, as pages shifted" if listed.repeated else ""
             where = "" if output is None else f", in {output}"
-            say(err, f"{selection.found:,} of {listed.returned:,} users{where}{again}")
+            say(err, f"{found:,} of {listed.returned:,} users{where}{again}")
 
     with open_table(output, form, COLUMNS) as row:
         loop.ask_tenant(find(row), err)
@@ -142,6 +168,18 @@ def _tell_doubts(err: Console, selection: Selection, bad_lines: int) -> bool:
             f"{selection.undecided:,} users were left out, because the list does not say when they"
             " changed or whether they are disabled",
         )
+    if selection.unsaid:
+        say(
+            err,
+            f"{counted(selection.unsaid, 'user')} left out, because a file cannot say"
+            f" {'the id' if selection.unsaid == 1 else 'their ids'}",
+        )
+    if selection.twins:
+        say(
+            err,
+            f"{counted(selection.twins, 'user')} left out, because several users have the same"
+            " address: bulk would enable all of them",
+        )
     counts = selection.emails or Counter[str]()
     if bad_lines:
         say(err, f"{bad_lines:,} lines without an e-mail address")
@@ -152,7 +190,8 @@ def _tell_doubts(err: Console, selection: Selection, bad_lines: int) -> bool:
             say(err, f"{what} {clean(address)}")
         if len(addresses) > _SHOWN:
             say(err, f"... {what} {len(addresses):,} of the addresses")
-    return not (selection.undecided or bad_lines or nobodys or shared)
+    left_out = selection.undecided or selection.twins or selection.unsaid
+    return not (left_out or bad_lines or nobodys or shared)
 
 
 def cells(user: User) -> tuple[Cell, ...]:

@@ -73,7 +73,11 @@ class IdReader:
         found: what the input is, once the first line is read: "csv with tabs, column 'id'".
         notes: what else people should know of it.
         resolve: returns a line with a user id in place of what the line names a user by.
+        if_changed: what people can do if a journal has other ids than the input, or None for the
+            usual advice.
     """
+
+    if_changed: str | None = None
 
     def __init__(
         self,

@@ -1,6 +1,7 @@
 """Reads from a journal who was in which state before the run, and what its outcome was."""
 
 from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -26,11 +27,10 @@ class Record(NamedTuple):
 
 
 class JournalHead(NamedTuple):
-    """Which run a journal is of, and how many users it has."""
+    """Which run a journal is of."""
 
     tenant: str
     operation: BulkOperation
-    users: int
 
 
 def is_journal(path: Path) -> bool:
@@ -48,18 +48,22 @@ def read_head(path: Path) -> JournalHead:
     """Return which run the journal is of; raises `ConfigurationError` if it is no journal."""
     with reading(path) as (sql, _):
         tenant, endpoint = sql.execute("SELECT tenant, endpoint FROM header").fetchone()
-        (users,) = sql.execute("SELECT count(*) FROM users").fetchone()
     for operation in BULK_OPERATIONS.values():
         if operation.endpoint == endpoint:
-            return JournalHead(tenant, operation, users)
+            return JournalHead(tenant, operation)
     raise ConfigurationError(f"the journal {path} is of {clean(endpoint)}, which is unknown")
 
 
-def records(path: Path) -> Iterator[Record]:
-    """Yield the users of the journal in the order of the input."""
+@contextmanager
+def recorded(path: Path) -> Iterator[tuple[int, Iterator[Record]]]:
+    """Yield how many users the journal has, and these, in the order of the input.
+
+    This is the journal as it is now: what a run writes meanwhile is not in it.
+    """
     with reading(path, checked={"users"}) as (sql, _):
-        for row in sql.execute("SELECT user_id, outcome FROM users ORDER BY position"):
-            yield Record(*row)
+        (count,) = sql.execute("SELECT count(*) FROM users").fetchone()
+        rows = sql.execute("SELECT user_id, outcome FROM users ORDER BY position")
+        yield count, (Record(*row) for row in rows)
 
 
 def left(path: Path, user_ids: Iterable[str], operation: BulkOperation) -> Generator[str]:
@@ -92,8 +96,11 @@ def count_undoable(path: Path) -> tuple[int, int]:
 
 
 def undoable(path: Path) -> Iterator[str]:
-    """Yield the users who were disabled before the run, and whom it enabled or may have enabled."""
+    """Yield the users who were disabled before the run, and whom it enabled or may have enabled.
+
+    Whom a later run has enabled comes after all whom an undo before it has disabled.
+    """
     with reading(path, checked={"before"}) as (sql, _):
-        text = f"SELECT before.user_id {_UNDOABLE} ORDER BY before.position"
+        text = f"SELECT before.user_id {_UNDOABLE} ORDER BY users.at, before.position"
         for (user_id,) in sql.execute(text):
             yield user_id

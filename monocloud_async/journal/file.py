@@ -310,7 +310,7 @@ class JournalFile:
         self._is_refused = True
         return ConfigurationError(
             f"the input is not the one that the journal {self._path} was started with: {how};"
-            " restore the input (ids may only be added at its end), or start a new journal"
+            f" {self._input_info.if_changed}"
         )
 
     def _milliseconds(self) -> int:

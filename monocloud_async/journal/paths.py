@@ -27,6 +27,11 @@ def lock_path(journal: Path) -> Path:
     return Path(f"{journal}-lock")
 
 
+def undo_path(journal: Path) -> Path:
+    """Return the path of the journal of an undo of this journal's run."""
+    return journal.with_name(f"{journal.name}.undo")
+
+
 def real_path(journal: str | os.PathLike[str]) -> Path:
     """Return the path without links to folders; for the file itself, see `check_files`."""
     path = Path(journal)

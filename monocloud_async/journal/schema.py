@@ -36,7 +36,8 @@ _FIRST: Final = {
 # has `at_least` so many, and about `about`; `named_by` is "id" or "email". `commands` tells who ran
 # each sitting, and which signal ended it. `bad_lines` has the lines without a valid id, and
 # `earlier` the failures that a later sitting tried again. `before` has whether users were disabled
-# before the run, as far as it looked, and is written before the request.
+# before the first request that may have been carried out, as far as a run looked, and is written
+# before that request.
 _SECOND: Final = {
     "input": """CREATE TABLE input (
     path TEXT, sheet TEXT, named_by TEXT, ids INTEGER, at_least INTEGER, about INTEGER,

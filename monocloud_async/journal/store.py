@@ -52,10 +52,18 @@ WHERE excluded.outcome <> 'not_attempted'
 """
 
 
-# What was before the first run of a journal, and not before a later one, which resumes it.
+# What was before the first request that may have been carried out. Until there was one, because
+# each was refused or never sent, a later run may find a user whom others have enabled. A run that
+# was killed may have sent requests of which there is no record.
 _BEFORE: Final = """
 INSERT INTO before VALUES (?, ?, ?) ON CONFLICT (position) DO UPDATE SET
-    user_id = excluded.user_id, disabled = excluded.disabled WHERE user_id <> excluded.user_id
+    user_id = excluded.user_id, disabled = excluded.disabled
+WHERE user_id <> excluded.user_id OR EXISTS (
+    SELECT 1 FROM users WHERE users.position = excluded.position AND (
+        outcome = 'not_attempted' OR outcome = 'failed' AND (
+            status IS NULL OR status BETWEEN 400 AND 499 AND status <> 408))
+    AND NOT EXISTS (
+        SELECT 1 FROM sittings WHERE ended IS NULL AND sitting <> ? AND began >= users.at))
 """
 StateBefore = tuple[int, str, bool | None]  # position, user id, and whether it was disabled
 
@@ -114,6 +122,7 @@ class InputInfo(NamedTuple):
         about: about how many ids there are, or None.
         sheet: the sheet of a workbook, or None for the only one.
         by: what the input names users by: "id" or "email".
+        if_changed: what people can do if the ids are not those of the journal.
     """
 
     name: str = ""
@@ -124,6 +133,7 @@ class InputInfo(NamedTuple):
     about: int | None = None
     sheet: str | None = None
     by: str = "id"
+    if_changed: str = "restore the input (ids may only be added at its end), or start a new journal"
 
 
 class Caller(NamedTuple):
@@ -392,7 +402,7 @@ class JournalStore:
         with _transaction(sql):
             for text, bound in first:
                 sql.execute(text, bound)
-            sql.executemany(_BEFORE, before)
+            sql.executemany(_BEFORE, [(*state, self._run_id) for state in before])
             if self.reached and (again := rows.tried_again(self.reached)):
                 sql.execute(_KEEP_EARLIER, (_json.encode(again),))
             forms = _DONE.format(done=self._operation.done), _OTHER

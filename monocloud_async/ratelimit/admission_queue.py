@@ -22,11 +22,21 @@ from monocloud_async.errors import (
     StatusError,
 )
 from monocloud_async.ratelimit.estimator import Ticket
-from monocloud_async.ratelimit.limiter import RateLimiter
+from monocloud_async.ratelimit.limiter import ANSWERS, Bottleneck, RateLimiter
 from monocloud_async.ratelimit.pacer import Pacer
 from monocloud_async.retry import RetryPolicy, retry_after
 
 _CALLS_FOR_A_RUN: Final = 9  # single calls that may overtake a waiting run in a row
+_TIME_TO_WAIT: Final = 1 / 3  # of a call's time, where only the session's caution holds it back
+_SHORT: Final = 0.5  # of a request's usual time: a timeout after less says nothing of the tenant
+_CUT: Final = 0.9  # the same, where answers may take longer than the request had
+
+_WHY: Final[dict[Bottleneck, str]] = {
+    "max_rate": "max_rate has no place for it {within}",
+    "rate_limit": "the tenant's limit has no place for it {within}",
+    "probe": "after a pause, the response to the first request has not arrived {within}",
+    "slow_start": "too many requests wait for their response to send it {within}",
+}
 
 Order = tuple[float, float]
 Admission = asyncio.Future[Ticket | None]
@@ -141,9 +151,12 @@ class AdmissionQueue:
         if not self.must_wait(now):
             return self.limiter.send(now)
         call = _WaitingCall(user_id, policy, deadline, again=again)
-        error = self._refusal(call, 0 if refused else self._calls.waiting, now)
+        place = 0 if refused else self._calls.waiting
+        error = self._refusal(call, place, now)
         if error is not None:
             raise error
+        time_left = deadline - now - self.limiter.latency
+        self.limiter.hurry(_TIME_TO_WAIT * time_left / (self._with_runs(place) + 1), now)
         give_up = loop.call_at(deadline, self._give_up, call)
         if refused is None:
             self.limiter.calls += 1
@@ -151,6 +164,8 @@ class AdmissionQueue:
             ticket = await self.wait(self._calls, call, refused)
         finally:
             give_up.cancel()
+            if not self._calls.waiting:
+                self.limiter.calm_down()
         assert ticket is not None  # noqa: S101  for the type checkers
         return ticket
 
@@ -287,46 +302,49 @@ class AdmissionQueue:
 
     def _refusal(self, call: _WaitingCall, place: int, now: float) -> MonoCloudError | None:
         """Return the error of a call that would be sent too late behind `place` others, or None."""
-        limiter, pause = self.limiter, self.limiter.pause_from(now)
+        limiter = self.limiter
         if limiter.down:
-            if call.policy.wait_if_down:
-                return None
-            error = ServerError(
-                f"the tenant is down, for {limiter.down_for(now):.0f} s so far; {call.not_sent}",
-                status=503,
-                user_id=call.user_id,
-                retry_after=limiter.probe_delay(now),
-            )
-            error.refusal = "down"
-            return error
-        if pause > call.policy.max_retry_after:
+            return None if call.policy.wait_if_down else self._down(call, now)
+        if limiter.pause_from(now) > call.policy.max_retry_after:
             return self._too_late(call, place, now)
         left = call.deadline - now - limiter.latency
-        return self._too_late(call, place, now) if self._expected(place, now) > left else None
+        if limiter.expected_delay(now, self._with_runs(place)) <= left:
+            return None
+        return self._too_late(call, place, now, is_foreseen=True)
 
-    def _expected(self, place: int, now: float) -> float:
-        """Return the expected seconds until a call is admitted."""
-        if any(run.line.waiting for run in self._runs):
-            place += place // _CALLS_FOR_A_RUN
-        return self.limiter.expected_delay(now, place)
+    def _with_runs(self, place: int) -> int:
+        """Return how many requests go before a call that is behind `place` others."""
+        runs_wait = any(run.line.waiting for run in self._runs)
+        return place + place // _CALLS_FOR_A_RUN if runs_wait else place
 
-    def _too_late(self, call: _WaitingCall, place: int, now: float) -> RateLimitedError:
-        limiter, wait = self.limiter, self._expected(place, now)
-        pause = limiter.pause_from(now)
-        if pause > min(call.policy.max_retry_after, call.deadline - now):
-            refusal, why = "pause", f"the tenant asked everybody to wait, {pause:.0f} s more"
-        elif limiter.keeps_to_max_rate:
-            refusal, why = (
-                "max_rate",
-                f"max_rate has no place for it within {call.policy.total:g} s",
-            )
-        else:
-            refusal = "rate_limit"
-            why = f"the tenant's limit has no place for it within {call.policy.total:g} s"
-        error = RateLimitedError(
-            f"{why}; {call.not_sent}", status=429, user_id=call.user_id, retry_after=wait
+    def _down(self, call: _WaitingCall, now: float) -> ServerError:
+        error = ServerError(
+            f"the tenant is down, for {self.limiter.down_for(now):.0f} s so far; {call.not_sent}",
+            status=503,
+            user_id=call.user_id,
+            retry_after=self.limiter.probe_delay(now),
         )
-        error.refusal = refusal
+        error.refusal = "down"
+        return error
+
+    def _too_late(
+        self, call: _WaitingCall, place: int, now: float, *, is_foreseen: bool = False
+    ) -> MonoCloudError:
+        limiter, place = self.limiter, self._with_runs(place)
+        if limiter.down:
+            return self._down(call, now)
+        pause, reason = limiter.pause_from(now), limiter.bottleneck(is_foreseen=is_foreseen)
+        is_paused = pause and pause > min(call.policy.max_retry_after, call.deadline - now)
+        why = _WHY[reason].format(within=f"within {call.policy.total:g} s")
+        if is_paused:
+            why = f"the tenant asked everybody to wait, {max(1, round(pause))} s more"
+        error = RateLimitedError(
+            f"{why}; {call.not_sent}",
+            status=429,
+            user_id=call.user_id,
+            retry_after=limiter.retry_after(now, place, reason),
+        )
+        error.refusal = "pause" if is_paused else reason
         error.advice = "Try again after as many seconds as its retry_after says"
         return error
 
@@ -427,8 +445,21 @@ def record_failure(
     now: float,
     *,
     repeated: bool = False,
+    seconds: float = math.inf,
+    usual: float = math.inf,
 ) -> None:
-    """Tell the limiter how a failed request ended."""
+    """Tell the limiter how a failed request ended.
+
+    Args:
+        limiter: the limiter of the session.
+        ticket: of the request.
+        user_id: whose request it was.
+        error: how it ended.
+        now: as everywhere.
+        repeated: whether a request failed before, and the user was to blame for it.
+        seconds: how long it could take.
+        usual: how long it could have taken at the beginning of its call.
+    """
     if isinstance(error, RateLimitedError):
         limiter.refused(ticket, error.retry_after, now)
     elif isinstance(error, RequestTimeoutError) and error.local:
@@ -440,9 +471,16 @@ def record_failure(
             now,
             repeated=repeated,
             retry_after=retry_after(error),
+            cut_short=isinstance(error, RequestTimeoutError)
+            and _is_cut_short(seconds, usual, limiter.latency),
             why=error.args[0],
         )
     elif isinstance(error, StatusError):
         limiter.granted(ticket, now)
     else:
         limiter.abandoned(ticket, now)
+
+
+def _is_cut_short(seconds: float, usual: float, latency: float) -> bool:
+    """Return whether a timeout after so many seconds, of those usual, says nothing of a tenant."""
+    return seconds < _SHORT * usual or (seconds < _CUT * usual and seconds < ANSWERS * latency)

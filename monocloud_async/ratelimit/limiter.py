@@ -22,7 +22,9 @@ A pause comes from a 429, which pauses everyone once, or from an outage: several
 whose requests failed. The moment then is that of the next probe.
 
 In `OPEN` and `PACED`, a window bounds the requests in flight, as TCP's slow start does. It begins
-small, also after an outage, and each request that the tenant grants makes it larger by one.
+small, also after an outage, and each request that the tenant grants makes it larger by one. While
+it is full, one goes out now and then all the same; and as often as the calls that wait need it,
+unless there was a pause shortly before: caution alone must not fail a call.
 
 Here are the rules, and nothing that waits: they take `now`, monotonic seconds. Only what happens
 (`send`, `granted`, `refused`, `failed`, `abandoned`) changes the state; a question never does.
@@ -47,7 +49,7 @@ from monocloud_async.ratelimit.estimator import (
     Ticket,
 )
 from monocloud_async.ratelimit.hints import Forecast, Hint, HintReader
-from monocloud_async.ratelimit.pacer import Pacer
+from monocloud_async.ratelimit.pacer import SLACK, Pacer
 
 _FIRST_PAUSE: Final = 0.5  # seconds, where a 429 does not say how long
 _BACKOFF_FACTOR: Final = (
@@ -58,7 +60,8 @@ _MAX_PAUSE: Final = 3600.0  # seconds; a tenant that asks for a year may well be
 _JITTER: Final = 0.02  # seconds at most; several clients of one tenant do not come back as one
 _FIRST_WINDOW: Final = 20  # requests in flight, before the tenant has granted one
 _WINDOW_GRACE: Final = 0.02  # seconds; so often one goes out all the same: some answers never come
-_ANSWERS: Final = 2.0  # times the quickest answer's time, in which nearly every answer comes
+_CALM: Final = 10.0  # seconds since the last pause, after which the window fails no call
+ANSWERS: Final = 2.0  # times the quickest answer's time, in which nearly every answer comes
 _DOUBT: Final = 1.1  # the learnt rate may be so much too low: no call is refused because of that
 _RECENT: Final = 0.1  # weight of one request in what is said of the last ones
 _BURST_SHARE: Final = 0.5  # of what the tenant can grant at once after a rest; others share it
@@ -66,6 +69,7 @@ _BURST_SHARE: Final = 0.5  # of what the tenant can grant at once after a rest; 
 logger = logging.getLogger("monocloud_async")
 
 Listener = Callable[[], None]
+Bottleneck = Literal["max_rate", "rate_limit", "probe", "slow_start"]
 
 
 class State(Enum):
@@ -130,6 +134,7 @@ class RateLimiter:
         self._in_flight = 0
         self._most_in_flight = 0  # since the window was made small
         self._window: float = _FIRST_WINDOW
+        self._gap = _WINDOW_GRACE  # seconds from one request to the next while the window is full
         self._sent_at = -math.inf
 
     def __repr__(self) -> str:
@@ -163,6 +168,14 @@ class RateLimiter:
         if self.down and self._state is State.PROBING:
             return self.probe_delay(now)
         return self.pause_from(now)
+
+    @property
+    def holds_back(self) -> bool:
+        """Whether nobody is sent now: until a pause ends, and while the probe is on its way.
+
+        `state` stays "paused" after that, until somebody sends a request.
+        """
+        return self._state is State.PROBING or self.pause_from(current_time()) > 0
 
     @property
     def down(self) -> bool:
@@ -236,12 +249,36 @@ class RateLimiter:
         """Seconds from a request to its answer, where that is quick; 0.0 where nobody knows."""
         return self._interval.latency if self._interval.latency < math.inf else 0.0
 
-    @property
-    def keeps_to_max_rate(self) -> bool:
-        """Whether `max_rate` holds requests back, and not the tenant."""
-        if self._limit is None or self._state in {State.PAUSED, State.PROBING}:
-            return False
-        return self.rate is None or self._limit.rate < self.rate
+    def bottleneck(self, *, is_foreseen: bool) -> Bottleneck:
+        """What requests wait for, besides a pause.
+
+        `is_foreseen` is whether `expected_delay` tells of the wait, which knows of no window.
+        """
+        limit = self._limit
+        match self._state:
+            case State.PROBING:
+                return "probe"
+            case State.OPEN if self._in_flight < self._room:
+                is_limit = limit and (is_foreseen or limit.rate * self._gap <= 1)
+                return "max_rate" if is_limit else "slow_start"
+            case State.PACED if limit and (self.rate is None or limit.rate < self.rate):
+                return "max_rate"
+            case _:
+                return "rate_limit"
+
+    def retry_after(self, now: float, place: int, bottleneck: Bottleneck) -> float:
+        """Seconds after which a new request probably has a place, behind `place` others.
+
+        What is only guessed counts here, and not in `expected_delay`, by which calls are refused.
+        """
+        wait = self.expected_delay(now, place)
+        match bottleneck:
+            case "probe":
+                return max(wait, self._backoff)
+            case "slow_start":
+                return max(wait, self.latency, (place + 1) * self._gap)
+            case _:
+                return wait
 
     def probe_delay(self, now: float) -> float:
         """Seconds until a tenant that is down is asked again, as far as that is known."""
@@ -250,10 +287,19 @@ class RateLimiter:
     def _window_delay(self, now: float) -> float:
         if self._window > self._in_flight < self._room:
             return 0.0
-        grace = _WINDOW_GRACE
+        gap = self._gap
         if self._in_flight >= self._room:  # an answer says whether there is a place
-            grace = max(grace, _ANSWERS * self.latency)
-        return max(0.0, self._sent_at + grace - now)
+            gap = max(_WINDOW_GRACE, ANSWERS * self.latency)
+        return max(0.0, self._sent_at + gap - now)
+
+    def hurry(self, gap: float, now: float) -> None:
+        """Send a request this often at least, although the window is full, until `calm_down`."""
+        if gap < self._gap and now - self._until >= _CALM:
+            self._gap = gap
+
+    def calm_down(self) -> None:
+        """Nobody is in a hurry any more."""
+        self._gap = _WINDOW_GRACE
 
     def send(self, now: float) -> Ticket:
         """A request goes out now; its ticket is wanted when its answer comes."""
@@ -264,7 +310,12 @@ class RateLimiter:
             self._end_pause(now)
         estimator = self._estimator
         ticket = self._interval.send(now, math.inf if estimator is None else estimator.rate)
-        self._sent_at = now
+        # Timers fire late, and a gap may be shorter than that.
+        self._sent_at = (
+            now
+            if self._gap == _WINDOW_GRACE
+            else min(now, max(self._sent_at + self._gap, now - SLACK))
+        )
         self._in_flight += 1
         if self._in_flight > self._most_in_flight:  # noqa: PLR1730  `max` costs twice as much
             self._most_in_flight = self._in_flight
@@ -378,6 +429,7 @@ class RateLimiter:
         *,
         repeated: bool = False,
         retry_after: float | None = None,
+        cut_short: bool = False,
         why: str = "",
     ) -> None:
         """The request met a passing fault: the user's, or with several users in a row, an outage.
@@ -385,9 +437,14 @@ class RateLimiter:
         `down` tells which. With `repeated` the user failed before, and was to blame for it.
         A 503 says with `retry_after` how long the service is expected to be unavailable (RFC 9110,
         section 10.2.3). One of them may be one machine's, so only in an outage everyone waits.
+        With `cut_short` it had only the rest of a call's time, which says nothing of the tenant. A
+        probe does nevertheless: those who wait for it may never have more than that.
         """
-        self._answered()
         is_probe = ticket is self._probe
+        if cut_short and not is_probe:
+            self.abandoned(ticket, now)
+            return
+        self._answered()
         wait = self._breaker.failed(user_id, now, probe=is_probe, repeated=repeated, why=why)
         if wait is not None:
             wait = max(wait, min(retry_after or 0.0, _MAX_BACKOFF))
@@ -462,6 +519,7 @@ class RateLimiter:
         self._paused_seconds, self._paused_at = self.paused_seconds(now), now
         self._state, self._probe = State.PAUSED, None
         self._until = max(self._until, now + seconds)
+        self.calm_down()
         self._changed()
 
     def _end_pause(self, now: float) -> None:

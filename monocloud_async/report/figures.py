@@ -21,6 +21,7 @@ _EXAMPLES: Final = 3  # ids of each kind of failure
 _KINDS: Final = 50  # that are read; a tenant may say something else for each user
 _POINTS: Final = 200  # at most, in a timeline
 _SOON: Final = 2000  # milliseconds; see also _LAST_TIMES
+_COMMIT: Final = 100  # milliseconds, at least, from the first user of a run to the first commit
 _STEPS: Final = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200)
 _BINS: Final = tuple(k * 10**e for e in range(6) for k in (1, 2, 5))  # milliseconds
 
@@ -30,7 +31,8 @@ class Run(Struct, frozen=True):
 
     `login`, `command` and `note` tell who ran it; they are empty if unknown.
 
-    Times are seconds since 1970; `seconds` is how long the run lasted, as far as is known.
+    Times are seconds since 1970; `seconds` is how long the run lasted, as far as is known. While it
+    runs, or if it was killed, there were at least so many `requests`.
     """
 
     began: float
@@ -344,6 +346,7 @@ def _runs(sql: sqlite3.Connection, form: int) -> Iterator[Run]:
         }
     samples = {number: values for number, *values in sql.execute(_SAMPLES)}
     latest = [at for (at,) in sql.execute(_LAST_TIMES)]
+    recorded = _recorded_requests(sql, form)
     for number, began, ended, how, process, host in sql.execute(_SITTINGS):
         end, requests, retries, throttled, paused = samples.get(number, (0, 0, 0, 0, 0))
         end = max(began, end)
@@ -351,6 +354,8 @@ def _runs(sql: sqlite3.Connection, form: int) -> Iterator[Run]:
         # after that sample. Later users belong to the next run.
         if place := bisect_right(latest, end + _SOON):
             end = max(end, latest[place - 1])
+        if ended is None:  # its last second has no sample
+            requests = max(requests, recorded.get(number, 0))
         login, command, note, signal = commands.get(number, ("", "", "", ""))
         yield Run(
             began / 1000,
@@ -368,6 +373,21 @@ def _runs(sql: sqlite3.Connection, form: int) -> Iterator[Run]:
             command=command,
             note=note,
         )
+
+
+def _recorded_requests(sql: sqlite3.Connection, form: int) -> dict[int, int]:
+    """Return how many requests the users have who were recorded by each run without an end."""
+    began = [(at, number, ended) for number, at, ended, *_ in sql.execute(_SITTINGS)]
+    found: dict[int, int] = {}
+    if all(ended is not None for _, _, ended in began):
+        return found
+    starts = [at for at, *_ in began]
+    for at, attempts in sql.execute(_ATTEMPTS[min(form, 2)]):
+        # The first users of a run have a time just before its start, which is its first commit.
+        _, number, ended = began[max(0, bisect_right(starts, at + _COMMIT) - 1)]
+        if ended is None:
+            found[number] = found.get(number, 0) + round(attempts)
+    return found
 
 
 def _read_input(figures: Figures, sql: sqlite3.Connection, form: int, reached: int) -> None:
@@ -443,6 +463,23 @@ _BY_TIME: Final = "SELECT at / 100 / 10.0, outcome IN (?, ?), count(*) FROM ({as
 _SITTINGS: Final = """
 SELECT sitting, began, ended, ifnull(how, ''), process, host FROM sittings ORDER BY sitting
 """
+# The requests of users, by the end of the tenth of a second in which they were recorded. A user who
+# was tried again has the requests of all runs in `users`, and those of earlier ones in `earlier`.
+_ATTEMPTS: Final = {
+    1: "SELECT at / 100 * 100 + 100, total(attempts) FROM users GROUP BY 1",
+    2: """
+SELECT at / 100 * 100 + 100, total(attempts) FROM (
+    SELECT at, attempts FROM users WHERE position NOT IN (SELECT position FROM earlier)
+    UNION ALL
+    SELECT at, attempts - lag(attempts, 1, 0) OVER (PARTITION BY position ORDER BY at) FROM (
+        SELECT position, at, attempts FROM earlier
+        UNION ALL
+        SELECT position, at, attempts FROM users
+        WHERE position IN (SELECT position FROM earlier)
+    )
+) GROUP BY 1
+""",
+}
 _SAMPLES: Final = """
 SELECT sitting, max(at), max(requests), max(retries), max(throttled), max(paused)
 FROM samples GROUP BY sitting

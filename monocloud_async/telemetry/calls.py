@@ -21,6 +21,7 @@ from monocloud_async.errors import (
     StatusError,
     TransportError,
 )
+from monocloud_async.outcome import BulkReport
 from monocloud_async.ratelimit.admission_queue import AdmissionQueue
 from monocloud_async.ratelimit.limiter import RateLimiter
 from monocloud_async.retry import RetryBudget
@@ -71,6 +72,34 @@ class Call:
 _NOT_OBSERVED: Final = Call()
 
 
+class CallOfRun(Call):
+    """A call that a run makes for all its users: its requests count as the run's.
+
+    Args:
+        report: the report of the run.
+    """
+
+    def __init__(self, report: BulkReport) -> None:
+        self._report = report
+        self._error: BaseException | None = None  # of the last request
+        self._is_retry = False
+
+    def sends(self) -> None:
+        """Count a request."""
+        self._is_retry = self._error is not None and not isinstance(self._error, RateLimitedError)
+        self._report.requests += 1
+        self._report.retries += self._is_retry
+
+    def failed(self, error: BaseException) -> None:
+        """Count a 429, or take back what was not sent."""
+        if isinstance(error, MonoCloudError) and error.refusal:  # after all, it was not sent
+            self._report.requests -= 1
+            self._report.retries -= self._is_retry
+            return
+        self._error = error
+        self._report.throttled += isinstance(error, RateLimitedError)
+
+
 class SessionTelemetry:
     """The telemetry of a session and its single calls.
 
@@ -99,6 +128,11 @@ class SessionTelemetry:
         if known is None:
             known = self._known[operation] = _Known(operation, self.limiter.tenant)
         return _ObservedCall(exporting, self, known)
+
+    def run_begins(self) -> None:
+        """Show the gauges, if OpenTelemetry was loaded after the session was made."""
+        if self._instruments is None:
+            self._watch()
 
     def end(self) -> None:
         """Show the gauges no longer: the session is closed."""
@@ -138,7 +172,8 @@ class _ObservedCall(Call):
     """A single call with its span, if the trace is sampled, and its figures."""
 
     # On the class, because most calls change none of these.
-    _requests = _retries = _throttled = _unsent = 0
+    _requests = _retries = _throttled = 0
+    _is_retry = False  # the last request
     _error: BaseException | None = None  # of the last request
     _may_have_succeeded = False  # a request got no response
     _span: "Span | None" = None  # if it is recorded
@@ -180,7 +215,8 @@ class _ObservedCall(Call):
 
     def sends(self) -> None:
         if self._requests:
-            self._retries += not isinstance(self._error, RateLimitedError)
+            self._is_retry = not isinstance(self._error, RateLimitedError)
+            self._retries += self._is_retry
         self._requests += 1
         if self._span is not None:
             if self._waits:
@@ -190,16 +226,16 @@ class _ObservedCall(Call):
             self._waits = False
 
     def failed(self, error: BaseException) -> None:
-        if isinstance(error, MonoCloudError) and error.refusal:  # after all, it was not sent
-            self._requests -= 1
-            if self._requests:
-                self._retries -= not isinstance(self._error, RateLimitedError)
+        is_refusal = isinstance(error, MonoCloudError) and error.refusal != ""
+        if is_refusal or (isinstance(error, TransportError) and not error.sent):
+            self._requests -= 1  # after all, it was not sent
+            self._retries -= self._is_retry
+            self._is_retry = False
+        if is_refusal:
             return
         self._error = error
         self._throttled += isinstance(error, RateLimitedError)
-        if isinstance(error, TransportError):
-            self._unsent += not error.sent
-            self._may_have_succeeded |= error.sent
+        self._may_have_succeeded |= isinstance(error, TransportError) and error.sent
 
     def sleeps(self, sleep: Sleep) -> Sleep:
         if self._span is None:
@@ -229,10 +265,9 @@ class _ObservedCall(Call):
         if error is not None:
             result = self._result(error)
             attributes = self._known.call | {name: result[name] for name in _OF_DURATIONS}
-            if not self._requests and isinstance(error, MonoCloudError):
+            if self._error is None and not self._requests and isinstance(error, MonoCloudError):
                 exporting.count_refusal(session.address, str(result["error.type"]))
-        sent = self._requests - self._unsent
-        exporting.count_call(session.counts, sent, self._retries, self._throttled)
+        exporting.count_call(session.counts, self._requests, self._retries, self._throttled)
         exporting.duration.record(self._clock() - self._began, attributes)
         if self._span is not None:
             self._end(self._span, error)
@@ -243,7 +278,7 @@ class _ObservedCall(Call):
             is_cancelled = isinstance(error, asyncio.CancelledError | GeneratorExit)
             outcome = "cancelled" if is_cancelled else "failed"
             return {"monocloud.outcome": outcome, "error.type": type(error).__name__}
-        if not self._requests:
+        if self._error is None and not self._requests:
             reason = error.refusal or type(error).__name__
             return {"monocloud.outcome": "refused", "error.type": reason}
         decisive = self._error or error

@@ -68,11 +68,11 @@ class Gauges:
 
     def paused(self) -> int:
         """1 while no requests are sent, else 0."""
-        return int(self.limiter.state == "paused")
+        return int(self.limiter.holds_back)
 
     def down(self) -> int:
-        """1 while the tenant is down, else 0."""
-        return int(self.limiter.down)
+        """1 while no requests are sent because the tenant is down, else 0."""
+        return int(self.limiter.down and self.limiter.holds_back)
 
     def retry_budget(self) -> float:
         """How many retries single calls may make now."""

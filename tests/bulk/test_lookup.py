@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from conftest import QUICK
+from raw_server import RawServer, answering, http
 
 import monocloud_async as m
 from monocloud_async import MonoCloudSession
@@ -52,8 +53,9 @@ async def test_many_users_are_looked_up_in_the_list(
         200 - disabled,
         1,
     )
-    # Four pages, the first one twice; then who is disabled, and who is not in the list.
-    assert report.requests == sandbox.stats().requests == 5 + disabled + 1
+    # Four full pages, an empty one, and the first one twice; then who is disabled, and who is not
+    # in the list.
+    assert report.requests == sandbox.stats().requests == 6 + disabled + 1
     assert before(path) == {**was, "nobody": None}
     assert sandbox.stats().users["disabled"] == 0
 
@@ -89,7 +91,7 @@ async def test_a_list_with_more_pages_than_users_is_not_read(
     ids = sandbox.user_ids()[:4]
     report = await session.bulk_enable(ids, check=True)
     assert report.enabled == 4
-    assert sandbox.stats().requests == 2 + 4 + 4  # the list has as many pages as there are users
+    assert sandbox.stats().requests == 3 + 4 + 4  # the list has as many pages as there are users
 
 
 async def test_users_of_a_lookup_are_not_looked_up_again(
@@ -128,13 +130,46 @@ async def test_what_was_before_is_on_disk_before_the_request(
     assert outcomes(path)[ids[0]] == "unknown"
 
 
-async def test_the_first_look_of_a_journal_counts(
+@pytest.mark.parametrize("step", [500, 502, 408, "reset"])
+async def test_the_first_look_counts_after_a_request_that_may_have_been_carried_out(
+    sandbox: Sandbox, tmp_path: Path, step: int | str
+) -> None:
+    (user_id, other), path = sandbox.user_ids()[:2], tmp_path / "journal"
+    sandbox.script(user_id, step)
+    once = m.RetryPolicy(attempts=1)
+    async with MonoCloudSession(sandbox.url, sandbox.api_key, retry=once) as session:
+        await session.bulk_enable([user_id, other], check=True, journal=path)
+        await session.enable_user(user_id)
+        again = await session.bulk_enable([user_id, other], check=True, journal=path)
+    assert again.already_enabled == 2
+    assert before(path) == {user_id: 1, other: 1}
+
+
+@pytest.mark.parametrize("step", [400, 404, 409, 422])
+async def test_the_last_look_counts_as_long_as_every_request_was_refused(
+    sandbox: Sandbox, session: MonoCloudSession, tmp_path: Path, step: int
+) -> None:
+    """Somebody else has enabled the user meanwhile."""
+    (user_id, other), path = sandbox.user_ids()[:2], tmp_path / "journal"
+    sandbox.script(user_id, step)
+    await session.bulk_enable([user_id, other], check=True, journal=path)
+    assert before(path) == {user_id: 1, other: 1}
+    await session.enable_user(user_id)
+    again = await session.bulk_enable([user_id, other], check=True, journal=path)
+    assert again.already_enabled == 2
+    assert before(path) == {user_id: 0, other: 1}
+
+
+async def test_the_first_look_counts_if_a_killed_run_may_have_sent_a_request(
     sandbox: Sandbox, session: MonoCloudSession, tmp_path: Path
 ) -> None:
-    """A killed run has enabled users without a record; the next one finds them enabled."""
+    """It has no record of that, but the refusal of the run before it."""
     (user_id, other), path = sandbox.user_ids()[:2], tmp_path / "journal"
-    sandbox.script(user_id, 422, 200)
+    sandbox.script(user_id, 409)
     await session.bulk_enable([user_id, other], check=True, journal=path)
+    with closing(sqlite3.connect(path)) as sql, sql:
+        (latest,) = sql.execute("SELECT max(at) FROM users").fetchone()
+        sql.execute("INSERT INTO sittings (began) VALUES (?)", (latest + 1,))
     await session.enable_user(user_id)
     again = await session.bulk_enable([user_id, other], check=True, journal=path)
     assert again.already_enabled == 2
@@ -155,7 +190,78 @@ async def test_a_list_that_cannot_be_read_stops_the_run(sandbox: Sandbox) -> Non
         with pytest.raises(m.RunStoppedError, match="the list of users cannot be read") as caught:
             await session.bulk_enable(sandbox.user_ids(), check=True)
     assert isinstance(caught.value.__cause__, m.UnauthorizedError)
-    assert sandbox.stats().requests == 1
+    assert caught.value.report.requests == sandbox.stats().requests == 1
+
+
+async def test_requests_for_pages_that_failed_count_too(sandbox: Sandbox) -> None:
+    sandbox.error_rate = 0.5
+    async with (
+        MonoCloudSession(sandbox.url, sandbox.api_key, retry=QUICK) as session,
+        session.bulk_enable(sandbox.user_ids(), check=True, concurrency=1) as run,
+    ):
+        first = await anext(run)
+        sandbox.error_rate = 0
+        assert run.report.retries > 0
+        async for outcome in run:
+            assert outcome.error is None
+    stats = sandbox.stats()
+    assert first.error is None
+    assert (run.report.requests, run.report.retries) == (stats.requests, stats.by_status["500"])
+
+
+IDS = [f"u{number}" for number in range(6)]
+
+
+def tenant_with(bad: bytes, header: bytes = b'X-Pagination: {"total_count": 7}') -> RawServer:
+    """Return a tenant of six disabled users, whose list has another one."""
+    users = {user_id: b'{"user_id": "%s", "disabled": true}' % user_id.encode() for user_id in IDS}
+
+    def answer(request: bytes) -> bytes:
+        path = request.split()[1].decode()
+        if "page=" in path:
+            return http(b"[%s]" % b", ".join([*users.values(), bad]), header)
+        user = users[path.split("/")[3]]
+        return http(user.replace(b"true", b"false") if request.startswith(b"POST") else user)
+
+    return RawServer(answering(answer))
+
+
+@pytest.mark.parametrize(
+    ("bad", "header"),
+    [
+        (b'{"user_id": "u\\ud800"}', b'X-Pagination: {"total_count": 7}'),
+        (b'{"user_id": 7}', b'X-Pagination: {"total_count": 7}'),
+        (b'{"disabled": true}', b'X-Pagination: {"total_count": 7}'),
+        (b"null", b'X-Pagination: {"total_count": 7}'),
+        (b"nonsense", b'X-Pagination: {"total_count": 7}'),
+        (b'{"user_id": "ada"}', b'X-Pagination: {"total_count": 5}'),  # it contradicts itself
+    ],
+)
+async def test_a_list_that_cannot_be_read_because_of_one_user_stops_no_run(
+    bad: bytes, header: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with (
+        tenant_with(bad, header) as server,
+        MonoCloudSession(server.url, "key", retry=QUICK) as session,
+    ):
+        report = await session.bulk_enable(IDS, check=True, journal=tmp_path / "journal")
+        assert report.enabled == 6
+    assert before(tmp_path / "journal") == dict.fromkeys(IDS, 1)
+    assert "looking users up one by one, because " in caplog.text
+
+
+async def test_a_user_of_the_list_without_a_state_is_one_whose_state_is_unknown() -> None:
+    async with (
+        tenant_with(b'{"user_id": "ada"}') as server,
+        MonoCloudSession(server.url, "key", retry=QUICK) as session,
+    ):
+        lookup = session.lookup()
+        await lookup.prepare(7)
+        assert lookup.reads_list
+        ada = lookup.user("ada")
+        assert ada is not None
+        assert ada.disabled is None
+        assert lookup.user("nobody") is None
 
 
 async def test_disable_looks_for_the_other_state(
@@ -199,7 +305,8 @@ async def test_a_hundred_who_fail_in_the_same_way_from_the_first_one_on_stop_the
     sandbox: Sandbox, session: MonoCloudSession
 ) -> None:
     nobody = [f"nobody{number}" for number in range(1000)]
-    with pytest.raises(m.RunStoppedError, match="first 100 users all failed in the same way"):
+    told = r"first 100 users all failed in the same way .* allow it with max_same_failures$"
+    with pytest.raises(m.RunStoppedError, match=told):
         await session.bulk_enable(nobody, concurrency=5, max_same_failures=100)
     assert 100 <= sandbox.stats().requests < 110
     report = await session.bulk_enable(nobody)

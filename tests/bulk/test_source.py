@@ -92,6 +92,31 @@ async def test_an_async_input_that_raises_loses_no_outcome_and_is_closed() -> No
     assert closed
 
 
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_an_input_that_ends_with_a_cancellation_of_its_own_does_not_end_as_if_whole(
+    is_async: bool,  # noqa: FBT001  the name of a case
+) -> None:
+    def ids() -> Iterator[str]:
+        yield from ["a", "b"]
+        raise asyncio.CancelledError("the pool is closed")
+
+    async def async_ids() -> AsyncIterator[str]:
+        for user_id in ids():
+            yield user_id
+
+    source = async_ids if is_async else ids
+    running = bulk(source(), enable)
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert (running.report.enabled, running.report.exhausted) == (2, False)
+    outcomes: list[str] = []
+    with pytest.raises(asyncio.CancelledError):
+        async with bulk(source(), enable) as streamed:
+            async for outcome in streamed:
+                outcomes.append(outcome.user_id)  # noqa: PERF401  what came before the error counts
+    assert sorted(outcomes) == ["a", "b"]
+
+
 @pytest.mark.parametrize("ids", ["one-id", b"x", 5])
 def test_what_is_not_many_ids_is_refused(ids: list[str]) -> None:
     with pytest.raises(m.ConfigurationError, match="user_ids"):

@@ -76,6 +76,21 @@ def test_a_proxy_that_is_none_is_told(
         assert "hunter2" not in done.out + done.err
 
 
+@pytest.mark.parametrize(
+    "proxy", ["http://eve%3A:hunter2@p:3128", "http://eve:hunter2\u20ac@p:3128"]
+)
+def test_a_proxy_whose_user_or_password_cannot_be_sent_is_told(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, proxy: str
+) -> None:
+    (tmp_path / "users.txt").write_text("ada\n")
+    monkeypatch.setenv("HTTPS_PROXY", proxy)
+    for what in (["enable", "ada"], ["bulk", tmp_path / "users.txt", "--dry-run"]):
+        done = cli(*what, "--domain", "acme.eu.monocloud.com")
+        assert done.code == 2
+        assert "Error: HTTPS_PROXY has a user or a password that cannot be sent" in done.err
+        assert "hunter2" not in done.out + done.err
+
+
 def test_an_empty_key_file_is_told_as_that(cli: Cli, tmp_path: Path) -> None:
     key = tmp_path / "key"
     key.write_text("\n")

@@ -216,8 +216,8 @@ def test_a_success_on_the_word_of_an_old_journal_has_its_date_and_the_way_out(
         sql.execute("UPDATE users SET at = 1790000000000")
     told = (
         "Nothing was sent: all of them were enabled by 2026-09-21 14:13:20 UTC, according to the"
-        " journal, which does not know what happened since; --no-journal or another --journal asks"
-        " for everybody again"
+        " journal, which does not know what happened since (`check` tells how it is now);"
+        " --no-journal or another --journal asks for everybody again"
     )
     done = bulk(users)
     assert (done.returncode, told in done.stdout) == (0, True)

@@ -2,19 +2,21 @@
 
 import json
 import os
+import re
 import shlex
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import typer
 from terminal import Cli, stdin_from
 
 from monocloud_async import config
-from monocloud_async.cli import commands
+from monocloud_async.cli import check, commands, states
 from monocloud_async.cli.undo import locked
 from monocloud_async.journal import snapshot
 from monocloud_async.journal.before import is_journal
@@ -62,7 +64,7 @@ def test_check_tells_each_state_and_ends_with_0_once_all_are_enabled(
     assert cli("check", users).code == 0
 
 
-@pytest.mark.parametrize(("count", "requests"), [(2, 2), (200, 5)])
+@pytest.mark.parametrize(("count", "requests"), [(2, 2), (200, 6)])
 def test_the_way_with_fewer_requests_is_taken(
     cli: Cli, sandbox: Sandbox, users: Path, count: int, requests: int
 ) -> None:
@@ -91,6 +93,71 @@ def test_a_journal_is_compared_with_what_is(cli: Cli, sandbox: Sandbox, users: P
     assert "1 of them were enabled by the journal, and are not any more" in done.out
     assert "1 of them are enabled now, although the run failed for them" in done.out
     assert f"user {ids[0]!r} is disabled" in done.err
+
+
+def test_a_journal_proves_nothing_of_those_who_are_not_in_it(
+    cli: Cli, sandbox: Sandbox, users: Path
+) -> None:
+    journal = users.with_name("users.txt.journal")
+    for user_id in sandbox.user_ids()[:20]:
+        sandbox.add_user(user_id, disabled=True)
+    cli("bulk", users, "--check", "--limit", 20)
+    done = cli("check", journal)
+    assert done.code == 1
+    assert done.out.splitlines() == [
+        "20 enabled",
+        (
+            "The run ended early: about 180 users of its input are not in the journal, and were not"
+            " looked up"
+        ),
+        "The command that started the run resumes it",
+    ]
+    summary = json.loads(cli("check", journal, "--json").out.splitlines()[-1])["summary"]
+    assert (summary["run"], summary["left"], summary["enabled"]) == ("ended", 180, 20)
+    assert cli("undo", journal, "--limit", 5).code == 0
+    done = cli("check", f"{journal}.undo")
+    assert (done.code, "15 users of its input are not in the journal" in done.out) == (1, True)
+    assert cli("undo", journal).code == 0
+    assert cli("check", f"{journal}.undo").code == 0
+    assert cli("bulk", users, "--no-journal").code == 0
+    cli("bulk", users)
+    done = cli("check", journal)
+    assert (done.code, done.out) == (0, "200 enabled\n")
+
+
+def test_bad_lines_of_a_journal_count_as_those_of_a_file_do(
+    cli: Cli, sandbox: Sandbox, users: Path
+) -> None:
+    written(users, [sandbox.user_ids()[0], "ada@example.com", "no id"])
+    cli("bulk", users)
+    for name in (users, users.with_name("users.txt.journal")):
+        done = cli("check", name)
+        assert (done.code, done.out) == (1, "1 enabled\n2 bad lines\n")
+
+
+def test_what_a_run_writes_during_the_check_of_its_journal_is_no_part_of_it(
+    cli: Cli, sandbox: Sandbox, users: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = users.with_name("users.txt.journal")
+    written(users, sorted(disabled(sandbox)))
+    cli("bulk", users, "--limit", 10)
+
+    def look_up(*arguments: Any) -> Any:
+        with closing(sqlite3.connect(journal)) as sql, sql:
+            sql.execute(
+                "INSERT INTO users (position, user_id, outcome, attempts, ms, at)"
+                " SELECT position + 10, user_id || 'x', outcome, attempts, ms, at FROM users"
+            )
+        return states.look_up(*arguments)
+
+    monkeypatch.setattr(check, "look_up", look_up)
+    with locked(journal):
+        done = cli("check", journal)
+    assert done.code == 1
+    assert "Looking up 10 users" in done.err
+    assert done.out.splitlines()[0] == "10 enabled"
+    assert done.out.splitlines()[1].startswith("The run is at work: about ")
+    assert len(done.out.splitlines()) == 2
 
 
 def test_check_tells_what_was_found_in_the_file_and_refuses_an_empty_one(
@@ -215,6 +282,30 @@ def test_bulk_check_leaves_out_who_is_enabled_and_undo_takes_back_only_the_other
     assert f"has {len(was)} disabled users, who are not sent again; the latest at" in again.out
 
 
+def test_whom_only_the_journal_calls_enabled_nobody_has_seen_enabled(
+    cli: Cli, sandbox: Sandbox, users: Path
+) -> None:
+    journal = users.with_name("users.txt.journal")
+    was = disabled(sandbox)
+    cli("bulk", users, "--check")
+    cli("undo", journal)
+    assert disabled(sandbox) == was
+    requests = sandbox.stats().requests
+    again = cli("bulk", users, "--check")
+    assert sandbox.stats().requests == requests
+    assert "200  enabled before, according to the journal" in again.out
+    told = " ".join(again.out.split())
+    assert "Nothing was sent: all of them were enabled by 20" in told
+    assert "does not know what happened since (`check` tells how it is now)" in told
+    enabled = sorted(set(sandbox.user_ids()) - was)
+    written(users, [*sandbox.user_ids(), *enabled[:7], *sorted(was)[:3]])
+    more = cli("bulk", users, "--check").out
+    assert re.search(r"^ +3 +enabled *$", more, re.MULTILINE)
+    assert re.search(r"^ +7 +enabled before *$", more, re.MULTILINE)
+    assert "200  enabled before, according to the journal" in more
+    assert "Some of them were enabled by 20" in more
+
+
 def test_undo_checks_the_users_of_the_journal_once(
     cli: Cli, users: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -271,6 +362,20 @@ def test_undo_leaves_alone_whom_the_journal_does_not_know(
     assert not disabled(sandbox) & set(sandbox.user_ids()[:8])
 
 
+def test_undo_leaves_alone_whom_the_run_could_not_enable_and_somebody_else_did(
+    cli: Cli, sandbox: Sandbox, users: Path
+) -> None:
+    journal = users.with_name("users.txt.journal")
+    was = disabled(sandbox)
+    refused = min(was)
+    sandbox.script(refused, 409)
+    assert cli("bulk", users, "--check").code == 1
+    cli("enable", refused)
+    assert cli("bulk", users, "--check").code == 0
+    assert cli("undo", journal, "--yes").code == 0
+    assert disabled(sandbox) == was - {refused}
+
+
 def test_undo_refuses_the_journal_of_a_run_that_goes_on(cli: Cli, users: Path) -> None:
     journal = users.with_name("users.txt.journal")
     cli("bulk", users, "--check")
@@ -283,6 +388,87 @@ def test_undo_refuses_the_journal_of_a_run_that_goes_on(cli: Cli, users: Path) -
             assert f"is in use by process {os.getpid()} on " in done.err
     assert cli("undo", users.with_name("no.journal")).code == 2
     assert [path.name for path in users.parent.glob("*-lock")] == []
+
+
+def test_an_undo_goes_on_with_whom_a_later_run_has_enabled(
+    cli: Cli, sandbox: Sandbox, users: Path
+) -> None:
+    journal = users.with_name("users.txt.journal")
+    was = disabled(sandbox)
+    refused = min(was, key=sandbox.user_ids().index)
+    sandbox.script(refused, 409)
+    cli("bulk", users, "--check")
+    assert cli("undo", journal).code == 0
+    assert cli("bulk", users, "--check").code == 0
+    assert disabled(sandbox) == was - {refused}
+    done = cli("undo", journal, "--json")
+    assert done.code == 0
+    assert json.loads(done.out.splitlines()[-1])["summary"]["disabled"] == 1
+    assert disabled(sandbox) == was
+
+
+def test_an_undo_that_cannot_go_on_says_why_and_what_helps(
+    cli: Cli, sandbox: Sandbox, users: Path
+) -> None:
+    journal = users.with_name("users.txt.journal")
+    was = disabled(sandbox)
+    cli("bulk", users, "--check")
+    killed = min(was, key=sandbox.user_ids().index)
+    with closing(sqlite3.connect(journal)) as sql, sql:
+        sql.execute("DELETE FROM users WHERE user_id = ?", (killed,))
+    assert cli("undo", journal).code == 0
+    assert cli("bulk", users, "--check").code == 0
+    done = cli("undo", journal)
+    assert done.code == 2
+    assert "a later run has changed who is to be disabled: move this journal away" in done.err
+    assert "restore" not in done.err
+    undo = users.with_name("users.txt.journal.undo")
+    undo.rename(users.with_name("away"))
+    assert cli("undo", journal).code == 0
+    assert disabled(sandbox) == was
+
+
+def test_an_address_that_gets_its_user_later_needs_another_journal(
+    cli: Cli, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    ids = sandbox.user_ids()[:2]
+    first, second = [(sandbox.user(user_id) or {})["emails"][0]["email"] for user_id in ids]
+    ticket = written(tmp_path / "ticket.txt", [first, "late@example.com", second])
+    assert cli("bulk", ticket, "--by", "email").code == 1
+    sandbox.add_user("late", emails=[{"email": "late@example.com"}])
+    done = cli("bulk", ticket, "--by", "email")
+    assert done.code == 2
+    assert "an e-mail address may have got or lost its user since: start a new" in done.err
+    other = tmp_path / "other"
+    assert cli("bulk", ticket, "--by", "email", "--check", "--journal", other).code == 0
+    assert not sandbox.is_disabled("late")
+
+
+def test_the_report_of_an_unfinished_undo_knows_its_users_and_its_command(
+    cli: Cli, sandbox: Sandbox, users: Path, tmp_path: Path
+) -> None:
+    journal = users.with_name("users.txt.journal")
+    undo = users.with_name("users.txt.journal.undo")
+    lost = tmp_path / "lost.txt"
+    count = len(disabled(sandbox))
+    cli("bulk", users, "--check")
+    assert cli("undo", journal, "--limit", 3).code == 0
+    done = cli("report", undo, "--failures", lost)
+    assert f"go on with: monocloud-async undo {journal}\n" in done.out
+    assert f"{count - 3} users not disabled, {count - 3} of them never asked for: " in done.out
+    assert len(lost.read_text().split()) == count - 3
+    *rows, last = map(json.loads, cli("report", undo, "--json").out.splitlines())
+    assert [row["status"] for row in rows] == ["disabled"] * 3 + ["not_attempted"] * (count - 3)
+    summary = last["summary"]
+    assert (summary["total"], summary["left"]) == (count, count - 3)
+    assert summary["go_on"] == f"monocloud-async undo {journal}"
+    assert "to this user; number" in cli("report", undo, "--user", rows[-1]["user_id"]).out
+    assert cli("undo", journal).code == 0
+    done = cli("report", undo)
+    again = f"to ask again: monocloud-async undo {journal}, without the file {undo}\n"
+    assert again in done.out
+    undo.rename(tmp_path / "elsewhere")
+    assert "to ask again: the same call" in cli("report", tmp_path / "elsewhere").out
 
 
 def test_undo_refuses_other_journals(
@@ -401,7 +587,10 @@ def test_a_dry_run_says_what_it_knows_and_how(
         done.out
     )
     assert "1 of the ids are duplicates" in done.out
-    assert f"201 would be enabled on {sandbox.url}, in about 4 s at 50 a second" in done.out
+    assert (
+        f"\n200 would be enabled on {sandbox.url}, with 201 requests, in about 4 s at 50 a second"
+        in done.out
+    )
     assert "no enabled users" in done.out
     assert "Neither the key nor the tenant was tried; --check asks the tenant" in done.out
     assert not table.with_name("users.csv.journal").exists()
@@ -451,16 +640,43 @@ def test_a_dry_run_with_check_looks_only_at_those_who_are_left(
     done = cli("bulk", users, "--dry-run", "--check", "--limit", 2)
     assert sandbox.stats().requests == requests + 2
     assert "Of the 2 ids to look at, by the tenant:\n  1 disabled\n  1 missing\n" in done.out
-    assert "\n2 would be enabled on" in done.out
+    assert f"\n1 would be enabled on {sandbox.url}, with 2 requests" in done.out
+    assert "\n1 would be asked for, and the tenant does not know them.\n" in done.out
     left = disabled(sandbox) - {ids[0]}
     done = cli("bulk", users, "--dry-run", "--check")
     assert "Of the 193 ids to look at" in done.out
     assert "  1 locked\n" in done.out
-    assert f"\n{len(left) + 1} would be enabled on" in done.out  # with nobody, who is missing
+    assert f"\n{len(left)} would be enabled on" in done.out
+    assert "\n1 would be asked for, and the tenant does not know them.\n" in done.out
     run = cli("bulk", users, "--check", "--json")
     summary = json.loads(run.out.splitlines()[-1])["summary"]
     assert summary["enabled"] + summary["failed"] == len(left) + 1
     assert sandbox.is_disabled(ids[0])
+
+
+def test_a_preview_counts_people_and_not_their_ids_in_the_file(
+    cli: Cli, sandbox: Sandbox, users: Path
+) -> None:
+    lost = sorted(disabled(sandbox))[:3]
+    enabled = min(set(sandbox.user_ids()) - disabled(sandbox))
+    written(users, [*lost, lost[0], lost[0], enabled, enabled, "nobody", "nobody"])
+    done = cli("bulk", users, "--dry-run", "--check")
+    assert "Of the 5 different ids to look at, by the tenant:" in done.out
+    assert "  1 enabled\n  3 disabled\n  1 missing\n3 would be enabled on " in done.out
+    assert ", with 7 requests; how long" in done.out
+    assert "\n1 would be asked for, and the tenant does not know them.\n" in done.out
+    seen = json.loads(cli("bulk", users, "--dry-run", "--check", "--json").out)
+    assert (seen["users"], seen["left"], seen["ids"], seen["states"]["missing"]) == (3, 7, 9, 1)
+    assert "\n5 would be enabled on" in cli("bulk", users, "--dry-run").out
+    assert "\n3 would be enabled on" in cli("bulk", users, "--dry-run", "--limit", 4).out
+    with stdin_from(users):
+        assert "\n9 requests would be sent to " in cli("bulk", "-", "--dry-run").out
+    was = disabled(sandbox)
+    cli("bulk", users, "--check")
+    assert was - disabled(sandbox) == set(lost)
+    cli("undo", users.with_name("users.txt.journal"), "--limit", 1)
+    done = cli("undo", users.with_name("users.txt.journal"), "--dry-run")
+    assert "\n3 would be disabled on" in done.out  # the first one once more
 
 
 def test_a_dry_run_with_check_asks_nothing_if_nobody_is_left(
@@ -517,6 +733,7 @@ def test_a_hundred_alike_stop_the_run_and_the_option_allows_them(
     nobody = written(tmp_path / "nobody.txt", [f"nobody{number}" for number in range(250)])
     done = cli("bulk", nobody, "--no-journal")
     assert (done.code, "first 100 users all failed in the same way" in done.err) == (3, True)
+    assert done.err.endswith(". If that is to be expected, allow it with --max-same-failures\n")
     requests = sandbox.stats().requests
     assert 100 <= requests <= 200  # with those in flight
     assert cli("bulk", nobody, "--no-journal", "--max-same-failures", 0).code == 1

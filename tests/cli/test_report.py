@@ -45,7 +45,9 @@ def test_the_summary_tells_what_became_of_everybody(
     assert re.search(r"^200 +enabled", out, re.MULTILINE)
     assert re.search(r"^ +35 +failed", out, re.MULTILINE)
     assert re.search(r"2\.0 s of work, \d+ users a second while requests were let through", out)
-    assert "40 requests, 4 of them retries, 6 answered 429" in out
+    assert re.search(
+        r"^at least \d+ requests, 4 of them retries, 6 answered 429", out, re.MULTILINE
+    )
     assert "paused for 0.4 s" in out
     assert "within 50 ms, 90 % within 90 ms, 99 % within 99 ms, all within 100 ms" in out
     assert "killed" in out

@@ -16,6 +16,7 @@ from monocloud_async.cli import display, list_display
 from monocloud_async.cli.times import iso, read_time
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.sandbox import Sandbox
+from monocloud_async.sanitize import UNSAFE
 
 HOUR = 1_764_079_200  # 2025-11-25T14:00:00Z
 
@@ -123,7 +124,100 @@ def test_addresses_find_their_users_and_doubts_are_told(
     assert "no user has nobody@example.com" in done.err
     assert "several users have twin@example.com" in done.err
     assert "1 lines without an e-mail address" in done.err
-    assert {row["user_id"] for row in rows(found)} == {"ada", "bob"}
+    assert "2 users left out, because several users have the same address" in done.err
+    assert rows(found) == []
+
+
+def test_a_user_of_a_shared_address_is_kept_only_if_another_one_is_the_users_alone(
+    cli: Cli, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    emails, found = tmp_path / "ticket.txt", tmp_path / "found.csv"
+    shared, own = {"email": "twin@example.com"}, {"email": "ada@example.com", "primary": True}
+    sandbox.add_user("ada", emails=[shared, own])
+    sandbox.add_user("bob", emails=[shared])
+    emails.write_text("twin@example.com\nada@example.com\n")
+    done = cli("users", "--by-email", emails, "-o", found)
+    assert done.code == 1
+    assert "1 of 302 users" in done.err
+    assert "1 user left out, because several users have the same address" in done.err
+    assert [row["user_id"] for row in rows(found)] == ["ada"]
+
+
+def test_an_address_is_not_taken_for_another_one_that_is_spelled_differently(
+    cli: Cli, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    sandbox.add_user("ada", emails=[{"email": "stra\u00dfe@example.com"}])
+    emails = tmp_path / "ticket.txt"
+    emails.write_text("strasse@example.com\n")
+    assert "no user has strasse@example.com" in cli("users", "--by-email", emails).err
+    assert cli("bulk", emails, "--by", "email").code == 1
+    assert sandbox.is_disabled("ada")
+    emails.write_text("STRA\u00dfE@example.com\n")
+    assert cli("bulk", emails, "--by", "email", "--no-journal").code == 0
+    assert not sandbox.is_disabled("ada")
+
+
+HOSTILE = (
+    "Ann\rbanned", "Ann\nbanned", "Ann\r\nbanned", 'Ann "\nbanned', "Ann\x85banned",
+    "Ann\u2028banned", "\x1b]0;owned\x07\x9b2J", "\u202eboo", "\r=1+1", "\x00nul",
+    ",,,\nbanned,,,,,,,\n",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_no_name_of_a_user_becomes_a_line_or_moves_the_text_of_a_terminal(
+    cli: Cli, sandbox: Sandbox, tmp_path: Path, form: str
+) -> None:
+    sandbox.add_user("banned", last_updated=1)
+    for number, name in enumerate(HOSTILE):
+        sandbox.add_user(
+            f"hostile{number}",
+            claims={"name": name},
+            username={"username": name},
+            last_updated=HOUR,
+        )
+    lost = tmp_path / f"lost.{form}"
+    done = cli("users", "--disabled", "--changed-after", "2025-11-25T14:00Z", "-o", lost)
+    assert done.code == 0
+    text = lost.read_bytes().decode()
+    assert len(text.split("\n")) == 60 + len(HOSTILE) + 1 + (form == "csv")
+    assert not UNSAFE.search(text.replace("\n", ""))
+    if form == "jsonl":
+        names = {json.loads(line)["name"] for line in text.splitlines()}
+        assert names >= set(HOSTILE)
+    assert cli("bulk", lost).code == 0
+    assert not any(sandbox.is_disabled(f"hostile{number}") for number in range(len(HOSTILE)))
+    assert sandbox.is_disabled("banned")
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+@pytest.mark.parametrize("user_id", ["'banned", "banned\u200b", "<banned>", "ban\u2028ned"])
+def test_an_id_that_would_be_read_as_another_one_is_left_out_and_told(
+    cli: Cli, sandbox: Sandbox, tmp_path: Path, user_id: str, form: str
+) -> None:
+    sandbox.add_user("banned", last_updated=1)
+    sandbox.add_user(user_id, last_updated=HOUR)
+    lost = tmp_path / f"lost.{form}"
+    done = cli("users", "--disabled", "--changed-after", "2025-11-25T14:00Z", "-o", lost)
+    assert done.code == 1
+    assert "60 of 302 users" in done.err
+    assert "1 user left out, because a file cannot say the id" in done.err
+    assert cli("bulk", lost).code == 0
+    assert sandbox.is_disabled("banned")
+
+
+@pytest.mark.parametrize("name", ["found.json", "found.XLSX", "found.csv.gz"])
+def test_a_file_name_of_another_format_is_refused_before_anything_is_sent(
+    cli: Cli, sandbox: Sandbox, tmp_path: Path, name: str
+) -> None:
+    ids = tmp_path / "ids.txt"
+    ids.write_text("ada\n")
+    for command in (["users"], ["check", ids]):
+        done = cli(*command, "-o", tmp_path / name)
+        assert (done.code, "a table is written as csv or JSON lines" in done.err) == (2, True)
+    assert sandbox.stats().requests == 0
+    assert not (tmp_path / name).exists()
+    assert cli("users", "--format", "csv", "-o", tmp_path / name).code == 0
 
 
 def test_what_was_found_in_the_addresses_is_told_and_an_empty_file_is_refused(

@@ -67,13 +67,13 @@ async def test_a_job_runs_to_its_end_one_at_a_time(name: str, tmp_path: Path) ->
 
 
 async def test_a_job_that_is_stopped_is_over(name: str, tmp_path: Path) -> None:
-    with Sandbox(users=60, latency=0.2) as sandbox:
+    with Sandbox(users=400, latency=0.2) as sandbox:
         with started(name, sandbox, tmp_path) as service:
             await service.ask("POST", sandbox.user_ids())
             await asyncio.to_thread(wait_for, lambda: sandbox.stats().requests > 5)
             assert (await service.ask("DELETE"))[0] == 200
             done = (await service.state("ended"))["enabled"]
-            assert 0 < done < 60
+            assert 0 < done < 400
         with started(name, sandbox, tmp_path) as service:
             assert (await service.ask("GET"))[1] == {"state": "none"}
         assert sandbox.stats().users["enabled"] == done

@@ -187,7 +187,7 @@ def _lengths() -> Iterator[Fault]:
     # Where a response ends, its length says, and what is behind it is nobody's.
     yield fault("5, shorter than the body", length(b"5"), "cut short")
     yield replace(
-        fault("0, shorter than the body", length(b"0"), "not JSON"),
+        fault("0, shorter than the body", length(b"0"), "it was empty"),
         error=m.InvalidResponseError,
         retried=False,
     )
@@ -224,7 +224,7 @@ def _chunks() -> Iterator[Fault]:
         yield replace(
             fault(f"coding {coding.decode()!r}", b"11\r\n" + USER + b"\r\n0\r\n\r\n", coding),
             error=m.InvalidResponseError,
-            says="not JSON",
+            says="no JSON object",
             retried=False,
         )
 

@@ -447,3 +447,157 @@ def test_a_tenant_that_hangs_is_down_and_nothing_piles_up() -> None:
             await asyncio.wait(tasks)
 
     run(main(), sockets=False)
+
+
+# A tenant that is well, but slow
+
+
+async def ends(session: MonoCloudSession, user_id: str, total: float) -> str:
+    """Make a call with so many seconds; return its refusal, or the name of its error, or "ok"."""
+    try:
+        await session.enable_user(user_id, retry=RetryPolicy(total=total))
+    except m.MonoCloudError as error:
+        return error.refusal or type(error).__name__
+    return "ok"
+
+
+@pytest.mark.parametrize(("latency", "total"), [(0.5, 2), (1, 3), (2, 4)])
+@pytest.mark.parametrize("before", [0, 1])
+def test_the_first_window_fails_no_call_of_a_tenant_that_refuses_nothing(
+    latency: float, total: float, before: int
+) -> None:
+    async def main() -> None:
+        tenant = Tenant()
+        async with tenant.session() as session:
+            for number in range(before):
+                await session.enable_user(f"before {number}")
+            tenant.latency = latency
+            ended = await asyncio.gather(*(ends(session, u, total) for u in users(600)))
+        assert Counter(ended) == {"ok": 600}
+        assert not session.pace.down
+
+    run(main(), sockets=False)
+
+
+def test_the_window_hurries_no_more_than_the_calls_need() -> None:
+    async def main() -> None:
+        tenant = Tenant()
+        tenant.latency = 1
+        async with tenant.session() as session:
+            calls = [ends(session, u, 60) for u in users(100)]
+            ended = await asyncio.gather(*calls, ends(session, "last", 2))
+        assert Counter(ended) == {"ok": 101}
+        assert tenant.times[19] == 0  # the first twenty go out at once
+        assert max(tenant.times) == pytest.approx(2 / 3, abs=0.02)  # a third of the last one's time
+
+    run(main(), sockets=False)
+
+
+def test_a_window_that_is_small_after_an_outage_is_named_with_a_time_to_come_back() -> None:
+    async def main() -> None:
+        tenant = Tenant(down=(0, 1))
+        async with tenant.session() as session:
+            await asyncio.gather(*(ends(session, u, 0.5) for u in users(10)))
+            await asyncio.sleep(1)
+            await session.enable_user("back")
+            tenant.latency = 1
+            policy = RetryPolicy(total=2)
+            calls = (session.enable_user(u, retry=policy) for u in users(300))
+            ended = await asyncio.gather(*calls, return_exceptions=True)
+        refused = [error for error in ended if isinstance(error, m.RateLimitedError)]
+        assert {error.refusal for error in refused} == {"slow_start"}
+        assert "too many requests wait for their response to send it within 2 s" in str(refused[0])
+        assert all((error.retry_after or 0) >= 1 for error in refused)
+        assert session.pace.throttled == 0
+        assert not session.pace.down
+
+    run(main(), sockets=False)
+
+
+@pytest.mark.parametrize(("max_rate", "refusal"), [(10, "max_rate"), (1000, "slow_start")])
+def test_max_rate_is_only_named_where_it_is_the_reason(max_rate: float, refusal: str) -> None:
+    async def main() -> None:
+        tenant = Tenant(down=(0, 1))
+        async with tenant.session(max_rate) as session:
+            await asyncio.gather(*(ends(session, u, 0.9) for u in users(20)))
+            await asyncio.sleep(1)
+            await session.enable_user("back")
+            tenant.latency = 1
+            ended = await asyncio.gather(*(ends(session, u, 2) for u in users(300)))
+        assert {"max_rate", "slow_start"} & set(ended) == {refusal}
+
+    run(main(), sockets=False)
+
+
+def test_a_max_rate_that_leaves_no_place_is_named_although_few_requests_are_in_flight() -> None:
+    async def main() -> None:
+        tenant = Tenant()
+        tenant.latency = 1
+        async with tenant.session(200) as session:
+            ended = await asyncio.gather(*(ends(session, u, 3) for u in users(1000)))
+        assert {"max_rate", "slow_start"} & set(ended) == {"max_rate"}
+        assert Counter(ended)["ok"] >= 400
+
+    run(main(), sockets=False)
+
+
+def test_a_request_that_had_the_rest_of_a_calls_time_is_no_news_of_the_tenant() -> None:
+    async def main() -> None:
+        tenant = Tenant()
+        async with tenant.session(10) as session:
+            await session.enable_user("first")
+            tenant.latency = 1
+            ended = await asyncio.gather(*(ends(session, u, 3) for u in users(30)))
+            assert Counter(ended)["RequestTimeoutError"] > 5
+            assert not session.pace.down
+            assert await ends(session, "next", 3) == "ok"
+
+    run(main(), sockets=False)
+
+
+def test_a_tenant_that_hangs_is_down_also_where_calls_queue_first() -> None:
+    async def main() -> None:
+        tenant = Tenant()
+        async with tenant.session(10) as session:
+            await session.enable_user("first")
+            tenant.hangs = True
+            tasks = []
+            for number in range(300):  # more than max_rate allows
+                tasks.append(asyncio.ensure_future(ends(session, f"u{number}", 3)))
+                await asyncio.sleep(0.05)
+            assert session.pace.down
+            await asyncio.wait(tasks)
+
+    run(main(), sockets=False)
+
+
+def test_who_waits_for_a_probe_that_hangs_is_told_so_and_when_to_come_back() -> None:
+    async def main() -> None:
+        tenant, session = paused(1)
+        tenant.hangs = True
+        probe = asyncio.ensure_future(ends(session, "probe", 10))
+        await asyncio.sleep(2)
+        with pytest.raises(m.RateLimitedError) as caught:
+            await session.enable_user("ada", retry=RetryPolicy(total=3))
+        assert now() == pytest.approx(5)
+        assert (caught.value.refusal, caught.value.retry_after) == ("probe", 0.5)
+        assert "after a pause, the response to the first request has not arrived within 3 s" in str(
+            caught.value
+        )
+        await probe
+
+    run(main(), sockets=False)
+
+
+def test_who_waited_for_a_tenant_that_is_down_is_told_that_and_of_no_pause() -> None:
+    async def main() -> None:
+        tenant = Tenant(down=(0, 1000))
+        async with tenant.session() as session:
+            policy = RetryPolicy(total=30, wait_if_down=True)
+            calls = (session.enable_user(u, retry=policy) for u in users(20))
+            ended = await asyncio.gather(*calls, return_exceptions=True)
+        waited = [error for error in ended if isinstance(error, m.MonoCloudError) and error.refusal]
+        assert waited
+        assert {(type(error), error.refusal) for error in waited} == {(m.ServerError, "down")}
+
+    run(main(), sockets=False)

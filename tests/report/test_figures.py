@@ -227,6 +227,29 @@ def test_a_tenant_that_says_something_else_each_time_makes_no_endless_list(journ
     assert all(len(group.examples) == group.count == 1 for group in figures.groups)
 
 
+def test_a_killed_run_has_at_least_the_requests_of_its_users(journal: Path) -> None:
+    """Its last second has no sample, and it may have lasted less than that."""
+    with closing(sqlite3.connect(journal, isolation_level=None)) as sql:
+        sql.executescript("DELETE FROM users; DELETE FROM sittings; DELETE FROM samples")
+        sql.executemany(
+            "INSERT INTO sittings VALUES (?, ?, ?, 'finished', 1, 'host', '1')",
+            [(1, 10_040, None), (2, 20_040, None), (3, 30_040, 31_000)],
+        )
+        sql.execute("INSERT INTO samples VALUES (2, 21000, 9, 0, 0, 0, 0)")
+        users = "INSERT INTO {} VALUES (?, 'u', 'failed', 500, ?, 5, ?, NULL, NULL, NULL)"
+        # The first users are recorded just before the first commit, which is the start.
+        sql.executemany(
+            users.format("users"),
+            [(0, 1, 10_001), (1, 2, 10_500), (2, 8, 30_001), (3, 3, 20_001), (4, 1, 30_500)],
+        )
+        sql.executemany(users.format("earlier"), [(2, 4, 10_600), (2, 7, 20_600)])
+    requests = [run.requests for run in read(journal).runs]
+    assert requests == [1 + 2 + 4, 9, 0]
+    with closing(sqlite3.connect(journal, isolation_level=None)) as sql:
+        sql.execute("DELETE FROM samples")
+    assert [run.requests for run in read(journal).runs] == [7, 3 + 3, 0]
+
+
 @pytest.mark.parametrize(("sittings", "samples"), [(1, 2600), (3000, 1)])
 def test_a_killed_run_of_any_length_and_any_number_of_them_is_read(
     journal: Path, sittings: int, samples: int

@@ -351,6 +351,46 @@ async def test_a_request_without_a_connection_was_not_sent(since: Since) -> None
     assert since("call.duration", "127.0.0.1", "enable", "failed", "TransportError") == 1
 
 
+async def test_what_was_never_sent_is_not_sent_again(seen: Seen, since: Since) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    async with MonoCloudSession(f"http://127.0.0.1:{port}", "k", retry=QUICK) as session:
+        with pytest.raises(m.TransportError) as caught:
+            await session.enable_user("zoe")
+    assert caught.value.attempts == 4
+    assert since("requests", "127.0.0.1", "call") == since("retries", "127.0.0.1", "call") == 0
+    assert since.all("refusals") == {}
+    span = only(seen)
+    assert "http.request.resend_count" not in (span.attributes or {})
+    assert (span.attributes or {})["monocloud.outcome"] == "failed"
+
+
+def test_only_what_was_sent_after_a_request_is_a_retry(seen: Seen, since: Since) -> None:
+    async def main() -> None:
+        tenant = Tenant()
+        unsent = m.TransportError("no connection", sent=False)
+        tenant.faults = iter([unsent, m.ServerError(status=503), unsent])
+        async with tenant.session() as session:
+            await session.enable_user("ada", retry=QUICK)
+        assert since("requests", HOST, "call") == 2
+        assert since("retries", HOST, "call") == 1
+        assert (only(seen).attributes or {})["http.request.resend_count"] == 1
+
+    run(main(), sockets=False)
+
+
+async def test_pages_of_a_list_that_a_run_reads_count_once(since: Since) -> None:
+    async with (
+        Sandbox(users=200) as sandbox,
+        MonoCloudSession(sandbox.url, sandbox.api_key) as session,
+    ):
+        await session.bulk_enable(sandbox.user_ids(), check=True)
+        sent = sandbox.stats().requests
+        assert since("requests", "127.0.0.1", "run") == sent
+        assert since("requests", "127.0.0.1", "call") == 0
+        assert since.all("call.duration") == {}
+
+
 @pytest.mark.parametrize("before", [0, 1])
 def test_a_request_that_could_not_be_made_was_not_sent(since: Since, before: int) -> None:
     async def main() -> None:
@@ -396,6 +436,40 @@ async def test_the_gauges_of_a_session_are_there_for_as_long_as_it_exists(
         assert figures["monocloud.waiting", "127.0.0.1"] == 0
         assert figures["monocloud.down", "127.0.0.1"] == 0
     assert ("monocloud.paused", "127.0.0.1") not in seen.figures()
+
+
+@pytest.mark.parametrize("is_down", [False, True])
+def test_an_idle_session_is_not_paused_or_down_for_ever(
+    seen: Seen,
+    is_down: bool,  # noqa: FBT001  the name of a case
+) -> None:
+    async def main() -> None:
+        tenant = Tenant(down=(0, 1))
+        async with tenant.session() as session:
+            if is_down:
+                once = RetryPolicy(attempts=1)
+                calls = (session.enable_user(f"u{n}", retry=once) for n in range(5))
+                await asyncio.gather(*calls, return_exceptions=True)
+            else:
+                limiter = session.pace
+                limiter.refused(limiter.send(0.0), 0.5, 0.0)
+            figures = seen.figures()
+            assert figures["monocloud.paused", HOST] == 1
+            assert figures["monocloud.down", HOST] == is_down
+            await asyncio.sleep(1)
+            figures = seen.figures()
+            assert figures["monocloud.paused", HOST] == 0
+            assert figures["monocloud.down", HOST] == 0
+            tenant.latency, tenant.down = 5, (0, 10)
+            probe = asyncio.ensure_future(session.enable_user("probe"))
+            await asyncio.sleep(1)
+            figures = seen.figures()
+            assert figures["monocloud.paused", HOST] == 1
+            assert figures["monocloud.down", HOST] == is_down
+            probe.cancel()
+            await asyncio.wait([probe])
+
+    run(main(), sockets=False)
 
 
 async def test_a_session_that_nobody_closed_has_no_gauges_after_its_end(seen: Seen) -> None:

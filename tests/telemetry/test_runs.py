@@ -89,6 +89,18 @@ async def test_figures_are_of_all_runs_those_that_are_over_too(seen: Seen) -> No
     assert ("monocloud.paused", "::1") not in seen.figures()  # no run, no pace
 
 
+async def test_a_run_shows_the_gauges_of_a_session_that_is_older_than_opentelemetry(
+    seen: Seen, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as before:
+        before.delitem(sys.modules, "opentelemetry.metrics")
+        session = MonoCloudSession(sandbox.url, sandbox.api_key)
+    async with session:
+        assert ("monocloud.paused", "127.0.0.1") not in seen.figures()
+        await session.bulk_enable(["ada"])
+        assert ("monocloud.paused", "127.0.0.1") in seen.figures()
+
+
 async def test_log_lines_carry_what_they_say_as_fields(
     sandbox: Sandbox, caplog: pytest.LogCaptureFixture
 ) -> None:
