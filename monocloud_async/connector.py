@@ -8,12 +8,14 @@ is complete, and again when the connection is taken for the next request.
 
 import asyncio
 import select
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from aiohttp import (
     ClientConnectionError,
+    ClientOSError,
+    ClientPayloadError,
     ClientRequest,
     ClientTimeout,
     TCPConnector,
@@ -34,6 +36,7 @@ _MAX_RESPONSE: Final = 5 << 20  # more than a page of users may have
 # A parser that stands exactly between two responses reads this as one response with no headers;
 # in any other state it reads something else.
 _CANARY: Final = b"HTTP/1.1 204 probe\r\n\r\n"
+_BLANK_LINE: Final = b"\r\n\r\n"
 _CONTINUE, _SWITCHING, _OK = 100, 101, 200
 # The event loop delivers received bytes two iterations later: one to select, one to call back.
 _TURNS_TO_READ: Final = 2
@@ -62,6 +65,15 @@ class GuardedProtocol(ResponseHandler):
         """Whether the whole response has arrived, so that reading it never waits."""
         return not self._in_headers and self._body is not None and self._body.is_eof()
 
+    def expect_after_write(self) -> None:
+        """Expect a response from the next write on: until then, no request was sent.
+
+        A trace may wait between the moment in which aiohttp takes a connection and its first write.
+        """
+        if self.transport is not None:
+            self.idle = True
+            self.transport = cast("asyncio.Transport", _BeforeRequest(self, self.transport))
+
     def expect(self) -> None:
         """Prepare for a request: what arrives from now on is its response."""
         self.idle, self._in_headers, self._left = False, True, MAX_HEADERS
@@ -77,7 +89,11 @@ class GuardedProtocol(ResponseHandler):
                 self.abort()
             return
         self._left -= len(data)
-        super().data_received(data)
+        self._parse(data)
+        body = None if self._in_headers else self._body
+        if self.exception() is not None and body is not None and not body.is_eof():
+            # The parser cannot read on, and wakes nobody who waits for the rest of the body.
+            body.set_exception(ClientPayloadError())
         if self.idle:  # the response ended within these bytes
             # While reading is paused, bytes may wait unparsed; `connect` looks at them.
             if not self._reading_paused and not is_silent(self):
@@ -87,11 +103,28 @@ class GuardedProtocol(ResponseHandler):
                 self.set_exception(HeadersTooLongError())
             self.transport.abort()
 
+    def _parse(self, data: bytes) -> None:
+        """Parse the headers alone, and then the rest.
+
+        Of bytes in one piece, the parser tells nothing if it cannot read the last of them, although
+        a whole response is before these.
+        """
+        start = 0
+        while self._in_headers and (end := data.find(_BLANK_LINE, start)) >= 0:
+            end += len(_BLANK_LINE)
+            super().data_received(data[start:end])
+            if self.exception() is not None:
+                return
+            start = end
+        if not start or start < len(data):
+            super().data_received(data[start:])
+
     def feed_data(self, data: tuple[RawResponseMessage, StreamReader], size: int = 0) -> None:
         """Take a response whose headers are complete; another one follows a 1xx."""
         message, self._body = data
         self._in_headers = is_informational(message.code)
-        self._left = MAX_HEADERS if self._in_headers else _MAX_RESPONSE
+        if not self._in_headers:
+            self._left = _MAX_RESPONSE  # else those of all responses count together
         super().feed_data(data, size)
 
     def is_stale(self) -> bool:
@@ -101,6 +134,36 @@ class GuardedProtocol(ResponseHandler):
         if self._poll is None:
             self._poll = _make_poll(self.transport)
         return bool(self._poll())
+
+
+class _BeforeRequest:
+    """The transport of a connection over which a request will be sent; its first write sends it."""
+
+    def __init__(self, protocol: GuardedProtocol, transport: asyncio.Transport) -> None:
+        self._protocol = protocol
+        self._transport = transport
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Send the request, or its first bytes."""
+        self._begin()
+        self._transport.write(data)
+
+    def writelines(self, data: Iterable[bytes]) -> None:
+        """Send the request, or its first bytes."""
+        self._begin()
+        self._transport.writelines(data)
+
+    def _begin(self) -> None:
+        """Expect the response, unless the server spoke already or closed the connection."""
+        protocol = self._protocol
+        protocol.transport = self._transport
+        if protocol.reused and protocol.is_stale():
+            protocol.abort()
+            raise ClientOSError
+        protocol.expect()
 
 
 def is_informational(status: int) -> bool:
@@ -178,7 +241,7 @@ class Connector(TCPConnector):
             elif await _speaks_first(connection, protocol):
                 connection.close()
                 raise SpokeFirstError
-            protocol.expect()
+            protocol.expect_after_write()
             connection.add_callback(protocol.mark_idle)
             return connection
 

@@ -325,6 +325,7 @@ def check_user_id(user_id: str) -> None:
     """
     if not isinstance(user_id, str):
         raise InvalidUserIdError(f"a user id is a str, not {type(user_id).__name__}")
+    user_id = exact_id(user_id)
     if _is_plain(user_id):
         return
     problem = _id_problem(user_id)
@@ -361,10 +362,20 @@ def list_path(
 
 def _segment(user_id: str) -> str:
     """Return the id percent-encoded as one segment of a path."""
-    if isinstance(user_id, str) and _is_plain(user_id):
+    if type(user_id) is str and _is_plain(user_id):
         return user_id
     check_user_id(user_id)
-    return quote(user_id, safe="")
+    return quote(exact_id(user_id), safe="")
+
+
+def exact_id(user_id: str) -> str:
+    """Return the id as an exact `str`; what is no string, unchanged.
+
+    A subclass may hash, print or format as something else, as the members of an enum do.
+    """
+    if type(user_id) is str or not isinstance(user_id, str):
+        return user_id
+    return str.__str__(user_id)
 
 
 def _is_plain(user_id: str) -> bool:

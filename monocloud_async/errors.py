@@ -40,7 +40,10 @@ NO_PROBLEM = ProblemDetails()
 class MonoCloudError(Exception):
     """Base class of all errors; has the `user_id`, and `attempts`: how many requests were made.
 
-    `attempts` includes requests for which there was no connection, or which got a 429.
+    `attempts` includes requests for which there was no connection, or which got a 429. If a reused
+    connection turns out to be closed, its request is repeated over a new one: this repeat is not
+    counted, here or in the figures of runs and of OpenTelemetry.
+
     `refusal` says in a word why the last request was not sent, or is "" if it was: "down", "pause",
     "probe", "slow_start", "rate_limit", "max_rate", "deadline", "closed", "invalid_user_id" or
     "configuration".
@@ -77,11 +80,11 @@ class InvalidUserIdError(MonoCloudError, ValueError):
 class TransportError(MonoCloudError):
     """No complete response arrived: the connection failed, or the data was cut short or not HTTP.
 
-    `sent` is False if the tenant cannot have seen the request. If it is True, the operation may or
-    may not be done, and sending the request again is safe.
+    `sent` is False if the tenant cannot have seen any request of the call. If it is True, the
+    operation may or may not be done, and sending the request again is safe.
     `lasting` is True if an immediate retry cannot help: a certificate, TLS, or an unknown host.
     `stale` is True if the server closed the connection without a response. If the connection had
-    been reused, the request was first repeated over a new one.
+    been reused, the request was first repeated over a new one, if one could be made.
     """
 
     advice = "Check the network and the domain, then try again: asking twice is harmless"
@@ -104,9 +107,14 @@ class TransportError(MonoCloudError):
 
 
 class RequestTimeoutError(TransportError):
-    """No complete response arrived within the timeout."""
+    """No complete response arrived within the timeout.
+
+    `local` is True if the tenant cannot be blamed: most of the time passed before a connection of
+    the `client_session` was free, because of its limit.
+    """
 
     advice = "Try again, or allow a longer timeout: asking twice is harmless"
+    local: bool = False
 
 
 class InvalidResponseError(MonoCloudError):

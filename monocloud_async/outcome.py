@@ -80,7 +80,7 @@ class BulkReport(DoneBeforeCounts, kw_only=True):
         enabled, disabled, failed, unknown, not_attempted, already_enabled, already_disabled: users
             by `Outcome.status`.
         unconfirmed: done, although the response still said the contrary (`User.disabled`).
-        requests: requests sent.
+        requests: requests sent, without repeats over a new connection (`MonoCloudError`).
         retries: requests sent again after a transient failure.
         throttled: requests that the tenant answered with 429.
         paused_seconds: how long no request was sent, because the tenant asked for it or was down.

@@ -18,7 +18,7 @@ from typing import TypeVar
 import tenacity
 
 from monocloud_async import config
-from monocloud_async.errors import ConfigurationError, MonoCloudError, StatusError
+from monocloud_async.errors import ConfigurationError, MonoCloudError, StatusError, TransportError
 
 T = TypeVar("T")
 Attempt = Callable[[float], Awaitable[T]]
@@ -139,6 +139,14 @@ class RetryBudget:
         self._counted_at = now
 
 
+def is_unanswered(error: MonoCloudError, before: bool = False) -> bool:  # noqa: FBT001, FBT002  what it returned for the error before
+    """Return whether a request of the call got no response; a `TransportError` is `sent` then."""
+    if not isinstance(error, TransportError):
+        return before
+    error.sent |= before
+    return error.sent
+
+
 async def retry_call(
     policy: RetryPolicy,
     first: MonoCloudError,
@@ -154,17 +162,18 @@ async def retry_call(
     The caller made the first attempt itself, which raised `first`: nearly every call succeeds at
     once, and tenacity costs more than the rest of the client.
     The error of the last attempt is raised unchanged, but its `attempts`, which are the requests of
-    that attempt, become those of the whole call. If the session is closed meanwhile, so that
-    nothing can be sent any more, it is the error of the last request.
+    that attempt, become those of the whole call, and so does its `sent`. If the session is closed
+    meanwhile, so that nothing can be sent any more, it is the error of the last request.
     `clock` is in monotonic seconds. `may_retry` is called once for each retry, and can refuse it.
     """
     if policy.attempts == 1 or not policy.allows(first):
         raise first
     shown: MonoCloudError | None = first
     last = first
+    unanswered = is_unanswered(first)
 
     async def attempt_again() -> T:
-        nonlocal shown, last
+        nonlocal shown, last, unanswered
         if shown is not None:  # tenacity must count the first attempt, so raise its error here
             error, shown = shown, None
             raise error
@@ -174,6 +183,7 @@ async def retry_call(
             raise
         except MonoCloudError as error:
             error.attempts += last.attempts
+            unanswered = is_unanswered(error, unanswered)
             last = error
             raise
 

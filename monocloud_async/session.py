@@ -28,6 +28,7 @@ from monocloud_async.endpoint import (
     BulkOperation,
     Operation,
     UserPage,
+    exact_id,
     list_path,
 )
 from monocloud_async.errors import (
@@ -43,7 +44,13 @@ from monocloud_async.models import User
 from monocloud_async.outcome import BulkReport
 from monocloud_async.ratelimit.admission_queue import AdmissionQueue, closed_error, record_failure
 from monocloud_async.ratelimit.limiter import RateLimiter
-from monocloud_async.retry import RetryBudget, RetryPolicy, checked_policy, retry_call
+from monocloud_async.retry import (
+    RetryBudget,
+    RetryPolicy,
+    checked_policy,
+    is_unanswered,
+    retry_call,
+)
 from monocloud_async.telemetry.calls import Call, CallOfRun, SessionTelemetry
 from monocloud_async.transport import Transport
 from monocloud_async.transport.error_translation import (
@@ -439,6 +446,7 @@ class MonoCloudSession:
         with of_run or self._telemetry.call(operation) as observed:
             limit = self._timeout if timeout is None else config.positive("timeout", timeout)
             policy = self._retry if retry is None else checked_policy(retry)
+            target = exact_id(target)
             operation.path(target)  # refuses an id that is not valid
             clock = self._begin().time
             began = clock()
@@ -486,11 +494,11 @@ class MonoCloudSession:
         """Return the result of one request, which is repeated after a 429 or in an outage.
 
         `again` is whether the call has sent a request before. The `attempts` of an error are the
-        requests that were sent here.
+        requests that were sent here, and so is the `sent` of a `TransportError`.
         """
         limiter, clock = self._limiter, asyncio.get_running_loop().time
         deadline = clock() + time_left
-        refused, last, sent = None, None, 0
+        refused, last, sent, unanswered = None, None, 0, False
         while True:
             observed.queues(self._queue)
             try:
@@ -517,6 +525,7 @@ class MonoCloudSession:
                 if isinstance(error, MonoCloudError):
                     sent += not error.refusal
                     error.attempts = sent
+                    unanswered = is_unanswered(error, unanswered)
                 is_throttled = isinstance(error, RateLimitedError)
                 queues_again = is_throttled or (policy.wait_if_down and limiter.down)
                 if policy.attempts == 1 or not policy.allows(error) or not queues_again:
@@ -527,9 +536,10 @@ class MonoCloudSession:
                 return result
 
     def _is_final(self, error: MonoCloudError, policy: RetryPolicy) -> bool:
-        """Whether the queue would not let the call go again in its time."""
+        """Whether the call cannot go again: the queue would refuse it, or the session is closed."""
         is_down = self._limiter.down and not policy.wait_if_down
-        return is_down or isinstance(error, RateLimitedError)
+        is_closed = self._state is _State.CLOSED
+        return is_closed or is_down or isinstance(error, RateLimitedError)
 
     def _may_retry(self, policy: RetryPolicy, error: MonoCloudError) -> bool:
         """Whether a single call may be tried again; the error says so where it is over budget."""

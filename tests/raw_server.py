@@ -141,6 +141,11 @@ class RawServer:
             with suppress(ConnectionError, ssl.SSLError, TimeoutError):
                 await writer.wait_closed()
 
+    def refuse(self) -> None:
+        """Accept no more connections; the open ones stay."""
+        assert self._listener is not None
+        self._listener.close()
+
     async def __aenter__(self) -> Self:
         self._listener = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
         port = self._listener.sockets[0].getsockname()[1]
@@ -153,8 +158,7 @@ class RawServer:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        assert self._listener is not None
-        self._listener.close()
+        self.refuse()
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()

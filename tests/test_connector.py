@@ -1,14 +1,20 @@
 """A `Connector` of one's own, under a borrowed `ClientSession`."""
 
+import asyncio
+
 import aiohttp
 import pytest
 from conftest import QUICK
-from raw_server import Peer, RawServer, http
+from raw_server import Peer, RawServer, answering, http
+from virtual_time import run
+from ways import Way, session_by
 
-from monocloud_async import MonoCloudSession
+import monocloud_async as m
+from monocloud_async import MonoCloudSession, RetryPolicy
 from monocloud_async.connector import MAX_HEADERS, Connector, is_informational
 from monocloud_async.sandbox import Sandbox
 
+ONCE = RetryPolicy(attempts=1)
 ADA = http(b'{"user_id":"ada"}')
 
 
@@ -56,6 +62,113 @@ async def test_what_a_server_says_unasked_is_nobodys_answer() -> None:
         for _ in range(3):
             assert (await session.enable_user("ada")).user_id == "ada"
         assert server.connections == 3
+
+
+@pytest.mark.parametrize(
+    "hook", ["on_request_start", "on_connection_reuseconn", "on_request_headers_sent"]
+)
+@pytest.mark.parametrize("ends", [False, True])
+async def test_what_comes_while_a_trace_waits_is_nobodys_answer(
+    hook: str,
+    ends: bool,  # noqa: FBT001  a table
+) -> None:
+    """The connection may be taken for a request by then, but nothing of it was written."""
+    asked, spoken = asyncio.Event(), asyncio.Event()
+
+    async def act(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(ADA)
+        if server.connections == 1:
+            await asked.wait()
+            if ends:
+                peer.drop()
+            else:
+                await peer.send(http(b"{}", status=404))
+            spoken.set()
+            await peer.silence()
+
+    async def wait(*_what: object) -> None:
+        if server.requests:
+            asked.set()
+            await spoken.wait()
+
+    trace = aiohttp.TraceConfig()
+    getattr(trace, hook).append(wait)
+    server = RawServer(act)
+    async with (
+        server,
+        aiohttp.ClientSession(connector=Connector(), trace_configs=[trace]) as client,
+    ):
+        session = MonoCloudSession(server.url, "k", client_session=client, retry=ONCE)
+        for _ in range(2):
+            assert (await session.enable_user("ada")).user_id == "ada"
+        assert (server.connections, len(server.requests)) == (2, 2)
+
+
+REFUSED = http(b'{"title":"for ada"}', status=404)
+BEHIND = {
+    "a comment": b"<!-- gateway 7 -->\n",
+    "a zero": b"\0",
+    "half a response": ADA[:20],
+    "a response": REFUSED,
+    "long headers": b"HTTP/1.1 200 OK\r\nX: " + b"y" * 70_000,
+}
+BODY = b'{"user_id":"ada"}'
+ENDS = {
+    "by its length": ADA,
+    "and closes": http(BODY, b"Connection: close"),
+    "in HTTP/1.0": ADA.replace(b"HTTP/1.1", b"HTTP/1.0"),
+    "in chunks": http(b"11\r\n%s\r\n0\r\n\r\n" % BODY, b"Transfer-Encoding: chunked", length=False),
+    "after hints": http(b"", status=103, length=False) + ADA,
+}
+
+
+@pytest.mark.parametrize("way", ["fast", "hooked", "lent"])
+@pytest.mark.parametrize("behind", BEHIND)
+@pytest.mark.parametrize("answer", ENDS)
+async def test_what_is_behind_an_answer_in_one_segment_ends_the_connection_and_no_more(
+    way: Way, answer: str, behind: str
+) -> None:
+    async def act(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(ENDS[answer] + BEHIND[behind])
+        await peer.silence()
+
+    async with (
+        RawServer(act) as server,
+        session_by(way, server.url, "k", retry=ONCE) as session,
+    ):
+        for _ in range(3):
+            assert (await session.enable_user("ada")).user_id == "ada"
+        assert (server.connections, len(server.requests)) == (3, 3)
+
+
+@pytest.mark.parametrize("way", ["fast", "hooked", "lent"])
+async def test_a_refusal_with_something_behind_it_is_a_refusal(way: Way) -> None:
+    async with (
+        RawServer(answering(REFUSED + b"\0")) as server,
+        session_by(way, server.url, "k", retry=ONCE) as session,
+    ):
+        for _ in range(2):
+            with pytest.raises(m.NotFoundError, match="for ada"):
+                await session.enable_user("ada")
+        assert server.connections == 2
+
+
+@pytest.mark.parametrize("way", ["fast", "hooked", "lent"])
+def test_a_body_that_cannot_be_read_to_its_end_is_told_at_once(way: Way) -> None:
+    bad = http(b"5\r\n12345\r\nzz\r\n", b"Transfer-Encoding: chunked", length=False)
+
+    async def main() -> None:
+        async with (
+            RawServer(answering(bad + b"Content-Length")) as server,
+            session_by(way, server.url, "k", retry=ONCE) as session,
+        ):
+            with pytest.raises(m.TransportError, match="cut short"):
+                await session.enable_user("ada")
+            assert asyncio.get_running_loop().time() < 1
+
+    run(main())
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@ import random
 import re
 import socket
 from collections.abc import Awaitable, Iterator
+from enum import Enum
+from pathlib import Path
 from socket import AF_INET, AF_INET6, AddressFamily
 from urllib.parse import unquote
 
@@ -171,6 +173,46 @@ async def test_ids_reach_the_server_as_themselves() -> None:
         for user_id in ids:
             assert (await session.enable_user(user_id)).user_id == user_id
     assert seen == ids
+
+
+class InEnum(str, Enum):  # noqa: UP042  unlike this, a StrEnum prints as its value
+    ADA = "ada"
+
+
+class PrintsAsBob(str):
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return "bob"
+
+
+class FormatsAsBob(str):
+    __slots__ = ()
+
+    def __format__(self, spec: str) -> str:
+        return "bob"
+
+
+@pytest.mark.parametrize("user_id", [InEnum.ADA, PrintsAsBob("ada"), FormatsAsBob("ada")])
+async def test_an_id_is_the_text_that_a_string_has_whatever_its_class_prints(
+    user_id: str, tmp_path: Path
+) -> None:
+    async with (
+        Sandbox(users=["ada", "bob"]) as sandbox,
+        MonoCloudSession(sandbox.url, sandbox.api_key) as session,
+    ):
+        assert (await session.enable_user(user_id)).user_id == "ada"
+        await session.disable_user(user_id)
+        with pytest.raises(m.NotFoundError, match="user 'carl'"):
+            await session.get_user(FormatsAsBob("carl"))
+        for done in (["enabled", "enabled"], ["already_enabled", "already_enabled"]):
+            seen: list[m.Outcome] = []
+            await session.bulk_enable(
+                [user_id, user_id], check=True, on_outcome=seen.append, journal=tmp_path / "journal"
+            )
+            assert [outcome.status for outcome in seen] == done
+            assert [type(outcome.user_id) for outcome in seen] == [str, str]
+        assert sandbox.is_disabled("bob")
 
 
 async def test_an_invalid_id_sends_nothing(sandbox: Sandbox, session: MonoCloudSession) -> None:
@@ -623,6 +665,35 @@ def test_closing_ends_every_wait_at_once() -> None:
                     assert error is None or isinstance(error, m.MonoCloudError)
 
     run(main())
+
+
+def test_a_call_whose_first_request_was_lost_was_sent_whatever_became_of_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It waits in an outage, and in the end the session is closed."""
+    lost, refused = m.TransportError("reset"), m.TransportError("refused", sent=False)
+    to_raise = [*[refused] * 5, lost, *[refused] * 9]
+
+    async def send(*_arguments: object) -> None:
+        raise to_raise.pop(0)
+
+    async def main() -> None:
+        session = session_for("http://127.0.0.1:9")
+        monkeypatch.setattr(session, "_send", send)
+        for user_id in users(5):
+            with pytest.raises(m.TransportError):
+                await session.enable_user(user_id)
+        assert session.pace.down
+        patient = RetryPolicy(wait_if_down=True)
+        call = asyncio.ensure_future(session.enable_user("ada", retry=patient))
+        await asyncio.sleep(5)
+        assert len(to_raise) < 9  # it was sent more than once
+        await session.close()
+        with pytest.raises(m.TransportError, match="refused") as caught:
+            await call
+        assert caught.value.sent
+
+    run(main(), sockets=False)
 
 
 def test_retries_of_single_calls_are_a_fifth_of_the_requests_and_an_error_says_so() -> None:

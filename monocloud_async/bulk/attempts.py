@@ -77,6 +77,8 @@ class RunCall:
         # Only a final refusal settles an earlier attempt that got no response.
         final = isinstance(error, StatusError) and not error.transient
         unsure = self.may_have_succeeded and not final
+        if isinstance(error, TransportError):
+            error.sent |= unsure
         # Outcomes may live long, so do not keep the frames of the traceback alive.
         return self._outcome("unknown" if unsure else "failed", error=error.with_traceback(None))
 

@@ -25,7 +25,7 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-from monocloud_async.endpoint import BulkOperation
+from monocloud_async.endpoint import BulkOperation, exact_id
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.outcome import BulkReport, Outcome
 
@@ -189,6 +189,7 @@ class Source:
                 if writer is not None:
                     writer.input_ended(report.total)
                 return user_id
+            user_id = exact_id(user_id)
             position = report.total
             if writer is None or position >= writer.reached:
                 return user_id

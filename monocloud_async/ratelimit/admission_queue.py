@@ -462,6 +462,8 @@ def record_failure(
     """
     if isinstance(error, RateLimitedError):
         limiter.refused(ticket, error.retry_after, now)
+    elif isinstance(error, RequestTimeoutError) and error.local:
+        limiter.abandoned(ticket, now)
     elif isinstance(error, MonoCloudError) and error.transient:
         limiter.failed(
             ticket,

@@ -3,18 +3,21 @@
 Our errors are never chained to aiohttp's, which hold the request's headers with the key.
 """
 
+from collections.abc import Iterator
+
 import aiohttp
 from aiohttp.http import HttpProcessingError
 from aiohttp.http_exceptions import LineTooLong
 
 from monocloud_async.connector import MAX_HEADERS, HeadersTooLongError, SpokeFirstError
 from monocloud_async.errors import ConfigurationError, RequestTimeoutError, TransportError
-from monocloud_async.transport.standard import ClosedError
+from monocloud_async.transport.standard import ClosedError, NoFreeConnectionError
 
 _CERTIFICATE = (
     "Check the domain; where a gateway of your own opens TLS, name the file of its authority in"
     " SSL_CERT_FILE"
 )
+_TOO_LONG = f"are longer than {MAX_HEADERS >> 10} KiB, which is all that is read"
 _STRICT = (
     "Python 3.13 checks certificates strictly, and this one, or its authority's, does not conform"
     " to RFC 5280. Have it issued anew, or pass a client_session whose SSL context is without"
@@ -27,6 +30,12 @@ _TLS = "Check the domain and its port, and whether a proxy is in between"
 
 def timeout_error(error: TimeoutError, user_id: str, seconds: float) -> RequestTimeoutError:
     """Return the error for a request that got no complete response in time."""
+    if isinstance(error, NoFreeConnectionError):
+        what = f"the client_session had no free connection for most of {seconds:.3g} s"
+        late = RequestTimeoutError(what, user_id=user_id, sent=error.sent)
+        late.local = True
+        late.advice = "Raise the limit of its connector, or make fewer calls at once"
+        return late
     sent = not isinstance(error, aiohttp.ConnectionTimeoutError)
     what = f"no complete answer within {seconds:.3g} s" if sent else "no connection in time"
     return RequestTimeoutError(what, user_id=user_id, sent=sent)
@@ -115,6 +124,8 @@ def _cut_off(error: ClientFailure, user_id: str) -> TransportError:
         case aiohttp.ClientResponseError() | HttpProcessingError():
             if _is_of_long_headers(error):
                 return _headers_too_long(user_id)
+            if _is_of_many_headers(error):
+                return _headers_too_long(user_id, "have more lines than are read")
             what = "the answer was not HTTP"  # aiohttp reports it as a 400 that no server sent
         case OSError():
             what, stale = f"the connection broke: {_reason(error)}", True
@@ -123,24 +134,27 @@ def _cut_off(error: ClientFailure, user_id: str) -> TransportError:
     return TransportError(what, user_id=user_id, stale=stale)
 
 
-def _headers_too_long(user_id: str) -> TransportError:
-    translated = TransportError(
-        f"the answer's headers are longer than {MAX_HEADERS >> 10} KiB, which is all that is read",
-        user_id=user_id,
-        transient=False,
-    )
+def _headers_too_long(user_id: str, how: str = _TOO_LONG) -> TransportError:
+    translated = TransportError(f"the answer's headers {how}", user_id=user_id, transient=False)
     translated.advice = "It may well be done; see what a gateway adds to the answers"
     return translated
 
 
-def _is_of_long_headers(error: BaseException | None) -> bool:
-    """Whether aiohttp's parser reached a limit on headers, which only the cause shows."""
+def _is_of_long_headers(error: BaseException) -> bool:
+    """Whether a line of the headers was too long for aiohttp's parser."""
+    return any(isinstance(cause, LineTooLong) for cause in _causes(error))
+
+
+def _is_of_many_headers(error: BaseException) -> bool:
+    """Whether the headers had too many lines for aiohttp's parser, which has no class for it."""
+    return any(cause.args[:1] == ("Too many headers received",) for cause in _causes(error))
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Return the error and its causes, in which alone the parser tells its limits."""
     while error is not None:
-        # The limit on the number of headers has no exception class.
-        if isinstance(error, LineTooLong) or error.args[:1] == ("Too many headers received",):
-            return True
+        yield error
         error = error.__cause__
-    return False
 
 
 def _reason(error: OSError) -> str:

@@ -38,6 +38,7 @@ from monocloud_async.connector import (
 from monocloud_async.endpoint import ENABLE, Operation, Response
 from monocloud_async.transport.plain_response import NoBody, plain_body
 from monocloud_async.transport.standard import (
+    NOT_SENT,
     ClosedError,
     Deadlines,
     check_length,
@@ -253,8 +254,12 @@ class FastTransport:
         path, due = operation.path(target), self._loop.time() + timeout
         head = self._heads.get(operation) or self._head(operation)
         taken = self._take_idle()
+        lost: aiohttp.ClientError | None = None
         while True:
-            connection, protocol = taken or await self._connect(timeout, due)
+            try:
+                connection, protocol = taken or await self._connect(timeout, due)
+            except NOT_SENT as error:
+                raise lost or error from None
             self._set_deadline(protocol, due)
             keep = False
             try:
@@ -262,12 +267,13 @@ class FastTransport:
                     answer, body = await protocol.send_request(
                         operation.method, path, head, time_slice
                     )
-                except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+                except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
                     if not protocol.reused:
                         raise
                     # Servers close idle connections, sometimes just as one is reused. That says
-                    # nothing about the tenant; a new connection will.
-                    taken = None
+                    # nothing about the tenant; a new connection will. If there is none, the
+                    # caller has to know of this request, which was sent.
+                    taken, lost = None, error.with_traceback(None)
                     continue
                 if body is not None:
                     keep = True

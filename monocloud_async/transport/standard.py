@@ -19,6 +19,7 @@ from monocloud_async.connector import (
     MAX_LINES,
     Connector,
     HeadersTooLongError,
+    SpokeFirstError,
     has_unread_bytes,
     is_silent,
 )
@@ -26,12 +27,35 @@ from monocloud_async.endpoint import Operation, Response
 from monocloud_async.transport.time_slice import TimeSlice
 
 CONNECT_SHARE: Final = 0.9  # of a request's timeout
+# After a longer wait for a free connection, a share of a request's timeout, it is not the tenant's
+# fault that there is no response in time.
+_LONG_WAIT: Final = 0.5
 # `Connector` counts the bytes of headers. aiohttp's own connectors limit only the length of a line
 # and the number of lines, so with them the limit in bytes is the product of the two.
 _LINES, _LINES_UNCOUNTED = MAX_LINES, 1024
 _BETWEEN: Final = len(": \r\n")
 # Others may put idle connections back meanwhile, which may be closed as well.
 _REUSED_AT_MOST: Final = 8
+# The errors of a request of which nothing was sent. The last one says that the session is closed.
+NOT_SENT: Final = (
+    aiohttp.ClientConnectorError,
+    aiohttp.ClientHttpProxyError,
+    aiohttp.ConnectionTimeoutError,
+    SpokeFirstError,
+    RuntimeError,
+)
+
+
+class NoFreeConnectionError(TimeoutError):
+    """All connections that the client session may have were in use, until it was too late.
+
+    Attributes:
+        sent: whether the request was sent at last, but had only little time for its response.
+    """
+
+    def __init__(self, *, sent: bool = False) -> None:
+        super().__init__()
+        self.sent = sent
 
 
 class ClosedError(aiohttp.ClientConnectionError):
@@ -100,15 +124,23 @@ class StandardTransport:
         time_slice: TimeSlice | None = None,
     ) -> Response:
         """The response to this operation on this target; errors are aiohttp's."""
-        due = asyncio.get_running_loop().time() + timeout
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        due = began + timeout
         try:
-            async with self._deadlines.at(due):
+            async with self._deadlines.at(began + CONNECT_SHARE * timeout):
                 await self._places.acquire()
         except TimeoutError:
-            raise aiohttp.ConnectionTimeoutError from None
+            raise NoFreeConnectionError from None
+        waited = clock() - began
         try:
             async with self._deadlines.at(due):
                 response = await self._send_again_if_stale(operation, target, timeout)
+        except TimeoutError as error:
+            sent = not isinstance(error, aiohttp.ConnectionTimeoutError)
+            if waited > _LONG_WAIT * timeout or (not sent and self._is_full()):
+                raise NoFreeConnectionError(sent=sent) from None
+            raise
         finally:
             self._places.release()
         if time_slice is not None:
@@ -118,22 +150,27 @@ class StandardTransport:
     async def _send_again_if_stale(
         self, operation: Operation[object], target: str, timeout: float
     ) -> Response:
-        connector = self._client.connector
-        for _ in range(_REUSED_AT_MOST):
+        connector, left = self._client.connector, _REUSED_AT_MOST
+        lost: Exception | None = None
+        while True:
             self._close_stale(connector)
-            if not self._has_idle(connector):
-                break
+            reuses = left > 0 and self._has_idle(connector)
             try:
                 return await self._send(operation, target, timeout)
-            except (TimeoutError, aiohttp.ClientConnectorError):
+            except NOT_SENT as error:
+                raise lost or error from None
+            except TimeoutError:
                 raise
-            except (aiohttp.ServerDisconnectedError, OSError):
+            except (aiohttp.ServerDisconnectedError, OSError) as error:
+                if not reuses:
+                    raise
                 # Servers close idle connections, sometimes just as one is reused. That says
                 # nothing about the tenant, and the other idle connections may be closed as well.
+                # If no other request can be sent, the caller has to know of this one, which was.
+                lost, left = error.with_traceback(None), left - 1
                 for idle in self._idle_pools(connector):
                     for protocol, _since in idle:
                         protocol.close()
-        return await self._send(operation, target, timeout)
 
     def close(self) -> None:
         """End the requests in flight."""
@@ -163,6 +200,16 @@ class StandardTransport:
                 response.close()  # the rest is not worth reading
             end = _nothing if protocol is None else protocol.close
             return Response(response.status, response.headers, body, end)
+
+    def _is_full(self) -> bool:
+        """Whether all connections that the client session may have are in use, also by others."""
+        connector = self._client.connector
+        in_use = len(getattr(connector, "_acquired", ()))
+        pools: dict[Any, set[ResponseHandler]] = getattr(connector, "_acquired_per_host", {})
+        here = [len(pool) for key, pool in pools.items() if (key.host, key.port) == self._address]
+        return connector is not None and (
+            0 < connector.limit <= in_use or 0 < connector.limit_per_host <= max(here, default=0)
+        )
 
     def _idle_pools(
         self, connector: aiohttp.BaseConnector | None

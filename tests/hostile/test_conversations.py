@@ -183,14 +183,16 @@ def script(calls: list[Call]) -> str:
     )
 
 
-def is_alike(call: Call, same: Call) -> bool:
+def is_alike(call: Call, same: Call, other: Way) -> bool:
     """Whether both ways tell the same.
 
-    After a chunk that it cannot parse, aiohttp wakes nobody who waits for more; then the deadline
-    does, on one way or the other.
+    Over a connector of its own, aiohttp tells nothing of a response with bytes behind it, in the
+    same segment, that its parser cannot read. And after such a chunk it wakes nobody who waits for
+    more; then the deadline does.
     """
-    kinds = {call.kind(), same.kind()}
-    return len(kinds) == 1 or kinds == {"RequestTimeoutError", "TransportError"}
+    given_up = isinstance(same.told, m.TransportError) and "not HTTP" in str(same.told)
+    late = isinstance(same.told, m.RequestTimeoutError)
+    return call.kind() == same.kind() or (other == "theirs" and (given_up or late))
 
 
 @pytest.mark.parametrize(
@@ -225,7 +227,9 @@ def test_every_answer_belongs_to_its_question(
                         # in two ways; then one of them asks again.
                         if len(call.replies) == len(same.replies):
                             told = f"call {call.number}, {call.kind()} and {same.kind()}"
-                            assert is_alike(call, same), f"{seed}, {told}:\n{script(ended[0])}"
+                            assert is_alike(call, same, other), (
+                                f"{seed}, {told}:\n{script(ended[0])}"
+                            )
 
     with trusted(trusting(AUTHORITY)):
         run(main())

@@ -20,7 +20,7 @@ from monocloud_async.transport.error_translation import (
     transport_error,
     unusable_client_error,
 )
-from monocloud_async.transport.standard import ClosedError
+from monocloud_async.transport.standard import NOT_SENT, ClosedError
 
 TO = ConnectionKey("acme.com", 443, True, True, None, None, None)  # noqa: FBT003  aiohttp's own
 HEADERS = CIMultiDictProxy(CIMultiDict({"X-API-KEY": "4711"}))
@@ -66,7 +66,7 @@ def of_long_headers() -> aiohttp.ClientResponseError:
         ),
         (HeadersTooLongError(), "the answer's headers are longer than 64 KiB", "s"),
         (of_long_headers(), "the answer's headers are longer than 64 KiB", "s"),
-        (BadHttpMessage("Too many headers received"), "headers are longer than 64 KiB", "s"),
+        (BadHttpMessage("Too many headers received"), "headers have more lines than", "s"),
         (ClosedError(), "the session was closed before an answer came", "sl"),
         (aiohttp.ServerDisconnectedError(), "was closed before an answer came", "stS"),
         (aiohttp.ClientConnectionResetError("closing"), "was closed before an answer", "stS"),
@@ -87,6 +87,7 @@ def test_each_fault_says_what_happened_and_what_may_be_done(
     assert type(ours) is TransportError
     assert says in str(ours)
     assert "".join(flag for flag, is_so in told.items() if is_so) == flags
+    assert isinstance(error, NOT_SENT) is not ours.sent
     assert ours.user_id == "ada"
     assert (ours.__cause__, ours.__context__) == (None, None)
     assert "4711" not in str(ours)

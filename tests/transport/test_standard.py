@@ -1,11 +1,11 @@
 """The standard path, through `ClientSession`, and what both paths have of it."""
 
 import asyncio
-from typing import cast
+from typing import Any, cast
 
 import aiohttp
 import pytest
-from raw_server import Peer, RawServer, answering, http
+from raw_server import Act, Peer, RawServer, answering, http
 from virtual_time import run
 from ways import Way, session_by
 
@@ -117,6 +117,87 @@ def test_behind_a_limit_an_answer_too_many_is_told_to_nobody(
             ids = [f"u{number}" for number in range(6)]
             users = await asyncio.gather(*map(session.enable_user, ids))
             assert [user.user_id for user in users] == ids
+
+    run(main())
+
+
+def slowly(seconds: float) -> Act:
+    async def act(peer: Peer) -> None:
+        while True:
+            user_id = (await peer.request()).split(b"/")[3]
+            await asyncio.sleep(seconds)
+            await peer.send(http(b'{"user_id":"%s"}' % user_id))
+
+    return act
+
+
+@CONNECTORS
+@pytest.mark.parametrize("seconds", [0.28, 0.4])
+def test_that_all_connections_are_in_use_is_no_news_of_the_tenant(
+    kind: type[aiohttp.TCPConnector], seconds: float
+) -> None:
+    """Nor is it, if a request got a connection when there was little time left for a response."""
+
+    async def main() -> None:
+        async with (
+            RawServer(slowly(seconds)) as server,
+            aiohttp.ClientSession(connector=kind(limit=6)) as client,
+            MonoCloudSession(server.url, KEY, timeout=1, retry=ONCE, client_session=client) as ours,
+        ):
+            calls = (ours.enable_user(f"u{number}") for number in range(30))
+            ended = await asyncio.gather(*calls, return_exceptions=True)
+            errors = [error for error in ended if isinstance(error, m.RequestTimeoutError)]
+            assert errors
+            for error in errors:
+                assert "the client_session had no free connection" in str(error)
+                assert "Raise the limit of its connector" in str(error)
+                assert error.local
+            assert any(not error.sent for error in errors)
+            assert not ours.pace.down
+            assert (await ours.enable_user("later")).user_id == "later"
+
+    run(main())
+
+
+@CONNECTORS
+@pytest.mark.parametrize("options", [{"limit": 2}, {"limit": 0, "limit_per_host": 2}])
+def test_that_others_use_all_connections_is_no_news_of_the_tenant_either(
+    kind: type[aiohttp.TCPConnector], options: dict[str, Any]
+) -> None:
+    async def main() -> None:
+        async with (
+            RawServer(slowly(5)) as server,
+            aiohttp.ClientSession(connector=kind(**options)) as client,
+            MonoCloudSession(server.url, KEY, timeout=1, retry=ONCE, client_session=client) as ours,
+        ):
+            others = [asyncio.ensure_future(client.get(f"{server.url}/a/b/c")) for _ in range(2)]
+            await asyncio.sleep(0.1)
+            for number in range(3):
+                users = [f"u{number}", f"v{number}"]
+                for error in await asyncio.gather(
+                    *map(ours.enable_user, users), return_exceptions=True
+                ):
+                    assert isinstance(error, m.RequestTimeoutError)
+                    assert (error.local, error.sent) == (True, False)
+            assert not ours.pace.down
+            for response in await asyncio.gather(*others):
+                response.close()
+
+    run(main())
+
+
+def test_that_connections_are_limited_is_no_excuse_for_a_tenant_that_hangs() -> None:
+    async def main() -> None:
+        async with (
+            RawServer(Peer.silence) as server,
+            aiohttp.ClientSession(connector=Connector(limit=5)) as client,
+            MonoCloudSession(server.url, KEY, timeout=1, retry=ONCE, client_session=client) as ours,
+        ):
+            calls = (ours.enable_user(f"u{number}") for number in range(5))
+            for error in await asyncio.gather(*calls, return_exceptions=True):
+                assert isinstance(error, m.RequestTimeoutError)
+                assert not error.local
+            assert ours.pace.down
 
     run(main())
 
