@@ -139,8 +139,8 @@ class RetryBudget:
         self._counted_at = now
 
 
-def is_unanswered(error: MonoCloudError, before: bool = False) -> bool:  # noqa: FBT001, FBT002  what it returned for the error before
-    """Return whether a request of the call got no response; a `TransportError` is `sent` then."""
+def note_unanswered(error: MonoCloudError, *, before: bool = False) -> bool:
+    """Return whether a request of the call got no response, and make a `TransportError` say so."""
     if not isinstance(error, TransportError):
         return before
     error.sent |= before
@@ -170,7 +170,7 @@ async def retry_call(
         raise first
     shown: MonoCloudError | None = first
     last = first
-    unanswered = is_unanswered(first)
+    unanswered = note_unanswered(first)
 
     async def attempt_again() -> T:
         nonlocal shown, last, unanswered
@@ -183,7 +183,7 @@ async def retry_call(
             raise
         except MonoCloudError as error:
             error.attempts += last.attempts
-            unanswered = is_unanswered(error, unanswered)
+            unanswered = note_unanswered(error, before=unanswered)
             last = error
             raise
 

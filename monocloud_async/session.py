@@ -48,7 +48,7 @@ from monocloud_async.retry import (
     RetryBudget,
     RetryPolicy,
     checked_policy,
-    is_unanswered,
+    note_unanswered,
     retry_call,
 )
 from monocloud_async.telemetry.calls import Call, CallOfRun, SessionTelemetry
@@ -525,7 +525,7 @@ class MonoCloudSession:
                 if isinstance(error, MonoCloudError):
                     sent += not error.refusal
                     error.attempts = sent
-                    unanswered = is_unanswered(error, unanswered)
+                    unanswered = note_unanswered(error, before=unanswered)
                 is_throttled = isinstance(error, RateLimitedError)
                 queues_again = is_throttled or (policy.wait_if_down and limiter.down)
                 if policy.attempts == 1 or not policy.allows(error) or not queues_again:
