@@ -12,7 +12,7 @@ from itertools import count
 from typing import Final
 
 import aiohttp
-from msgspec import json, structs
+from msgspec import MsgspecError, json, structs
 from temporalio import activity
 from temporalio.client import (
     Client,
@@ -212,7 +212,7 @@ class _News:
                 await self._exchange_once()
             except (RPCError, WorkflowQueryFailedError):
                 pass
-            except (MonoCloudError, ValueError) as error:  # who else writes there cannot be read
+            except (MonoCloudError, MsgspecError) as error:  # who else writes there cannot be read
                 if str(error) != told:
                     told = str(error)
                     _LOG.warning("the answer of the run's workflow cannot be read: %s", told)
