@@ -177,11 +177,13 @@ async def test_two_coordinators_with_two_folders_pause_the_run(
     parts.part("worker")
     run = await parts.start(RATE)
     await parts.until(100)
+    await run.set_rate(RATE / 10)  # it must not end before the other one has begun
     other = parts.part("coordinator", folder=tmp_path_factory.mktemp("other"))
     paused = (await parts.until_pausing(run)).paused or ""
     assert f"coordinator {other.pid}@" in paused
     assert "does not have the journal of this run" in paused
     other.kill()
+    await run.set_rate(RATE)
     await run.resume()
     assert await finished(parts, run) == 0
 

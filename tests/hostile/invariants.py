@@ -28,7 +28,7 @@ from monocloud_async import config
 from monocloud_async.endpoint import ENABLE, check_user_id, read_response, retry_after
 from monocloud_async.inputs import Format
 from monocloud_async.inputs.content import encoding_of
-from monocloud_async.inputs.ids import NotAnIdError, find, is_column_name
+from monocloud_async.inputs.ids import NotAnIdError, find, is_column_name, strip
 from monocloud_async.inputs.lines import Line
 from monocloud_async.inputs.reader import IdReader
 from monocloud_async.sanitize import UNSAFE
@@ -248,9 +248,18 @@ def _not_passed_over(lines: Iterable[str], form: Format) -> Iterator[str]:
     for line in lines:
         if form is Format.TXT and line.startswith("#"):
             continue
-        if begun or not is_column_name(line.strip()):
+        if begun or not _is_header(line):
             yield line
         begun = begun or bool(line.strip())
+
+
+def _is_header(line: str) -> bool:
+    """Return whether another reader finds the name of a column alone in this line."""
+    try:
+        cells = next(csv.reader([line], strict=True), [])
+    except csv.Error:
+        return False
+    return len(cells) == 1 and is_column_name(strip(cells[0]))
 
 
 def _solid(text: str, form: Format) -> str:
