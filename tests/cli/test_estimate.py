@@ -111,7 +111,8 @@ def test_a_round_may_have_nothing_but_what_was_in_flight_at_its_pause() -> None:
     assert estimate.left(50, 15) == pytest.approx(10.1 + 60.1, rel=0.02)
 
 
-def test_a_round_that_grants_more_than_the_last_one_ends_the_rounds() -> None:
+def ten_a_minute() -> tuple[RateLimiter, Estimate]:
+    """A run whose first ten users took ten seconds, and which has to wait for the next minute."""
     limiter = RateLimiter(seed=1)
     estimate = Estimate(limiter)
     estimate.update(0, 0)
@@ -119,6 +120,11 @@ def test_a_round_that_grants_more_than_the_last_one_ends_the_rounds() -> None:
         estimate.update(second, second)
     limiter.refused(limiter.send(10), 50, 10)
     estimate.update(10, 10)
+    return limiter, estimate
+
+
+def test_a_round_that_grants_more_than_the_last_one_ends_the_rounds() -> None:
+    limiter, estimate = ten_a_minute()
     assert estimate.left(10, 20) == pytest.approx(50 + 60 + 10, rel=0.01)
     for second in range(1, 13):
         limiter.granted(limiter.send(60 + second), 60 + second)
@@ -128,13 +134,7 @@ def test_a_round_that_grants_more_than_the_last_one_ends_the_rounds() -> None:
 
 @pytest.mark.parametrize("done", [10, 11])
 def test_nothing_is_left_where_all_are_done(done: int) -> None:
-    limiter = RateLimiter(seed=1)
-    estimate = Estimate(limiter)
-    estimate.update(0, 0)
-    for second in range(1, 11):
-        estimate.update(second, second)
-    limiter.refused(limiter.send(10), 50, 10)
-    estimate.update(10, 10)
+    _limiter, estimate = ten_a_minute()
     for second in range(1, done + 1):
         estimate.update(60 + second, 10 + second)
     assert estimate.left(60 + done, 0) == estimate.left(60 + done, -1) == 0
