@@ -19,7 +19,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Final
 
 from monocloud_async.endpoint import PAGINATION, UserPage
-from monocloud_async.errors import IncompleteListError, InvalidResponseError, MonoCloudError
+from monocloud_async.errors import (
+    IncompleteListError,
+    InvalidResponseError,
+    MonoCloudError,
+    NotFoundError,
+)
 from monocloud_async.models import User
 
 STABLE_SORT: Final = "creation_time:1"
@@ -245,7 +250,12 @@ class UserList:
         """
         problem: str | None = None
         for _ in range(_TRIES):
-            page = await self._fetch(number, self.page_size)
+            try:
+                page = await self._fetch(number, self.page_size)
+            except NotFoundError:
+                if number <= (self.pages or 1):
+                    raise
+                page = UserPage([], self.total)  # a server may have no page after the last one
             self.pages_read += 1
             if page.total is None:
                 if number == 1 and len(page.users) < self.page_size:

@@ -295,6 +295,32 @@ async def test_the_page_after_a_full_last_one_need_only_be_empty(number: int | N
     assert len(await ids(tenant.list())) == 100
 
 
+@pytest.mark.parametrize("ordered", [True, False])
+async def test_a_tenant_may_have_no_page_after_a_full_last_one(*, ordered: bool) -> None:
+    tenant = Tenant(100)
+
+    def changed(page: UserPage) -> UserPage:
+        if tenant.pages[-1] > 2:
+            raise m.NotFoundError("404 Not Found", status=404)
+        return page
+
+    tenant.changed = changed
+    assert len(await ids(tenant.list(ordered=ordered))) == 100
+
+
+async def test_any_other_page_that_is_not_found_is_an_error() -> None:
+    tenant = Tenant(100)
+
+    def changed(page: UserPage) -> UserPage:
+        if len(tenant.pages) > 1 and tenant.pages[-1] == 2:
+            raise m.NotFoundError("404 Not Found", status=404)
+        return page
+
+    tenant.changed = changed
+    with pytest.raises(m.NotFoundError):
+        await ids(tenant.list())
+
+
 async def test_who_joins_a_group_and_is_older_than_the_others_hides_nobody() -> None:
     """The count has the member who left in the place of the one who is missing."""
     tenant = Tenant(300)
