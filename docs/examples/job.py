@@ -37,13 +37,17 @@ class Job:
         self._run: BulkRun | None = None
         self._why = ""
         self._last: dict[str, Any] = {"state": "none"}
+        self.leaves = False  # the application ends, and begins no other job
 
     def start(self, ids: list[str]) -> bool:
         """Start a job with these ids; False if there is one, in any worker."""
         name = f"job-{uuid4()}"
         whole = self._folder / f"{name}.json"
         try:
-            whole.write_text(json.dumps({"journal": f"{name}.journal", "ids": ids}))
+            with whole.open("w") as file:
+                json.dump({"journal": f"{name}.journal", "ids": ids}, file)
+                file.flush()
+                os.fsync(file.fileno())
             self._file.hardlink_to(whole)  # only one of several callers can; it is never half
         except FileExistsError:
             return False
@@ -68,17 +72,20 @@ class Job:
         with (self._folder / "job.lock").open("w") as lock:
             while not _taken(lock.fileno()):  # noqa: ASYNC110  a lock of processes has no events
                 await asyncio.sleep(LOOK)
-            while True:
+            while not self.leaves:
                 if self._file.exists():
-                    await self._do()
+                    try:
+                        await self._do()
+                    finally:
+                        self._run, self._why = None, ""
                 await asyncio.sleep(LOOK)
 
     async def _do(self) -> None:
-        try:
-            job = json.loads(self._file.read_text())
-        except ValueError:  # emptied: stopped before it began
+        text = self._file.read_text()
+        if not text:  # stopped before it began
             self._file.unlink()
             return
+        job = json.loads(text)
         # Not all of the tenant's limit: the requests of the service need it, too.
         self._run = run = self._session.bulk_enable(
             job["ids"], concurrency=20, journal=self._folder / job["journal"]
@@ -93,13 +100,18 @@ class Job:
                 await emptied  # it goes on after a restart, unless somebody ends it
             emptied.cancel()
         self._last = self._figures(run, "ended")
-        self._run, self._why = None, ""
-        self._file.unlink()  # last: from here on, another job may start
+        self._file.unlink(missing_ok=True)  # last: from here on, another job may start
 
     async def _drain_when_emptied(self, run: BulkRun) -> None:
-        while self._file.stat().st_size:  # noqa: ASYNC110  a file has no events
+        while self._is_wanted():  # noqa: ASYNC110  a file has no events
             await asyncio.sleep(LOOK)
         run.drain()
+
+    def _is_wanted(self) -> bool:
+        try:
+            return self._file.stat().st_size > 0
+        except FileNotFoundError:  # somebody removed it, in place of emptying it
+            return False
 
     def _figures(self, run: BulkRun, state: str) -> dict[str, Any]:
         return {
@@ -120,14 +132,22 @@ def _taken(lock: int) -> bool:
     return True
 
 
+def _log_error(work: asyncio.Task[None]) -> None:
+    """Tell at once that this worker does no more jobs."""
+    if not work.cancelled() and (error := work.exception()) is not None:
+        logger.error("this worker does no more jobs", exc_info=error)
+
+
 @asynccontextmanager
 async def job_of(session: MonoCloudSession, folder: Path) -> AsyncGenerator[Job, None]:
     """The job in this folder, for as long as the application runs; closes the session."""
     job = Job(session, folder)
     work = asyncio.create_task(job.work())
+    work.add_done_callback(_log_error)
     try:
         yield job
     finally:
+        job.leaves = True
         await session.close(drain=SHUTDOWN)
         work.cancel()
         with suppress(asyncio.CancelledError):

@@ -153,3 +153,44 @@ async def test_a_job_that_is_stopped_before_it_begins_asks_for_nobody(tmp_path: 
         assert await enabled(worker, 0)
     assert not tenant.asked
     assert not [*tmp_path.glob("*.json")]
+
+
+async def test_a_file_that_somebody_removes_stops_the_job(tmp_path: Path) -> None:
+    tenant, ids = Tenant(), users(2000)
+    async with job_of(tenant.session(), tmp_path) as worker:
+        assert worker.start(ids)
+        await until(lambda: len(tenant.asked) > 1)
+        (tmp_path / "job.json").unlink()
+        tenant.answers.set()
+        assert await enabled(worker, len(tenant.asked))
+        assert len(tenant.asked) < 2000
+        assert worker.start(ids[-3:])
+        assert await enabled(worker, 3)
+
+
+async def test_a_job_that_comes_while_the_application_ends_is_left_to_the_next_one(
+    tmp_path: Path,
+) -> None:
+    tenant, ids = Tenant(), users(4)
+    session = tenant.session()
+    async with job_of(session, tmp_path) as worker:
+        await session.enable_user(ids[0])
+        call = asyncio.create_task(session.enable_user(ids[1]))  # in flight until the end
+        await until(lambda: len(tenant.asked) == 2)
+        assert worker.start(ids[2:])
+        asyncio.get_running_loop().call_later(0.1, tenant.answers.set)
+    assert (await call).user_id == ids[1]
+    assert tenant.asked == ids[:2]
+    async with job_of(tenant.session(), tmp_path) as worker:
+        assert await enabled(worker, 2)
+
+
+async def test_a_worker_that_can_do_no_jobs_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "job.json").write_text("not JSON")
+    with pytest.raises(ValueError, match="Expecting value"):
+        async with job_of(Tenant().session(), tmp_path):
+            await until(lambda: caplog.messages)
+    assert caplog.messages == ["this worker does no more jobs"]
+    assert (tmp_path / "job.json").exists()

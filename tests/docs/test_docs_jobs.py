@@ -80,15 +80,15 @@ async def test_a_job_that_is_stopped_is_over(name: str, tmp_path: Path) -> None:
 
 
 async def test_a_deploy_interrupts_a_job_and_loses_nobody(name: str, tmp_path: Path) -> None:
-    with Sandbox(users=60, latency=0.2) as sandbox:
+    with Sandbox(users=400, latency=0.2) as sandbox:
         with started(name, sandbox, tmp_path) as service:
             await service.ask("POST", sandbox.user_ids())
             await asyncio.to_thread(wait_for, lambda: sandbox.stats().requests > 5)
             service.process.send_signal(signal.SIGTERM)
             assert await asyncio.to_thread(service.process.wait, 30) == -signal.SIGTERM
-        assert 0 < sandbox.stats().users["enabled"] < 60
+        assert 0 < sandbox.stats().users["enabled"] < 400
         with started(name, sandbox, tmp_path) as service:
-            assert (await service.state("ended"))["enabled"] == 60
-        assert sandbox.stats().by_status == {"200": 60}  # nobody was asked for twice
+            assert (await service.state("ended"))["enabled"] == 400
+        assert sandbox.stats().by_status == {"200": 400}  # nobody was asked for twice
     # The run was cut short, or its last calls have ended in time; it went on in either case.
     assert "Traceback" not in (tmp_path / "output.txt").read_text()
