@@ -6,6 +6,7 @@ process ends, so a command that has timed out or was interrupted would hang unti
 """
 
 import asyncio
+import errno
 import socket
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -45,5 +46,8 @@ def _in_thread(look_up: Callable[[], object]) -> asyncio.Future[object]:
         except BaseException as error:  # noqa: BLE001  whoever waits gets it
             found.set_exception(error)
 
-    Thread(target=run, name="look-up", daemon=True).start()
+    try:
+        Thread(target=run, name="look-up", daemon=True).start()
+    except RuntimeError:  # too many threads, for a moment
+        raise OSError(errno.EAGAIN, "no thread for the look-up") from None
     return asyncio.wrap_future(found)

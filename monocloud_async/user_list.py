@@ -153,26 +153,32 @@ class UserList:
                 raise
 
     async def _users(self) -> AsyncIterator[User]:
+        known, again = self.returned, 0  # by an iteration that was cancelled
+        is_known = False  # a pass was read to its end
         while self.passes < _MAX_PASSES:
             before, latest, missed = self.returned, self._latest, 0
+            is_whole = True
             first = await self._page(1)
             for number in self._numbers():
                 is_first = number == 1 and (self._ordered or (self.pages or 0) <= 1)
                 page = first if is_first else await self._page(number)
                 if page.size != first.size:  # its users are others than those of this number
-                    self._is_aligned = False
+                    self._is_aligned = is_whole = False
                     break
                 unseen = self._unseen(page)
                 if not self.passes:
-                    self.repeated += len(page.users) - len(unseen)
+                    again += len(page.users) - len(unseen)
+                    self.repeated = max(self.repeated, again - known)
                 for user in unseen:
-                    missed += (user.creation_time or 0) <= latest
+                    is_older = (user.creation_time or 0) <= latest
+                    missed += is_older or (self._selected and not is_known)
                     yield self._counted(user)
             if not self._ordered and (self.repeated or self.total != first.total):
                 async for user in self._newest():
                     missed += (user.creation_time or 0) <= latest
                     yield user
             self.passes += 1
+            is_known |= is_whole
             if self._is_complete(first.total or 0, missed=missed):
                 return
             if self.passes > 1 and self.returned == before:

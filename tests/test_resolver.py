@@ -104,3 +104,15 @@ async def test_a_look_up_that_nobody_waits_for_any_more_disturbs_nobody(
     await asyncio.to_thread(wait_for, lambda: bool(threads))
     await asyncio.to_thread(threads[0].join)
     assert not caplog.records  # an error in the thread would also be a warning, which fails
+
+
+async def test_a_thread_that_cannot_start_is_a_fault_of_the_moment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def start(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    resolver = Resolver()
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(OSError, match="no thread for the look-up"):
+        await resolver.resolve("acme.invalid", 443)

@@ -193,6 +193,27 @@ class FormatsAsBob(str):
         return "bob"
 
 
+class EqualToItsKindAlone(str):
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, EqualToItsKindAlone) and str.__eq__(self, other)
+
+    __hash__ = str.__hash__
+
+
+async def test_a_resume_knows_ids_that_are_equal_to_their_kind_alone(tmp_path: Path) -> None:
+    async with (
+        Sandbox(users=6) as sandbox,
+        MonoCloudSession(sandbox.url, sandbox.api_key) as session,
+    ):
+        ids = [EqualToItsKindAlone(user_id) for user_id in sandbox.user_ids()]
+        half = await session.bulk_enable(ids, journal=tmp_path / "j", limit=3)
+        assert half.enabled == 3
+        whole = await session.bulk_enable(ids, journal=tmp_path / "j")
+        assert (whole.already_enabled, whole.enabled, whole.total) == (3, 3, 6)
+
+
 @pytest.mark.parametrize("user_id", [InEnum.ADA, PrintsAsBob("ada"), FormatsAsBob("ada")])
 async def test_an_id_is_the_text_that_a_string_has_whatever_its_class_prints(
     user_id: str, tmp_path: Path

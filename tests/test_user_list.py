@@ -372,6 +372,19 @@ async def test_one_page_of_a_group_is_read_once(count: int, asked: int) -> None:
     assert len(tenant.pages) == asked
 
 
+async def test_a_group_is_read_twice_also_where_the_first_pass_broke_off() -> None:
+    tenant = Tenant(30)
+    tenant.cap = 20
+
+    def after() -> None:
+        tenant.cap = 10  # a proxy, or a new version of the server
+
+    tenant.after = after
+    users = tenant.list(selected=True)
+    assert len(await ids(users)) == 30
+    assert users.passes == 3
+
+
 async def test_an_error_is_raised_again_whoever_iterates() -> None:
     tenant = Tenant(230)
     error = m.TransportError("connection reset")
@@ -388,6 +401,7 @@ async def test_an_error_is_raised_again_whoever_iterates() -> None:
             await ids(users)
         assert caught.value is error
         assert users.returned == 80
+    assert tenant.pages == [1, 5, 4, 3]  # nothing was asked for again
 
 
 @pytest.mark.parametrize("ordered", [True, False])
@@ -418,6 +432,7 @@ async def test_a_list_goes_on_after_a_cancellation(*, ordered: bool) -> None:
     await read()
     assert len(found) == 230
     assert set(found) == set(tenant.users)
+    assert (users.repeated, users.passes) == (0, 1)  # no page has shifted
 
 
 async def test_several_tasks_share_the_users_of_a_list() -> None:

@@ -86,8 +86,8 @@ class RunCall:
         """Return the outcome when the run ends before the call."""
         if self.in_flight:
             return self._outcome("unknown")
-        never_seen = isinstance(self.error, TransportError) and not self.may_have_succeeded
-        if self.error is None or self.was_throttled or never_seen:
+        is_unseen = self.was_throttled or isinstance(self.error, TransportError)
+        if self.error is None or (is_unseen and not self.may_have_succeeded):
             return self._outcome("not_attempted", error=self.error)
         return self.failed(self.error)
 

@@ -31,6 +31,9 @@ class Lookup:
         self.users = users
         self.reading: UserList | None = None
         self.reads_list = False
+        self._forget()
+
+    def _forget(self) -> None:
         self._enabled = IdSet()
         self._disabled = IdSet()
         self._undecided = IdSet()  # the list does not say whether they are disabled
@@ -57,6 +60,7 @@ class Lookup:
             if isinstance(error, InvalidResponseError) and error.foreign:
                 raise
             self.reads_list = False
+            self._forget()
             logger.warning("looking users up one by one, because %s", error.args[0])
         finally:
             self.reading = None

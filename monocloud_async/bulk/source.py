@@ -229,6 +229,8 @@ class Source:
             here = list(islice(self._iterator, len(known)))
         else:
             here = await _first(self._async_iterator, len(known))
+        if here != known:  # which may be for their class alone, and costs time for each
+            here = [exact_id(user_id) for user_id in here]
         if here == known:
             self._count_skipped(len(here))
             await asyncio.sleep(0)

@@ -53,7 +53,8 @@ def may_be_document(first_line: str, is_id: Callable[[str], bool]) -> bool:
     except (msgspec.MsgspecError, RecursionError):
         return True  # an object over several lines
     lists = _lists(members)
-    return len(lists) == 1 and (not any(map(is_id, members)) or _is_doubtful(members, lists))
+    has_no_id = not any(map(is_id, members))
+    return len(lists) == 1 and (has_no_id or _is_doubtful(members, lists, is_id))
 
 
 def read_document(name: str, text: str, is_id: Callable[[str], bool]) -> Document | None:
@@ -78,7 +79,7 @@ def read_document(name: str, text: str, is_id: Callable[[str], bool]) -> Documen
             return Document(_texts(content), [])
         members = _object.decode(content)
         lists = _lists(members)
-        if _is_doubtful(members, lists):
+        if _is_doubtful(members, lists, is_id):
             raise ConfigurationError(
                 f"{name} is one JSON object with an id and the list {clean(lists[0])!r}, so nobody"
                 " can tell whether it is a user or a page of users; write one user a line: jq -c"
@@ -111,11 +112,12 @@ def utf_8(text: str) -> bytes:
     return _NOT_UTF_8.sub("\ufffd", text).encode()
 
 
-def _is_doubtful(members: dict[str, msgspec.Raw], lists: list[str]) -> bool:
+def _is_doubtful(
+    members: dict[str, msgspec.Raw], lists: list[str], is_id: Callable[[str], bool]
+) -> bool:
     """Return whether this may be a page of users as well as a user: many things have an `id`."""
-    names = {normalized(name) for name in members}
     is_page = len(lists) == 1 and normalized(lists[0]) in _LISTS
-    return is_page and "id" in names and "userid" not in names
+    return is_page and {normalized(name) for name in members if is_id(name)} == {"id"}
 
 
 def _has_user_id(items: list[str], is_id: Callable[[str], bool]) -> bool:

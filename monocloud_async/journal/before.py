@@ -1,7 +1,8 @@
 """Reads from a journal who was in which state before the run, and what its outcome was."""
 
+import sqlite3
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -60,10 +61,17 @@ def recorded(path: Path) -> Iterator[tuple[int, Iterator[Record]]]:
 
     This is the journal as it is now: what a run writes meanwhile is not in it.
     """
-    with reading(path, checked={"users"}) as (sql, _):
-        (count,) = sql.execute("SELECT count(*) FROM users").fetchone()
-        rows = sql.execute("SELECT user_id, outcome FROM users ORDER BY position")
-        yield count, (Record(*row) for row in rows)
+    # A copy of them, because a run that begins meanwhile would change the file under a reader.
+    with closing(sqlite3.connect("", isolation_level=None)) as copy:  # on disk, without a name
+        copy.execute("CREATE TABLE users (user_id TEXT, outcome TEXT)")
+        with reading(path, checked={"users"}) as (sql, _):
+            rows = sql.execute("SELECT user_id, outcome FROM users ORDER BY position")
+            copy.execute("BEGIN")
+            copy.executemany("INSERT INTO users VALUES (?, ?)", rows)
+            copy.execute("COMMIT")
+        (count,) = copy.execute("SELECT count(*) FROM users").fetchone()
+        found = copy.execute("SELECT user_id, outcome FROM users ORDER BY rowid")
+        yield count, (Record(*row) for row in found)
 
 
 def left(path: Path, user_ids: Iterable[str], operation: BulkOperation) -> Generator[str]:

@@ -63,6 +63,9 @@ WHERE user_id <> excluded.user_id OR EXISTS (
         outcome = 'not_attempted' OR outcome = 'failed' AND (
             status IS NULL OR status BETWEEN 400 AND 499 AND status <> 408))
     AND NOT EXISTS (
+        SELECT 1 FROM earlier WHERE earlier.position = excluded.position AND (
+            outcome = 'unknown' OR status NOT BETWEEN 400 AND 499 OR status = 408))
+    AND NOT EXISTS (
         SELECT 1 FROM sittings WHERE ended IS NULL AND sitting <> ? AND began >= users.at))
 """
 StateBefore = tuple[int, str, bool | None]  # position, user id, and whether it was disabled

@@ -60,6 +60,7 @@ _MAX_PAUSE: Final = 3600.0  # seconds; a tenant that asks for a year may well be
 _JITTER: Final = 0.02  # seconds at most; several clients of one tenant do not come back as one
 _FIRST_WINDOW: Final = 20  # requests in flight, before the tenant has granted one
 _WINDOW_GRACE: Final = 0.02  # seconds; so often one goes out all the same: some answers never come
+_SHORTEST_GAP: Final = 0.0005  # seconds, however many calls are in a hurry
 _CALM: Final = 10.0  # seconds since the last pause, after which the window fails no call
 ANSWERS: Final = 2.0  # times the quickest answer's time, in which nearly every answer comes
 _DOUBT: Final = 1.1  # the learnt rate may be so much too low: no call is refused because of that
@@ -293,8 +294,13 @@ class RateLimiter:
         return max(0.0, self._sent_at + gap - now)
 
     def hurry(self, gap: float, now: float) -> None:
-        """Send a request this often at least, although the window is full, until `calm_down`."""
-        if gap < self._gap and now - self._until >= _CALM:
+        """Send a request this often at least, although the window is full, until `calm_down`.
+
+        A call that needs too small a gap has come too late: the others need not hurry for it.
+        """
+        if self._state not in {State.OPEN, State.PACED} or now - self._until < _CALM:
+            return
+        if _SHORTEST_GAP <= gap < self._gap:
             self._gap = gap
 
     def calm_down(self) -> None:
@@ -534,6 +540,7 @@ class RateLimiter:
     def _resume(self) -> None:
         """The tenant grants again."""
         self._probe = None
+        self.calm_down()
         self._state = State.OPEN if self._estimator is None else State.PACED
         self._changed()
 

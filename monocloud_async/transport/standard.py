@@ -135,7 +135,7 @@ class StandardTransport:
         waited = clock() - began
         try:
             async with self._deadlines.at(due):
-                response = await self._send_again_if_stale(operation, target, timeout)
+                response = await self._send_again_if_stale(operation, target, timeout - waited)
         except TimeoutError as error:
             sent = not isinstance(error, aiohttp.ConnectionTimeoutError)
             if waited > _LONG_WAIT * timeout or (not sent and self._is_full()):

@@ -5,7 +5,7 @@ import os
 import re
 import shlex
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
@@ -133,6 +133,36 @@ def test_bad_lines_of_a_journal_count_as_those_of_a_file_do(
     for name in (users, users.with_name("users.txt.journal")):
         done = cli("check", name)
         assert (done.code, done.out) == (1, "1 enabled\n2 bad lines\n")
+
+
+def test_a_run_that_begins_during_a_check_changes_nothing_of_what_is_checked(
+    cli: Cli, users: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More users than are in the memory of one reader."""
+    journal = users.with_name("users.txt.journal")
+    ids = written(users, [f"user-{number:017}" for number in range(40_000)])
+    cli("bulk", users, "--limit", 1)
+    with closing(sqlite3.connect(journal)) as sql, sql:
+        sql.executemany(
+            "INSERT OR IGNORE INTO users (position, user_id, outcome, attempts, ms, at, error)"
+            " VALUES (?, ?, 'failed', 1, 9, 9, 'NotFoundError')",
+            enumerate(ids.read_text().split()),
+        )
+
+    async def look_up(_access: Any, _session: Any, names: Any, *_more: Any) -> AsyncIterator[Any]:
+        for number, name in enumerate(names):
+            if number == 50:
+                with closing(sqlite3.connect(journal)) as sql:
+                    sql.execute("UPDATE users SET user_id = user_id || 'x' WHERE position % 3")
+                    sql.commit()
+                    sql.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            yield states.Looked(name, states.State.ENABLED)
+
+    monkeypatch.setattr(check, "look_up", look_up)
+    done = cli("check", journal, "-o", users.with_name("states.csv"))
+    rows = users.with_name("states.csv").read_text().splitlines()[1:]
+    assert [row.split(",")[0] for row in rows] == ids.read_text().split()
+    assert "40,000 users" in done.err
 
 
 def test_what_a_run_writes_during_the_check_of_its_journal_is_no_part_of_it(
@@ -374,6 +404,24 @@ def test_undo_leaves_alone_whom_the_run_could_not_enable_and_somebody_else_did(
     assert cli("bulk", users, "--check").code == 0
     assert cli("undo", journal, "--yes").code == 0
     assert disabled(sandbox) == was - {refused}
+
+
+def test_undo_knows_of_a_request_without_an_answer_though_a_later_one_could_not_be_sent(
+    cli: Cli, sandbox: Sandbox, users: Path
+) -> None:
+    """Nobody else has enabled them: the first request did."""
+    journal = users.with_name("users.txt.journal")
+    was = disabled(sandbox)
+    assert cli("bulk", users, "--check").code == 0
+    with closing(sqlite3.connect(journal)) as sql, sql:
+        sql.execute(
+            "INSERT INTO earlier (position, user_id, outcome, attempts, ms, at, error)"
+            " SELECT position, user_id, 'unknown', 1, 9, at, 'RequestTimeoutError' FROM users"
+        )
+        sql.execute("UPDATE users SET outcome = 'failed', status = NULL, error = 'TransportError'")
+    assert cli("bulk", users, "--check").code == 0
+    assert cli("undo", journal, "--yes").code == 0
+    assert disabled(sandbox) == was
 
 
 def test_undo_refuses_the_journal_of_a_run_that_goes_on(cli: Cli, users: Path) -> None:

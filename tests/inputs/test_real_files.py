@@ -343,6 +343,13 @@ def archive() -> bytes:
     return file.getvalue()
 
 
+def test_a_page_with_an_id_of_its_own_is_read_by_the_column_that_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "page.json"
+    path.write_text(json.dumps({"id": "r1", "data": [{"uid": user_id} for user_id in IDS]}))
+    with open_ids(path, None, "uid") as reader:
+        assert [line.user_id for line in reader] == IDS
+
+
 BOOK = xlsx({"one": ROWS, "two": ROWS})
 
 

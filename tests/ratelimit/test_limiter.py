@@ -707,3 +707,28 @@ def test_who_follows_nobody_any_more_begins_anew_and_slowly() -> None:
     assert (limiter.state, limiter.rate) == ("open", None)
     at_once(limiter, 20, 2.0)
     assert limiter.delay(2.0) > 0
+
+
+@pytest.mark.parametrize("gap", [-0.05, 0.0, 1e-6])
+def test_one_call_that_has_come_too_late_hurries_nobody(gap: float) -> None:
+    limiter = RateLimiter(seed=1)
+    at_once(limiter, 20, 0.0)
+    waits = limiter.delay(0.0)
+    limiter.hurry(gap, 0.0)
+    assert limiter.delay(0.0) == waits > 0
+    limiter.hurry(0.001, 0.0)
+    assert 0 < limiter.delay(0.0) < waits
+
+
+def test_nobody_hurries_after_an_outage_because_of_a_call_that_waited_in_it() -> None:
+    limiter = RateLimiter(seed=1)
+    now = 0.0
+    while not limiter.down:
+        now += max(1.0, limiter.delay(now))
+        limiter.failed(limiter.send(now), str(now), now)
+    now += limiter.delay(now)
+    probe = limiter.send(now)
+    limiter.hurry(0.001, now + 11)
+    limiter.granted(probe, now + 11)
+    at_once(limiter, int(limiter._window), now + 11)
+    assert limiter.delay(now + 11) == pytest.approx(0.02)

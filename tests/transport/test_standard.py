@@ -5,6 +5,7 @@ from typing import Any, cast
 
 import aiohttp
 import pytest
+from aiohttp.abc import AbstractResolver, ResolveResult
 from raw_server import Act, Peer, RawServer, answering, http
 from virtual_time import run
 from ways import Way, session_by
@@ -224,3 +225,35 @@ async def test_whether_a_body_is_whole_is_known_to_the_byte(more: int) -> None:
     content = Body(*filter(None, (b"12345678", b"9" * more)))
     told = await read_body(cast("aiohttp.StreamReader", content), 200, 8)
     assert told == (b"12345678" + b"9" * more, not more)
+
+
+class Hanging(AbstractResolver):
+    """Name servers that do not answer."""
+
+    async def resolve(self, *_: object, **_options: object) -> list[ResolveResult]:
+        answer: asyncio.Future[list[ResolveResult]] = asyncio.get_running_loop().create_future()
+        return await answer
+
+    async def close(self) -> None:
+        pass
+
+
+@CONNECTORS
+def test_who_waited_for_a_free_connection_and_then_got_none_has_sent_nothing(
+    kind: type[aiohttp.TCPConnector],
+) -> None:
+    async def main() -> None:
+        async with (
+            aiohttp.ClientSession(connector=kind(limit=1, resolver=Hanging())) as client,
+            MonoCloudSession("a.invalid", KEY, retry=ONCE, client_session=client) as session,
+        ):
+            ended = await asyncio.gather(
+                session.enable_user("ada", timeout=2),
+                session.enable_user("bob", timeout=5),
+                return_exceptions=True,
+            )
+        for error in ended:
+            assert isinstance(error, m.RequestTimeoutError)
+            assert not error.sent
+
+    run(main(), sockets=False)
