@@ -63,6 +63,8 @@ _OVERLONG = re.compile(
     rb"[\xc0\xc1]|\xe0[\x80-\x9f]|\xf0[\x80-\x8f]|\xf8[\x80-\x87]|\xfc[\x80-\x83]"
 )
 _DELAY_SECONDS = re.compile(r"[0-9]{1,9}")
+# How a JSON array begins; "[error] ..." is text.
+_LIST = re.compile(rb'(?:\xef\xbb\xbf)?\s*\[\s*[\[\]{"0-9-]')
 _CALLERS_MAPS = frozenset({"claims", "public_data", "private_data"})
 PAGINATION: Final = "x-pagination"
 _OK, _MULTIPLE_CHOICES, _BAD_REQUEST, _UNPROCESSABLE, _LAST = 200, 300, 400, 422, 600
@@ -469,7 +471,7 @@ def _users_leniently(headers: Headers, body: bytes) -> list[User]:
     if not isinstance(reading.value, list):
         if reading.end is lenient_json.TextEnd.EARLY and body.lstrip().startswith(b"["):
             raise TransportError("the list of users was cut short")
-        is_json = body.lstrip().startswith((b"[", b"{"))
+        is_json = reading.is_object or _LIST.match(body) is not None
         raise _invalid_page(f"no list of users{_described(headers, body)}", foreign=not is_json)
     users = [_convert_leniently(members) for members in reading.value]
     found = [user for user in users if user and lenient_json.UNKNOWN not in user.user_id]

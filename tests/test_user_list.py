@@ -623,7 +623,9 @@ async def test_a_refusal_is_the_error_of_its_status_and_names_no_user(
     ("body", "error", "message"),
     [
         (b"<html>", m.InvalidResponseError, "Check the domain"),
+        (b"[error] no upstream", m.InvalidResponseError, "Check the domain"),
         (b"{}", m.InvalidResponseError, "no list of users"),
+        (b'\xef\xbb\xbf{"title": "x"}', m.InvalidResponseError, "who is missing"),
         (b'[{"disabled": true}]', m.InvalidResponseError, "a user who has no user_id"),
         (b'[{"user_id": "ada"}, {"user_id"', m.TransportError, "cut short"),
         (b'[{"user_id": "ada"}, 3]', m.InvalidResponseError, "a user who has no user_id"),

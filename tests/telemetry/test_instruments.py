@@ -27,8 +27,14 @@ def test_threads_that_begin_at_once_share_the_instruments(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(instruments, "Instruments", Slow)
     monkeypatch.setattr(instruments, "_load", cache(instruments._load.__wrapped__))
+    both = threading.Barrier(2)
+
+    def loaded(_: int) -> instruments.Instruments | None:
+        both.wait(60)
+        return instruments.loaded()
+
     with ThreadPoolExecutor(2) as threads:
-        found = set(threads.map(lambda _: instruments.loaded(), range(2)))
+        found = set(threads.map(loaded, range(2)))
     assert len(found) == Slow.built == 1
 
 
