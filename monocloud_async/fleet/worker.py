@@ -39,6 +39,7 @@ from monocloud_async.fleet.messages import (
     Sign,
     Throttled,
 )
+from monocloud_async.fleet.pace import HEARD
 from monocloud_async.fleet.sources import Sources
 from monocloud_async.fleet.temporal import (
     connect,
@@ -183,7 +184,7 @@ class _News:
         self._run = run
         self._outbox: deque[Throttled | Granted] = deque()
         self._something = asyncio.Event()
-        self._answered = asyncio.Event()
+        self._waiting: list[asyncio.Future[None]] = []  # for an answer to a new question
         self.follower = Follower(
             session.pace, member_name(), self._tell, asyncio.get_running_loop().time
         )
@@ -193,12 +194,14 @@ class _News:
         self._something.set()
 
     async def first(self) -> None:
-        """Wait for the workflow's answer if this chunk is the only one, but not for long."""
-        if self.follower.chunks == 1:  # what is known may be old, or of another run
-            self._answered.clear()
+        """Wait until a chunk that begins now may use its part of the rate, but not for long."""
+        answer = asyncio.get_running_loop().create_future()
+        self._waiting.append(answer)  # what is known may be old, or of another run
         self._something.set()
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._answered.wait(), BEAT)
+            await asyncio.wait_for(answer, BEAT)
+        if self.follower.joins:
+            await asyncio.sleep(HEARD)
 
     async def exchange(self) -> None:
         """Send what there is to tell, and ask for news twice a second; more often in a pause."""
@@ -226,11 +229,14 @@ class _News:
         while self._outbox:
             await self._send(self._outbox.popleft())
         if self.follower.chunks:
-            epoch = list(self.follower.epoch)
+            waiting, epoch = len(self._waiting), list(self.follower.epoch)
             self.follower.hear(
                 await self._run.query(RunWorkflow.pace, args=epoch, rpc_timeout=_ANSWER)
             )
-            self._answered.set()
+            for each in self._waiting[:waiting]:
+                if not each.done():
+                    each.set_result(None)
+            del self._waiting[:waiting]
 
     async def _send(self, news: Throttled | Granted) -> None:
         if isinstance(news, Throttled):

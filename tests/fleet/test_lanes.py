@@ -1,5 +1,6 @@
 """How the rate is divided into lanes, and the source into chunks."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -149,3 +150,21 @@ def test_only_a_lane_that_is_the_only_one_has_all_of_the_highest_rate(
 ) -> None:
     running(lanes, pace=pace, requests=requests)._call_worker(Chunk(span=Span(0, 1)))
     assert rates == [rate]
+
+
+def test_who_joins_the_lane_that_has_all_of_the_highest_rate_is_told(
+    rates: list[float | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        temporalio.workflow, "info", lambda: SimpleNamespace(first_execution_run_id="r")
+    )
+    found = running(1, pace=Pace())
+    found._call_worker(Chunk(span=Span(0, 1)))
+    assert not found.pace("", 0).joins
+    found._lanes.add(1)
+    found._call_worker(Chunk(span=Span(1, 2)))
+    assert found.pace("", 0).joins
+    assert rates == [300.0, 50.0]
+    monkeypatch.setattr(temporalio.workflow, "time", lambda: 2.5)
+    found._call_worker(Chunk(span=Span(2, 3)))
+    assert not found.pace("", 0).joins

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec import structs
 from plans import plan
 from temporalio.activity import ActivityCancellationDetails
 from temporalio.client import WorkflowQueryFailedError
@@ -395,6 +396,29 @@ async def test_the_first_chunk_after_an_idle_time_waits_for_news(
         await news.first()
         assert news.follower.epoch == (name, 0)
         news.follower.chunks = 0
+    following.cancel()
+    await asyncio.wait({following})
+
+
+async def test_a_chunk_that_joins_the_only_one_waits_until_that_has_heard_of_it(
+    session: MonoCloudSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(worker, "HEARD", 0.011)
+    sleep = asyncio.sleep
+
+    async def counted(seconds: float) -> None:
+        slept.append(seconds)
+        await sleep(seconds)
+
+    monkeypatch.setattr(asyncio, "sleep", counted)
+    joins = Pace(run="r", lanes=2, joins=True)
+    run: Any = Answers(Pace(run="r"), joins, structs.replace(joins, joins=False))
+    news = worker._News(session, run)
+    following = asyncio.create_task(news.exchange())
+    for news.follower.chunks in (1, 2, 3):
+        await news.first()
+    assert slept == [0.011]
     following.cancel()
     await asyncio.wait({following})
 
