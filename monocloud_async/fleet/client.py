@@ -181,12 +181,14 @@ class FleetRun:
             return await self._progress()
 
     async def _progress(self) -> Progress:
+        before = await self._query(RunWorkflow.progress)
+        description = await self._handle.describe()
         progress = await self._query(RunWorkflow.progress)
         for _ in range(_LOOKS):
-            description = await self._handle.describe()
-            before, progress = progress, await self._query(RunWorkflow.progress)
             if progress.results == before.results:
                 break  # else a chunk came back meanwhile, which may be in both of them, or in none
+            before, description = progress, await self._handle.describe()
+            progress = await self._query(RunWorkflow.progress)
         members = await self._asked_lately()
         signs: dict[str, Sign] = {}
         silent = progress.chunks  # those that are in no heartbeat, although a worker has them
