@@ -124,7 +124,7 @@ class Watch:
         mean = sum(seconds) / STEADY
         is_steady = all(abs(each - mean) <= 0.15 * mean for each in seconds)
         if self._drill.rate and is_steady and abs(progress.rate - mean) > 0.2 * mean + 5:
-            yield f"{progress.rate:.0f} a second, and it was {mean:.0f} in each of {STEADY} s"
+            yield f"{progress.rate:.0f} a second, and it was {mean:.0f} for a while: {progress}"
         waits = progress.pause_left or progress.outage or progress.waiting
         said = waits or progress.paused or progress.trouble or progress.done == progress.size
         last = max(sandbox.asked[-1][0] if sandbox.asked else 0.0, self._began)
@@ -534,7 +534,7 @@ async def earlier_coordinator(parts: Fleet, run: FleetRun, first: Part) -> None:
 
 
 LESS: dict[str, Any] = {"rate_limit": 200}
-OFTEN = "from monocloud_async.fleet import workflow; workflow._MAX_EVENTS = 300"
+OFTEN = "from monocloud_async.fleet import workflow; workflow._MAX_EVENTS = 200"
 DRILLS: list[Drill] = [
     Drill(no_fault, seconds=44),
     Drill(kill_worker, 600),

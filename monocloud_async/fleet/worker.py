@@ -249,17 +249,28 @@ class _Meter:
     """The rate of a worker, over all of its chunks."""
 
     def __init__(self) -> None:
+        self._runs: list[BulkRun] = []
+        self._before = 0  # requests of the runs that have ended
         self._counted: deque[tuple[float, int]] = deque()
 
-    def add(self, now: float, requests: int) -> float:
-        """Add requests, and return how many there were per second in the last seconds."""
-        self._counted.append((now, requests))
+    def begin(self, run: BulkRun, now: float) -> None:
+        """Count the requests of this run, too."""
+        self._runs.append(run)
+        self.rate(now)
+
+    def end(self, run: BulkRun) -> None:
+        """Count no more requests of this run."""
+        self._runs.remove(run)
+        self._before += run.report.requests
+
+    def rate(self, now: float) -> float:
+        """Return how many requests there were per second in the last seconds."""
+        counted = self._before + sum(run.report.requests for run in self._runs)
+        self._counted.append((now, counted))
         while self._counted[0][0] <= now - _RATE_OVER:
             self._counted.popleft()
-        since = now - self._counted[0][0]
-        # The first count was made in the time before it.
-        counted = sum(number for _, number in self._counted) - self._counted[0][1]
-        return counted / since if since else 0.0
+        began, before = self._counted[0]
+        return (counted - before) / (now - began) if now > began else 0.0
 
 
 class _Activities:
@@ -363,7 +374,6 @@ class _ChunkRun:
         self._room = _MAX_FAILED  # bytes
         self._meter = meter
         self._follower = follower
-        self._metered = 0  # requests
         self._before = before
         self._rows = before.rows
         self._others: list[tuple[Outcome, int]] = []  # they may succeed when the run continues
@@ -383,7 +393,7 @@ class _ChunkRun:
         """Return the result; raises if the chunk may already belong to another worker."""
         if proved:
             self.run.prove()
-        self._meter.add(self._loop.time(), 0)  # from now on
+        self._meter.begin(self.run, self._loop.time())
         running = asyncio.ensure_future(self.run)
         self._beat()
         try:
@@ -397,6 +407,7 @@ class _ChunkRun:
             await asyncio.wait({running})
         finally:
             self._next_beat.cancel()
+            self._meter.end(self.run)
         if self._lost:
             raise ApplicationError("the worker sent no heartbeat for too long", self._so_far())
         return self._ended(running)
@@ -434,12 +445,10 @@ class _ChunkRun:
                 self._drain()
 
     def _sign(self) -> Sign:
-        report, pace = self.run.report, self.run.pace
-        rate = self._meter.add(self._loop.time(), report.requests - self._metered)
-        self._metered = report.requests
+        pace = self.run.pace
         return Sign(
             users=len(self._positions),
-            rate=rate,
+            rate=self._meter.rate(self._loop.time()),
             worker=member_name(),
             learnt=pace.rate,
             pause_left=self._follower.pause_left,

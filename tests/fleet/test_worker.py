@@ -5,6 +5,7 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -287,6 +288,22 @@ class TemporalWorker:
     async def shutdown(self) -> None:
         self.asked_to_end.set()
         await self.ended.wait()
+
+
+def test_the_rate_of_a_worker_is_that_of_all_its_chunks_whichever_of_them_tells_it() -> None:
+    meter = worker._Meter()
+    runs: list[Any] = [SimpleNamespace(report=SimpleNamespace(requests=0)) for _ in range(2)]
+    for run in runs:
+        meter.begin(run, 0.0)
+    for tenth in range(1, 101):
+        for run in runs:
+            run.report.requests += 5
+        if tenth % 10 in {0, 3}:  # each tells it once a second
+            assert meter.rate(tenth / 10) == pytest.approx(100)
+    meter.end(runs.pop())
+    runs[0].report.requests += 5
+    assert meter.rate(10.1) == pytest.approx(100, rel=0.05)
+    assert meter.rate(20.0) == 0
 
 
 @pytest.mark.parametrize("what", ["works", "leaves"])
