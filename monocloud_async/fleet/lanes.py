@@ -1,6 +1,6 @@
 """Divides the rate into lanes, and the source into chunks."""
 
-from operator import itemgetter
+from operator import attrgetter
 from typing import Final
 
 from monocloud_async.fleet.messages import Chunk, RunState, Sign, Span
@@ -46,8 +46,9 @@ class MeasuredRate:
 
     def lately(self, now: float) -> list[Sign]:
         """Return the last signs of workers in the last seconds, the newest first."""
-        found = sorted(self._signs.values(), key=itemgetter(1), reverse=True)
-        return [sign for sign, at in found if now - at < _LATELY]
+        # A result may have waited for a coordinator, and a worker's clock may be wrong.
+        signs = [sign for sign, _ in self._signs.values() if abs(now - sign.moment) < _LATELY]
+        return sorted(signs, key=attrgetter("moment"), reverse=True)
 
     def value(self, now: float) -> float | None:
         """Return the requests per second, or None if nobody has measured any."""

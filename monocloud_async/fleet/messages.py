@@ -143,6 +143,7 @@ class Sign(Struct, frozen=True, kw_only=True):
             they are not known.
         pause_left: seconds that the tenant asks to wait.
         outage: seconds since the tenant is down, or 0.
+        moment: when it says so, in seconds since 1970 by its own clock.
     """
 
     users: int
@@ -151,6 +152,7 @@ class Sign(Struct, frozen=True, kw_only=True):
     learnt: float | None = None
     pause_left: float = 0.0
     outage: float = 0.0
+    moment: float = 0.0
 
 
 class ChunkResult(Struct, kw_only=True):

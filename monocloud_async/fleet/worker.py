@@ -453,6 +453,7 @@ class _ChunkRun:
             learnt=pace.rate,
             pause_left=self._follower.pause_left,
             outage=pace.down_for(self._loop.time()),
+            moment=time.time(),
         )
 
     def _so_far(self) -> ChunkResult:
