@@ -261,6 +261,11 @@ class _Records:
                 self._thread.submit(journal.close, _now())
                 raise
             self._journal, self._plan = journal, plan
+        try:
+            self._journal.look()
+        except OtherJournalError:
+            await self._let_go(None)
+            raise
         return self._journal
 
     def _path(self, name: str) -> Path:

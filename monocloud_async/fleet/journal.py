@@ -98,6 +98,7 @@ class FleetJournal:
         self._source = source
         self._expected = journal_id
         self.identity = ""  # from `open` on
+        self._file = 0, 0  # device and inode, from then on
         self._lock = Lock(lock_path(self.path), f"the journal {path}")
         input_info = store.InputInfo(source.where, source.form, source.column)
         self._store = JournalStore(self.path, tenant, operation, input_info)
@@ -193,6 +194,17 @@ class FleetJournal:
             (uuid4().hex, source.digest),
         )
         self.identity, _ = _identity(sql)
+        status = self.path.stat()
+        self._file = status.st_dev, status.st_ino
+
+    def look(self) -> None:
+        """Raise `OtherJournalError` if the file is no longer where it was opened."""
+        try:
+            status = self.path.stat()
+        except FileNotFoundError:
+            raise self._other("the journal was moved or deleted under it") from None
+        if (status.st_dev, status.st_ino) != self._file:
+            raise self._other("there is another file, under the open journal")
 
     def left(self, now: int) -> Left:
         """Return the work that is left, and the counts of the recorded users."""

@@ -331,6 +331,36 @@ async def test_without_the_journal_of_the_run_it_is_paused_and_nothing_is_made(
     assert await coordinator.do(coordinator.records.left, run) == left
 
 
+@pytest.mark.parametrize("what", ["deleted", "moved", "replaced"])
+async def test_a_journal_that_is_gone_under_its_coordinator_pauses_the_run_until_it_is_back(
+    coordinator: Coordinator, tmp_path: Path, what: str
+) -> None:
+    paused: list[str] = []
+
+    async def pause(_workflow: str, _run: str, why: str) -> None:
+        paused.append(why)
+
+    records = coordinator.records = _Records(tmp_path, Sources([tmp_path]), pause)
+    plan = await coordinator.plan(journal="ids.journal")
+    left = await coordinator.do(records.left, plan)
+    run = structs.replace(plan, journal_id=left.journal_id)
+    chunk = await coordinator.do(records.begin_chunk, run, lines(0, 1))
+    kept = coordinator.journal.rename(tmp_path / "kept")
+    if what == "replaced":
+        coordinator.journal.write_text("")
+    elif what == "deleted":
+        kept.unlink()
+    for _ in range(2):
+        with pytest.raises(ApplicationError, match="does not have the journal of this run"):
+            await coordinator.do(records.record_result, run, chunk.span, result("enabled"))
+    assert len(paused) == 2
+    assert ("another file" if what == "replaced" else "moved or deleted") in paused[0]
+    if what != "deleted":
+        kept.rename(coordinator.journal)
+        await coordinator.do(records.record_result, run, chunk.span, result("enabled"))
+        assert (await coordinator.do(records.left, run)).users_done == 1
+
+
 async def test_the_identity_of_a_journal_lasts(coordinator: Coordinator) -> None:
     plan = await coordinator.plan()
     first = await coordinator.do(coordinator.records.left, plan)
