@@ -124,6 +124,7 @@ class RunWorkflow:
             await workflow.wait_condition(working.done)
         except asyncio.CancelledError:
             self._cancelled = self._draining = True
+            self._state.progress.paused = None  # nobody can resume it
             await workflow.wait_condition(working.done)
         if not working.result() and not self._cancelled:
             self._state.pace = self._pace.pace
