@@ -41,6 +41,8 @@ _PARTIAL: Final = 206  # RFC 9110, section 15.3.7
 # Section 14.4; the size is * if the server does not know it.
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 _REDIRECT: Final = range(300, 400)
+_REFUSED: Final = 400
+_EMPTY: Final = 416  # no byte of the range is there (section 15.5.17)
 _TOO_MANY: Final = 429
 _SERVER: Final = 500
 
@@ -249,7 +251,12 @@ async def _read_whole(source: IdFile) -> str:
     rows = _RowCheck(source) if source.form is Format.CSV else None
     async for part in source.blocks():
         if part.mark != source.mark:
-            raise ConfigurationError(f"{clean(source.where)} is being written to; try again later")
+            why = ", or each answer has another ETag: serve it from one server" * is_url(
+                source.where
+            )
+            raise ConfigurationError(
+                f"{clean(source.where)} is being written to; try again later{why}"
+            )
         hashed.update(part.content)
         is_empty = is_empty and not part.content[max(0, source.begin - place) :].strip()
         place += len(part.content)
@@ -422,6 +429,14 @@ async def _read_url(url: str, start: int, end: int) -> _Part:
             )
         if response.status == _TOO_MANY or response.status >= _SERVER:
             raise OSError(f"the server answered {response.status}")
+        if response.status == _EMPTY and not start:
+            raise ConfigurationError(f"there are no ids in {clean(url)}")
+        if response.status >= _REFUSED:
+            raise ConfigurationError(
+                f"{clean(url)} is refused (the server answered {response.status}): the file may be"
+                " gone, or a signature of the URL may have expired; a run that has begun has to be"
+                " cancelled, and started with a new URL and the same --journal"
+            )
         found = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
         if response.status != _PARTIAL or found is None:
             raise ConfigurationError(

@@ -197,14 +197,26 @@ class FleetJournal:
         status = self.path.stat()
         self._file = status.st_dev, status.st_ino
 
-    def look(self) -> None:
-        """Raise `OtherJournalError` if the file is no longer where it was opened."""
+    def look(self, recorded: int, now: int) -> None:
+        """Raise `OtherJournalError` if the file was moved, or is an older copy of the journal.
+
+        Args:
+            recorded: bytes of ids that must be recorded.
+            now: milliseconds since 1970.
+        """
         try:
             status = self.path.stat()
         except FileNotFoundError:
             raise self._other("the journal was moved or deleted under it") from None
         if (status.st_dev, status.st_ino) != self._file:
             raise self._other("there is another file, under the open journal")
+        sql = self._store.connection(now)
+        (there,) = sql.execute("SELECT ifnull(sum(until - start), 0) FROM chunks").fetchone()
+        if there < recorded:
+            raise self._other(
+                f"there is an older copy of it, with {there:,} of {recorded:,} bytes of ids; if"
+                " that is all that is left, cancel the run, and start it again"
+            )
 
     def left(self, now: int) -> Left:
         """Return the work that is left, and the counts of the recorded users."""
@@ -287,9 +299,12 @@ class FleetJournal:
 
     def _completed(self, span: Span, now: int) -> HandedOut:
         sql = self._store.connection(now)
-        position, count, bad_lines = sql.execute(
+        found = sql.execute(
             "SELECT position, ids, bad_lines FROM chunks WHERE start = ?", (span.start,)
         ).fetchone()
+        if found is None:
+            raise self._other("there is a copy of it that does not know this chunk")
+        position, count, bad_lines = found
         ids = sql.execute(
             "SELECT user_id FROM users WHERE position >= ? AND position < ? ORDER BY position",
             (position, position + count),
