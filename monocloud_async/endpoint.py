@@ -15,13 +15,12 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from itertools import islice
-from typing import Annotated, Any, Final, Generic, Literal, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, Generic, Literal, NoReturn, TypeVar
 from urllib.parse import quote
 
 import msgspec
 from multidict import CIMultiDict
 
-from monocloud_async import lenient_json
 from monocloud_async.errors import (
     ConfigurationError,
     IdentityFault,
@@ -36,6 +35,9 @@ from monocloud_async.errors import (
 from monocloud_async.models import ProblemDetails, User
 from monocloud_async.sanitize import clean, redirect_origin
 from monocloud_async.version import __version__
+
+if TYPE_CHECKING:
+    from monocloud_async.lenient_json import Reading
 
 Headers = Mapping[str, str]
 
@@ -65,6 +67,7 @@ _OVERLONG = re.compile(
 _DELAY_SECONDS = re.compile(r"[0-9]{1,9}")
 # How a JSON array begins; "[error] ..." is text.
 _LIST = re.compile(rb'(?:\xef\xbb\xbf)?\s*\[\s*[\[\]{"0-9-]')
+_UNREADABLE = "\ufffd"  # what lenient_json puts in the place of what cannot be read
 _CALLERS_MAPS = frozenset({"claims", "public_data", "private_data"})
 PAGINATION: Final = "x-pagination"
 _OK, _MULTIPLE_CHOICES, _BAD_REQUEST, _UNPROCESSABLE, _LAST = 200, 300, 400, 422, 600
@@ -467,14 +470,14 @@ def read_page(response: Response) -> UserPage:
 
 def _users_leniently(headers: Headers, body: bytes) -> list[User]:
     """Return the users of a page that a strict decoder refuses, as far as possible."""
-    reading = lenient_json.read(body)
+    reading = _read_leniently(body)
     if not isinstance(reading.value, list):
-        if reading.end is lenient_json.TextEnd.EARLY and body.lstrip().startswith(b"["):
+        if reading.end == "early" and body.lstrip().startswith(b"["):
             raise TransportError("the list of users was cut short")
         is_json = reading.is_object or _LIST.match(body) is not None
         raise _invalid_page(f"no list of users{_described(headers, body)}", foreign=not is_json)
     users = [_convert_leniently(members) for members in reading.value]
-    found = [user for user in users if user and lenient_json.UNKNOWN not in user.user_id]
+    found = [user for user in users if user and _UNREADABLE not in user.user_id]
     if len(found) < len(users):
         raise _invalid_page("a list with a user who has no user_id, or none that can be read")
     return found
@@ -532,10 +535,10 @@ def _read_user(user_id: str, headers: Headers, body: bytes) -> User:
         try:
             user = _decoded(body)
         except _NOT_READ:
-            reading = lenient_json.read(body)
+            reading = _read_leniently(body)
             user = _convert_leniently(reading.value)
             # The replacement character may stand for any character, so the id is unknown.
-            user = None if user is None or lenient_json.UNKNOWN in user.user_id else user
+            user = None if user is None or _UNREADABLE in user.user_id else user
     if user is not None:
         if user.user_id != user_id:
             raise InvalidResponseError("the answer was another user", user_id=user_id, status=_OK)
@@ -545,9 +548,9 @@ def _read_user(user_id: str, headers: Headers, body: bytes) -> User:
         what = f"longer than {MAX_USER} bytes"
     elif not is_object:
         what = f"no JSON object{_described(headers, body)}"
-    elif reading is None or reading.end is lenient_json.TextEnd.WHOLE:
+    elif reading is None or reading.end == "whole":
         what = "no user: it has no user_id, or none that can be read"
-    elif reading.end is lenient_json.TextEnd.EARLY:
+    elif reading.end == "early":
         # Even if its Content-Length fits: a gateway sets the length of what it received.
         raise TransportError("the answer was cut short", user_id=user_id)
     else:
@@ -564,6 +567,13 @@ def _decoded(body: bytes) -> User | None:
     except msgspec.ValidationError:
         pass
     return _convert_leniently(_json.decode(body))
+
+
+def _read_leniently(body: bytes) -> "Reading":
+    """Read the JSON of a response that a strict decoder refuses."""
+    from monocloud_async import lenient_json  # noqa: PLC0415  few responses need it
+
+    return lenient_json.read(body)
 
 
 def _convert_leniently(members: object) -> User | None:
@@ -692,5 +702,5 @@ def _read_problem(body: bytes) -> dict[str, Any]:
     try:
         members = _json.decode(body)
     except _NOT_READ:
-        members = lenient_json.read(body).value
+        members = _read_leniently(body).value
     return members if isinstance(members, dict) else {}
