@@ -8,10 +8,8 @@ This module does no I/O: `transport` sends and receives, and this module interpr
 """
 
 import re
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from itertools import islice
@@ -119,8 +117,8 @@ class Response(msgspec.Struct, gc=False):
         return self.head
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)  # compared by identity
-class Operation(ABC, Generic[T_co]):
+# Operations are compared by identity.
+class Operation(msgspec.Struct, Generic[T_co], frozen=True, kw_only=True, eq=False):
     """An idempotent request of the API, and how its response is read.
 
     Attributes:
@@ -136,25 +134,24 @@ class Operation(ABC, Generic[T_co]):
     max_body: int = MAX_USER
 
     @property
-    @abstractmethod
     def template(self) -> str:
         """The path as MonoCloud's documentation writes it, with `{user_id}` for the id."""
+        raise NotImplementedError
 
-    @abstractmethod
     def path(self, target: str) -> str:
         """Return the path of the request for this target: a user id, or a query."""
+        raise NotImplementedError
 
-    @abstractmethod
     def read(self, target: str, response: Response) -> T_co:
         """Return what the response has; raises `MonoCloudError` if it is not a success."""
+        raise NotImplementedError
 
     def body_limit(self, status: int) -> int:
         """Return the maximum number of bytes to read of a response with this status."""
         return self.max_body if status == _OK else MAX_PROBLEM
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class UserOperation(Operation[User]):
+class UserOperation(Operation[User], frozen=True, kw_only=True, eq=False):
     """An operation on one user, whose id is its target.
 
     Attributes:
@@ -196,8 +193,7 @@ class UserOperation(Operation[User]):
         return read_response(target, response.status, response.headers, body)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ListOperation(Operation["UserPage"]):
+class ListOperation(Operation["UserPage"], frozen=True, kw_only=True, eq=False):
     """A page of a list of users; its target is the path of `list_path`.
 
     Attributes:
@@ -257,8 +253,7 @@ class DoneBeforeCounts(DoneCounts, kw_only=True):
     already_disabled: int = 0
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class BulkOperation(UserOperation):
+class BulkOperation(UserOperation, frozen=True, kw_only=True, eq=False):
     """An operation that a run can do for many users, because it sets a state.
 
     Attributes:
@@ -275,7 +270,7 @@ class BulkOperation(UserOperation):
 
 
 LIST_USERS: Final = ListOperation(name="list", method="GET", max_body=MAX_PAGE)
-LIST_GROUP: Final = replace(LIST_USERS, collection=_GROUP_PATH)
+LIST_GROUP: Final = msgspec.structs.replace(LIST_USERS, collection=_GROUP_PATH)
 GET_USER: Final = UserOperation(name="get", method="GET")
 ENABLE: Final = BulkOperation(
     name="enable",
@@ -297,7 +292,7 @@ DISABLE: Final = BulkOperation(
     contradicted_by=lambda user: user.disabled is False,
 )
 # A journal of the one is not for the other, which would leave sessions open.
-DISABLE_AND_REVOKE_SESSIONS: Final = replace(
+DISABLE_AND_REVOKE_SESSIONS: Final = msgspec.structs.replace(
     DISABLE, body='{"revoke_sessions":true}', variant=" with revoke_sessions"
 )
 # By the name that a fleet's messages have. A journal stores the `endpoint` of one of these.
