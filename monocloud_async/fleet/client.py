@@ -64,6 +64,8 @@ T = TypeVar("T")
 _AGAIN: Final = 1.0  # seconds until the next attempt while Temporal is down
 _DOWN: Final = {RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED}
 _ANSWER: Final = timedelta(seconds=5)  # timeout of a query, which the coordinator answers
+_LOOKS: Final = 5  # until what workers say and what the workflow says belong together
+_LATE: Final = 4.0  # seconds without a heartbeat, after which a worker probably sends nothing
 _FAILING: Final = 2  # attempts of a step of the workflow, from which on it is not an accident
 _LAST_EVENTS: Final = 10  # of the history, to find the last failure
 _WORKFLOWS: Final = TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW
@@ -179,10 +181,17 @@ class FleetRun:
             return await self._progress()
 
     async def _progress(self) -> Progress:
-        progress = await self._query(RunWorkflow.progress)
+        before = await self._query(RunWorkflow.progress)
         description = await self._handle.describe()
+        progress = await self._query(RunWorkflow.progress)
+        for _ in range(_LOOKS):
+            if progress.results == before.results:
+                break  # else a chunk came back meanwhile, which may be in both of them, or in none
+            before, description = progress, await self._handle.describe()
+            progress = await self._query(RunWorkflow.progress)
         members = await self._asked_lately()
         signs: dict[str, Sign] = {}
+        silent = progress.chunks  # those that are in no heartbeat, although a worker has them
         heartbeats = self._client.data_converter.with_context(
             WorkflowSerializationContext(
                 namespace=self._client.namespace, workflow_id=workflow_id(self.tenant)
@@ -192,6 +201,7 @@ class FleetRun:
             is_chunk = pending.activity_type.name == CHUNK_ACTIVITY
             if pending.state == PendingActivityState.PENDING_ACTIVITY_STATE_SCHEDULED:
                 progress.waiting += is_chunk
+                silent -= is_chunk
             elif is_chunk:
                 seconds = _since(pending.last_heartbeat_time)
                 name = pending.last_worker_identity
@@ -211,9 +221,16 @@ class FleetRun:
             for details in await heartbeats.decode(pending.heartbeat_details.payloads):
                 result = msgspec.convert(details, ChunkResult)
                 _add_heartbeat(progress, result)
-                if result.sign is not None:
-                    signs[pending.last_worker_identity] = result.sign
-        progress.add_signs(signs.values())
+                if (sign := result.sign) is not None:
+                    silent -= 1
+                    is_late = _since(pending.last_heartbeat_time) > _LATE
+                    signs[pending.last_worker_identity] = (
+                        structs.replace(sign, rate=0.0) if is_late else sign
+                    )
+        # A worker tells nothing for a moment between two chunks.
+        between = [sign for sign in progress.signs if sign.worker not in signs]
+        progress.add_signs([*signs.values(), *between[: max(0, silent)]])
+        progress.signs = []
         progress.members = sorted(members.values(), key=lambda member: (member.role, member.name))
         return progress
 

@@ -39,6 +39,7 @@ from monocloud_async.fleet.messages import (
     Sign,
     Throttled,
 )
+from monocloud_async.fleet.pace import HEARD
 from monocloud_async.fleet.sources import Sources
 from monocloud_async.fleet.temporal import (
     connect,
@@ -183,7 +184,7 @@ class _News:
         self._run = run
         self._outbox: deque[Throttled | Granted] = deque()
         self._something = asyncio.Event()
-        self._answered = asyncio.Event()
+        self._waiting: list[asyncio.Future[None]] = []  # for an answer to a new question
         self.follower = Follower(
             session.pace, member_name(), self._tell, asyncio.get_running_loop().time
         )
@@ -193,12 +194,14 @@ class _News:
         self._something.set()
 
     async def first(self) -> None:
-        """Wait for the workflow's answer if this chunk is the only one, but not for long."""
-        if self.follower.chunks == 1:  # what is known may be old, or of another run
-            self._answered.clear()
+        """Wait until a chunk that begins now may use its part of the rate, but not for long."""
+        answer = asyncio.get_running_loop().create_future()
+        self._waiting.append(answer)  # what is known may be old, or of another run
         self._something.set()
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._answered.wait(), BEAT)
+            await asyncio.wait_for(answer, BEAT)
+        if self.follower.joins:
+            await asyncio.sleep(HEARD)
 
     async def exchange(self) -> None:
         """Send what there is to tell, and ask for news twice a second; more often in a pause."""
@@ -226,11 +229,14 @@ class _News:
         while self._outbox:
             await self._send(self._outbox.popleft())
         if self.follower.chunks:
-            epoch = list(self.follower.epoch)
+            waiting, epoch = len(self._waiting), list(self.follower.epoch)
             self.follower.hear(
                 await self._run.query(RunWorkflow.pace, args=epoch, rpc_timeout=_ANSWER)
             )
-            self._answered.set()
+            for each in self._waiting[:waiting]:
+                if not each.done():
+                    each.set_result(None)
+            del self._waiting[:waiting]
 
     async def _send(self, news: Throttled | Granted) -> None:
         if isinstance(news, Throttled):
@@ -243,17 +249,28 @@ class _Meter:
     """The rate of a worker, over all of its chunks."""
 
     def __init__(self) -> None:
+        self._runs: list[BulkRun] = []
+        self._before = 0  # requests of the runs that have ended
         self._counted: deque[tuple[float, int]] = deque()
 
-    def add(self, now: float, requests: int) -> float:
-        """Add requests, and return how many there were per second in the last seconds."""
-        self._counted.append((now, requests))
+    def begin(self, run: BulkRun, now: float) -> None:
+        """Count the requests of this run, too."""
+        self._runs.append(run)
+        self.rate(now)
+
+    def end(self, run: BulkRun) -> None:
+        """Count no more requests of this run."""
+        self._runs.remove(run)
+        self._before += run.report.requests
+
+    def rate(self, now: float) -> float:
+        """Return how many requests there were per second in the last seconds."""
+        counted = self._before + sum(run.report.requests for run in self._runs)
+        self._counted.append((now, counted))
         while self._counted[0][0] <= now - _RATE_OVER:
             self._counted.popleft()
-        since = now - self._counted[0][0]
-        # The first count was made in the time before it.
-        counted = sum(number for _, number in self._counted) - self._counted[0][1]
-        return counted / since if since else 0.0
+        began, before = self._counted[0]
+        return (counted - before) / (now - began) if now > began else 0.0
 
 
 class _Activities:
@@ -357,7 +374,6 @@ class _ChunkRun:
         self._room = _MAX_FAILED  # bytes
         self._meter = meter
         self._follower = follower
-        self._metered = 0  # requests
         self._before = before
         self._rows = before.rows
         self._others: list[tuple[Outcome, int]] = []  # they may succeed when the run continues
@@ -377,7 +393,7 @@ class _ChunkRun:
         """Return the result; raises if the chunk may already belong to another worker."""
         if proved:
             self.run.prove()
-        self._meter.add(self._loop.time(), 0)  # from now on
+        self._meter.begin(self.run, self._loop.time())
         running = asyncio.ensure_future(self.run)
         self._beat()
         try:
@@ -391,6 +407,7 @@ class _ChunkRun:
             await asyncio.wait({running})
         finally:
             self._next_beat.cancel()
+            self._meter.end(self.run)
         if self._lost:
             raise ApplicationError("the worker sent no heartbeat for too long", self._so_far())
         return self._ended(running)
@@ -428,16 +445,15 @@ class _ChunkRun:
                 self._drain()
 
     def _sign(self) -> Sign:
-        report, pace = self.run.report, self.run.pace
-        rate = self._meter.add(self._loop.time(), report.requests - self._metered)
-        self._metered = report.requests
+        pace = self.run.pace
         return Sign(
             users=len(self._positions),
-            rate=rate,
+            rate=self._meter.rate(self._loop.time()),
             worker=member_name(),
             learnt=pace.rate,
             pause_left=self._follower.pause_left,
             outage=pace.down_for(self._loop.time()),
+            moment=time.time(),
         )
 
     def _so_far(self) -> ChunkResult:

@@ -18,6 +18,7 @@ version began take the steps of that version until they continue in a new histor
 """
 
 import asyncio
+import math
 from collections import Counter
 from contextlib import suppress
 from datetime import timedelta
@@ -107,12 +108,16 @@ class RunWorkflow:
         self._rate = MeasuredRate()
         self._pace = FleetPace(state.pace)
         self._out = 0  # chunks that workers have, or wait for one
+        self._has_all = False  # the only one of them has all of the highest rate
+        self._joined_at = -math.inf  # when others joined that one
 
     @workflow.run
     async def run(self, _state: RunState) -> FleetReport:
         """Do the run, and return its report."""
         self._records_at_once = workflow.patched(_RECORDS_AT_ONCE)
         self._measures_rate = workflow.patched(_MEASURES_RATE)
+        for sign in self._state.progress.signs:  # of the history before
+            self._rate.add(sign, workflow.time())
         # In a separate task: a cancellation reaches only this one, and interrupts no step.
         working = asyncio.create_task(self._work())
         try:
@@ -122,6 +127,7 @@ class RunWorkflow:
             await workflow.wait_condition(working.done)
         if not working.result() and not self._cancelled:
             self._state.pace = self._pace.pace
+            self._state.progress.signs = self._rate.lately(workflow.time())
             workflow.continue_as_new(self._state)
         ending = asyncio.create_task(self._end())
         while not ending.done():
@@ -138,6 +144,7 @@ class RunWorkflow:
             trouble=sorted(set(self._trouble.values())),
             kinds=dict(self._state.progress.kinds),
             learnt=self._pace.learnt,
+            signs=self._rate.lately(workflow.time()),
         )
         for result in self._in_hand.values():
             add_result(progress, result)
@@ -157,6 +164,7 @@ class RunWorkflow:
             me=workflow.info().first_execution_run_id,
             lanes=self._out,
             max_rate=self._state.progress.max_rate,
+            joined_at=self._joined_at,
             now=workflow.time(),
         )
 
@@ -364,6 +372,7 @@ class RunWorkflow:
             return structs.replace(result, bad_lines=result.bad_lines * result.done), None
         finally:
             self._out -= 1
+            self._has_all = self._has_all and self._out > 0
         if isinstance(cause, CancelledError):
             return ChunkResult(), None  # no worker had it
         result = structs.replace(_last_word(cause) or ChunkResult(), bad_lines=0, sign=None)
@@ -374,8 +383,10 @@ class RunWorkflow:
     def _call_worker(self, chunk: Chunk) -> ActivityHandle[ChunkResult]:
         """Start the activity of a worker."""
         progress = self._state.progress
-        is_only_one = self._is_one_lane() and len(self._lanes) == 1
-        number = 1 if is_only_one else most_lanes(progress.max_rate)
+        if self._has_all:
+            self._joined_at = workflow.time()
+        self._has_all = self._is_one_lane() and len(self._lanes) == 1
+        number = 1 if self._has_all else most_lanes(progress.max_rate)
         # With a limit only if somebody has left: with few machines, none may be there for a while.
         taken = timedelta(seconds=_TAKEN) if progress.away else None
         return workflow.start_activity(
@@ -438,6 +449,7 @@ class RunWorkflow:
     async def _record(self, chunk: Chunk, result: ChunkResult, attempts: int = 0) -> bool:
         """Record the result; return False if a cancelled run did not wait for the journal."""
         state, start = self._state, chunk.span.start
+        state.progress.results += 1
         name = "record_result" if self._records_at_once else "record_chunk"
         if self._records_at_once and not (
             result.done or result.requests or result.rows.positions()

@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from unittest import mock
 
@@ -141,6 +143,30 @@ def test_a_fleet_on_one_machine_and_ctrl_c_in_the_middle(tmp_path: Path) -> None
         assert {path.name for path in tmp_path.iterdir()} == {"ids.txt", "ids.txt.journal"}
 
 
+def listening(process: int) -> set[int]:
+    """Return the ports on which a process listens."""
+    links = [str(each.readlink()) for each in Path(f"/proc/{process}/fd").iterdir()]
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return {
+        int(row[1].partition(":")[2], 16)
+        for row in rows
+        if row[3] == "0A" and f"socket:[{row[9]}]" in links
+    }
+
+
+def blind_post(port: int) -> int:
+    """Start a workflow as the page of another site may ask for it; 0 if that is no HTTP."""
+    body = b'{"workflowType": {"name": "nobodys"}, "taskQueue": {"name": "nobodys"}}'
+    path = "/api/v1/namespaces/default/workflows/a-page-of-another-site"
+    headers = {"Content-Type": "text/plain", "Origin": "https://other.example"}
+    with closing(HTTPConnection("127.0.0.1", port, timeout=10)) as connection:
+        try:
+            connection.request("POST", path, body, headers)
+            return connection.getresponse().status
+        except (OSError, HTTPException):
+            return 0
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the list of processes of Linux")
 def test_a_fleet_on_one_machine_that_is_killed_leaves_nothing_behind(tmp_path: Path) -> None:
     def is_there(process: int) -> bool:
@@ -154,11 +180,15 @@ def test_a_fleet_on_one_machine_that_is_killed_leaves_nothing_behind(tmp_path: P
         with started(sandbox, "fleet", "dev", ids, cwd=tmp_path) as process:
             wait_for(lambda: sandbox.stats().requests > 0)
             listed = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+            ports = [port for part in listed.split() for port in listening(int(part))]
+            answers = {port: blind_post(port) for port in ports}
             process.kill()
             process.wait()
         parts = [int(part) for part in listed.split()]
         assert len(parts) == 5  # Temporal, coordinator, two workers, and who ends them
         wait_for(lambda: not any(map(is_there, parts)))
+    assert len(answers) > 1  # the page, and the API
+    assert HTTPStatus.OK not in answers.values()  # a page in a browser cannot begin anything
 
 
 def test_a_journal_in_a_folder_that_is_not_there_is_refused_before_anything_starts(

@@ -5,10 +5,12 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
+from msgspec import structs
 from plans import plan
 from temporalio.activity import ActivityCancellationDetails
 from temporalio.client import WorkflowQueryFailedError
@@ -288,6 +290,22 @@ class TemporalWorker:
         await self.ended.wait()
 
 
+def test_the_rate_of_a_worker_is_that_of_all_its_chunks_whichever_of_them_tells_it() -> None:
+    meter = worker._Meter()
+    runs: list[Any] = [SimpleNamespace(report=SimpleNamespace(requests=0)) for _ in range(2)]
+    for run in runs:
+        meter.begin(run, 0.0)
+    for tenth in range(1, 101):
+        for run in runs:
+            run.report.requests += 5
+        if tenth % 10 in {0, 3}:  # each tells it once a second
+            assert meter.rate(tenth / 10) == pytest.approx(100)
+    meter.end(runs.pop())
+    runs[0].report.requests += 5
+    assert meter.rate(10.1) == pytest.approx(100, rel=0.05)
+    assert meter.rate(20.0) == 0
+
+
 @pytest.mark.parametrize("what", ["works", "leaves"])
 async def test_a_worker_that_is_cancelled_lets_calls_finish_also_while_it_leaves_the_run(
     work: Work, what: str, monkeypatch: pytest.MonkeyPatch
@@ -395,6 +413,29 @@ async def test_the_first_chunk_after_an_idle_time_waits_for_news(
         await news.first()
         assert news.follower.epoch == (name, 0)
         news.follower.chunks = 0
+    following.cancel()
+    await asyncio.wait({following})
+
+
+async def test_a_chunk_that_joins_the_only_one_waits_until_that_has_heard_of_it(
+    session: MonoCloudSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(worker, "HEARD", 0.011)
+    sleep = asyncio.sleep
+
+    async def counted(seconds: float) -> None:
+        slept.append(seconds)
+        await sleep(seconds)
+
+    monkeypatch.setattr(asyncio, "sleep", counted)
+    joins = Pace(run="r", lanes=2, joins=True)
+    run: Any = Answers(Pace(run="r"), joins, structs.replace(joins, joins=False))
+    news = worker._News(session, run)
+    following = asyncio.create_task(news.exchange())
+    for news.follower.chunks in (1, 2, 3):
+        await news.first()
+    assert slept == [0.011]
     following.cancel()
     await asyncio.wait({following})
 
