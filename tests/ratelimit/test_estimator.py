@@ -534,12 +534,27 @@ def test_a_refusal_within_the_burst_after_a_pause_takes_the_burst_away_and_no_ra
     assert not learner.estimator.is_shared
 
 
+def test_calls_that_are_refused_within_the_burst_take_it_away_as_well() -> None:
+    learner = Learner(burst=50)
+    learner.cycle(100, 100)
+    before = learner.estimator.rate
+    learn(learner.estimator, 5, unheld=0.9, coming=60.0)
+    assert (learner.estimator.rate, learner.estimator.burst) == (before, 0)
+
+
 def test_among_others_a_refusal_lowers_the_rate_that_was_refused() -> None:
     estimator = holding()
     learn(estimator, 50, age=0.4)
     learn(estimator, 60, age=1, refused_rate=60.0)
     # A second's measurement of cycles of two seconds cools the heat by a tenth.
     assert estimator.rate == pytest.approx(60 * (1 - 0.07 - 0.35), rel=0.1)
+
+
+def test_among_others_a_session_of_calls_keeps_what_they_need() -> None:
+    estimator = holding()
+    learn(estimator, 50, age=0.4)
+    learn(estimator, 60, age=1, refused_rate=60.0, coming=25.0)
+    assert estimator.rate == 50
 
 
 def test_three_measurements_that_agree_end_the_sharing() -> None:
