@@ -49,6 +49,7 @@ from monocloud_async.fleet.temporal import (
     connect,
     coordinator_queue,
     failure_text,
+    no_run,
     to_fleet_error,
     translated,
     with_message_codec,
@@ -325,6 +326,8 @@ class FleetRun:
 
     async def cancel(self) -> None:
         """Cancel the run: the calls in flight finish and are recorded; `result` has the report."""
+        if await self.over():  # Temporal accepts it, which looks like success
+            raise no_run(self.tenant)
         with translated(self.tenant):
             await self._handle.cancel()
             await self._check()

@@ -41,6 +41,8 @@ class Plan(Struct, frozen=True, kw_only=True):
         operation: the name of the operation; payloads from before there were others have none.
         journal_id: the identity of the journal, once a coordinator has opened it. From then on, no
             other journal is the run's.
+        recorded: bytes of ids that the run knows to be in its journal; one with less is an older
+            copy.
     """
 
     tenant: str
@@ -50,6 +52,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     max_outage: float
     operation: str = "enable"
     journal_id: str | None = None
+    recorded: int = 0
 
 
 class Pace(Struct, frozen=True, kw_only=True):

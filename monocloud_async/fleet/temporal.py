@@ -143,13 +143,18 @@ def to_fleet_error(error: RPCError, tenant: str) -> FleetError:
     if error.status == RPCStatusCode.NOT_FOUND and "amespace" in error.message:
         return FleetError(f"{_NO_NAMESPACE} ({error.message})")
     if error.status == RPCStatusCode.NOT_FOUND:
-        return FleetError(f"no run is in progress for {tenant}: start one")
+        return no_run(tenant)
     if error.status in _NO_WORKER:
         return FleetError(
             f"no coordinator answers for {tenant}: check that `monocloud-async fleet coordinator`"
             " is running, with this Temporal"
         )
     return FleetError(f"Temporal refused ({error.status.name}): {error.message}")
+
+
+def no_run(tenant: str) -> FleetError:
+    """Return the error for an order to a run that is not there, or has ended."""
+    return FleetError(f"no run is in progress for {tenant}: start one")
 
 
 async def work(worker: Worker) -> None:

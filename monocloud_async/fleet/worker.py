@@ -184,7 +184,7 @@ class _News:
         self._run = run
         self._outbox: deque[Throttled | Granted] = deque()
         self._something = asyncio.Event()
-        self._waiting: list[asyncio.Future[None]] = []  # for an answer to a new question
+        self._answered = asyncio.Event()
         self.follower = Follower(
             session.pace, member_name(), self._tell, asyncio.get_running_loop().time
         )
@@ -195,11 +195,11 @@ class _News:
 
     async def first(self) -> None:
         """Wait until a chunk that begins now may use its part of the rate, but not for long."""
-        answer = asyncio.get_running_loop().create_future()
-        self._waiting.append(answer)  # what is known may be old, or of another run
+        if self.follower.chunks == 1:  # what is known may be old, or of another run
+            self._answered.clear()
         self._something.set()
         with suppress(TimeoutError):
-            await asyncio.wait_for(answer, BEAT)
+            await asyncio.wait_for(self._answered.wait(), BEAT)
         if self.follower.joins:
             await asyncio.sleep(HEARD)
 
@@ -229,14 +229,11 @@ class _News:
         while self._outbox:
             await self._send(self._outbox.popleft())
         if self.follower.chunks:
-            waiting, epoch = len(self._waiting), list(self.follower.epoch)
+            epoch = list(self.follower.epoch)
             self.follower.hear(
                 await self._run.query(RunWorkflow.pace, args=epoch, rpc_timeout=_ANSWER)
             )
-            for each in self._waiting[:waiting]:
-                if not each.done():
-                    each.set_result(None)
-            del self._waiting[:waiting]
+            self._answered.set()
 
     async def _send(self, news: Throttled | Granted) -> None:
         if isinstance(news, Throttled):

@@ -42,6 +42,7 @@ from monocloud_async.fleet.messages import (
     How,
     Left,
     Pace,
+    Plan,
     Progress,
     RunState,
     Span,
@@ -124,6 +125,7 @@ class RunWorkflow:
             await workflow.wait_condition(working.done)
         except asyncio.CancelledError:
             self._cancelled = self._draining = True
+            self._state.progress.paused = None  # nobody can resume it
             await workflow.wait_condition(working.done)
         if not working.result() and not self._cancelled:
             self._state.pace = self._pace.pace
@@ -200,7 +202,7 @@ class RunWorkflow:
         """Return whether work is left; asks the journal if needed."""
         state = self._state
         if state.gaps is None:
-            call = _journal("left", self._plan, kind=Left)
+            call = _journal("left", self._plan_now, kind=Left)
             if not await self._known(call):
                 return False
             left: Left = call.result()
@@ -256,6 +258,11 @@ class RunWorkflow:
             trouble.append(f"the journal could not be closed: {_reason(error)}")
             report = state.report(how)
         return structs.replace(report, trouble=trouble)
+
+    @property
+    def _plan_now(self) -> Plan:
+        """The plan, for the coordinator."""
+        return structs.replace(self._plan, recorded=self._state.progress.done)
 
     def _next_chunk(self) -> Chunk:
         rate = self._measured() or self._state.progress.max_rate or _GUESS
@@ -323,7 +330,7 @@ class RunWorkflow:
     async def _begin(self, chunk: Chunk) -> Chunk | None:
         """Return the chunk with what the journal knows; None if the run cannot go on with it."""
         while True:
-            call = _journal("begin_chunk", self._plan, chunk.span, kind=Chunk)
+            call = _journal("begin_chunk", self._plan_now, chunk.span, kind=Chunk)
             if not await self._known(call):
                 return None
             try:
@@ -455,7 +462,9 @@ class RunWorkflow:
             result.done or result.requests or result.rows.positions()
         ):
             return True  # nothing to record
-        call = _journal(name, self._plan, chunk.span, result, kind=list[Failure], attempts=attempts)
+        call = _journal(
+            name, self._plan_now, chunk.span, result, kind=list[Failure], attempts=attempts
+        )
         self._in_hand[start] = result
         try:
             if not attempts and not await self._known(call):

@@ -61,14 +61,20 @@ async def test_a_run_from_start_to_end(parts: Fleet) -> None:
     await asyncio.sleep(2)
     assert "Paused: a deployment" in await say(parts, "status")
     assert json.loads(await say(parts, "status", "--json"))["paused"] == "a deployment"
-    assert "at 40 requests a second at most" in await say(parts, "rate", 40)
+    said = await say(parts, "rate", 40)
+    assert "is paused; with a resume, it continues at 40 requests a second at most" in said
     assert "at the rate that the tenant grants" in await say(parts, "rate")
-    await say(parts, "resume")
+    assert "The run resumes" in await say(parts, "resume")
+    assert "The run was not paused" in await say(parts, "resume")
     end = await say(parts, "status", "--follow", code=1)
     assert "599  enabled" in end
     assert "The journal covers the whole file, without gaps" in end
     assert "id number 4, user" in await say(parts, "failures")
     assert json.loads(await say(parts, "failures", "--json"))["status"] == 422
+    await say(parts, "start", parts.ids)
+    again = await say(parts, "status", "--follow", code=1)
+    assert "nobody was asked in this run" in again
+    assert "another --journal" in again
     for part in (coordinator, worker):
         part.send(signal.SIGTERM)
         assert part.ended() == 0
@@ -82,8 +88,26 @@ async def test_a_run_that_is_cancelled(parts: Fleet) -> None:
     started = await say(parts, "start", parts.ids)
     assert "has started, at the rate that the tenant grants" in started
     await parts.until(50)
+    await say(parts, "pause")
     assert "A start with the same journal does the rest" in await say(parts, "cancel")
-    assert "The run was cancelled" in await say(parts, "status", "--follow", code=3)
+    for options in ("--follow", "--domain", parts.sandbox.url), ("--domain", parts.sandbox.url):
+        said = await say(parts, "status", *options, code=3)
+        assert "The run was cancelled" in said
+        assert "To do the rest, start it again, with the same file and journal" in said
+        assert "Paused" not in said.partition("requests,")[2]
+    assert "no run is in progress" in await say(parts, "cancel", code=2)
+
+
+async def test_an_order_that_nobody_has_heard_says_so(parts: Fleet) -> None:
+    coordinator = parts.part("coordinator")
+    parts.part("worker")
+    await say(parts, "start", parts.ids, "--max-rate", 20)
+    await parts.until(10)
+    coordinator.kill()
+    for order in ("pause", "cancel"):
+        said = await say(parts, order)
+        assert "no coordinator has heard it" in said
+        assert "Start one with: monocloud-async fleet coordinator" in said
 
 
 async def test_a_start_with_the_journal_of_something_else_is_refused_at_once(parts: Fleet) -> None:

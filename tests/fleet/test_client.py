@@ -17,7 +17,7 @@ from temporalio.api.workflowservice.v1 import (
     DescribeWorkflowExecutionResponse,
     GetWorkflowExecutionHistoryReverseResponse,
 )
-from temporalio.client import WorkflowQueryFailedError
+from temporalio.client import WorkflowExecutionStatus, WorkflowQueryFailedError
 from temporalio.converter import DataConverter
 
 from monocloud_async import ConfigurationError, config
@@ -95,6 +95,9 @@ async def test_a_run_that_is_over_can_be_asked_for_its_end_again(parts: Fleet) -
     again = await FleetRun.attach(parts.sandbox.url, client=await parts.server.client())
     assert await again.result() == report
     assert (report.how, report.enabled) == ("cancelled", 0)
+    for order in (again.cancel, again.pause, again.resume):
+        with pytest.raises(FleetError, match="no run is in progress"):
+            await order()
     assert repr(again) == f"<FleetRun {parts.sandbox.url}>"
 
 
@@ -109,6 +112,7 @@ class BrokenRun:
     """Temporal's client, and the handle of a run that answers no query."""
 
     namespace = "default"
+    status = WorkflowExecutionStatus.RUNNING
     data_converter = DataConverter.default
 
     def __init__(self, attempt: int) -> None:

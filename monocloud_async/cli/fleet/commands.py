@@ -198,14 +198,30 @@ def doctor(
     return ALL_DONE if all(each.ok for each in findings) else SOME_FAILED
 
 
-def steer(domain: str | None, order: Callable[[FleetRun], Awaitable[None]], done: str) -> None:
-    """Give the tenant's run this order, and confirm it."""
+def steer(
+    domain: str | None,
+    order: Callable[[FleetRun], Awaitable[None]],
+    done: Callable[[Progress], str],
+) -> None:
+    """Give the tenant's run this order, and confirm it with words for the run as it was before."""
 
-    async def give() -> None:
-        await order(await FleetRun.attach(domain))
+    async def give() -> Progress | None:
+        run = await FleetRun.attach(domain)
+        before: Progress | None = None
+        with suppress(FleetError):
+            before = await run.progress()
+        await order(run)
+        return before
 
-    ask(give())
-    say(streams.out(), done)
+    before = ask(give())
+    if before is not None:
+        say(streams.out(), done(before))
+        return
+    say(
+        streams.out(),
+        "Temporal keeps this order, but no coordinator has heard it: calls may go on until one does"
+        f". Start one with: {PROGRAM} fleet coordinator",
+    )
 
 
 def failures(domain: str | None, *, json: bool) -> None:
@@ -242,7 +258,14 @@ def status(domain: str | None, *, follow: bool, json: bool) -> int:
 async def _status(domain: str | None, *, follow: bool, json: bool) -> int:
     out = streams.out()
     run = await FleetRun.attach(domain)
-    if not follow and not await run.over():
+    if await run.over():
+        report = await run.result()
+        if json:
+            _write_json(report)
+        else:
+            sum_up(out, report)
+        return exit_code(report)
+    if not follow:
         progress = await run.progress()
         if json:
             _write_json(progress)
@@ -385,6 +408,10 @@ def sum_up(console: Console, report: FleetReport) -> None:
     if report.gaps:
         left = sum(gap.end - gap.start for gap in report.gaps)
         say(console, f"The run was {report.how}: {left:,} bytes of ids are not done")
+        say(console, "To do the rest, start it again, with the same file and journal")
+    elif not report.requests and report.users_done:
+        say(console, "The journal covers the whole file; nobody was asked in this run, because")
+        say(console, "all were recorded before it. To ask again, start it with another --journal")
     else:
         say(console, "The journal covers the whole file, without gaps")
 
