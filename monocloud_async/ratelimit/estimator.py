@@ -56,6 +56,7 @@ _SETTLED: Final = 1.0  # seconds of sending; who was measured too high is refuse
 _AT_ONCE: Final = 0.5  # seconds; one so soon is proof enough: the bucket had filled up
 _TOO_FEW: Final = 20  # requests; a search that was refused so soon measured nothing
 _SLOW: Final = 10.0  # requests a second; below, a tenant of a few a second refuses as soon
+_NEXT_TO_NONE: Final = 4  # requests; a search that was refused so soon measured nothing there, too
 _NEWCOMER: Final = 5.0  # requests a second of who was granted nothing at first
 _AGAIN: Final = 0.3  # the heat of a session that shared before
 
@@ -306,6 +307,8 @@ class RateEstimator:
         pause = now - paused_at
         if not self._learnt:
             self._search(interval, coming, pause, now)
+        elif self.burst and self._age < _AT_ONCE and interval.unheld > _UNHELD:
+            self.burst = 0.0  # refused within the burst after the pause: it was not there
         elif coming and interval.unheld > _UNHELD:
             self._keep(interval, refused_rate, coming, now)
         elif interval.granted:  # else it was refused at once, after an outage: that says no rate
@@ -324,7 +327,7 @@ class RateEstimator:
         least = _LEAST if granted else _NEWCOMER  # nobody's burst is 0: others had it
         self._learnt = self.rate = max(least, start * granted, coming)
         if not granted and interval.refused > 1:
-            self._start_sharing(self.rate)
+            self._start_sharing(self.rate, coming)
 
     def _keep(
         self, interval: MeasurementInterval, refused_rate: float, coming: float, now: float
@@ -353,13 +356,11 @@ class RateEstimator:
                 self._hold_at(measured)
             else:
                 self._share.refused(self._age, cycle)
-                self._hold_share(self._share, refused_rate)
-        elif self.burst and self._age < _AT_ONCE and interval.unheld > _UNHELD:
-            self.burst = 0.0  # refused within the burst after the pause: it was not there
+                self._hold_share(self._share, refused_rate, coming)
         elif interval.others or self._is_contradicted(interval, refused_rate, measured):
             # The burst of a first interval with others is a part of the tenant's.
             granted = max(interval.rate(1.0), measured)
-            self._start_sharing(max(min(refused_rate, granted), _USED * coming))
+            self._start_sharing(max(min(refused_rate, granted), _USED * coming), coming)
         else:
             self._learn_alone(interval, measured, refused_rate, pause, cycle_rate)
 
@@ -368,7 +369,7 @@ class RateEstimator:
     ) -> bool:
         """Return whether this refusal shows that others share the limit."""
         if self._search_time:
-            return interval.granted < _TOO_FEW and refused_rate > _SLOW
+            return interval.granted < (_TOO_FEW if refused_rate > _SLOW else _NEXT_TO_NONE)
         if self._age >= _SETTLED:
             has_fallen = measured < max(_LEAST, (1 - _MOVED) * self._learnt)
             self._falls = self._falls + 1 if has_fallen else 0
@@ -380,14 +381,14 @@ class RateEstimator:
         self._doubts += 1
         return (self._age < _AT_ONCE and refused_rate > _SLOW) or self._doubts >= _PROOF
 
-    def _start_sharing(self, rate: float) -> None:
+    def _start_sharing(self, rate: float, coming: float) -> None:
         self._share = FairShare(_AGAIN if self._shared_before else 1.0)
         self._shared_before = True
         self._search_time = self.burst = 0.0
-        self._hold_share(self._share, rate)
+        self._hold_share(self._share, rate, coming)
 
-    def _hold_share(self, share: FairShare, rate: float) -> None:
-        self._learnt = self.rate = max(_LEAST, share.kept() * rate)
+    def _hold_share(self, share: FairShare, rate: float, coming: float) -> None:
+        self._learnt = self.rate = max(_LEAST, share.kept(rate, _USED * coming))
 
     def _hold_at(self, rate: float) -> None:
         self._learnt = max(_LEAST, rate)

@@ -52,9 +52,15 @@ class FairShare:
         most, step = (base + more * self.heat for base, more in (_FASTEST, _STEP))
         return math.exp(min(min(increase / rate, most) * gap, step))
 
-    def kept(self) -> float:
-        """Return the part of the rate that is kept after a refusal."""
-        return 1 - _DECREASE - _HOT_DECREASE * self.heat
+    def kept(self, rate: float, needed: float = 0.0) -> float:
+        """Return the rate after a refusal; who needs no more than that is not lowered by the heat.
+
+        Args:
+            rate: the one that was refused.
+            needed: requests a second that the session's single calls need.
+        """
+        calm = (1 - _DECREASE) * rate
+        return max(calm - _HOT_DECREASE * self.heat * rate, min(calm, needed))
 
     def refused(self, age: float, cycle: float) -> None:
         """Record a refusal.

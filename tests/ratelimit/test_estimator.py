@@ -248,7 +248,7 @@ def test_where_two_rates_fit_the_middle_is_taken_and_the_higher_is_previewed() -
 
 def test_nobody_is_taken_for_less_than_one_request_a_second() -> None:
     learner = Learner(burst=2)
-    assert learner.cycle(1, 2, pause=100) == pytest.approx(0.998)
+    assert learner.cycle(1, 4, pause=100) == pytest.approx(0.998)
 
 
 # Hold
@@ -437,6 +437,15 @@ def test_a_search_that_grants_few_shows_others_where_the_tenant_is_no_slow_one()
     assert shared == {(19, 50.0): True, (20, 50.0): False, (19, 10.0): False}
 
 
+def test_a_search_that_grants_next_to_nothing_shows_others_on_any_tenant() -> None:
+    shared = {}
+    for granted in (1, 3, 4):
+        estimator = searching(granted=1)
+        learn(estimator, granted, refused_rate=6.0)
+        shared[granted] = estimator.is_shared
+    assert shared == {1: True, 3: True, 4: False}
+
+
 @pytest.mark.parametrize(("refused", "rate"), [(1, 5.0), (20, (1 - 0.07 - 0.35) * 5)])
 def test_who_is_granted_nothing_at_first_begins_with_few(refused: int, rate: float) -> None:
     estimator = RateEstimator()
@@ -502,7 +511,7 @@ def test_three_measurements_in_a_row_far_below_the_one_before_show_others(
 
 def test_who_is_measured_below_one_request_a_second_three_times_is_among_others() -> None:
     learner = Learner(burst=1)
-    learner.cycle(1, 1, pause=3)
+    learner.cycle(1, 4, pause=3)
     estimator = learner.estimator
     for _ in range(3):
         assert not estimator.is_shared
@@ -525,12 +534,27 @@ def test_a_refusal_within_the_burst_after_a_pause_takes_the_burst_away_and_no_ra
     assert not learner.estimator.is_shared
 
 
+def test_calls_that_are_refused_within_the_burst_take_it_away_as_well() -> None:
+    learner = Learner(burst=50)
+    learner.cycle(100, 100)
+    before = learner.estimator.rate
+    learn(learner.estimator, 5, unheld=0.9, coming=60.0)
+    assert (learner.estimator.rate, learner.estimator.burst) == (before, 0)
+
+
 def test_among_others_a_refusal_lowers_the_rate_that_was_refused() -> None:
     estimator = holding()
     learn(estimator, 50, age=0.4)
     learn(estimator, 60, age=1, refused_rate=60.0)
     # A second's measurement of cycles of two seconds cools the heat by a tenth.
     assert estimator.rate == pytest.approx(60 * (1 - 0.07 - 0.35), rel=0.1)
+
+
+def test_among_others_a_session_of_calls_keeps_what_they_need() -> None:
+    estimator = holding()
+    learn(estimator, 50, age=0.4)
+    learn(estimator, 60, age=1, refused_rate=60.0, coming=25.0)
+    assert estimator.rate == 50
 
 
 def test_three_measurements_that_agree_end_the_sharing() -> None:

@@ -18,8 +18,13 @@ def grown(law: FairShare, rate: float, seconds: float, age: float = 0.0) -> floa
 
 
 def test_a_refusal_costs_seven_percent_and_more_while_hot() -> None:
-    assert FairShare(0.0).kept() == pytest.approx(0.93)
-    assert FairShare(1.0).kept() == pytest.approx(0.58)
+    assert FairShare(0.0).kept(100) == pytest.approx(93)
+    assert FairShare(1.0).kept(100) == pytest.approx(58)
+
+
+def test_a_hot_session_keeps_what_its_calls_need_and_is_lowered_all_the_same() -> None:
+    kept = [FairShare(1.0).kept(100, needed) for needed in (50, 70, 200)]
+    assert kept == pytest.approx([58, 70, 93])
 
 
 def test_a_calm_session_makes_a_refusal_good_in_twelve_seconds() -> None:
