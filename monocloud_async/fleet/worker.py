@@ -6,7 +6,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from datetime import timedelta
 from itertools import count
 from typing import Final
@@ -29,6 +29,7 @@ from monocloud_async.endpoint import BulkOperation, bulk_operation
 from monocloud_async.errors import ConfigurationError, MonoCloudError
 from monocloud_async.fleet.checks import answering, key_check, source_check
 from monocloud_async.fleet.follower import Follower
+from monocloud_async.fleet.heartbeats import beating
 from monocloud_async.fleet.lanes import MAX_LANES
 from monocloud_async.fleet.messages import (
     Chunk,
@@ -328,7 +329,9 @@ class _Activities:
         user_ids = [line.user_id for line in lines if line.user_id is not None]
         before.bad_lines = len(lines) - len(user_ids)
         if max_rate is not None:  # the last owner of this lane may have sent a request just now
-            await asyncio.sleep(1 / max_rate)
+            wait = 1 / max_rate
+            async with beating() if wait > BEAT else nullcontext():
+                await asyncio.sleep(wait)
         work = _ChunkRun(
             self._session,
             operation,

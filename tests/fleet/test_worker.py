@@ -17,7 +17,7 @@ from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
 from monocloud_async import MonoCloudSession, RetryPolicy
-from monocloud_async.fleet import worker
+from monocloud_async.fleet import heartbeats, worker
 from monocloud_async.fleet.follower import Follower
 from monocloud_async.fleet.id_file import digest_of, inspect_file
 from monocloud_async.fleet.messages import Chunk, ChunkResult, Pace, Plan, Progress, Span
@@ -46,13 +46,19 @@ class Work:
     def __init__(self, sandbox: Sandbox, session: MonoCloudSession, path: Path) -> None:
         self.sandbox = sandbox
         self.path = path
-        self.told: list[ChunkResult] = []  # the heartbeats
+        self.told: list[ChunkResult] = []  # the heartbeats with results
+        self.beats = 0  # all of them
         self.environment = ActivityEnvironment()
         self.environment.on_heartbeat = self._heartbeat
         news: Any = SilentNews(session)
         self.activities = worker._Activities(session, Sources([path.parent]), news)
 
-    def _heartbeat(self, result: ChunkResult) -> None:
+    def _heartbeat(self, *results: ChunkResult) -> None:
+        self.beats += 1
+        for result in results:
+            self._tell(result)
+
+    def _tell(self, result: ChunkResult) -> None:
         self.told.append(msgspec.convert(msgspec.to_builtins(result), ChunkResult))
 
     def write(self, *ids: str) -> None:
@@ -92,6 +98,24 @@ async def test_a_chunk_is_done_with_every_id_at_its_place_in_it(work: Work) -> N
     assert result.requests == 4
     ids = [row[1] for row in result.rows.others_each()]
     assert ids == [""]  # results have no ids
+
+
+async def test_a_worker_is_alive_while_it_waits_for_its_lane(
+    work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heartbeats, "BEAT", 0.01)
+    chunk = Chunk(span=Span(0, 10))
+    waiting = asyncio.create_task(
+        work.environment.run(work.activities.run_chunk, await work.plan(), chunk, 0.001)
+    )
+    async with asyncio.timeout(30):
+        while work.beats < 5:  # noqa: ASYNC110  heartbeats set no event
+            await asyncio.sleep(0.01)
+    assert work.told == []
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert work.sandbox.stats().requests == 0
 
 
 async def test_the_operation_is_the_plan_s(work: Work) -> None:
