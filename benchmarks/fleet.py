@@ -42,6 +42,7 @@ HALF = USERS // 2
 EARLIER = "4dfca16"
 # Seconds: what a worker has done is told once a second, and all of this shares two cores.
 LAG = 3.0
+WARM = 12  # seconds: at first, one worker has all of the rate, which moves to others
 BEFORE, AFTER = 8, 2  # seconds: the rate is that of the last five, and told a second later
 SILENT = 14.0  # seconds without a request, after which the status must say why
 
@@ -102,6 +103,7 @@ class Watch:
             try:
                 progress = await self._run.progress()
             except FleetError as error:
+                self._began = time.monotonic()  # of a silence that the status may not be silent of
                 if not self._drill.silent:
                     self.wrong.append(f"no status: {error}")
             else:
@@ -115,7 +117,12 @@ class Watch:
             seconds = [
                 self._sandbox.asked_in(moment + n, moment + n + 1) for n in range(-BEFORE, AFTER)
             ]
-            if self._drill.rate and not 0.8 * min(seconds) - 5 < rate < 1.2 * max(seconds) + 5:
+            is_warm = self._sandbox.asked_in(0.0, moment - WARM) > 0
+            if (
+                self._drill.rate
+                and is_warm
+                and not 0.8 * min(seconds) - 5 < rate < 1.2 * max(seconds) + 5
+            ):
                 yield f"{rate:.0f} requests a second, and there were {seconds}"
 
     def _untrue(self, progress: Progress, before: float) -> Iterator[str]:
@@ -332,9 +339,9 @@ async def outage(run: FleetRun) -> None:
 
 async def grants_less(_parts: Fleet, run: FleetRun, _first: Part) -> None:
     """A tenant that allows 200 a second"""
-    await until(run, lambda progress: abs((progress.learnt or 0) - 200) < 30)
+    await until(run, lambda progress: abs((progress.learnt or 0) - 200) < 50)
     progress = await until(run, lambda progress: progress.enabled > 0.9 * USERS, 90)
-    assert abs((progress.learnt or 0) - 200) < 30, progress
+    assert abs((progress.learnt or 0) - 200) < 50, progress
     assert progress.throttled
 
 

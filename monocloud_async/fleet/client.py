@@ -33,6 +33,7 @@ from monocloud_async import config
 from monocloud_async.endpoint import bulk_operation
 from monocloud_async.fleet.id_file import inspect_file
 from monocloud_async.fleet.journal import journal_name
+from monocloud_async.fleet.lanes import RATE_OVER
 from monocloud_async.fleet.messages import (
     ChunkResult,
     Failure,
@@ -192,7 +193,6 @@ class FleetRun:
             progress = await self._query(RunWorkflow.progress)
         members = await self._asked_lately()
         signs: dict[str, Sign] = {}
-        silent = progress.chunks  # those that are in no heartbeat, although a worker has them
         heartbeats = self._client.data_converter.with_context(
             WorkflowSerializationContext(
                 namespace=self._client.namespace, workflow_id=workflow_id(self.tenant)
@@ -202,7 +202,6 @@ class FleetRun:
             is_chunk = pending.activity_type.name == CHUNK_ACTIVITY
             if pending.state == PendingActivityState.PENDING_ACTIVITY_STATE_SCHEDULED:
                 progress.waiting += is_chunk
-                silent -= is_chunk
             elif is_chunk:
                 seconds = _since(pending.last_heartbeat_time)
                 name = pending.last_worker_identity
@@ -223,14 +222,12 @@ class FleetRun:
                 result = msgspec.convert(details, ChunkResult)
                 _add_heartbeat(progress, result)
                 if (sign := result.sign) is not None:
-                    silent -= 1
                     is_late = _since(pending.last_heartbeat_time) > _LATE
                     signs[pending.last_worker_identity] = (
                         structs.replace(sign, rate=0.0) if is_late else sign
                     )
-        # A worker tells nothing for a moment between two chunks.
-        between = [sign for sign in progress.signs if sign.worker not in signs]
-        progress.add_signs([*signs.values(), *between[: max(0, silent)]])
+        resting = [sign for sign in progress.signs if sign.worker not in signs]
+        progress.add_signs([*signs.values(), *map(_resting, resting if progress.chunks else ())])
         progress.signs = []
         progress.members = sorted(members.values(), key=lambda member: (member.role, member.name))
         return progress
@@ -356,6 +353,12 @@ def _ceiling(max_rate: float | None) -> float | None:
 def _since(moment: Timestamp) -> float:
     """Return the seconds since this time, by this machine's clock."""
     return max(0.0, time.time() - moment.ToMilliseconds() / 1000)
+
+
+def _resting(sign: Sign) -> Sign:
+    """Return the part in the rate of a worker that has had no chunk since it said this."""
+    rested = min(RATE_OVER, max(0.0, time.time() - sign.moment))
+    return Sign(users=0, worker=sign.worker, rate=sign.rate * (1 - rested / RATE_OVER))
 
 
 def _add_heartbeat(progress: Progress, result: ChunkResult) -> None:

@@ -1,6 +1,5 @@
 """Divides the rate into lanes, and the source into chunks."""
 
-from operator import attrgetter
 from typing import Final
 
 from monocloud_async.fleet.messages import Chunk, RunState, Sign, Span
@@ -13,7 +12,7 @@ _LONGEST: Final = 30.0  # seconds of work in a chunk
 _SHORTEST: Final = 2.0
 # In a chunk: its result must fit a payload of 2 MB, at 120 bytes for each failure.
 _MAX_USERS: Final = 10_000
-_LATELY: Final = 2.0  # seconds from the end of a chunk until the worker tells of the next one
+RATE_OVER: Final = 5.0  # seconds over which a worker measures its rate
 _FRESH: Final = 60.0  # seconds; a worker that says nothing for longer may be gone
 
 
@@ -45,10 +44,9 @@ class MeasuredRate:
         self._signs[sign.worker] = sign, now
 
     def lately(self, now: float) -> list[Sign]:
-        """Return the last signs of workers in the last seconds, the newest first."""
+        """Return the last signs of workers whose chunks came back in the last seconds."""
         # A result may have waited for a coordinator, and a worker's clock may be wrong.
-        signs = [sign for sign, _ in self._signs.values() if abs(now - sign.moment) < _LATELY]
-        return sorted(signs, key=attrgetter("moment"), reverse=True)
+        return [sign for sign, _ in self._signs.values() if abs(now - sign.moment) < RATE_OVER]
 
     def value(self, now: float) -> float | None:
         """Return the requests per second, or None if nobody has measured any."""

@@ -30,7 +30,7 @@ from monocloud_async.errors import ConfigurationError, MonoCloudError
 from monocloud_async.fleet.checks import answering, key_check, source_check
 from monocloud_async.fleet.follower import Follower
 from monocloud_async.fleet.heartbeats import beating
-from monocloud_async.fleet.lanes import MAX_LANES
+from monocloud_async.fleet.lanes import MAX_LANES, RATE_OVER
 from monocloud_async.fleet.messages import (
     Chunk,
     ChunkResult,
@@ -61,7 +61,6 @@ _MAX_FAILED: Final = 1 << 19  # bytes of failures in a result, whose payload has
 _QUICK: Final = 0.15  # seconds between two questions during a pause
 _OFTEN: Final = 0.5  # seconds between two questions else
 _SHORT_PAUSE: Final = 4.0  # seconds; in a longer one, it is enough to ask as often as else
-_RATE_OVER: Final = 5.0  # seconds over which the rate is measured
 _ASK: Final = 2.0  # seconds between two questions of a worker that has left the run
 _ASKED: Final = 10  # questions until the run must know that the worker has left
 _ANSWER: Final = timedelta(seconds=5)  # timeout of a query
@@ -265,9 +264,10 @@ class _Meter:
         """Return how many requests there were per second in the last seconds."""
         counted = self._before + sum(run.report.requests for run in self._runs)
         self._counted.append((now, counted))
-        while self._counted[0][0] <= now - _RATE_OVER:
+        while len(self._counted) > 1 and self._counted[1][0] <= now - RATE_OVER:
             self._counted.popleft()
         began, before = self._counted[0]
+        began = max(began, now - RATE_OVER - BEAT)  # it may have had no chunk for long
         return (counted - before) / (now - began) if now > began else 0.0
 
 

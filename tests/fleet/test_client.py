@@ -175,8 +175,12 @@ class BusyRun(BrokenRun):
             self.raw_description.pending_activities.pop()
             self._progress.enabled += 100
             self._progress.results += 1
-            self._progress.signs = [Sign(users=200, worker="one", rate=60.0)]
+            moment = time.time() - 2.5
+            self._progress.signs = [Sign(users=200, worker="one", rate=60.0, moment=moment)]
         return self
+
+    def pauses(self) -> None:
+        self._progress.chunks = 0
 
     async def describe_task_queue(self, _: object) -> DescribeTaskQueueResponse:
         return DescribeTaskQueueResponse()
@@ -190,7 +194,10 @@ async def test_a_chunk_that_comes_back_between_two_questions_is_counted_once() -
     assert (before.enabled, before.rate, before.under_way) == (100, 50, 100)
     busy.ends = True
     after = await run.progress()
-    assert (after.enabled, after.rate, after.under_way) == (100, 60, 0)
+    assert (after.enabled, after.under_way) == (100, 0)
+    assert after.rate == pytest.approx(30, rel=0.2)  # of half of the last five seconds
+    busy.pauses()
+    assert (await run.progress()).rate == 0
 
 
 async def test_a_worker_of_which_nothing_is_heard_has_no_rate() -> None:

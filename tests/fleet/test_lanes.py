@@ -71,12 +71,12 @@ def test_the_rate_of_the_fleet_is_what_its_workers_said_lately() -> None:
     assert rate.value(130.0) is None
 
 
-def test_a_worker_s_rate_counts_between_two_chunks_and_not_if_its_result_waited() -> None:
+def test_a_worker_s_rate_counts_after_its_chunk_and_not_if_the_result_waited() -> None:
     rate = MeasuredRate()
-    for worker, moment in {"one": 99.5, "two": 99.9, "waited": 90.0, "wrong clock": 3700.0}.items():
+    for worker, moment in {"one": 96.5, "two": 99.9, "waited": 90.0, "wrong clock": 3700.0}.items():
         rate.add(Sign(users=1, rate=90.0, worker=worker, moment=moment), 100.0)
-    assert [sign.worker for sign in rate.lately(100.0)] == ["two", "one"]
-    assert rate.lately(102.0) == []
+    assert [sign.worker for sign in rate.lately(100.0)] == ["one", "two"]
+    assert [sign.worker for sign in rate.lately(102.0)] == ["two"]
     assert rate.value(102.0) == 360.0
 
 

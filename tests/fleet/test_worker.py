@@ -5,8 +5,8 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import msgspec
 import pytest
@@ -315,7 +315,7 @@ class TemporalWorker:
 
 def test_the_rate_of_a_worker_is_that_of_all_its_chunks_whichever_of_them_tells_it() -> None:
     meter = worker._Meter()
-    runs: list[Any] = [SimpleNamespace(report=SimpleNamespace(requests=0)) for _ in range(2)]
+    runs: list[Any] = [Mock(report=Mock(requests=0)) for _ in range(2)]
     for run in runs:
         meter.begin(run, 0.0)
     for tenth in range(1, 101):
@@ -327,6 +327,10 @@ def test_the_rate_of_a_worker_is_that_of_all_its_chunks_whichever_of_them_tells_
     runs[0].report.requests += 5
     assert meter.rate(10.1) == pytest.approx(100, rel=0.05)
     assert meter.rate(20.0) == 0
+    runs[0].report.requests += 50
+    assert meter.rate(21.0) == pytest.approx(
+        50 / 6, rel=0.02
+    )  # of the last seconds, in which it rested
 
 
 @pytest.mark.parametrize("what", ["works", "leaves"])
