@@ -357,6 +357,8 @@ def _checked(where: str) -> tuple[str, str]:
     """Return the absolute path or the URL, and the name that shows the format."""
     if is_url(where):
         return check_url(where), urlsplit(where).path
+    if "\0" in where:
+        raise ConfigurationError(f"{clean(where)!r} is not a path: it contains a NUL character")
     path = str(Path(where).absolute())
     return path, path
 
@@ -368,7 +370,10 @@ def is_url(where: str) -> bool:
 
 def check_url(where: str) -> str:
     """Return this URL; raises `ConfigurationError` if a fleet does not read it."""
-    parts = urlsplit(where)
+    try:
+        parts, _ = urlsplit(where), URL(where, encoded=True).port
+    except ValueError as error:
+        raise ConfigurationError(f"{clean(where)} is not a URL: {error}") from None
     if parts.scheme not in {"http", "https"}:
         raise ConfigurationError(f"a URL of ids begins with https://, not {parts.scheme}://")
     if parts.scheme == "http" and not is_loopback(parts.hostname or ""):

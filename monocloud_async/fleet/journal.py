@@ -54,6 +54,10 @@ _TABLES: Final = (
 )
 
 
+_LONGEST_NAME: Final = 200  # bytes; most systems allow 255, and files beside it have longer ones
+_BESIDE: Final = ("-wal", "-shm", "-lock")
+
+
 class OtherJournalError(ConfigurationError):
     """The journal at this place is not the run's."""
 
@@ -435,10 +439,15 @@ def _failures(rows: Rows) -> Iterator[Failure]:
 
 def journal_name(name: str) -> str:
     """Return the name of a journal; raises `ConfigurationError` for a path or a hidden file."""
-    if not name or PurePath(name).name != name or name.startswith("."):
+    is_plain = name.isprintable() and len(name.encode(errors="replace")) <= _LONGEST_NAME
+    if is_plain and name.endswith(_BESIDE):
+        raise ConfigurationError(
+            f"{clean(name)!r} is not the name of a journal: a journal has such a file beside it"
+        )
+    if not is_plain or not name or PurePath(name).name != name or name.startswith("."):
         raise ConfigurationError(
             f"{clean(name)!r} is not the name of a journal: it must be a name without a folder, and"
-            " without a dot in front; the coordinator writes it to the folder that it was started"
-            " in"
+            " without a dot in front, of at most 200 bytes; the coordinator writes it to the folder"
+            " that it was started in"
         )
     return name

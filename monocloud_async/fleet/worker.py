@@ -6,7 +6,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from datetime import timedelta
 from itertools import count
 from typing import Final
@@ -316,22 +316,21 @@ class _Activities:
         self, plan: Plan, chunk: Chunk, before: ChunkResult, max_rate: float | None
     ) -> ChunkResult:
         span, where = chunk.span, clean(plan.source.where)
-        try:
-            operation = bulk_operation(plan.operation)
-            content = await self._sources.read(plan.source, span.start, span.end, before.digest)
-        except ConfigurationError as error:
-            before.why = str(error)
-            return before
-        except (OSError, aiohttp.ClientError) as error:
-            before.why = f"cannot read {where}: {error}"
-            return before
-        lines = plan.source.parse(content)
-        user_ids = [line.user_id for line in lines if line.user_id is not None]
-        before.bad_lines = len(lines) - len(user_ids)
-        if max_rate is not None:  # the last owner of this lane may have sent a request just now
-            wait = 1 / max_rate
-            async with beating() if wait > BEAT else nullcontext():
-                await asyncio.sleep(wait)
+        async with beating():  # the source may be slow, and so may be the lane
+            try:
+                operation = bulk_operation(plan.operation)
+                content = await self._sources.read(plan.source, span.start, span.end, before.digest)
+            except ConfigurationError as error:
+                before.why = str(error)
+                return before
+            except (OSError, aiohttp.ClientError) as error:
+                before.why = f"cannot read {where}: {error}"
+                return before
+            lines = plan.source.parse(content)
+            user_ids = [line.user_id for line in lines if line.user_id is not None]
+            before.bad_lines = len(lines) - len(user_ids)
+            if max_rate is not None:  # the last owner of this lane may have sent a request just now
+                await asyncio.sleep(1 / max_rate)
         work = _ChunkRun(
             self._session,
             operation,

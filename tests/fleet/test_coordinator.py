@@ -484,7 +484,21 @@ async def test_a_journal_that_cannot_be_written_names_the_machine(
         await coordinator.do(coordinator.records.left, await coordinator.plan())
 
 
-@pytest.mark.parametrize("name", ["", "..", ".profile", "up/ids.journal", "../j", "/nowhere/j"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "..",
+        ".profile",
+        "up/ids.journal",
+        "../j",
+        "/nowhere/j",
+        "a\nb",
+        "a\0",
+        "x" * 201,
+        "j-wal",
+    ],
+)
 async def test_a_journal_outside_the_coordinator_s_folder_is_refused(
     coordinator: Coordinator, name: str
 ) -> None:
@@ -505,7 +519,7 @@ async def test_a_coordinator_that_ends_leaves_its_run_open_for_the_next_one(
 async def test_a_slow_step_sends_heartbeats(
     coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("monocloud_async.fleet.coordinator.BEAT", 0.001)
+    monkeypatch.setattr("monocloud_async.fleet.heartbeats.BEAT", 0.001)
     beats = 0
 
     def beat(*_details: object) -> None:

@@ -100,9 +100,16 @@ async def test_a_chunk_is_done_with_every_id_at_its_place_in_it(work: Work) -> N
     assert ids == [""]  # results have no ids
 
 
-async def test_a_worker_is_alive_while_it_waits_for_its_lane(
-    work: Work, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("what", ["a slow lane", "a slow source"])
+async def test_a_worker_is_alive_while_it_waits(
+    work: Work, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    async def read(*_: object) -> bytes:
+        await asyncio.Event().wait()
+        return b""
+
+    if what == "a slow source":
+        monkeypatch.setattr(Sources, "read", read)
     monkeypatch.setattr(heartbeats, "BEAT", 0.01)
     chunk = Chunk(span=Span(0, 10))
     waiting = asyncio.create_task(
