@@ -21,6 +21,7 @@ import time
 from asyncio import (
     to_thread as apart,
 )  # the tenant records the time of requests, so it must not wait
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -41,7 +42,7 @@ HALF = USERS // 2
 EARLIER = "4dfca16"
 # Seconds: what a worker has done is told once a second, and all of this shares two cores.
 LAG = 3.0
-STEADY = 8.0  # seconds: the rate is that of the last five, and told a second later
+BEFORE, AFTER = 8, 2  # seconds: the rate is that of the last five, and told a second later
 SILENT = 14.0  # seconds without a request, after which the status must say why
 
 Fault = Callable[[Fleet, FleetRun, Part], Awaitable[None]]
@@ -90,6 +91,7 @@ class Watch:
         self._run = run
         self._drill = drill
         self._counted = 0
+        self._rates: deque[tuple[float, float]] = deque()
         self._began = time.monotonic()
 
     async def keep_looking(self) -> None:
@@ -104,6 +106,17 @@ class Watch:
                     self.wrong.append(f"no status: {error}")
             else:
                 self.wrong += self._untrue(progress, before)
+            self.wrong += self._wrong_rates(before - AFTER)
+
+    def _wrong_rates(self, until: float) -> Iterator[str]:
+        """Compare what was said of the rate with the seconds before and after."""
+        while self._rates and self._rates[0][0] < until:
+            moment, rate = self._rates.popleft()
+            seconds = [
+                self._sandbox.asked_in(moment + n, moment + n + 1) for n in range(-BEFORE, AFTER)
+            ]
+            if self._drill.rate and not 0.8 * min(seconds) - 5 < rate < 1.2 * max(seconds) + 5:
+                yield f"{rate:.0f} requests a second, and there were {seconds}"
 
     def _untrue(self, progress: Progress, before: float) -> Iterator[str]:
         sandbox, most = self._sandbox, self._drill.most
@@ -120,11 +133,7 @@ class Watch:
             yield f"{enabled} enabled, and there were {known} of them {LAG:.0f} s ago"
         if enabled + progress.failed + progress.under_way > USERS + self._drill.unknown:
             yield f"{enabled} enabled, {progress.failed} failed, {progress.under_way} under way"
-        seconds = [sandbox.asked_in(before - age, before - age + 1) for age in range(1, 9)]
-        mean = sum(seconds) / STEADY
-        is_steady = all(abs(each - mean) <= 0.15 * mean for each in seconds)
-        if self._drill.rate and is_steady and abs(progress.rate - mean) > 0.2 * mean + 5:
-            yield f"{progress.rate:.0f} a second, and it was {mean:.0f} for a while: {progress}"
+        self._rates.append((before, progress.rate))
         waits = progress.pause_left or progress.outage or progress.waiting
         said = waits or progress.paused or progress.trouble or progress.done == progress.size
         last = max(sandbox.asked[-1][0] if sandbox.asked else 0.0, self._began)
