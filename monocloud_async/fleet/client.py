@@ -25,12 +25,12 @@ from temporalio.client import (
     WorkflowHandle,
     WorkflowQueryFailedError,
 )
-from temporalio.converter import WorkflowSerializationContext
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from monocloud_async import config
 from monocloud_async.endpoint import bulk_operation
+from monocloud_async.fleet.codec import PayloadRefusedError
 from monocloud_async.fleet.id_file import inspect_file
 from monocloud_async.fleet.journal import journal_name
 from monocloud_async.fleet.lanes import RATE_OVER
@@ -47,9 +47,11 @@ from monocloud_async.fleet.messages import (
 )
 from monocloud_async.fleet.temporal import (
     FleetError,
+    check_readable,
     connect,
     coordinator_queue,
     failure_text,
+    in_context,
     no_run,
     to_fleet_error,
     translated,
@@ -193,11 +195,7 @@ class FleetRun:
             progress = await self._query(RunWorkflow.progress)
         members = await self._asked_lately()
         signs: dict[str, Sign] = {}
-        heartbeats = self._client.data_converter.with_context(
-            WorkflowSerializationContext(
-                namespace=self._client.namespace, workflow_id=workflow_id(self.tenant)
-            )
-        )
+        heartbeats = in_context(self._client, workflow_id(self.tenant))
         for pending in description.raw_description.pending_activities:
             is_chunk = pending.activity_type.name == CHUNK_ACTIVITY
             if pending.state == PendingActivityState.PENDING_ACTIVITY_STATE_SCHEDULED:
@@ -299,15 +297,11 @@ class FleetRun:
 
     async def pause(self, why: str = "paused by hand") -> None:
         """Pause the run until `resume`: the calls in flight finish, and no more are made."""
-        with translated(self.tenant):
-            await self._handle.signal(RunWorkflow.pause, why)
-            await self._check()
+        await self._signal(RunWorkflow.pause, why)
 
     async def resume(self) -> None:
         """Resume a paused run; no user is sent twice."""
-        with translated(self.tenant):
-            await self._handle.signal(RunWorkflow.resume)
-            await self._check()
+        await self._signal(RunWorkflow.resume)
 
     async def set_rate(self, max_rate: float | None) -> None:
         """Change the highest rate to this many requests per second, within one or two seconds.
@@ -317,8 +311,13 @@ class FleetRun:
         Raises:
             ConfigurationError: the rate is not valid.
         """
+        await self._signal(RunWorkflow.set_rate, _ceiling(max_rate))
+
+    async def _signal(self, signal: Callable[..., None], *arguments: object) -> None:
+        """Send a signal; raises `FleetError` if the run could not read it, or cannot go on."""
         with translated(self.tenant):
-            await self._handle.signal(RunWorkflow.set_rate, _ceiling(max_rate))
+            await check_readable(self._client, self.tenant)
+            await self._handle.signal(signal, args=arguments)
             await self._check()
 
     async def cancel(self) -> None:
@@ -340,6 +339,8 @@ class FleetRun:
                 return await self._handle.result()
             except WorkflowFailureError as error:
                 raise FleetError(f"the run ended: {_root(error)}") from None
+            except PayloadRefusedError as error:
+                raise FleetError(str(error)) from None
             except RPCError as error:
                 if error.status not in _DOWN:
                     raise to_fleet_error(error, self.tenant) from None

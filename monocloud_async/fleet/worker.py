@@ -28,6 +28,7 @@ from monocloud_async.bulk.run import BulkRun
 from monocloud_async.endpoint import BulkOperation, bulk_operation
 from monocloud_async.errors import ConfigurationError, MonoCloudError
 from monocloud_async.fleet.checks import answering, key_check, source_check
+from monocloud_async.fleet.codec import PayloadRefusedError
 from monocloud_async.fleet.follower import Follower
 from monocloud_async.fleet.heartbeats import beating
 from monocloud_async.fleet.lanes import MAX_LANES, RATE_OVER
@@ -43,8 +44,12 @@ from monocloud_async.fleet.messages import (
 from monocloud_async.fleet.pace import HEARD
 from monocloud_async.fleet.sources import Sources
 from monocloud_async.fleet.temporal import (
+    FleetError,
+    check_readable,
     connect,
     member_name,
+    telling,
+    translated,
     with_message_codec,
     work,
     worker_queue,
@@ -95,6 +100,8 @@ async def run_worker(
     news = _News(session, run)
     activities = _Activities(session, allowed, news)
     checks = source_check(allowed), key_check(session)
+    with translated(session.tenant), suppress(RPCError):  # no run yet, or Temporal is down
+        await check_readable(client, session.tenant)
     following = asyncio.create_task(news.exchange())
     following.add_done_callback(_log_error)
     try:
@@ -118,9 +125,20 @@ def _log_error(following: asyncio.Task[None]) -> None:
 
 
 async def _until_left(client: Client, tenant: str, activities: "_Activities") -> None:
-    """Take chunks until this worker leaves the run."""
+    """Take chunks until this worker leaves the run.
+
+    Raises:
+        FleetError: Temporal refuses the worker, or the messages of the run need another key.
+    """
+    refused = asyncio.Event()
+    errors = list[PayloadRefusedError]()
+
+    def refuse(error: PayloadRefusedError) -> None:
+        errors.append(error)
+        refused.set()
+
     worker = Worker(
-        client,
+        telling(client, refuse),
         identity=member_name(),
         task_queue=worker_queue(tenant),
         activities=[activities.run_chunk],
@@ -130,10 +148,10 @@ async def _until_left(client: Client, tenant: str, activities: "_Activities") ->
         max_heartbeat_throttle_interval=timedelta(seconds=BEAT),
         default_heartbeat_throttle_interval=timedelta(seconds=BEAT),
     )
-    leaving = asyncio.create_task(activities.left.wait())
+    leaving = {asyncio.create_task(event.wait()) for event in (activities.left, refused)}
     working = asyncio.create_task(work(worker))
     try:
-        await asyncio.wait({leaving, working}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({*leaving, working}, return_when=asyncio.FIRST_COMPLETED)
         working.cancel()  # the worker then lets the calls in flight finish
         await asyncio.wait({working})
     except asyncio.CancelledError:
@@ -143,9 +161,12 @@ async def _until_left(client: Client, tenant: str, activities: "_Activities") ->
             await working
         raise
     finally:
-        leaving.cancel()
+        for task in leaving:
+            task.cancel()
     with suppress(asyncio.CancelledError):
         working.result()
+    for error in errors:
+        raise FleetError(str(error))
 
 
 async def _until_away(run: WorkflowHandle[RunWorkflow, FleetReport], *, away: bool) -> None:

@@ -32,6 +32,7 @@ from temporalio.exceptions import ActivityError, ApplicationError, CancelledErro
 from temporalio.exceptions import TimeoutError as TimedOutError
 from temporalio.workflow import ActivityHandle
 
+from monocloud_async.fleet.codec import PayloadRefusedError
 from monocloud_async.fleet.lanes import MeasuredRate, lanes, most_lanes, next_chunk
 from monocloud_async.fleet.messages import (
     Chunk,
@@ -70,6 +71,9 @@ HEARTBEAT: Final = 10.0  # seconds without one, after which a worker or coordina
 _FENCE: Final = 6.0
 _LOST: Final = 20  # workers lost with one chunk, before the run pauses
 _TAKEN: Final = 10.0  # seconds in which somebody must take a chunk after a worker has left
+_REFUSED: Final = (
+    PayloadRefusedError.__name__
+)  # the type of the failure of a worker without the key
 _FAILED: Final = 5  # attempts that failed with an error, such as a file that cannot be read
 # Temporal ends a workflow at 51,200 events or 50 MB of history
 # (https://docs.temporal.io/workflow-execution/limits).
@@ -384,6 +388,11 @@ class RunWorkflow:
             return ChunkResult(), None  # no worker had it
         result = structs.replace(_last_word(cause) or ChunkResult(), bad_lines=0, sign=None)
         if isinstance(cause, ApplicationError):
+            refused = cause.cause
+            if isinstance(refused, ApplicationError) and refused.type == _REFUSED:
+                # It cannot say so itself, because nobody could read what it writes.
+                self._state.progress.away[who] = refused.message
+                return ChunkResult(), None
             cause = ApplicationError(f"{cause.message} (worker {who})")
         return result, cause
 
