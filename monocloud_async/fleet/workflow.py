@@ -152,7 +152,8 @@ class RunWorkflow:
             learnt=self._pace.learnt,
             signs=self._rate.lately(workflow.time()),
         )
-        for result in self._in_hand.values():
+        kept = {chunk.span.start: chunk.so_far for chunk in self._state.unfinished}
+        for result in (kept | self._in_hand).values():
             add_result(progress, result)
         return progress
 
