@@ -132,11 +132,13 @@ class Watch:
             return
         enabled, counted = progress.enabled, self._counted
         self._counted = enabled
-        if enabled < counted:
+        # The steps of an earlier version do not count chunks that wait for another worker.
+        is_whole = not self._drill.earlier
+        if is_whole and enabled < counted:
             yield f"{enabled} enabled, after {counted}"
         if enabled > len(sandbox.enabled):
             yield f"{enabled} enabled, and the tenant knows {len(sandbox.enabled)}"
-        if enabled < (known := sandbox.enabled_by(before - LAG)) - most:
+        if is_whole and enabled < (known := sandbox.enabled_by(before - LAG)) - most:
             yield f"{enabled} enabled, and there were {known} of them {LAG:.0f} s ago"
         if enabled + progress.failed + progress.under_way > USERS + self._drill.unknown:
             yield f"{enabled} enabled, {progress.failed} failed, {progress.under_way} under way"

@@ -239,7 +239,7 @@ class RunWorkflow:
     async def _end(self) -> FleetReport:
         state, lost = self._state, Counter[str]()
 
-        async def keep(chunk: Chunk) -> None:
+        async def keep(place: int, chunk: Chunk) -> None:
             if done := len(chunk.so_far.rows.positions()):
                 try:
                     if self._records_at_once:  # the coordinator knows whether it has begun
@@ -250,9 +250,10 @@ class RunWorkflow:
                 except ActivityError as error:  # the file may have changed
                     self._in_hand.pop(chunk.span.start, None)
                     lost[_reason(error)] += done
+            state.unfinished[place] = Chunk(span=chunk.span)
 
         # After a cancellation: record the users who were already done.
-        await asyncio.gather(*(keep(chunk) for chunk in state.unfinished))
+        await asyncio.gather(*(keep(*each) for each in enumerate(state.unfinished)))
         trouble = [f"{n:,} users are in no journal: {why}" for why, n in lost.items()]
         how: How = "cancelled" if self._cancelled else "finished"
         attempts = 3 if self._cancelled else 0
