@@ -51,7 +51,7 @@ _HIGH, _LOW = 1.25, 1.03  # how far to reach, as shares of what was granted
 
 # Noticing that others share the limit: refusals that a session alone would not meet
 _PROOF: Final = 4  # refusals while the rate was held; then the measurements are not the tenant's
-_MANY_FALLS: Final = 3  # measurements in a row that are far below the one before, or below 1/s
+_MANY_FALLS: Final = 2  # measurements in a row that are far below the one before, or below 1/s
 _SETTLED: Final = 1.0  # seconds of sending; who was measured too high is refused before
 _AT_ONCE: Final = 0.5  # seconds; one so soon is proof enough: the bucket had filled up
 _TOO_FEW: Final = 20  # requests; a search that was refused so soon measured nothing

@@ -497,13 +497,13 @@ def test_a_refusal_that_came_late_ends_the_count() -> None:
 @pytest.mark.parametrize(
     ("granted", "age", "shared"),
     [
-        ((40, 32, 25), 4.2, True),  # others take more and more
-        ((40, 32, 32, 25), 4.2, False),
-        ((46, 42, 38), 4.2, False),
-        ((40, 32, 25), 0.8, False),  # it was measured too high
+        ((40, 32), 4.2, True),  # others take more and more
+        ((40, 40, 32), 4.2, False),
+        ((46, 42), 4.2, False),
+        ((40, 32), 0.8, False),  # it was measured too high
     ],
 )
-def test_three_measurements_in_a_row_far_below_the_one_before_show_others(
+def test_two_measurements_in_a_row_far_below_the_one_before_show_others(
     granted: tuple[int, ...], age: float, *, shared: bool
 ) -> None:
     estimator = holding()
@@ -514,11 +514,11 @@ def test_three_measurements_in_a_row_far_below_the_one_before_show_others(
     assert estimator.is_shared is shared
 
 
-def test_who_is_measured_below_one_request_a_second_three_times_is_among_others() -> None:
+def test_who_is_measured_below_one_request_a_second_twice_is_among_others() -> None:
     learner = Learner(burst=1)
     learner.cycle(1, 20, pause=3)
     estimator = learner.estimator
-    for _ in range(3):
+    for _ in range(2):
         assert not estimator.is_shared
         estimator._hold = 4.0
         for _ in range(50):
