@@ -14,10 +14,13 @@ import subprocess
 import sys
 import sysconfig
 import time
+from bisect import bisect
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, closing, contextmanager
+from http import HTTPStatus
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from aiohttp import web
@@ -30,19 +33,48 @@ from monocloud_async import config
 from monocloud_async.fleet import FleetError, FleetRun, Progress, connect
 from monocloud_async.fleet.temporal import coordinator_queue, workflow_id
 from monocloud_async.sandbox import Sandbox
+from monocloud_async.sandbox.answers import problem
+
+_RUN = "import runpy; runpy.run_module('monocloud_async', run_name='__main__', alter_sys=True)"
 
 
 class WatchedSandbox(Sandbox):
-    """A tenant that records the time and the user of every request."""
+    """A tenant that records the time and the user of every request.
+
+    Attributes:
+        asked: when a request came, and for whom.
+        enabled: when a user was enabled for the first time.
+        unavailable: whether all requests are answered 503.
+    """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.asked: list[tuple[float, str]] = []
+        self.enabled: list[float] = []
+        self.unavailable = False
+        self._done: set[str] = set()
 
     async def answer(self, request: web.BaseRequest) -> web.Response:
-        if request.rel_url.path.startswith("/api/users/"):
-            self.asked.append((time.monotonic(), request.rel_url.parts[3]))
-        return await super().answer(request)
+        if not request.rel_url.path.startswith("/api/users/"):
+            return await super().answer(request)
+        user_id = request.rel_url.parts[3]
+        self.asked.append((time.monotonic(), user_id))
+        if self.unavailable:
+            self._by_status["503"] += 1
+            return problem(503)
+        response = await super().answer(request)
+        if response.status == HTTPStatus.OK and user_id not in self._done:
+            self._done.add(user_id)
+            self.enabled.append(time.monotonic())
+        return response
+
+    def enabled_by(self, moment: float) -> int:
+        """How many users were enabled by then."""
+        return bisect(self.enabled, moment)
+
+    def asked_in(self, begin: float, end: float) -> int:
+        """How many requests came in this time."""
+        return bisect(self.asked, (end, "")) - bisect(self.asked, (begin, ""))
 
     def repeats(self) -> int:
         """The number of requests after the first one for each user."""
@@ -184,18 +216,51 @@ class Fleet:
         key: str | None = None,
         source: Path | None = None,
         options: Sequence[str] = (),
+        tree: Path | None = None,
+        before: str = "",
+        under: Sequence[str] = (),
+        variables: Mapping[str, str] = MappingProxyType({}),
     ) -> Part:
-        """Start another coordinator or worker, in this folder or that of the ids."""
-        named = {config.DOMAIN: self.sandbox.url, **self.server.environment}
-        if name == "worker":
-            named[config.API_KEY] = self.sandbox.api_key if key is None else key
-        options = ["--source", str(source or self.folder), *options]
-        command = [sys.executable, "-m", "monocloud_async", "fleet", name, *options]
-        part = Part(command, {**os.environ, **named}, folder or self.folder)
+        """Start another coordinator or worker.
+
+        Args:
+            name: "coordinator" or "worker".
+            folder: where it runs. Default: the folder of the ids.
+            key: of a worker. Default: that of the tenant.
+            source: below which it reads. Default: the folder of the ids.
+            options: more of them.
+            tree: of another version, which knows no `--source`.
+            before: Python that it runs first.
+            under: a command that runs it.
+            variables: more of the environment.
+        """
+        if tree is None:
+            options = ["--source", str(source or self.folder), *options]
+        python = ["-c", f"{before}; {_RUN}"] if before else ["-m", "monocloud_async"]
+        command = [*under, sys.executable, *python, "fleet", name, *options]
+        named = {**self._environment(name, tree), **variables}
+        if key is not None:
+            named[config.API_KEY] = key
+        part = Part(command, named, folder or self.folder)
         self._parts.append(part)
         if name == "worker":
             self.workers.append(part)
         return part
+
+    def _environment(self, name: str, tree: Path | None = None) -> dict[str, str]:
+        named = {**os.environ, config.DOMAIN: self.sandbox.url, **self.server.environment}
+        named |= {config.API_KEY: self.sandbox.api_key} if name == "worker" else {}
+        return named | ({"PYTHONPATH": str(tree)} if tree else {})
+
+    async def start_earlier(self, tree: Path, max_rate: float) -> FleetRun:
+        """Start a run with the command line of an earlier version."""
+        command = ["-m", "monocloud_async", "fleet", "start", str(self.ids)]
+        starting = await asyncio.create_subprocess_exec(
+            sys.executable, *command, "--max-rate", str(max_rate),
+            env=self._environment("start", tree), cwd=self.folder,
+        )  # fmt: skip
+        assert await starting.wait() == 0
+        return await FleetRun.attach(self.sandbox.url, client=await self.server.client())
 
     async def start(self, max_rate: float | None, **options: Any) -> FleetRun:
         """Start a run over the ids."""

@@ -94,9 +94,9 @@ _MODULES = (
     "outcome",
     "retry",
     "user_list",
-    "bulk.run",
     "client",
     "session",
+    "bulk.run",
 )  # quickest first
 
 

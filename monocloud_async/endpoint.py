@@ -8,20 +8,17 @@ This module does no I/O: `transport` sends and receives, and this module interpr
 """
 
 import re
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from itertools import islice
-from typing import Annotated, Any, Final, Generic, Literal, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, Generic, Literal, NoReturn, TypeVar
 from urllib.parse import quote
 
 import msgspec
 from multidict import CIMultiDict
 
-from monocloud_async import lenient_json
 from monocloud_async.errors import (
     ConfigurationError,
     IdentityFault,
@@ -36,6 +33,9 @@ from monocloud_async.errors import (
 from monocloud_async.models import ProblemDetails, User
 from monocloud_async.sanitize import clean, redirect_origin
 from monocloud_async.version import __version__
+
+if TYPE_CHECKING:
+    from monocloud_async.lenient_json import Reading
 
 Headers = Mapping[str, str]
 
@@ -56,6 +56,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _CONTROL_BYTE = re.compile(rb"[\x00-\x1f\x7f]")
 _PATH_CHARACTER = re.compile(r"[./\\%;?#]")
 _SEPARATOR = re.compile(rb"[/\\]")
+_DOTS = frozenset({b".", b".."})
 _PARAMETERS = re.compile(rb"[;?#].*", re.DOTALL)  # some servers remove these from a segment
 _ESCAPED = re.compile(rb"%(?:[uU]00)?([0-9a-fA-F]{2})")  # IIS also decodes %uXXXX
 # Overlong encodings (RFC 3629, section 3), which some decoders accept.
@@ -65,6 +66,7 @@ _OVERLONG = re.compile(
 _DELAY_SECONDS = re.compile(r"[0-9]{1,9}")
 # How a JSON array begins; "[error] ..." is text.
 _LIST = re.compile(rb'(?:\xef\xbb\xbf)?\s*\[\s*[\[\]{"0-9-]')
+_UNREADABLE = "\ufffd"  # what lenient_json puts in the place of what cannot be read
 _CALLERS_MAPS = frozenset({"claims", "public_data", "private_data"})
 PAGINATION: Final = "x-pagination"
 _OK, _MULTIPLE_CHOICES, _BAD_REQUEST, _UNPROCESSABLE, _LAST = 200, 300, 400, 422, 600
@@ -116,8 +118,8 @@ class Response(msgspec.Struct, gc=False):
         return self.head
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)  # compared by identity
-class Operation(ABC, Generic[T_co]):
+# Operations are compared by identity.
+class Operation(msgspec.Struct, Generic[T_co], frozen=True, kw_only=True, eq=False):
     """An idempotent request of the API, and how its response is read.
 
     Attributes:
@@ -133,25 +135,24 @@ class Operation(ABC, Generic[T_co]):
     max_body: int = MAX_USER
 
     @property
-    @abstractmethod
     def template(self) -> str:
         """The path as MonoCloud's documentation writes it, with `{user_id}` for the id."""
+        raise NotImplementedError
 
-    @abstractmethod
     def path(self, target: str) -> str:
         """Return the path of the request for this target: a user id, or a query."""
+        raise NotImplementedError
 
-    @abstractmethod
     def read(self, target: str, response: Response) -> T_co:
         """Return what the response has; raises `MonoCloudError` if it is not a success."""
+        raise NotImplementedError
 
     def body_limit(self, status: int) -> int:
         """Return the maximum number of bytes to read of a response with this status."""
         return self.max_body if status == _OK else MAX_PROBLEM
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class UserOperation(Operation[User]):
+class UserOperation(Operation[User], frozen=True, kw_only=True, eq=False):
     """An operation on one user, whose id is its target.
 
     Attributes:
@@ -193,8 +194,7 @@ class UserOperation(Operation[User]):
         return read_response(target, response.status, response.headers, body)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ListOperation(Operation["UserPage"]):
+class ListOperation(Operation["UserPage"], frozen=True, kw_only=True, eq=False):
     """A page of a list of users; its target is the path of `list_path`.
 
     Attributes:
@@ -254,8 +254,7 @@ class DoneBeforeCounts(DoneCounts, kw_only=True):
     already_disabled: int = 0
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class BulkOperation(UserOperation):
+class BulkOperation(UserOperation, frozen=True, kw_only=True, eq=False):
     """An operation that a run can do for many users, because it sets a state.
 
     Attributes:
@@ -272,7 +271,7 @@ class BulkOperation(UserOperation):
 
 
 LIST_USERS: Final = ListOperation(name="list", method="GET", max_body=MAX_PAGE)
-LIST_GROUP: Final = replace(LIST_USERS, collection=_GROUP_PATH)
+LIST_GROUP: Final = msgspec.structs.replace(LIST_USERS, collection=_GROUP_PATH)
 GET_USER: Final = UserOperation(name="get", method="GET")
 ENABLE: Final = BulkOperation(
     name="enable",
@@ -294,7 +293,7 @@ DISABLE: Final = BulkOperation(
     contradicted_by=lambda user: user.disabled is False,
 )
 # A journal of the one is not for the other, which would leave sessions open.
-DISABLE_AND_REVOKE_SESSIONS: Final = replace(
+DISABLE_AND_REVOKE_SESSIONS: Final = msgspec.structs.replace(
     DISABLE, body='{"revoke_sessions":true}', variant=" with revoke_sessions"
 )
 # By the name that a fleet's messages have. A journal stores the `endpoint` of one of these.
@@ -403,20 +402,40 @@ def _id_problem(user_id: str) -> str | None:
 
 def _path_problem(user_id: str) -> str | None:
     """Return the problem of an id after a gateway has decoded it any number of times, or None."""
-    decoded, encoded = user_id.encode(), b""
-    while decoded != encoded:
-        decoded, encoded = _ESCAPED.sub(_unescaped, decoded), decoded
+    decoded = _fully_decoded(user_id)
     if _OVERLONG.search(decoded):
         return "has an overlong encoding of a character in it"
     if len(_SEPARATOR.findall(decoded)) > len(_SEPARATOR.findall(user_id.encode())):
         return "has an encoded slash or backslash, which would address another path"
-    parts = [_PARAMETERS.sub(b"", part).strip() for part in _SEPARATOR.split(decoded)]
-    if b"." in parts or b".." in parts:
+    parts = _segments(decoded)
+    if not _DOTS.isdisjoint(parts):
         what = "is" if len(parts) == 1 else "has"
         return f"{what} a dot segment, which would address another path"
     if b"" in parts:
         return "has nothing before, after or between slashes, which would address another path"
     return "has encoded control characters" if _CONTROL_BYTE.search(decoded) else None
+
+
+def leaves_folder(path: str) -> bool:
+    """Return whether some proxy or server could resolve this path to one in another folder."""
+    decoded = _fully_decoded(path)
+    return (
+        not _DOTS.isdisjoint(_segments(decoded))
+        or _OVERLONG.search(decoded) is not None
+        or _CONTROL_BYTE.search(decoded) is not None
+    )
+
+
+def _segments(decoded: bytes) -> list[bytes]:
+    return [_PARAMETERS.sub(b"", part).strip() for part in _SEPARATOR.split(decoded)]
+
+
+def _fully_decoded(text: str) -> bytes:
+    """Return the text as it is after a gateway has decoded it any number of times."""
+    decoded, encoded = text.encode(errors="surrogatepass"), b""
+    while decoded != encoded:
+        decoded, encoded = _ESCAPED.sub(_unescaped, decoded), decoded
+    return decoded
 
 
 def _unescaped(found: re.Match[bytes]) -> bytes:
@@ -467,14 +486,14 @@ def read_page(response: Response) -> UserPage:
 
 def _users_leniently(headers: Headers, body: bytes) -> list[User]:
     """Return the users of a page that a strict decoder refuses, as far as possible."""
-    reading = lenient_json.read(body)
+    reading = _read_leniently(body)
     if not isinstance(reading.value, list):
-        if reading.end is lenient_json.TextEnd.EARLY and body.lstrip().startswith(b"["):
+        if reading.end == "early" and body.lstrip().startswith(b"["):
             raise TransportError("the list of users was cut short")
         is_json = reading.is_object or _LIST.match(body) is not None
         raise _invalid_page(f"no list of users{_described(headers, body)}", foreign=not is_json)
     users = [_convert_leniently(members) for members in reading.value]
-    found = [user for user in users if user and lenient_json.UNKNOWN not in user.user_id]
+    found = [user for user in users if user and _UNREADABLE not in user.user_id]
     if len(found) < len(users):
         raise _invalid_page("a list with a user who has no user_id, or none that can be read")
     return found
@@ -532,10 +551,10 @@ def _read_user(user_id: str, headers: Headers, body: bytes) -> User:
         try:
             user = _decoded(body)
         except _NOT_READ:
-            reading = lenient_json.read(body)
+            reading = _read_leniently(body)
             user = _convert_leniently(reading.value)
             # The replacement character may stand for any character, so the id is unknown.
-            user = None if user is None or lenient_json.UNKNOWN in user.user_id else user
+            user = None if user is None or _UNREADABLE in user.user_id else user
     if user is not None:
         if user.user_id != user_id:
             raise InvalidResponseError("the answer was another user", user_id=user_id, status=_OK)
@@ -545,9 +564,9 @@ def _read_user(user_id: str, headers: Headers, body: bytes) -> User:
         what = f"longer than {MAX_USER} bytes"
     elif not is_object:
         what = f"no JSON object{_described(headers, body)}"
-    elif reading is None or reading.end is lenient_json.TextEnd.WHOLE:
+    elif reading is None or reading.end == "whole":
         what = "no user: it has no user_id, or none that can be read"
-    elif reading.end is lenient_json.TextEnd.EARLY:
+    elif reading.end == "early":
         # Even if its Content-Length fits: a gateway sets the length of what it received.
         raise TransportError("the answer was cut short", user_id=user_id)
     else:
@@ -564,6 +583,13 @@ def _decoded(body: bytes) -> User | None:
     except msgspec.ValidationError:
         pass
     return _convert_leniently(_json.decode(body))
+
+
+def _read_leniently(body: bytes) -> "Reading":
+    """Read the JSON of a response that a strict decoder refuses."""
+    from monocloud_async import lenient_json  # noqa: PLC0415  few responses need it
+
+    return lenient_json.read(body)
 
 
 def _convert_leniently(members: object) -> User | None:
@@ -692,5 +718,5 @@ def _read_problem(body: bytes) -> dict[str, Any]:
     try:
         members = _json.decode(body)
     except _NOT_READ:
-        members = lenient_json.read(body).value
+        members = _read_leniently(body).value
     return members if isinstance(members, dict) else {}

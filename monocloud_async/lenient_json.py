@@ -11,12 +11,11 @@ decoders change between versions.
 import json
 import re
 import sys
-from enum import Enum
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
-UNKNOWN: Final = "\ufffd"  # the replacement character
+_UNKNOWN: Final = "\ufffd"  # the replacement character
 
 _MOST_DIGITS: Final = 4300  # Python's own default
 _MAX_DEPTH: Final = 100  # decoders and encoders recurse
@@ -41,15 +40,9 @@ _VALUE, _NAME, _FIRST_NAME = '"{[w', '"', '"}'
 _NAMES: Final = {_NAME, _FIRST_NAME}
 _AFTER_VALUE: Final = {"": "", "}": ",}", "]": ",]"}  # by the innermost open bracket's closer
 
+TextEnd = Literal["whole", "early", "malformed"]
+
 _decoder = msgspec.json.Decoder()
-
-
-class TextEnd(Enum):
-    """Whether a text is complete."""
-
-    WHOLE = "whole"
-    EARLY = "early"  # valid so far, but cut off
-    MALFORMED = "malformed"
 
 
 class Reading(NamedTuple):
@@ -57,7 +50,7 @@ class Reading(NamedTuple):
 
     Attributes:
         value: the value, or None if the text is not complete.
-        end: whether the text is complete.
+        end: whether the text is complete; "early" if it is valid so far, but cut off.
         is_object: whether the text begins like a JSON object, unlike any HTML page or plain text.
     """
 
@@ -74,7 +67,7 @@ def read(body: bytes) -> Reading:
     """
     text = body.decode(json.detect_encoding(body), "replace")
     strict, end = _strict(text)
-    value = _decoder.decode(strict) if end is TextEnd.WHOLE else None
+    value = _decoder.decode(strict) if end == "whole" else None
     return Reading(value, end, _OBJECT.match(text) is not None)
 
 
@@ -87,16 +80,16 @@ def _strict(text: str) -> tuple[str, TextEnd]:
         token = found[0]
         kind = token[0] if token[0] in _MARKS else "w"
         if kind not in allowed:
-            return "", TextEnd.MALFORMED
+            return "", "malformed"
         if found[1] in {"", "\\"}:
-            return "", TextEnd.EARLY
+            return "", "early"
         depth = len(closers)
         if depth <= _MAX_DEPTH or (depth == _MAX_DEPTH + 1 and kind not in "{["):
             out.append(_harmless(kind, token))
         elif depth == _MAX_DEPTH + 1:
             out.append("null")  # in place of the whole value
         allowed = _next(kind, closers, is_name=kind == '"' and allowed in _NAMES)
-    return ("", TextEnd.EARLY) if allowed else ("".join(out), TextEnd.WHOLE)
+    return ("", "early") if allowed else ("".join(out), "whole")
 
 
 def _next(kind: str, closers: list[str], *, is_name: bool) -> str:
@@ -123,7 +116,7 @@ def _harmless(kind: str, token: str) -> str:
 
 def _escaped(found: re.Match[str]) -> str:
     if found["unknown"]:
-        return UNKNOWN
+        return _UNKNOWN
     return f"\\u{ord(found[0]):04x}" if found["control"] else found[0]
 
 

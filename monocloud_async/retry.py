@@ -15,8 +15,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-import tenacity
-
 from monocloud_async import config
 from monocloud_async.errors import ConfigurationError, MonoCloudError, StatusError, TransportError
 
@@ -168,6 +166,8 @@ async def retry_call(
     """
     if policy.attempts == 1 or not policy.allows(first):
         raise first
+    import tenacity  # noqa: PLC0415  slow to import, and most programs never retry
+
     shown: MonoCloudError | None = first
     last = first
     unanswered = note_unanswered(first)

@@ -1,23 +1,20 @@
 """The session: connections to one tenant, single calls, and bulk runs."""
 
+from __future__ import annotations
+
 import asyncio
 import os
 import warnings
-from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager, suppress
 from enum import Enum, auto
 from functools import partial
-from types import TracebackType
-from typing import Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import aiohttp
 from aiohttp.http import HttpProcessingError
 
 from monocloud_async import config, user_list
-from monocloud_async.bulk.lookup import Lookup
-from monocloud_async.bulk.results import OnOutcome
-from monocloud_async.bulk.run import MAX_OUTAGE, BulkRun
-from monocloud_async.bulk.source import OnSkippedMany, UserIds
+from monocloud_async.bulk import MAX_OUTAGE
 from monocloud_async.endpoint import (
     DISABLE,
     DISABLE_AND_REVOKE_SESSIONS,
@@ -63,6 +60,15 @@ from monocloud_async.transport.fast import FastConnector, FastTransport
 from monocloud_async.transport.standard import ClosedError, StandardTransport
 from monocloud_async.transport.time_slice import TimeSlice
 from monocloud_async.user_list import UserList
+
+if TYPE_CHECKING:  # what runs need is loaded by the first run
+    from collections.abc import AsyncGenerator, Iterator
+    from types import TracebackType
+
+    from monocloud_async.bulk.lookup import Lookup
+    from monocloud_async.bulk.results import OnOutcome
+    from monocloud_async.bulk.run import BulkRun
+    from monocloud_async.bulk.source import OnSkippedMany, UserIds
 
 T = TypeVar("T")
 
@@ -140,7 +146,7 @@ class MonoCloudSession:
         self._fast: FastTransport | None = None
         self._loop: asyncio.AbstractEventLoop | None = None  # until the first call
         self._calls = 0  # single calls in progress
-        self._runs = set[BulkRun]()  # runs in progress
+        self._runs: set[BulkRun] = set()  # in progress
         self._idle = asyncio.Event()  # set once nothing is in progress, and nothing can begin
         if max_rate is not None:
             config.positive("max_rate", max_rate)
@@ -699,6 +705,8 @@ class MonoCloudSession:
         called with the positions of users whom the journal records as done, many at once; there are
         no outcomes for them then, so that a resume is quick.
         """
+        from monocloud_async.bulk.run import BulkRun  # noqa: PLC0415  see above
+
         loop = None  # a run may also be made before there is one
         with suppress(RuntimeError):
             loop = asyncio.get_running_loop()
@@ -743,6 +751,8 @@ class MonoCloudSession:
             seconds: for one request; default: the session's.
             report: counts the requests for pages of the list, if they are a run's.
         """
+        from monocloud_async.bulk.lookup import Lookup  # noqa: PLC0415  see above
+
         limit = self._timeout if seconds is None else seconds
         return Lookup(
             lambda user_id, left: self._send(GET_USER, user_id, min(limit, left), self._time_slice),

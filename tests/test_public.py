@@ -15,7 +15,7 @@ IMPORTS = """
 import sys
 import aiohttp, msgspec, tenacity
 before = {name.partition(".")[0] for name in sys.modules}
-import monocloud_async
+from monocloud_async import MonoCloudSession
 print(sorted({name.partition(".")[0] for name in sys.modules} - before - sys.stdlib_module_names))
 """
 
@@ -26,3 +26,16 @@ def test_the_import_brings_in_nothing_beyond_its_three_dependencies() -> None:
         [sys.executable, "-c", IMPORTS], check=True, capture_output=True, text=True
     )
     assert done.stdout.strip() == "['monocloud_async']"
+
+
+LATER = "tenacity sqlite3 monocloud_async.bulk.run monocloud_async.lenient_json"
+
+
+@pytest.mark.process
+def test_what_not_every_program_needs_is_not_imported_with_the_session() -> None:
+    program = (
+        "import sys; from monocloud_async import MonoCloudSession\n"
+        f"print(sorted(set('{LATER}'.split()) & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+    assert done.stdout.strip() == b"[]"

@@ -64,6 +64,9 @@ class Dispatcher:
         Returns None at the end, or if another worker already waits here. A worker that gets a call
         starts one more worker, so that a run is soon back at its concurrency after a pause.
         """
+        if self._writer is not None and self._writer.is_behind:
+            # Every worker waits here: to end it and start another one costs more than a call.
+            await self._writer.caught_up()
         if self._reading:
             return None
         self._reading = True
@@ -99,8 +102,6 @@ class Dispatcher:
         while not (self._report.exhausted or runner.draining):
             if self._results.streamed:
                 await self._results.room()
-            if self._writer is not None and self._writer.is_behind:
-                await self._writer.caught_up()
             if not runner.proved.is_set() and not self._is_idle():
                 await runner.proved.wait()  # a lone first request, as the key may be wrong
             if queue.must_wait(self.clock()):
@@ -115,6 +116,8 @@ class Dispatcher:
                 self._results.record(call.failed(error))
                 if call.position % YIELD_EVERY == 0:
                     await asyncio.sleep(0)
+                if self._writer is not None and self._writer.is_behind:
+                    await self._writer.caught_up()
             else:
                 return call
         return None

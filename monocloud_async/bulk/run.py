@@ -15,9 +15,10 @@ import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
-from typing import Final, Self
+from typing import Self
 
 from monocloud_async import config
+from monocloud_async.bulk import MAX_OUTAGE
 from monocloud_async.bulk.attempts import CallRunner, RunCall, Send
 from monocloud_async.bulk.dispatcher import Dispatcher
 from monocloud_async.bulk.lookup import Lookup
@@ -35,8 +36,6 @@ from monocloud_async.telemetry.runs import observe
 from monocloud_async.user_list import UserList
 
 InProgress = Callable[["BulkRun"], AbstractContextManager[None]]
-
-MAX_OUTAGE: Final = 300.0  # seconds that a run waits for a tenant that is down
 
 
 class BulkRun:

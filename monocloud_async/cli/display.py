@@ -20,7 +20,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from monocloud_async.bulk.run import MAX_OUTAGE, BulkRun
+from monocloud_async.bulk import MAX_OUTAGE
+from monocloud_async.bulk.run import BulkRun
 from monocloud_async.cli.estimate import Estimate
 from monocloud_async.cli.streams import is_live
 from monocloud_async.endpoint import BulkOperation

@@ -7,7 +7,7 @@ from math import inf
 
 from rich.console import Console
 
-from monocloud_async.bulk.run import MAX_OUTAGE
+from monocloud_async.bulk import MAX_OUTAGE
 from monocloud_async.cli.display import PLAIN_TICK, TICK, LiveBar, limiter_status, say
 from monocloud_async.cli.estimate import Estimate
 from monocloud_async.cli.streams import is_live

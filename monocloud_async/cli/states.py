@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 from rich.console import Console
 
-from monocloud_async.bulk.run import MAX_OUTAGE
+from monocloud_async.bulk import MAX_OUTAGE
 from monocloud_async.cli.access import Access
 from monocloud_async.cli.list_display import failures_told, shown
 from monocloud_async.errors import NotFoundError

@@ -25,14 +25,15 @@ from temporalio.client import (
     WorkflowHandle,
     WorkflowQueryFailedError,
 )
-from temporalio.converter import WorkflowSerializationContext
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from monocloud_async import config
 from monocloud_async.endpoint import bulk_operation
+from monocloud_async.fleet.codec import PayloadRefusedError
 from monocloud_async.fleet.id_file import inspect_file
 from monocloud_async.fleet.journal import journal_name
+from monocloud_async.fleet.lanes import RATE_OVER
 from monocloud_async.fleet.messages import (
     ChunkResult,
     Failure,
@@ -46,9 +47,12 @@ from monocloud_async.fleet.messages import (
 )
 from monocloud_async.fleet.temporal import (
     FleetError,
+    check_readable,
     connect,
     coordinator_queue,
     failure_text,
+    in_context,
+    no_run,
     to_fleet_error,
     translated,
     with_message_codec,
@@ -64,6 +68,8 @@ T = TypeVar("T")
 _AGAIN: Final = 1.0  # seconds until the next attempt while Temporal is down
 _DOWN: Final = {RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED}
 _ANSWER: Final = timedelta(seconds=5)  # timeout of a query, which the coordinator answers
+_LOOKS: Final = 5  # until what workers say and what the workflow says belong together
+_LATE: Final = 4.0  # seconds without a heartbeat, after which a worker probably sends nothing
 _FAILING: Final = 2  # attempts of a step of the workflow, from which on it is not an accident
 _LAST_EVENTS: Final = 10  # of the history, to find the last failure
 _WORKFLOWS: Final = TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW
@@ -179,15 +185,17 @@ class FleetRun:
             return await self._progress()
 
     async def _progress(self) -> Progress:
-        progress = await self._query(RunWorkflow.progress)
+        before = await self._query(RunWorkflow.progress)
         description = await self._handle.describe()
+        progress = await self._query(RunWorkflow.progress)
+        for _ in range(_LOOKS):
+            if progress.results == before.results:
+                break  # else a chunk came back meanwhile, which may be in both of them, or in none
+            before, description = progress, await self._handle.describe()
+            progress = await self._query(RunWorkflow.progress)
         members = await self._asked_lately()
         signs: dict[str, Sign] = {}
-        heartbeats = self._client.data_converter.with_context(
-            WorkflowSerializationContext(
-                namespace=self._client.namespace, workflow_id=workflow_id(self.tenant)
-            )
-        )
+        heartbeats = in_context(self._client, workflow_id(self.tenant))
         for pending in description.raw_description.pending_activities:
             is_chunk = pending.activity_type.name == CHUNK_ACTIVITY
             if pending.state == PendingActivityState.PENDING_ACTIVITY_STATE_SCHEDULED:
@@ -211,9 +219,14 @@ class FleetRun:
             for details in await heartbeats.decode(pending.heartbeat_details.payloads):
                 result = msgspec.convert(details, ChunkResult)
                 _add_heartbeat(progress, result)
-                if result.sign is not None:
-                    signs[pending.last_worker_identity] = result.sign
-        progress.add_signs(signs.values())
+                if (sign := result.sign) is not None:
+                    is_late = _since(pending.last_heartbeat_time) > _LATE
+                    signs[pending.last_worker_identity] = (
+                        structs.replace(sign, rate=0.0) if is_late else sign
+                    )
+        resting = [sign for sign in progress.signs if sign.worker not in signs]
+        progress.add_signs([*signs.values(), *map(_resting, resting if progress.chunks else ())])
+        progress.signs = []
         progress.members = sorted(members.values(), key=lambda member: (member.role, member.name))
         return progress
 
@@ -284,15 +297,11 @@ class FleetRun:
 
     async def pause(self, why: str = "paused by hand") -> None:
         """Pause the run until `resume`: the calls in flight finish, and no more are made."""
-        with translated(self.tenant):
-            await self._handle.signal(RunWorkflow.pause, why)
-            await self._check()
+        await self._signal(RunWorkflow.pause, why)
 
     async def resume(self) -> None:
         """Resume a paused run; no user is sent twice."""
-        with translated(self.tenant):
-            await self._handle.signal(RunWorkflow.resume)
-            await self._check()
+        await self._signal(RunWorkflow.resume)
 
     async def set_rate(self, max_rate: float | None) -> None:
         """Change the highest rate to this many requests per second, within one or two seconds.
@@ -302,12 +311,19 @@ class FleetRun:
         Raises:
             ConfigurationError: the rate is not valid.
         """
+        await self._signal(RunWorkflow.set_rate, _ceiling(max_rate))
+
+    async def _signal(self, signal: Callable[..., None], *arguments: object) -> None:
+        """Send a signal; raises `FleetError` if the run could not read it, or cannot go on."""
         with translated(self.tenant):
-            await self._handle.signal(RunWorkflow.set_rate, _ceiling(max_rate))
+            await check_readable(self._client, self.tenant)
+            await self._handle.signal(signal, args=arguments)
             await self._check()
 
     async def cancel(self) -> None:
         """Cancel the run: the calls in flight finish and are recorded; `result` has the report."""
+        if await self.over():  # Temporal accepts it, which looks like success
+            raise no_run(self.tenant)
         with translated(self.tenant):
             await self._handle.cancel()
             await self._check()
@@ -323,6 +339,8 @@ class FleetRun:
                 return await self._handle.result()
             except WorkflowFailureError as error:
                 raise FleetError(f"the run ended: {_root(error)}") from None
+            except PayloadRefusedError as error:
+                raise FleetError(str(error)) from None
             except RPCError as error:
                 if error.status not in _DOWN:
                     raise to_fleet_error(error, self.tenant) from None
@@ -336,6 +354,12 @@ def _ceiling(max_rate: float | None) -> float | None:
 def _since(moment: Timestamp) -> float:
     """Return the seconds since this time, by this machine's clock."""
     return max(0.0, time.time() - moment.ToMilliseconds() / 1000)
+
+
+def _resting(sign: Sign) -> Sign:
+    """Return the part in the rate of a worker that has had no chunk since it said this."""
+    rested = min(RATE_OVER, max(0.0, time.time() - sign.moment))
+    return Sign(users=0, worker=sign.worker, rate=sign.rate * (1 - rested / RATE_OVER))
 
 
 def _add_heartbeat(progress: Progress, result: ChunkResult) -> None:

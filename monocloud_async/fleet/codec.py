@@ -10,17 +10,20 @@ import hmac
 import logging
 import os
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final, Self
 
 from temporalio.api.common.v1 import Payload
+from temporalio.api.failure.v1 import Failure
 from temporalio.converter import (
     ActivitySerializationContext,
     DataConverter,
+    DefaultFailureConverter,
     DefaultFailureConverterWithEncodedAttributes,
     PayloadCodec,
+    PayloadConverter,
     SerializationContext,
     WithSerializationContext,
     WorkflowSerializationContext,
@@ -41,6 +44,11 @@ _SIGNED: Final = b"binary/monocloud-signed"
 _SIGNATURE: Final = 32  # bytes
 _ENCRYPTED: Final = b"binary/monocloud-encrypted"
 _NONCE: Final = 12  # bytes (NIST SP 800-38D, section 5.2.1.1)
+# What was done to a message, and where its key comes from, by its encoding.
+_NEEDED: Final = {
+    _SIGNED: ("signed", SIGNING_KEY_FILE),
+    _ENCRYPTED: ("encrypted", ENCRYPTION_KEY_FILE),
+}
 
 
 class PayloadRefusedError(MonoCloudError):
@@ -163,6 +171,77 @@ class EncryptingCodec(_Codec):
             return None
 
 
+class KeylessCodec(PayloadCodec):
+    """Refuses what another part of the fleet has signed or encrypted, and changes nothing else."""
+
+    async def encode(self, payloads: Sequence[Payload]) -> list[Payload]:
+        """Return the payloads."""
+        return list(payloads)
+
+    async def decode(self, payloads: Sequence[Payload]) -> list[Payload]:
+        """Return the payloads.
+
+        Raises:
+            PayloadRefusedError: one of them needs a key.
+        """
+        for payload in payloads:
+            if (needed := _NEEDED.get(payload.metadata.get("encoding", b""))) is not None:
+                verb, variable = needed
+                raise PayloadRefusedError(
+                    f"this fleet's messages in Temporal are {verb}, and this part has no key: set"
+                    f" {variable} to the path of the fleet's key file"
+                )
+        return list(payloads)
+
+
+@dataclass(frozen=True)
+class WatchedCodec(PayloadCodec, WithSerializationContext):
+    """Another codec that also tells when it refuses a message.
+
+    Attributes:
+        codec: the other one.
+        refused: is called with the error.
+    """
+
+    codec: PayloadCodec
+    refused: Callable[[PayloadRefusedError], object]
+
+    def with_context(self, context: SerializationContext) -> Self:
+        """Return a codec for the payloads of one workflow id."""
+        if not isinstance(self.codec, WithSerializationContext):
+            return self
+        return replace(self, codec=self.codec.with_context(context))
+
+    async def encode(self, payloads: Sequence[Payload]) -> list[Payload]:
+        """Return the payloads as the other codec encodes them."""
+        return await self.codec.encode(payloads)
+
+    async def decode(self, payloads: Sequence[Payload]) -> list[Payload]:
+        """Return the payloads as the other codec decodes them, or raise as it does."""
+        try:
+            return await self.codec.decode(payloads)
+        except PayloadRefusedError as error:
+            self.refused(error)
+            raise
+
+
+class _FailureConverter(DefaultFailureConverterWithEncodedAttributes):
+    """Leaves the text of failures to the codec, which encrypts it.
+
+    But not that of a refused message: this part has another key, with which nobody else could
+    decrypt it. A failure that cannot be decoded would end the run.
+    """
+
+    def to_failure(
+        self, exception: BaseException, payload_converter: PayloadConverter, failure: Failure
+    ) -> None:
+        """Fill in the failure for this exception."""
+        if isinstance(exception.__cause__, PayloadRefusedError):
+            DefaultFailureConverter().to_failure(exception, payload_converter, failure)
+        else:
+            super().to_failure(exception, payload_converter, failure)
+
+
 def protected(base: DataConverter, environment: Mapping[str, str] | None = None) -> DataConverter:
     """Return a converter with the codec that the environment names, or as it is.
 
@@ -186,7 +265,7 @@ def protected(base: DataConverter, environment: Mapping[str, str] | None = None)
             return replace(
                 base,
                 payload_codec=EncryptingCodec(_keys(file)),
-                failure_converter_class=DefaultFailureConverterWithEncodedAttributes,
+                failure_converter_class=_FailureConverter,
             )
         except ConfigurationError as error:
             raise ConfigurationError(f"cannot use the file that {name} names: {error}") from None
@@ -196,7 +275,7 @@ def protected(base: DataConverter, environment: Mapping[str, str] | None = None)
 def protection(converter: DataConverter) -> str:
     """Return in words what the codec of a converter does to payloads."""
     codec = converter.payload_codec
-    if codec is None:
+    if codec is None or isinstance(codec, KeylessCodec):
         return "neither signed nor encrypted"
     return codec.verb if isinstance(codec, _Codec) else f"with {type(codec).__name__}"
 

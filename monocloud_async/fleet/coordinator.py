@@ -232,13 +232,20 @@ class _Records:
                 info = activity.info()
                 await self._pause(info.workflow_id or "", info.workflow_run_id or "", str(error))
                 raise ApplicationError(str(error), type="other journal") from None
+            except SqliteError as error:
+                where = self._path(plan.journal)
+                raise ApplicationError(
+                    f"the coordinator {member_name()} cannot write the journal {where}: {error};"
+                    " when that is mended, the run goes on by itself"
+                ) from None
             except ConfigurationError as error:
                 raise ApplicationError(str(error), type="refused", non_retryable=True) from None
 
     async def _open(self, plan: Plan) -> FleetJournal:
         """Return the journal of the run; closes that of another run, which was terminated."""
         # The plan has the identity of the journal only after the journal was opened.
-        expected, plan = plan.journal_id, structs.replace(plan, journal_id=None)
+        expected, recorded = plan.journal_id, plan.recorded
+        plan = structs.replace(plan, journal_id=None, recorded=0)
         if self._journal is not None and expected not in {None, self._journal.identity}:
             await self._let_go(None)
         if self._journal is None or self._plan != plan:
@@ -261,6 +268,11 @@ class _Records:
                 self._thread.submit(journal.close, _now())
                 raise
             self._journal, self._plan = journal, plan
+        try:
+            await self._run(self._journal.look, recorded, _now())
+        except OtherJournalError:
+            await self._let_go(None)
+            raise
         return self._journal
 
     def _path(self, name: str) -> Path:

@@ -101,6 +101,11 @@ class Follower:
         return 0.0 if waits or self._limiter.down else self._limiter.pause_left
 
     @property
+    def joins(self) -> bool:
+        """Whether another session may still use the part of a chunk that begins now."""
+        return self._pace is not None and self._pace.joins
+
+    @property
     def _has_told(self) -> bool:
         return self._told_until > -math.inf
 
@@ -133,7 +138,6 @@ class Follower:
                 self._began, self._sending, self._told_until = now, 0.0, -math.inf
                 self._held_at = self._unheard_since = self._sent = None
             alone = self._take_share(pace)
-            self._limiter.follow(self, 1 / self._share)
             if is_new and before is not None and alone:
                 since, self._rests_since = self._rests_since, None
                 self._limiter.release(now, 0.0 if since is None else now - since)
@@ -155,8 +159,10 @@ class Follower:
         return alone
 
     def limit_runs(self) -> None:
-        """Give the runs the highest rate that they may have now."""
+        """Give the runs the highest rate that they may have now; a search may have ended."""
         chunks, share = max(1, self.chunks), self._share
+        if self._pace is not None:
+            self._limiter.follow(self, 1 / share)
         for run, own in self.runs.items():
             if own is not None:
                 most = share * self._max_rate / chunks

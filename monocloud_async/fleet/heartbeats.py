@@ -15,8 +15,8 @@ async def beating() -> AsyncIterator[None]:
 
     async def beat() -> None:
         while True:
-            activity.heartbeat()
             await asyncio.sleep(BEAT)
+            activity.heartbeat()
 
     task = asyncio.create_task(beat())
     try:

@@ -10,6 +10,7 @@ import csv
 import hashlib
 import os
 import re
+import stat
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -40,6 +41,8 @@ _PARTIAL: Final = 206  # RFC 9110, section 15.3.7
 # Section 14.4; the size is * if the server does not know it.
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 _REDIRECT: Final = range(300, 400)
+_REFUSED: Final = 400
+_EMPTY: Final = 416  # no byte of the range is there (section 15.5.17)
 _TOO_MANY: Final = 429
 _SERVER: Final = 500
 
@@ -101,6 +104,8 @@ class IdFile(Struct, frozen=True, kw_only=True):
         while content and not content.endswith(b"\n") and end < self.size:
             last = content.rpartition(b"\n")[2]
             if len(last) >= MAX_LINE:
+                if _has_returns(last):  # of a plan of an earlier version
+                    raise _too_long(self.where)
                 break  # an overlong line is reported as bad
             more = await self._read(end, min(end + _AHEAD, self.size))
             if more.version != version:
@@ -241,17 +246,67 @@ def _header(name: str, form: Format, column: str | None, text: str) -> str:
 
 async def _read_whole(source: IdFile) -> str:
     """Return the digest of the file; raises `ConfigurationError` if it changes meanwhile."""
-    hashed = hashlib.sha256()
+    hashed, place, is_empty = hashlib.sha256(), 0, True
+    lines = _LineCheck(source)
     rows = _RowCheck(source) if source.form is Format.CSV else None
     async for part in source.blocks():
         if part.mark != source.mark:
-            raise ConfigurationError(f"{clean(source.where)} is being written to; try again later")
+            why = ", or each answer has another ETag: serve it from one server" * is_url(
+                source.where
+            )
+            raise ConfigurationError(
+                f"{clean(source.where)} is being written to; try again later{why}"
+            )
         hashed.update(part.content)
+        is_empty = is_empty and not part.content[max(0, source.begin - place) :].strip()
+        place += len(part.content)
+        lines.feed(part.content)
         if rows is not None:
             rows.feed(part.content)
+    if is_empty:
+        raise ConfigurationError(f"there are no ids in {clean(source.where)}")
     if rows is not None:
         rows.feed(b"\n")
     return _shortened(hashed)
+
+
+class _LineCheck:
+    """Raises `ConfigurationError` if lines that end with a carriage return cannot be read whole.
+
+    Ranges are cut at line feeds. If there is none for long, an id would be cut.
+    """
+
+    def __init__(self, source: IdFile) -> None:
+        self._where = source.where
+        self._rest = b""  # the begin of a line; of one that is too long, its last byte
+        self._is_long = False
+
+    def feed(self, content: bytes) -> None:
+        """Check the next part of the file."""
+        content, place = self._rest + content, 0
+        while self._is_long or len(content) - place > MAX_LINE:
+            end = -1 if self._is_long else content.rfind(b"\n", place, place + MAX_LINE)
+            if end < 0:
+                end = content.find(b"\n", place)
+                if _has_returns(content[place : end if end >= 0 else None]):
+                    raise _too_long(self._where)
+                self._is_long = end < 0
+                if self._is_long:
+                    place = len(content) - 1
+                    break
+            place = end + 1
+        self._rest = content[place:]
+
+
+def _has_returns(line: bytes) -> bool:
+    return b"\r" in line[:-1]  # the last one may belong to the line feed
+
+
+def _too_long(where: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"{clean(where)} has lines that end with a carriage return, and no line feed for more than"
+        f" {MAX_LINE:,} bytes; convert its line ends first: mac2unix"
+    )
 
 
 class _RowCheck:
@@ -302,6 +357,8 @@ def _checked(where: str) -> tuple[str, str]:
     """Return the absolute path or the URL, and the name that shows the format."""
     if is_url(where):
         return check_url(where), urlsplit(where).path
+    if "\0" in where:
+        raise ConfigurationError(f"{clean(where)!r} is not a path: it contains a NUL character")
     path = str(Path(where).absolute())
     return path, path
 
@@ -313,7 +370,10 @@ def is_url(where: str) -> bool:
 
 def check_url(where: str) -> str:
     """Return this URL; raises `ConfigurationError` if a fleet does not read it."""
-    parts = urlsplit(where)
+    try:
+        parts, _ = urlsplit(where), URL(where, encoded=True).port
+    except ValueError as error:
+        raise ConfigurationError(f"{clean(where)} is not a URL: {error}") from None
     if parts.scheme not in {"http", "https"}:
         raise ConfigurationError(f"a URL of ids begins with https://, not {parts.scheme}://")
     if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
@@ -343,7 +403,14 @@ async def _read(where: str, start: int, end: int) -> _Part:
 
 
 def _read_path(path: Path, start: int, end: int) -> _Part:
-    with path.open("rb") as file:
+    # Without a wait for somebody to write to it, if it is a pipe.
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    with os.fdopen(os.open(path, flags), "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise ConfigurationError(
+                f"{clean(str(path))} is not a regular file, and a fleet reads ranges of a file"
+            )
         file.seek(start)
         content = file.read(end - start)
         status = os.fstat(file.fileno())
@@ -367,6 +434,14 @@ async def _read_url(url: str, start: int, end: int) -> _Part:
             )
         if response.status == _TOO_MANY or response.status >= _SERVER:
             raise OSError(f"the server answered {response.status}")
+        if response.status == _EMPTY and not start:
+            raise ConfigurationError(f"there are no ids in {clean(url)}")
+        if response.status >= _REFUSED:
+            raise ConfigurationError(
+                f"{clean(url)} is refused (the server answered {response.status}): the file may be"
+                " gone, or a signature of the URL may have expired; a run that has begun has to be"
+                " cancelled, and started with a new URL and the same --journal"
+            )
         found = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
         if response.status != _PARTIAL or found is None:
             raise ConfigurationError(

@@ -54,6 +54,10 @@ _TABLES: Final = (
 )
 
 
+_LONGEST_NAME: Final = 200  # bytes; most systems allow 255, and files beside it have longer ones
+_BESIDE: Final = ("-wal", "-shm", "-lock")
+
+
 class OtherJournalError(ConfigurationError):
     """The journal at this place is not the run's."""
 
@@ -98,6 +102,7 @@ class FleetJournal:
         self._source = source
         self._expected = journal_id
         self.identity = ""  # from `open` on
+        self._file = 0, 0  # device and inode, from then on
         self._lock = Lock(lock_path(self.path), f"the journal {path}")
         input_info = store.InputInfo(source.where, source.form, source.column)
         self._store = JournalStore(self.path, tenant, operation, input_info)
@@ -193,6 +198,29 @@ class FleetJournal:
             (uuid4().hex, source.digest),
         )
         self.identity, _ = _identity(sql)
+        status = self.path.stat()
+        self._file = status.st_dev, status.st_ino
+
+    def look(self, recorded: int, now: int) -> None:
+        """Raise `OtherJournalError` if the file was moved, or is an older copy of the journal.
+
+        Args:
+            recorded: bytes of ids that must be recorded.
+            now: milliseconds since 1970.
+        """
+        try:
+            status = self.path.stat()
+        except FileNotFoundError:
+            raise self._other("the journal was moved or deleted under it") from None
+        if (status.st_dev, status.st_ino) != self._file:
+            raise self._other("there is another file, under the open journal")
+        sql = self._store.connection(now)
+        (there,) = sql.execute("SELECT ifnull(sum(until - start), 0) FROM chunks").fetchone()
+        if there < recorded:
+            raise self._other(
+                f"there is an older copy of it, with {there:,} of {recorded:,} bytes of ids; if"
+                " that is all that is left, cancel the run, and start it again"
+            )
 
     def left(self, now: int) -> Left:
         """Return the work that is left, and the counts of the recorded users."""
@@ -275,9 +303,12 @@ class FleetJournal:
 
     def _completed(self, span: Span, now: int) -> HandedOut:
         sql = self._store.connection(now)
-        position, count, bad_lines = sql.execute(
+        found = sql.execute(
             "SELECT position, ids, bad_lines FROM chunks WHERE start = ?", (span.start,)
         ).fetchone()
+        if found is None:
+            raise self._other("there is a copy of it that does not know this chunk")
+        position, count, bad_lines = found
         ids = sql.execute(
             "SELECT user_id FROM users WHERE position >= ? AND position < ? ORDER BY position",
             (position, position + count),
@@ -408,10 +439,15 @@ def _failures(rows: Rows) -> Iterator[Failure]:
 
 def journal_name(name: str) -> str:
     """Return the name of a journal; raises `ConfigurationError` for a path or a hidden file."""
-    if not name or PurePath(name).name != name or name.startswith("."):
+    is_plain = name.isprintable() and len(name.encode(errors="replace")) <= _LONGEST_NAME
+    if is_plain and name.endswith(_BESIDE):
+        raise ConfigurationError(
+            f"{clean(name)!r} is not the name of a journal: a journal has such a file beside it"
+        )
+    if not is_plain or not name or PurePath(name).name != name or name.startswith("."):
         raise ConfigurationError(
             f"{clean(name)!r} is not the name of a journal: it must be a name without a folder, and"
-            " without a dot in front; the coordinator writes it to the folder that it was started"
-            " in"
+            " without a dot in front, of at most 200 bytes; the coordinator writes it to the folder"
+            " that it was started in"
         )
     return name

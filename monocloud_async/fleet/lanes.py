@@ -12,6 +12,7 @@ _LONGEST: Final = 30.0  # seconds of work in a chunk
 _SHORTEST: Final = 2.0
 # In a chunk: its result must fit a payload of 2 MB, at 120 bytes for each failure.
 _MAX_USERS: Final = 10_000
+RATE_OVER: Final = 5.0  # seconds over which a worker measures its rate
 _FRESH: Final = 60.0  # seconds; a worker that says nothing for longer may be gone
 
 
@@ -36,16 +37,26 @@ class MeasuredRate:
     """The rate that the tenant grants the fleet, from what workers say at the end of a chunk."""
 
     def __init__(self) -> None:
-        self._rates: dict[str, tuple[float, float]] = {}  # of each worker, and when it said so
+        self._signs: dict[str, tuple[Sign, float]] = {}  # of each worker, and when it said so
 
     def add(self, sign: Sign, now: float) -> None:
         """Record what a worker says about itself."""
-        # The rate that it has is lower while it waits for chunks, which must not get smaller.
-        self._rates[sign.worker] = max(sign.rate, sign.learnt or 0.0), now
+        self._signs[sign.worker] = sign, now
+
+    def lately(self, now: float) -> list[Sign]:
+        """Return the last signs of workers whose chunks came back in the last seconds."""
+        # A result may have waited for a coordinator, and a worker's clock may be wrong.
+        return [sign for sign, _ in self._signs.values() if abs(now - sign.moment) < RATE_OVER]
 
     def value(self, now: float) -> float | None:
         """Return the requests per second, or None if nobody has measured any."""
-        return sum(rate for rate, at in self._rates.values() if now - at < _FRESH) or None
+        # The rate that it has is lower while it waits for chunks, which must not get smaller.
+        rates = [
+            max(sign.rate, sign.learnt or 0.0)
+            for sign, at in self._signs.values()
+            if now - at < _FRESH
+        ]
+        return sum(rates) or None
 
 
 def next_chunk(state: RunState, rate: float, number: int) -> Chunk:

@@ -41,6 +41,8 @@ class Plan(Struct, frozen=True, kw_only=True):
         operation: the name of the operation; payloads from before there were others have none.
         journal_id: the identity of the journal, once a coordinator has opened it. From then on, no
             other journal is the run's.
+        recorded: bytes of ids that the run knows to be in its journal; one with less is an older
+            copy.
     """
 
     tenant: str
@@ -50,6 +52,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     max_outage: float
     operation: str = "enable"
     journal_id: str | None = None
+    recorded: int = 0
 
 
 class Pace(Struct, frozen=True, kw_only=True):
@@ -68,6 +71,7 @@ class Pace(Struct, frozen=True, kw_only=True):
         alone: the worker whose session alone looks for the rate; empty when that is known.
         wait: seconds of the pause, from its begin.
         max_rate: the highest requests per second of the whole fleet; None if there is none.
+        joins: whether a session that had the only chunk may not have heard of the others yet.
     """
 
     run: str = ""
@@ -81,6 +85,7 @@ class Pace(Struct, frozen=True, kw_only=True):
     alone: str = ""
     wait: float = 0.0
     max_rate: float | None = None
+    joins: bool = False
 
 
 class Throttled(Struct, frozen=True, kw_only=True):
@@ -141,6 +146,7 @@ class Sign(Struct, frozen=True, kw_only=True):
             they are not known.
         pause_left: seconds that the tenant asks to wait.
         outage: seconds since the tenant is down, or 0.
+        moment: when it says so, in seconds since 1970 by its own clock.
     """
 
     users: int
@@ -149,6 +155,7 @@ class Sign(Struct, frozen=True, kw_only=True):
     learnt: float | None = None
     pause_left: float = 0.0
     outage: float = 0.0
+    moment: float = 0.0
 
 
 class ChunkResult(Struct, kw_only=True):
@@ -296,6 +303,7 @@ class Progress(Counts, kw_only=True):
         expected: about how many ids these are, estimated from samples.
         done: bytes of ids whose users are in the journal.
         max_rate: requests per second at most, over the whole fleet, or None.
+        results: how many results of workers are counted, those of lost workers included.
         chunks: how many chunks are handed out.
         waiting: how many of them no worker has taken yet.
         paused: why the run is paused, or None.
@@ -303,6 +311,7 @@ class Progress(Counts, kw_only=True):
         kinds: users who failed or are unknown, by `kind`.
         away: the workers that have left the run, with the reason, until `resume`.
         under_way: users of the chunks that workers have, who are not done.
+        signs: of workers whose chunks came back in the last seconds; empty once they are counted.
         rate: requests per second in the last seconds.
         learnt: requests per second that the tenant grants, or None if that is not known.
         pause_left: seconds that the tenant asks to wait.
@@ -317,6 +326,7 @@ class Progress(Counts, kw_only=True):
     expected: int
     max_rate: float | None
     done: int = 0
+    results: int = 0
     chunks: int = 0
     waiting: int = 0
     paused: str | None = None
@@ -324,6 +334,7 @@ class Progress(Counts, kw_only=True):
     kinds: dict[str, int] = field(default_factory=dict)
     away: dict[str, str] = field(default_factory=dict)
     under_way: int = 0
+    signs: list[Sign] = field(default_factory=list)
     rate: float = 0.0
     learnt: float | None = None
     pause_left: float = 0.0

@@ -8,7 +8,7 @@ import logging
 import socket
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Final, get_args
 
 import msgspec
@@ -103,12 +103,17 @@ async def run_metrics(client: Client, tenant: str) -> AsyncIterator[None]:
 async def _measure(run: FleetRun, meter: MetricMeter) -> None:
     gauges = _Gauges(meter.with_additional_attributes({"tenant": run.tenant}))
     gauges.show(None)
+    is_running = False
     while True:
-        with suppress(MonoCloudError):  # there was no run yet, or Temporal is down
-            if await run.over():
-                gauges.show(None)
-            else:
+        try:
+            was_running, is_running = is_running, not await run.over()
+            if was_running or is_running:  # once more when it has ended
                 await _show_progress(run, gauges)
+            if not is_running:
+                gauges.show(None)
+        except MonoCloudError:  # there was no run yet, or Temporal is down
+            if is_running:
+                gauges.show_trouble()
         await asyncio.sleep(_EVERY)
 
 
@@ -184,6 +189,7 @@ class _Gauges:
     def show_trouble(self) -> None:
         """Set that a run is in progress, and that it cannot tell how it goes."""
         self._set("running", 1)
+        self._set("rate", 0)
         self._set("trouble", 1)
 
     def _set(self, name: str, value: float, **attributes: str) -> None:

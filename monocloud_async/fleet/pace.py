@@ -28,6 +28,8 @@ _PROOF: Final = 2  # of them in a row, that say nothing
 _APART: Final = 1.02  # a rate is in the timetable if it is so many times the one before
 _MARKS: Final = 200  # of an interval, in a message
 SEARCH: Final = 5.0  # seconds for which a session looks for the rate alone, at most
+# Seconds in which a session hears of others: it asks twice a second.
+HEARD: Final = 1.0
 # Steps of the timetable, in seconds; the search, which comes first, is quick.
 _STEP, _LONG_STEP = 0.02, 0.05
 
@@ -58,7 +60,15 @@ class FleetPace:
         return rate_after(self.pace, 0.0) if self.pace.known else None
 
     def answer(
-        self, run: str, epoch: int, *, me: str, lanes: int, max_rate: float | None, now: float
+        self,
+        run: str,
+        epoch: int,
+        *,
+        me: str,
+        lanes: int,
+        max_rate: float | None,
+        joined_at: float = -math.inf,
+        now: float,
     ) -> Pace:
         """Return what the sessions keep to; the rates only to who knows another epoch.
 
@@ -68,6 +78,7 @@ class FleetPace:
             me: this run.
             lanes: how many chunks are out.
             max_rate: the highest rate of the whole fleet.
+            joined_at: when others joined the only chunk, which had all of that rate.
             now: as everywhere.
         """
         knows = (run, epoch) == (me, self.pace.epoch)
@@ -78,6 +89,7 @@ class FleetPace:
             lanes=max(1, lanes),
             alone=self.alone(now),
             max_rate=max_rate,
+            joins=now < joined_at + HEARD,
         )
 
     def throttled(self, told: Throttled) -> None:

@@ -9,14 +9,15 @@ payloads comes from the environment as well: see `codec`.
 import dataclasses
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
 import msgspec
-from temporalio.api.common.v1 import Payload
+from temporalio.api.common.v1 import Payload, WorkflowExecution
 from temporalio.api.failure.v1 import Failure
-from temporalio.client import Client, WorkflowQueryFailedError
+from temporalio.api.workflowservice.v1 import GetWorkflowExecutionHistoryRequest
+from temporalio.client import Client, WorkflowExecutionStatus, WorkflowQueryFailedError
 from temporalio.converter import (
     CompositePayloadConverter,
     DataConverter,
@@ -26,6 +27,7 @@ from temporalio.converter import (
     WorkflowSerializationContext,
 )
 from temporalio.envconfig import ClientConfig
+from temporalio.exceptions import ApplicationError
 from temporalio.exceptions import FailureError as TemporalFailureError
 from temporalio.runtime import Runtime
 from temporalio.service import RPCError, RPCStatusCode
@@ -33,7 +35,12 @@ from temporalio.worker import Worker
 
 from monocloud_async.config import tenant_name
 from monocloud_async.errors import ConfigurationError, MonoCloudError
-from monocloud_async.fleet.codec import PayloadRefusedError, protected
+from monocloud_async.fleet.codec import (
+    KeylessCodec,
+    PayloadRefusedError,
+    WatchedCodec,
+    protected,
+)
 from monocloud_async.sanitize import clean
 from monocloud_async.version import __version__
 
@@ -92,14 +99,53 @@ def with_message_codec(client: Client) -> Client:
 
 def converter(base: DataConverter = DataConverter.default) -> DataConverter:
     """Return a copy of the converter that encodes this package's messages; keeps its codec."""
-    return dataclasses.replace(base, payload_converter_class=_Converter)
+    codec = base.payload_codec or KeylessCodec()
+    return dataclasses.replace(base, payload_converter_class=_Converter, payload_codec=codec)
+
+
+def telling(client: Client, refused: Callable[[PayloadRefusedError], object]) -> Client:
+    """Return a client on the same connection that tells which messages its codec refuses."""
+    config = client.config()
+    base = config["data_converter"]
+    codec = WatchedCodec(base.payload_codec or KeylessCodec(), refused)
+    config["data_converter"] = dataclasses.replace(base, payload_codec=codec)
+    return Client(**config)
+
+
+async def check_readable(client: Client, tenant: str) -> None:
+    """Raise `PayloadRefusedError` if the tenant's run is of parts with another key, or with none.
+
+    They could not read what this part writes, and one message that its coordinator cannot read ends
+    a run.
+    """
+    run = workflow_id(tenant)
+    description = await client.get_workflow_handle(run).describe()
+    codec = in_context(client, run).payload_codec
+    if codec is None or description.status is not WorkflowExecutionStatus.RUNNING:
+        return
+    answer = await client.workflow_service.get_workflow_execution_history(
+        GetWorkflowExecutionHistoryRequest(
+            namespace=client.namespace,
+            execution=WorkflowExecution(workflow_id=run),
+            maximum_page_size=1,
+        )
+    )
+    for event in answer.history.events:
+        await codec.decode(event.workflow_execution_started_event_attributes.input.payloads)
+
+
+def in_context(client: Client, run: str) -> DataConverter:
+    """Return the client's converter for the payloads of this workflow id."""
+    context = WorkflowSerializationContext(namespace=client.namespace, workflow_id=run)
+    return client.data_converter.with_context(context)
 
 
 async def failure_text(client: Client, run: str, failure: Failure) -> str:
     """Return the message of a failure of this run, which may be encrypted."""
-    context = WorkflowSerializationContext(namespace=client.namespace, workflow_id=run)
-    error = await client.data_converter.with_context(context).decode_failure(failure)
-    return error.message if isinstance(error, TemporalFailureError) else str(error)
+    error = await in_context(client, run).decode_failure(failure)
+    text = error.message if isinstance(error, TemporalFailureError) else str(error)
+    cause = error.__cause__
+    return f"{text}: {cause.message}" if isinstance(cause, ApplicationError) else text
 
 
 def workflow_id(tenant: str) -> str:
@@ -143,13 +189,18 @@ def to_fleet_error(error: RPCError, tenant: str) -> FleetError:
     if error.status == RPCStatusCode.NOT_FOUND and "amespace" in error.message:
         return FleetError(f"{_NO_NAMESPACE} ({error.message})")
     if error.status == RPCStatusCode.NOT_FOUND:
-        return FleetError(f"no run is in progress for {tenant}: start one")
+        return no_run(tenant)
     if error.status in _NO_WORKER:
         return FleetError(
             f"no coordinator answers for {tenant}: check that `monocloud-async fleet coordinator`"
             " is running, with this Temporal"
         )
     return FleetError(f"Temporal refused ({error.status.name}): {error.message}")
+
+
+def no_run(tenant: str) -> FleetError:
+    """Return the error for an order to a run that is not there, or has ended."""
+    return FleetError(f"no run is in progress for {tenant}: start one")
 
 
 async def work(worker: Worker) -> None:

@@ -28,8 +28,10 @@ from monocloud_async.bulk.run import BulkRun
 from monocloud_async.endpoint import BulkOperation, bulk_operation
 from monocloud_async.errors import ConfigurationError, MonoCloudError
 from monocloud_async.fleet.checks import answering, key_check, source_check
+from monocloud_async.fleet.codec import PayloadRefusedError
 from monocloud_async.fleet.follower import Follower
-from monocloud_async.fleet.lanes import MAX_LANES
+from monocloud_async.fleet.heartbeats import beating
+from monocloud_async.fleet.lanes import MAX_LANES, RATE_OVER
 from monocloud_async.fleet.messages import (
     Chunk,
     ChunkResult,
@@ -39,10 +41,15 @@ from monocloud_async.fleet.messages import (
     Sign,
     Throttled,
 )
+from monocloud_async.fleet.pace import HEARD
 from monocloud_async.fleet.sources import Sources
 from monocloud_async.fleet.temporal import (
+    FleetError,
+    check_readable,
     connect,
     member_name,
+    telling,
+    translated,
     with_message_codec,
     work,
     worker_queue,
@@ -59,7 +66,6 @@ _MAX_FAILED: Final = 1 << 19  # bytes of failures in a result, whose payload has
 _QUICK: Final = 0.15  # seconds between two questions during a pause
 _OFTEN: Final = 0.5  # seconds between two questions else
 _SHORT_PAUSE: Final = 4.0  # seconds; in a longer one, it is enough to ask as often as else
-_RATE_OVER: Final = 5.0  # seconds over which the rate is measured
 _ASK: Final = 2.0  # seconds between two questions of a worker that has left the run
 _ASKED: Final = 10  # questions until the run must know that the worker has left
 _ANSWER: Final = timedelta(seconds=5)  # timeout of a query
@@ -94,6 +100,8 @@ async def run_worker(
     news = _News(session, run)
     activities = _Activities(session, allowed, news)
     checks = source_check(allowed), key_check(session)
+    with translated(session.tenant), suppress(RPCError):  # no run yet, or Temporal is down
+        await check_readable(client, session.tenant)
     following = asyncio.create_task(news.exchange())
     following.add_done_callback(_log_error)
     try:
@@ -117,9 +125,20 @@ def _log_error(following: asyncio.Task[None]) -> None:
 
 
 async def _until_left(client: Client, tenant: str, activities: "_Activities") -> None:
-    """Take chunks until this worker leaves the run."""
+    """Take chunks until this worker leaves the run.
+
+    Raises:
+        FleetError: Temporal refuses the worker, or the messages of the run need another key.
+    """
+    refused = asyncio.Event()
+    errors = list[PayloadRefusedError]()
+
+    def refuse(error: PayloadRefusedError) -> None:
+        errors.append(error)
+        refused.set()
+
     worker = Worker(
-        client,
+        telling(client, refuse),
         identity=member_name(),
         task_queue=worker_queue(tenant),
         activities=[activities.run_chunk],
@@ -129,10 +148,10 @@ async def _until_left(client: Client, tenant: str, activities: "_Activities") ->
         max_heartbeat_throttle_interval=timedelta(seconds=BEAT),
         default_heartbeat_throttle_interval=timedelta(seconds=BEAT),
     )
-    leaving = asyncio.create_task(activities.left.wait())
+    leaving = {asyncio.create_task(event.wait()) for event in (activities.left, refused)}
     working = asyncio.create_task(work(worker))
     try:
-        await asyncio.wait({leaving, working}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({*leaving, working}, return_when=asyncio.FIRST_COMPLETED)
         working.cancel()  # the worker then lets the calls in flight finish
         await asyncio.wait({working})
     except asyncio.CancelledError:
@@ -142,9 +161,12 @@ async def _until_left(client: Client, tenant: str, activities: "_Activities") ->
             await working
         raise
     finally:
-        leaving.cancel()
+        for task in leaving:
+            task.cancel()
     with suppress(asyncio.CancelledError):
         working.result()
+    for error in errors:
+        raise FleetError(str(error))
 
 
 async def _until_away(run: WorkflowHandle[RunWorkflow, FleetReport], *, away: bool) -> None:
@@ -193,12 +215,14 @@ class _News:
         self._something.set()
 
     async def first(self) -> None:
-        """Wait for the workflow's answer if this chunk is the only one, but not for long."""
+        """Wait until a chunk that begins now may use its part of the rate, but not for long."""
         if self.follower.chunks == 1:  # what is known may be old, or of another run
             self._answered.clear()
         self._something.set()
         with suppress(TimeoutError):
             await asyncio.wait_for(self._answered.wait(), BEAT)
+        if self.follower.joins:
+            await asyncio.sleep(HEARD)
 
     async def exchange(self) -> None:
         """Send what there is to tell, and ask for news twice a second; more often in a pause."""
@@ -243,17 +267,29 @@ class _Meter:
     """The rate of a worker, over all of its chunks."""
 
     def __init__(self) -> None:
+        self._runs: list[BulkRun] = []
+        self._before = 0  # requests of the runs that have ended
         self._counted: deque[tuple[float, int]] = deque()
 
-    def add(self, now: float, requests: int) -> float:
-        """Add requests, and return how many there were per second in the last seconds."""
-        self._counted.append((now, requests))
-        while self._counted[0][0] <= now - _RATE_OVER:
+    def begin(self, run: BulkRun, now: float) -> None:
+        """Count the requests of this run, too."""
+        self._runs.append(run)
+        self.rate(now)
+
+    def end(self, run: BulkRun) -> None:
+        """Count no more requests of this run."""
+        self._runs.remove(run)
+        self._before += run.report.requests
+
+    def rate(self, now: float) -> float:
+        """Return how many requests there were per second in the last seconds."""
+        counted = self._before + sum(run.report.requests for run in self._runs)
+        self._counted.append((now, counted))
+        while len(self._counted) > 1 and self._counted[1][0] <= now - RATE_OVER:
             self._counted.popleft()
-        since = now - self._counted[0][0]
-        # The first count was made in the time before it.
-        counted = sum(number for _, number in self._counted) - self._counted[0][1]
-        return counted / since if since else 0.0
+        began, before = self._counted[0]
+        began = max(began, now - RATE_OVER - BEAT)  # it may have had no chunk for long
+        return (counted - before) / (now - began) if now > began else 0.0
 
 
 class _Activities:
@@ -301,20 +337,21 @@ class _Activities:
         self, plan: Plan, chunk: Chunk, before: ChunkResult, max_rate: float | None
     ) -> ChunkResult:
         span, where = chunk.span, clean(plan.source.where)
-        try:
-            operation = bulk_operation(plan.operation)
-            content = await self._sources.read(plan.source, span.start, span.end, before.digest)
-        except ConfigurationError as error:
-            before.why = str(error)
-            return before
-        except (OSError, aiohttp.ClientError) as error:
-            before.why = f"cannot read {where}: {error}"
-            return before
-        lines = plan.source.parse(content)
-        user_ids = [line.user_id for line in lines if line.user_id is not None]
-        before.bad_lines = len(lines) - len(user_ids)
-        if max_rate is not None:  # the last owner of this lane may have sent a request just now
-            await asyncio.sleep(1 / max_rate)
+        async with beating():  # the source may be slow, and so may be the lane
+            try:
+                operation = bulk_operation(plan.operation)
+                content = await self._sources.read(plan.source, span.start, span.end, before.digest)
+            except ConfigurationError as error:
+                before.why = str(error)
+                return before
+            except (OSError, aiohttp.ClientError) as error:
+                before.why = f"cannot read {where}: {error}"
+                return before
+            lines = plan.source.parse(content)
+            user_ids = [line.user_id for line in lines if line.user_id is not None]
+            before.bad_lines = len(lines) - len(user_ids)
+            if max_rate is not None:  # the last owner of this lane may have sent a request just now
+                await asyncio.sleep(1 / max_rate)
         work = _ChunkRun(
             self._session,
             operation,
@@ -357,7 +394,6 @@ class _ChunkRun:
         self._room = _MAX_FAILED  # bytes
         self._meter = meter
         self._follower = follower
-        self._metered = 0  # requests
         self._before = before
         self._rows = before.rows
         self._others: list[tuple[Outcome, int]] = []  # they may succeed when the run continues
@@ -377,7 +413,7 @@ class _ChunkRun:
         """Return the result; raises if the chunk may already belong to another worker."""
         if proved:
             self.run.prove()
-        self._meter.add(self._loop.time(), 0)  # from now on
+        self._meter.begin(self.run, self._loop.time())
         running = asyncio.ensure_future(self.run)
         self._beat()
         try:
@@ -391,6 +427,7 @@ class _ChunkRun:
             await asyncio.wait({running})
         finally:
             self._next_beat.cancel()
+            self._meter.end(self.run)
         if self._lost:
             raise ApplicationError("the worker sent no heartbeat for too long", self._so_far())
         return self._ended(running)
@@ -428,16 +465,15 @@ class _ChunkRun:
                 self._drain()
 
     def _sign(self) -> Sign:
-        report, pace = self.run.report, self.run.pace
-        rate = self._meter.add(self._loop.time(), report.requests - self._metered)
-        self._metered = report.requests
+        pace = self.run.pace
         return Sign(
             users=len(self._positions),
-            rate=rate,
+            rate=self._meter.rate(self._loop.time()),
             worker=member_name(),
             learnt=pace.rate,
             pause_left=self._follower.pause_left,
             outage=pace.down_for(self._loop.time()),
+            moment=time.time(),
         )
 
     def _so_far(self) -> ChunkResult:

@@ -18,6 +18,7 @@ version began take the steps of that version until they continue in a new histor
 """
 
 import asyncio
+import math
 from collections import Counter
 from contextlib import suppress
 from datetime import timedelta
@@ -31,6 +32,7 @@ from temporalio.exceptions import ActivityError, ApplicationError, CancelledErro
 from temporalio.exceptions import TimeoutError as TimedOutError
 from temporalio.workflow import ActivityHandle
 
+from monocloud_async.fleet.codec import PayloadRefusedError
 from monocloud_async.fleet.lanes import MeasuredRate, lanes, most_lanes, next_chunk
 from monocloud_async.fleet.messages import (
     Chunk,
@@ -41,6 +43,7 @@ from monocloud_async.fleet.messages import (
     How,
     Left,
     Pace,
+    Plan,
     Progress,
     RunState,
     Span,
@@ -68,6 +71,9 @@ HEARTBEAT: Final = 10.0  # seconds without one, after which a worker or coordina
 _FENCE: Final = 6.0
 _LOST: Final = 20  # workers lost with one chunk, before the run pauses
 _TAKEN: Final = 10.0  # seconds in which somebody must take a chunk after a worker has left
+_REFUSED: Final = (
+    PayloadRefusedError.__name__
+)  # the type of the failure of a worker without the key
 _FAILED: Final = 5  # attempts that failed with an error, such as a file that cannot be read
 # Temporal ends a workflow at 51,200 events or 50 MB of history
 # (https://docs.temporal.io/workflow-execution/limits).
@@ -107,21 +113,27 @@ class RunWorkflow:
         self._rate = MeasuredRate()
         self._pace = FleetPace(state.pace)
         self._out = 0  # chunks that workers have, or wait for one
+        self._has_all = False  # the only one of them has all of the highest rate
+        self._joined_at = -math.inf  # when others joined that one
 
     @workflow.run
     async def run(self, _state: RunState) -> FleetReport:
         """Do the run, and return its report."""
         self._records_at_once = workflow.patched(_RECORDS_AT_ONCE)
         self._measures_rate = workflow.patched(_MEASURES_RATE)
+        for sign in self._state.progress.signs:  # of the history before
+            self._rate.add(sign, workflow.time())
         # In a separate task: a cancellation reaches only this one, and interrupts no step.
         working = asyncio.create_task(self._work())
         try:
             await workflow.wait_condition(working.done)
         except asyncio.CancelledError:
             self._cancelled = self._draining = True
+            self._state.progress.paused = None  # nobody can resume it
             await workflow.wait_condition(working.done)
         if not working.result() and not self._cancelled:
             self._state.pace = self._pace.pace
+            self._state.progress.signs = self._rate.lately(workflow.time())
             workflow.continue_as_new(self._state)
         ending = asyncio.create_task(self._end())
         while not ending.done():
@@ -138,6 +150,7 @@ class RunWorkflow:
             trouble=sorted(set(self._trouble.values())),
             kinds=dict(self._state.progress.kinds),
             learnt=self._pace.learnt,
+            signs=self._rate.lately(workflow.time()),
         )
         for result in self._in_hand.values():
             add_result(progress, result)
@@ -157,6 +170,7 @@ class RunWorkflow:
             me=workflow.info().first_execution_run_id,
             lanes=self._out,
             max_rate=self._state.progress.max_rate,
+            joined_at=self._joined_at,
             now=workflow.time(),
         )
 
@@ -192,7 +206,7 @@ class RunWorkflow:
         """Return whether work is left; asks the journal if needed."""
         state = self._state
         if state.gaps is None:
-            call = _journal("left", self._plan, kind=Left)
+            call = _journal("left", self._plan_now, kind=Left)
             if not await self._known(call):
                 return False
             left: Left = call.result()
@@ -248,6 +262,11 @@ class RunWorkflow:
             trouble.append(f"the journal could not be closed: {_reason(error)}")
             report = state.report(how)
         return structs.replace(report, trouble=trouble)
+
+    @property
+    def _plan_now(self) -> Plan:
+        """The plan, for the coordinator."""
+        return structs.replace(self._plan, recorded=self._state.progress.done)
 
     def _next_chunk(self) -> Chunk:
         rate = self._measured() or self._state.progress.max_rate or _GUESS
@@ -315,7 +334,7 @@ class RunWorkflow:
     async def _begin(self, chunk: Chunk) -> Chunk | None:
         """Return the chunk with what the journal knows; None if the run cannot go on with it."""
         while True:
-            call = _journal("begin_chunk", self._plan, chunk.span, kind=Chunk)
+            call = _journal("begin_chunk", self._plan_now, chunk.span, kind=Chunk)
             if not await self._known(call):
                 return None
             try:
@@ -364,18 +383,26 @@ class RunWorkflow:
             return structs.replace(result, bad_lines=result.bad_lines * result.done), None
         finally:
             self._out -= 1
+            self._has_all = self._has_all and self._out > 0
         if isinstance(cause, CancelledError):
             return ChunkResult(), None  # no worker had it
         result = structs.replace(_last_word(cause) or ChunkResult(), bad_lines=0, sign=None)
         if isinstance(cause, ApplicationError):
+            refused = cause.cause
+            if isinstance(refused, ApplicationError) and refused.type == _REFUSED:
+                # It cannot say so itself, because nobody could read what it writes.
+                self._state.progress.away[who] = refused.message
+                return ChunkResult(), None
             cause = ApplicationError(f"{cause.message} (worker {who})")
         return result, cause
 
     def _call_worker(self, chunk: Chunk) -> ActivityHandle[ChunkResult]:
         """Start the activity of a worker."""
         progress = self._state.progress
-        is_only_one = self._is_one_lane() and len(self._lanes) == 1
-        number = 1 if is_only_one else most_lanes(progress.max_rate)
+        if self._has_all:
+            self._joined_at = workflow.time()
+        self._has_all = self._is_one_lane() and len(self._lanes) == 1
+        number = 1 if self._has_all else most_lanes(progress.max_rate)
         # With a limit only if somebody has left: with few machines, none may be there for a while.
         taken = timedelta(seconds=_TAKEN) if progress.away else None
         return workflow.start_activity(
@@ -438,12 +465,15 @@ class RunWorkflow:
     async def _record(self, chunk: Chunk, result: ChunkResult, attempts: int = 0) -> bool:
         """Record the result; return False if a cancelled run did not wait for the journal."""
         state, start = self._state, chunk.span.start
+        state.progress.results += 1
         name = "record_result" if self._records_at_once else "record_chunk"
         if self._records_at_once and not (
             result.done or result.requests or result.rows.positions()
         ):
             return True  # nothing to record
-        call = _journal(name, self._plan, chunk.span, result, kind=list[Failure], attempts=attempts)
+        call = _journal(
+            name, self._plan_now, chunk.span, result, kind=list[Failure], attempts=attempts
+        )
         self._in_hand[start] = result
         try:
             if not attempts and not await self._known(call):

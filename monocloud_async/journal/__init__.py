@@ -29,7 +29,7 @@ class Journal(Protocol):
     async def write(self, outcomes: Sequence[Outcome], /) -> None:
         """Store these outcomes durably.
 
-        The run writes one group at a time, 40 ms after the first outcome of the group, and leaves
+        The run writes one group at a time, 25 ms after the first outcome of the group, and leaves
         out the skipped users. An exception ends the run with a `RunStoppedError`,
         after the calls in flight have finished.
         """

@@ -10,9 +10,10 @@ from monocloud_async.journal.file import JournalFile
 from monocloud_async.outcome import BulkReport, Outcome, RunStoppedError
 from monocloud_async.ratelimit.limiter import RateLimiter
 
-_GROUP: Final = 0.04  # seconds that the first outcome of a group waits for more
+_GROUP: Final = 0.025  # seconds that the first outcome of a group waits for more
 # While an outcome has waited longer than this many seconds, no new call begins. So kill -9 loses
-# only the calls in flight and this much work, however slow the disk is.
+# only the calls in flight and this much work, however slow the disk is. The difference is the time
+# that the disk has: more than nearly every disk needs, because to hold calls back costs CPU time.
 _LATE: Final = 0.05
 
 
@@ -49,6 +50,7 @@ class JournalWriter:
         self._limiter = limiter
         self._on_failure = on_failure
         self._waiting = 0
+        self._waiting_since: float | None = None  # what `_write` takes next, by the loop's clock
         self._outcomes: list[Outcome] = []  # to be written; a file has its own list
         self._writing: asyncio.Task[None] | None = None
         self._next_commit: asyncio.Future[None] | None = None  # if a call waits for it
@@ -82,8 +84,8 @@ class JournalWriter:
             self._outcomes.append(outcome)
         else:
             self._file.add(outcome)
-        if self._writing is None and self.error is None:
-            self._start()
+        if self._waiting_since is None:
+            self._begin_group()
 
     async def add_before(self, position: int, user_id: str, disabled: bool | None) -> None:  # noqa: FBT001  a state
         """Write whether the user was disabled before the run, and return when it is on disk.
@@ -96,8 +98,8 @@ class JournalWriter:
         if self._next_commit is None:
             self._next_commit = asyncio.get_running_loop().create_future()
         committed = self._next_commit
-        if self._writing is None and self.error is None:
-            self._start()
+        if self._waiting_since is None:
+            self._begin_group()
         await asyncio.shield(committed)
 
     @property
@@ -128,6 +130,11 @@ class JournalWriter:
         stopped.__cause__ = self.error
         return stopped
 
+    def _begin_group(self) -> None:
+        self._waiting_since = asyncio.get_running_loop().time()
+        if self._writing is None and self.error is None:
+            self._start()
+
     def _start(self) -> None:
         self._writing = asyncio.create_task(self._write())
         self._writing.add_done_callback(self._ended)
@@ -135,11 +142,11 @@ class JournalWriter:
     async def _write(self) -> None:
         """Write groups until no outcome is left."""
         loop = asyncio.get_running_loop()
-        while self._waiting or self._next_commit is not None:
-            timer = loop.call_later(_LATE, self._caught_up.clear)
+        while self._waiting_since is not None:
+            timer = loop.call_at(self._waiting_since + _LATE, self._caught_up.clear)
             try:
-                await asyncio.sleep(_GROUP)
-                group, self._waiting = self._waiting, 0
+                await asyncio.sleep(self._waiting_since + _GROUP - loop.time())
+                group, self._waiting, self._waiting_since = self._waiting, 0, None
                 committed, self._next_commit = self._next_commit, None
                 if self._file is None:
                     outcomes, self._outcomes = self._outcomes, []
@@ -159,7 +166,5 @@ class JournalWriter:
         if error is not None:
             self.error = error
             self._on_failure()
-        elif (
-            self._waiting or self._next_commit is not None
-        ):  # outcomes came after the loop had ended
+        elif self._waiting_since is not None:  # outcomes came after the loop had ended
             self._start()

@@ -2,12 +2,15 @@
 
 import asyncio
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from unittest import mock
 
@@ -15,6 +18,8 @@ import pytest
 from fleets import Fleet, Temporal, fleet, temporal
 from terminal import PROGRAM, Cli, environment, started, wait_for
 
+from monocloud_async.journal.lock import Lock
+from monocloud_async.journal.paths import lock_path
 from monocloud_async.sandbox import Sandbox
 
 pytestmark = pytest.mark.process
@@ -59,14 +64,20 @@ async def test_a_run_from_start_to_end(parts: Fleet) -> None:
     await asyncio.sleep(2)
     assert "Paused: a deployment" in await say(parts, "status")
     assert json.loads(await say(parts, "status", "--json"))["paused"] == "a deployment"
-    assert "at 40 requests a second at most" in await say(parts, "rate", 40)
+    said = await say(parts, "rate", 40)
+    assert "is paused; with a resume, it continues at 40 requests a second at most" in said
     assert "at the rate that the tenant grants" in await say(parts, "rate")
-    await say(parts, "resume")
+    assert "The run resumes" in await say(parts, "resume")
+    assert "The run was not paused" in await say(parts, "resume")
     end = await say(parts, "status", "--follow", code=1)
     assert "599  enabled" in end
     assert "The journal covers the whole file, without gaps" in end
     assert "id number 4, user" in await say(parts, "failures")
     assert json.loads(await say(parts, "failures", "--json"))["status"] == 422
+    await say(parts, "start", parts.ids)
+    again = await say(parts, "status", "--follow", code=1)
+    assert "nobody was asked in this run" in again
+    assert "another --journal" in again
     for part in (coordinator, worker):
         part.send(signal.SIGTERM)
         assert part.ended() == 0
@@ -80,8 +91,26 @@ async def test_a_run_that_is_cancelled(parts: Fleet) -> None:
     started = await say(parts, "start", parts.ids)
     assert "has started, at the rate that the tenant grants" in started
     await parts.until(50)
+    await say(parts, "pause")
     assert "A start with the same journal does the rest" in await say(parts, "cancel")
-    assert "The run was cancelled" in await say(parts, "status", "--follow", code=3)
+    for options in ("--follow", "--domain", parts.sandbox.url), ("--domain", parts.sandbox.url):
+        said = await say(parts, "status", *options, code=3)
+        assert "The run was cancelled" in said
+        assert "To do the rest, start it again, with the same file and journal" in said
+        assert "Paused" not in said.partition("requests,")[2]
+    assert "no run is in progress" in await say(parts, "cancel", code=2)
+
+
+async def test_an_order_that_nobody_has_heard_says_so(parts: Fleet) -> None:
+    coordinator = parts.part("coordinator")
+    parts.part("worker")
+    await say(parts, "start", parts.ids, "--max-rate", 20)
+    await parts.until(10)
+    coordinator.kill()
+    for order in ("pause", "cancel"):
+        said = await say(parts, order)
+        assert "no coordinator has heard it" in said
+        assert "Start one with: monocloud-async fleet coordinator" in said
 
 
 async def test_a_start_with_the_journal_of_something_else_is_refused_at_once(parts: Fleet) -> None:
@@ -128,6 +157,7 @@ def test_a_fleet_on_one_machine_and_ctrl_c_in_the_middle(tmp_path: Path) -> None
             process.send_signal(signal.SIGINT)
             out, err = process.communicate(timeout=60)
         assert process.returncode == 130, err
+        assert "no coordinator answers" not in err
         assert "Cancelling" in err
         assert "The run was cancelled" in out
         with started(sandbox, *command, cwd=tmp_path) as process:
@@ -139,6 +169,30 @@ def test_a_fleet_on_one_machine_and_ctrl_c_in_the_middle(tmp_path: Path) -> None
         assert sandbox.stats().users == {"enabled": 1000, "disabled": 0}
         assert sandbox.api_key not in out + err
         assert {path.name for path in tmp_path.iterdir()} == {"ids.txt", "ids.txt.journal"}
+
+
+def listening(process: int) -> set[int]:
+    """Return the ports on which a process listens."""
+    links = [str(each.readlink()) for each in Path(f"/proc/{process}/fd").iterdir()]
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return {
+        int(row[1].partition(":")[2], 16)
+        for row in rows
+        if row[3] == "0A" and f"socket:[{row[9]}]" in links
+    }
+
+
+def blind_post(port: int) -> int:
+    """Start a workflow as the page of another site may ask for it; 0 if that is no HTTP."""
+    body = b'{"workflowType": {"name": "nobodys"}, "taskQueue": {"name": "nobodys"}}'
+    path = "/api/v1/namespaces/default/workflows/a-page-of-another-site"
+    headers = {"Content-Type": "text/plain", "Origin": "https://other.example"}
+    with closing(HTTPConnection("127.0.0.1", port, timeout=10)) as connection:
+        try:
+            connection.request("POST", path, body, headers)
+            return connection.getresponse().status
+        except (OSError, HTTPException):
+            return 0
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the list of processes of Linux")
@@ -154,11 +208,15 @@ def test_a_fleet_on_one_machine_that_is_killed_leaves_nothing_behind(tmp_path: P
         with started(sandbox, "fleet", "dev", ids, cwd=tmp_path) as process:
             wait_for(lambda: sandbox.stats().requests > 0)
             listed = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+            ports = [port for part in listed.split() for port in listening(int(part))]
+            answers = {port: blind_post(port) for port in ports}
             process.kill()
             process.wait()
         parts = [int(part) for part in listed.split()]
         assert len(parts) == 5  # Temporal, coordinator, two workers, and who ends them
         wait_for(lambda: not any(map(is_there, parts)))
+    assert len(answers) > 1  # the page, and the API
+    assert HTTPStatus.OK not in answers.values()  # a page in a browser cannot begin anything
 
 
 def test_a_journal_in_a_folder_that_is_not_there_is_refused_before_anything_starts(
@@ -171,6 +229,20 @@ def test_a_journal_in_a_folder_that_is_not_there_is_refused_before_anything_star
         done = cli("fleet", "dev", ids, "--max-rate", 1, "--journal", journal)
     assert (done.code, "its folder is not there" in done.err) == (2, True)
     assert not process.called
+
+
+def test_a_journal_that_another_process_has_is_refused_before_anything_starts(
+    cli: Cli, tmp_path: Path
+) -> None:
+    ids = tmp_path / "ids.txt"
+    ids.write_text("ada\n")
+    lock = Lock(lock_path(tmp_path / "ids.txt.journal"), "the journal")
+    lock.take()
+    with mock.patch.object(subprocess, "Popen") as process:
+        done = cli("fleet", "dev", ids, "--journal", tmp_path / "ids.txt.journal")
+    assert (done.code, f"is in use by process {os.getpid()}" in done.err) == (2, True), done.err
+    assert not process.called
+    lock.release()
 
 
 def test_without_the_extra_it_is_said_how_to_get_it() -> None:

@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -307,8 +307,11 @@ class Run:
 
     tenant = "https://acme"
 
-    def __init__(self, *answers: Progress | Exception) -> None:
+    def __init__(
+        self, *answers: Progress | Exception, over: Sequence[bool | Exception] = ()
+    ) -> None:
         self.answers = list(answers)
+        self.ends = list(over)
         self.seen = list[tuple[float, float]]()
         self.meter = Meter()
 
@@ -318,6 +321,11 @@ class Run:
     async def over(self) -> bool:
         """Remember what the gauges show by now, and end when there are no more answers."""
         self.seen.append((self.meter.values["running"], self.meter.values["trouble"]))
+        if self.ends:
+            end = self.ends.pop(0)
+            if isinstance(end, Exception):
+                raise end
+            return end
         if not self.answers:
             raise asyncio.CancelledError
         return False
@@ -340,6 +348,19 @@ async def test_a_run_that_cannot_tell_its_progress_has_trouble_until_it_can(
     with pytest.raises(asyncio.CancelledError):
         await metrics._measure(run, run)
     assert run.seen == [(0, 0), (1, 1), (1, 0), (1, 1), (1, 0), (1, 1)]
+
+
+async def test_a_run_that_ends_shows_its_last_progress_and_temporal_that_is_down_is_trouble(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(metrics, "_EVERY", 0)
+    last = structs.replace(FINE, enabled=12_000, failed=2, rate=0.0)
+    down = FleetError("Temporal is down")
+    run: Any = Run(FINE, last, over=[down, False, down, True, True])
+    with pytest.raises(asyncio.CancelledError):
+        await metrics._measure(run, run)
+    assert run.seen == [(0, 0), (0, 0), (1, 0), (1, 1), (0, 0), (0, 0)]
+    assert (run.meter.values["users enabled"], run.meter.values["users failed"]) == (12_000, 2)
 
 
 async def test_metrics_are_served_at_a_name_and_no_error_shows_a_password() -> None:

@@ -2,21 +2,30 @@
 
 import ast
 import re
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fleets import Fleet, Temporal, fleet, temporal
+from msgspec import structs
+from plans import plan
+from temporalio.api.enums.v1 import PendingActivityState
 from temporalio.api.workflowservice.v1 import (
+    DescribeTaskQueueResponse,
     DescribeWorkflowExecutionResponse,
     GetWorkflowExecutionHistoryReverseResponse,
 )
-from temporalio.client import WorkflowQueryFailedError
+from temporalio.client import WorkflowExecutionStatus, WorkflowQueryFailedError
 from temporalio.converter import DataConverter
 
 from monocloud_async import ConfigurationError, config
-from monocloud_async.fleet import FleetError, FleetRun
+from monocloud_async.fleet import FleetError, FleetRun, Progress
+from monocloud_async.fleet.messages import ChunkResult, Sign, new_state
+from monocloud_async.fleet.temporal import converter
+from monocloud_async.fleet.workflow import CHUNK_ACTIVITY
+from monocloud_async.journal.store import Rows
 
 pytestmark = pytest.mark.process
 
@@ -86,6 +95,9 @@ async def test_a_run_that_is_over_can_be_asked_for_its_end_again(parts: Fleet) -
     again = await FleetRun.attach(parts.sandbox.url, client=await parts.server.client())
     assert await again.result() == report
     assert (report.how, report.enabled) == ("cancelled", 0)
+    for order in (again.cancel, again.pause, again.resume):
+        with pytest.raises(FleetError, match="no run is in progress"):
+            await order()
     assert repr(again) == f"<FleetRun {parts.sandbox.url}>"
 
 
@@ -100,6 +112,7 @@ class BrokenRun:
     """Temporal's client, and the handle of a run that answers no query."""
 
     namespace = "default"
+    status = WorkflowExecutionStatus.RUNNING
     data_converter = DataConverter.default
 
     def __init__(self, attempt: int) -> None:
@@ -110,7 +123,7 @@ class BrokenRun:
     def get_workflow_handle_for(self, *_: object) -> "BrokenRun":
         return self
 
-    async def query(self, *_: object, **_options: object) -> None:
+    async def query(self, *_: object, **_options: object) -> object:
         raise WorkflowQueryFailedError("no such query")
 
     async def signal(self, *_: object) -> None:
@@ -129,6 +142,71 @@ class BrokenRun:
         failed = answer.history.events.add().workflow_task_failed_event_attributes
         failed.failure.message = "nondeterminism"
         return answer
+
+
+class BusyRun(BrokenRun):
+    """A run in which a chunk of a hundred users comes back between two questions."""
+
+    data_converter = converter()
+
+    def __init__(self) -> None:
+        super().__init__(attempt=1)
+        self._progress = new_state(plan()).progress
+        self._progress.chunks = 1
+        self.chunk = chunk = self.raw_description.pending_activities.add()
+        chunk.activity_type.name = CHUNK_ACTIVITY
+        chunk.state = PendingActivityState.PENDING_ACTIVITY_STATE_STARTED
+        chunk.last_worker_identity = "one"
+        chunk.last_heartbeat_time.GetCurrentTime()
+        sign = Sign(users=200, worker="one", rate=50.0)
+        done: list[object] = [value for position in range(100) for value in (position, "", 0, 0, 0)]
+        told = ChunkResult(rows=Rows(done, []), sign=sign)
+        chunk.heartbeat_details.payloads.extend(
+            self.data_converter.payload_converter.to_payloads([told])
+        )
+        self.ends = False  # before the next look at the chunks that are out
+
+    async def query(self, *_: object, **_options: object) -> Progress:
+        return structs.replace(self._progress)
+
+    async def describe(self) -> "BusyRun":
+        if self.ends:
+            self.ends = False
+            self.raw_description.pending_activities.pop()
+            self._progress.enabled += 100
+            self._progress.results += 1
+            moment = time.time() - 2.5
+            self._progress.signs = [Sign(users=200, worker="one", rate=60.0, moment=moment)]
+        return self
+
+    def pauses(self) -> None:
+        self._progress.chunks = 0
+
+    async def describe_task_queue(self, _: object) -> DescribeTaskQueueResponse:
+        return DescribeTaskQueueResponse()
+
+
+async def test_a_chunk_that_comes_back_between_two_questions_is_counted_once() -> None:
+    busy = BusyRun()
+    client: Any = busy
+    run = FleetRun(client, "https://t")
+    before = await run.progress()
+    assert (before.enabled, before.rate, before.under_way) == (100, 50, 100)
+    busy.ends = True
+    after = await run.progress()
+    assert (after.enabled, after.under_way) == (100, 0)
+    assert after.rate == pytest.approx(30, rel=0.2)  # of half of the last five seconds
+    busy.pauses()
+    assert (await run.progress()).rate == 0
+
+
+async def test_a_worker_of_which_nothing_is_heard_has_no_rate() -> None:
+    busy = BusyRun()
+    client: Any = busy
+    run = FleetRun(client, "https://t")
+    busy.chunk.last_heartbeat_time.FromSeconds(round(time.time()) - 6)
+    progress = await run.progress()
+    assert (progress.enabled, progress.rate) == (100, 0)
 
 
 ORDERS: list[Callable[[FleetRun], Awaitable[object]]] = [

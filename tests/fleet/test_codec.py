@@ -5,6 +5,7 @@ import re
 import shlex
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -208,12 +209,12 @@ async def test_a_run_that_a_stranger_starts_does_nothing(parts: Fleet) -> None:
     with without_key(parts):
         await parts.start(50)
     parts.part("coordinator")
-    parts.part("worker")
+    worker = parts.part("worker")
     run = await FleetRun.attach(parts.sandbox.url, client=await parts.server.client())
+    assert await asyncio.to_thread(worker.ended) == 2
+    assert "find out who else reaches Temporal" in worker.said()
     said = ""
     async with asyncio.timeout(60):
-        while "worker" not in {each.role for each in await run.members()}:  # noqa: ASYNC110  another process
-            await asyncio.sleep(0.1)
         while "with this fleet's key for this tenant" not in said:
             try:
                 await run.progress()
@@ -240,5 +241,51 @@ async def test_the_doctor_finds_a_worker_without_the_key(parts: Fleet) -> None:
         while not said:
             found = await check_fleet(domain=parts.sandbox.url, client=client)
             said = [each.said for each in found if each.what.startswith("Worker ")]
-    assert "Unknown payload encoding binary/monocloud-signed" in said[0]
+    assert f"are signed, and this part has no key: set {SIGNING_KEY_FILE} to" in said[0]
     assert said[0].endswith("give all parts the same version and the same key file")
+
+
+@pytest.mark.parametrize("parts", [SIGNING_KEY_FILE, ENCRYPTION_KEY_FILE], indirect=True)
+@pytest.mark.process
+async def test_a_worker_with_another_key_ends_and_is_named_and_the_run_goes_on(
+    parts: Fleet, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.key"
+    other.write_text(OTHER)
+    (variable,) = {SIGNING_KEY_FILE, ENCRYPTION_KEY_FILE} & set(parts.server.environment)
+    bad = parts.part("worker", variables={variable: str(other)})
+    parts.part("coordinator")
+    there = await FleetRun.attach(parts.sandbox.url, client=await parts.server.client())
+    async with asyncio.timeout(60):
+        while "worker" not in {each.role for each in await there.members()}:  # noqa: ASYNC110  another process
+            await asyncio.sleep(0.1)
+    run = await parts.start(50)
+    assert await asyncio.to_thread(bad.ended) == 2  # it was there before the run
+    assert "with this fleet's key for this tenant: give all parts the same" in bad.said()
+    ((name, why),) = (await parts.until_away(run)).away.items()
+    assert name.startswith(f"{bad.pid}@")
+    assert "with this fleet's key for this tenant" in why
+    late = parts.part("worker", variables={variable: str(other)})
+    assert await asyncio.to_thread(late.ended) == 2  # without a chunk
+    parts.part("worker")
+    await run.resume()
+    report = await run.result()
+    assert (report.enabled, report.gaps, parts.sandbox.repeats()) == (60, [], 0)
+
+
+@pytest.mark.parametrize("parts", [SIGNING_KEY_FILE], indirect=True)
+@pytest.mark.process
+async def test_an_order_that_the_run_could_not_read_is_not_given(parts: Fleet) -> None:
+    parts.part("coordinator")
+    run = await parts.start(50)
+    await parts.until_hosted()
+    with without_key(parts):
+        keyless = await FleetRun.attach(parts.sandbox.url, client=await parts.server.client())
+    orders = (keyless.pause, keyless.resume, partial(keyless.set_rate, 1), keyless.failures)
+    for order in (*orders, keyless.progress):
+        with pytest.raises(FleetError, match="are signed, and this part has no key"):
+            await order()
+    parts.part("worker")
+    assert (await run.result()).enabled == 60
+    with pytest.raises(FleetError, match="are signed, and this part has no key"):
+        await keyless.result()

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import sqlite3
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -331,6 +332,85 @@ async def test_without_the_journal_of_the_run_it_is_paused_and_nothing_is_made(
     assert await coordinator.do(coordinator.records.left, run) == left
 
 
+@pytest.mark.parametrize("what", ["deleted", "moved", "replaced"])
+async def test_a_journal_that_is_gone_under_its_coordinator_pauses_the_run_until_it_is_back(
+    coordinator: Coordinator, tmp_path: Path, what: str
+) -> None:
+    paused: list[str] = []
+
+    async def pause(_workflow: str, _run: str, why: str) -> None:
+        paused.append(why)
+
+    records = coordinator.records = _Records(tmp_path, Sources([tmp_path]), pause)
+    plan = await coordinator.plan(journal="ids.journal")
+    left = await coordinator.do(records.left, plan)
+    run = structs.replace(plan, journal_id=left.journal_id)
+    chunk = await coordinator.do(records.begin_chunk, run, lines(0, 1))
+    kept = coordinator.journal.rename(tmp_path / "kept")
+    if what == "replaced":
+        coordinator.journal.write_text("")
+    elif what == "deleted":
+        kept.unlink()
+    for _ in range(2):
+        with pytest.raises(ApplicationError, match="does not have the journal of this run"):
+            await coordinator.do(records.record_result, run, chunk.span, result("enabled"))
+    assert len(paused) == 2
+    assert ("another file" if what == "replaced" else "moved or deleted") in paused[0]
+    if what != "deleted":
+        kept.rename(coordinator.journal)
+        await coordinator.do(records.record_result, run, chunk.span, result("enabled"))
+        assert (await coordinator.do(records.left, run)).users_done == 1
+
+
+async def test_a_copy_of_the_journal_pauses_the_run_as_soon_as_it_is_older(
+    coordinator: Coordinator, tmp_path: Path
+) -> None:
+    paused: list[str] = []
+
+    async def pause(_workflow: str, _run: str, why: str) -> None:
+        paused.append(why)
+
+    plan = await coordinator.plan(journal="ids.journal")
+    left = await coordinator.do(coordinator.records.left, plan)
+    run = structs.replace(plan, journal_id=left.journal_id)
+    await coordinator.records.end()
+    folder = tmp_path / "copy"
+    folder.mkdir()
+    shutil.copy(coordinator.journal, folder)
+    records = coordinator.records = _Records(tmp_path, Sources([tmp_path]), pause)
+    copy = _Records(folder, Sources([tmp_path]), pause)
+    assert await coordinator.do(copy.left, run) == left
+    chunk = await coordinator.do(records.begin_chunk, run, lines(0, 2))
+    done = result("enabled", "enabled")
+    with pytest.raises(ApplicationError, match="a copy of it that does not know this chunk"):
+        await coordinator.do(copy.record_result, run, chunk.span, done)
+    await coordinator.do(records.record_result, run, chunk.span, done)
+    later = structs.replace(run, recorded=2 * LINE)
+    with pytest.raises(ApplicationError, match="an older copy of it, with 0 of 12 bytes"):
+        await coordinator.do(copy.begin_chunk, later, lines(2, 4))
+    assert len(paused) == 2
+    assert (await coordinator.do(records.left, later)).users_done == 2
+    report = await coordinator.do(copy.close_journal, "cancelled", new_state(run))
+    assert report.enabled == 0  # the run can be cancelled, and started again with this journal
+    await copy.end()
+
+
+async def test_a_full_disk_is_told_with_the_machine_and_what_to_do(
+    coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    plan = await coordinator.plan()
+    monkeypatch.setattr(FleetJournal, "hand_out", full)
+    with pytest.raises(ApplicationError) as told:
+        await coordinator.do(coordinator.records.begin_chunk, plan, lines(0, 1))
+    assert f"{os.getpid()}@" in told.value.message
+    assert f"cannot write the journal {coordinator.journal}: database or disk is full" in str(told)
+    assert "when that is mended, the run goes on by itself" in str(told)
+    assert not told.value.non_retryable
+
+
 async def test_the_identity_of_a_journal_lasts(coordinator: Coordinator) -> None:
     plan = await coordinator.plan()
     first = await coordinator.do(coordinator.records.left, plan)
@@ -404,7 +484,21 @@ async def test_a_journal_that_cannot_be_written_names_the_machine(
         await coordinator.do(coordinator.records.left, await coordinator.plan())
 
 
-@pytest.mark.parametrize("name", ["", "..", ".profile", "up/ids.journal", "../j", "/nowhere/j"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "..",
+        ".profile",
+        "up/ids.journal",
+        "../j",
+        "/nowhere/j",
+        "a\nb",
+        "a\0",
+        "x" * 201,
+        "j-wal",
+    ],
+)
 async def test_a_journal_outside_the_coordinator_s_folder_is_refused(
     coordinator: Coordinator, name: str
 ) -> None:
@@ -425,7 +519,7 @@ async def test_a_coordinator_that_ends_leaves_its_run_open_for_the_next_one(
 async def test_a_slow_step_sends_heartbeats(
     coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("monocloud_async.fleet.coordinator.BEAT", 0.001)
+    monkeypatch.setattr("monocloud_async.fleet.heartbeats.BEAT", 0.001)
     beats = 0
 
     def beat(*_details: object) -> None:

@@ -1,6 +1,7 @@
 """Any split of a file has every line once, for any content, on disk or at a URL."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable
 from itertools import pairwise
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from aiohttp import web
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from monocloud_async import ConfigurationError
 from monocloud_async.fleet.id_file import IdFile, inspect_file
@@ -75,16 +77,20 @@ def test_any_split_has_every_line_once(
 
     async def main() -> None:
         try:
-            at_once(path, form)
+            whole = at_once(path, form)
         except ConfigurationError as error:
             says = str(error).split(" looks ")[1]
             with pytest.raises(ConfigurationError, match=f" looks {says}"):
                 await inspect_file(str(path), form)
             return
+        if not whole:
+            with pytest.raises(ConfigurationError, match="there are no ids"):
+                await inspect_file(str(path), form)
+            return
         source = await inspect_file(str(path), form)
         place = st.integers(source.begin, source.size)
         borders = sorted(data.draw(st.lists(place)))
-        assert await in_parts(source, borders) == at_once(path, form)
+        assert await in_parts(source, borders) == whole
 
     asyncio.run(main())
 
@@ -122,6 +128,62 @@ async def test_a_line_that_is_too_long_is_told_and_not_kept(tmp_path: Path) -> N
     assert [line.user_id for line in await source.lines(MAX_LINE, source.size)] == ["bob"]
 
 
+MAC = b"somebody\r" * (3 * MAX_LINE // 9)
+
+
+@pytest.mark.parametrize(
+    "content", [b"ada\n" + MAC, b"ada\n" + MAC + b"\nbob\n", b"x" * MAX_LINE * 9 + b"\r" + MAC]
+)
+async def test_lines_without_line_feeds_that_would_be_cut_are_refused(
+    tmp_path: Path, content: bytes
+) -> None:
+    path = tmp_path / "ids.txt"
+    path.write_bytes(content)
+    with pytest.raises(ConfigurationError, match=r"no line feed for more than .*mac2unix"):
+        await inspect_file(str(path))
+
+
+@pytest.mark.parametrize(
+    "content", [b"ada\rbob\r" * 99 + b"\n", b"x" * (3 * MAX_LINE) + b"\r\nada"]
+)
+async def test_some_carriage_returns_and_an_overlong_line_are_no_fault(
+    tmp_path: Path, content: bytes
+) -> None:
+    path = tmp_path / "ids.txt"
+    path.write_bytes(b"ada\r\n" + content)
+    source = await inspect_file(str(path))
+    assert (await source.lines(0, source.size))[0].user_id == "ada"
+
+
+async def test_an_earlier_plan_of_lines_without_line_feeds_cuts_no_id(tmp_path: Path) -> None:
+    path = tmp_path / "ids.txt"
+    path.write_bytes(b"ada\nbob\n")
+    source = await inspect_file(str(path))
+    path.write_bytes(b"ada\n" + MAC)
+    source = structs.replace(source, size=4 + len(MAC))
+    with pytest.raises(ConfigurationError, match="mac2unix"):
+        await source.lines(0, 10)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("ids.txt", ""), ("ids.txt", "\n \n\n"), ("ids.csv", "user_id\n"), ("ids.jsonl", "\n")],
+)
+async def test_a_file_without_ids_is_refused(tmp_path: Path, name: str, content: str) -> None:
+    path = tmp_path / name
+    path.write_text(content)
+    with pytest.raises(ConfigurationError, match=f"there are no ids in .*{name}"):
+        await inspect_file(str(path))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no fifos here")
+async def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "ids.txt"
+    os.mkfifo(path)
+    with pytest.raises(ConfigurationError, match="is not a regular file"):
+        await inspect_file(str(path))
+
+
 @pytest.fixture
 async def url(tmp_path: Path) -> AsyncIterator[str]:
     app = web.Application()
@@ -150,6 +212,9 @@ async def test_a_url_is_read_in_ranges(tmp_path: Path, url: str) -> None:
         ("ftp://host/ids.txt", "begins with https://"),
         ("http://files.example.com/ids.txt", "begins with https://"),
         ("https://me:secret@host/ids.txt", "has credentials in it"),
+        ("https://[::1/ids.txt", "is not a URL"),
+        ("https://host:99999/ids.txt", "is not a URL"),
+        ("nowhere\0.txt", "contains a NUL character"),
         ("nowhere.txt", "cannot read"),
         ("ids", "the format of .* is unknown"),
         ("http://127.0.0.1:9/ids.txt", "Connect call failed"),
@@ -176,6 +241,9 @@ def answer(status: int, text: str = "ada\nbob\n", span: str | None = None) -> we
         (lambda: answer(206, "ada\n", "0-7/8"), "sent bytes 0-7, not 0-65535"),
         (lambda: answer(206, "bob\n", "4-7/8"), "sent bytes 4-7, not 0-65535"),
         (lambda: answer(302), "redirects to another address"),
+        (lambda: answer(403), r"is refused \(the server answered 403\): .* a new URL and the same"),
+        (lambda: answer(404), "the file may be gone"),
+        (lambda: answer(416), "there are no ids in http"),
         (lambda: answer(503), "the server answered 503"),
         (lambda: answer(429), "the server answered 429"),
     ],

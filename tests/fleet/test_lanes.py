@@ -1,5 +1,6 @@
 """How the rate is divided into lanes, and the source into chunks."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -68,6 +69,15 @@ def test_the_rate_of_the_fleet_is_what_its_workers_said_lately() -> None:
     rate.add(Sign(users=1, rate=80.0, worker="two"), 60.0)
     assert rate.value(65.0) == 80.0  # the first one may be gone
     assert rate.value(130.0) is None
+
+
+def test_a_worker_s_rate_counts_after_its_chunk_and_not_if_the_result_waited() -> None:
+    rate = MeasuredRate()
+    for worker, moment in {"one": 96.5, "two": 99.9, "waited": 90.0, "wrong clock": 3700.0}.items():
+        rate.add(Sign(users=1, rate=90.0, worker=worker, moment=moment), 100.0)
+    assert [sign.worker for sign in rate.lately(100.0)] == ["one", "two"]
+    assert [sign.worker for sign in rate.lately(102.0)] == ["two"]
+    assert rate.value(102.0) == 360.0
 
 
 @given(st.integers(1, 10**7), st.floats(0.1, 10**5), st.floats(1, 1000))
@@ -149,3 +159,21 @@ def test_only_a_lane_that_is_the_only_one_has_all_of_the_highest_rate(
 ) -> None:
     running(lanes, pace=pace, requests=requests)._call_worker(Chunk(span=Span(0, 1)))
     assert rates == [rate]
+
+
+def test_who_joins_the_lane_that_has_all_of_the_highest_rate_is_told(
+    rates: list[float | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        temporalio.workflow, "info", lambda: SimpleNamespace(first_execution_run_id="r")
+    )
+    found = running(1, pace=Pace())
+    found._call_worker(Chunk(span=Span(0, 1)))
+    assert not found.pace("", 0).joins
+    found._lanes.add(1)
+    found._call_worker(Chunk(span=Span(1, 2)))
+    assert found.pace("", 0).joins
+    assert rates == [300.0, 50.0]
+    monkeypatch.setattr(temporalio.workflow, "time", lambda: 2.5)
+    found._call_worker(Chunk(span=Span(2, 3)))
+    assert not found.pace("", 0).joins

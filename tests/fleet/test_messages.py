@@ -90,3 +90,18 @@ def test_a_report_is_shown_without_the_ids_of_its_failures() -> None:
     assert "enabled=7" in repr(report)
     assert "failures=<1>" in repr(report)
     assert "ada" not in repr(report)
+
+
+@pytest.mark.parametrize("title", ["Not Found", "x" * 500])
+def test_the_failures_of_a_run_have_room_in_a_payload(title: str) -> None:
+    run = new_state(plan())
+    for place in range(0, 20_000, 100):
+        run.add_failures(
+            [
+                Failure(user_id=f"nobody{number}", position=number, outcome="failed", title=title)
+                for number in range(place, place + 100)
+            ]
+        )
+    assert 500 < len(run.failures) <= 1000
+    assert run.failures[-1].position == len(run.failures) - 1
+    assert len(msgspec.json.encode(run)) < 1 << 20  # Temporal refuses payloads of 2 MB

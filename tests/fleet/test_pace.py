@@ -12,13 +12,15 @@ from tenants import Bucket
 
 from monocloud_async.fleet.follower import Follower
 from monocloud_async.fleet.messages import Granted, Pace, Sent, Throttled
-from monocloud_async.fleet.pace import FleetPace, interval, sent
+from monocloud_async.fleet.pace import HEARD, FleetPace, interval, sent
 from monocloud_async.ratelimit import limiter
 from monocloud_async.ratelimit.estimator import MeasurementInterval
 from monocloud_async.ratelimit.limiter import RateLimiter
+from monocloud_async.ratelimit.pacer import Pacer
 
 LATENCY = 0.02  # seconds of a request
 SIGNAL = 0.05  # seconds of a signal or of an answer of the workflow
+LANES = 8
 KNOWN = 10.5  # when `known` has learnt
 
 
@@ -252,6 +254,21 @@ def test_a_session_searches_alone_for_some_seconds_whatever_it_hears() -> None:
     assert run.max_rate == 50
 
 
+def test_what_is_sent_after_a_search_counts_as_a_part_of_what_the_fleet_sends() -> None:
+    session = Session(chunks=2)
+    session.follower.hear(Pace(run="r", lanes=6))
+    session.follower.hear(Pace(run="r", epoch=1, rates=RATES, alone="me", lanes=6))
+    session.now += 5.1  # the coordinator has died
+    session.follower.limit_runs()
+    sent = session.sends(10.0)
+    session.refused()
+    session.probes()
+    granted = session.told[-1]
+    assert isinstance(granted, Granted)
+    assert granted.sent is not None
+    assert granted.sent.sent == pytest.approx(3 * (sent + 1))
+
+
 def test_a_lane_that_was_alone_leaves_the_others_their_part_of_the_highest_rate() -> None:
     session = Session()
     run: Any = Run()
@@ -409,10 +426,23 @@ def test_the_pause_of_an_outage_is_left_alone() -> None:
 # All together
 
 
-class Fleet:
-    """Three sessions on a tenant, and their workflow, in simulated time.
+class Lane:
+    """Chunks of a session, one after the other, each with its part of the highest rate."""
 
-    One of them begins alone, as in a run, until something is known of the rate.
+    def __init__(self, limiter: RateLimiter, follower: Follower) -> None:
+        self.limiter = limiter
+        self.follower = follower
+        self.max_rate: float | None = None  # of the fleet, when the chunk began
+        self.pacer = Pacer()
+
+    def set_max_rate(self, max_rate: float) -> None:
+        self.pacer.rate = max_rate
+
+
+class Fleet:
+    """Three sessions with eight lanes on a tenant, and their workflow, in simulated time.
+
+    One lane begins alone, as in a run, until something is known of the rate.
     """
 
     def __init__(self, tenant: Bucket, users: int, max_rate: float | None = None) -> None:
@@ -425,11 +455,15 @@ class Fleet:
         self.pace = FleetPace(Pace())
         self._events: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._order = count()
+        self._out: list[Lane] = []
+        self._has_all = False
+        self._joined_at = -math.inf
         for number, chunks in enumerate((1, 3, 4)):
             limiter = RateLimiter(seed=number)
             follower = Follower(limiter, f"worker {number}", self._tell, lambda: self.now)
             self._at(0.1 * number, self._ask, follower)
-            self._at(0.2 + 0.1 * number, self._send, limiter, follower, chunks)
+            for _ in range(chunks):
+                self._at(0.2 + 0.1 * number, self._begin, Lane(limiter, follower))
 
     def _at(self, seconds: float, what: Callable[..., None], *args: Any) -> None:
         heapq.heappush(self._events, (self.now + seconds, next(self._order), what, args))
@@ -441,25 +475,57 @@ class Fleet:
             self._at(SIGNAL, lambda: self.pace.granted(message, self.now))
 
     def _ask(self, follower: Follower) -> None:
-        lanes = 8 if self._known() else 1
-        answer = self.pace.answer(
-            *follower.epoch, me="r", lanes=lanes, max_rate=self.max_rate, now=self.now
-        )
-        self._at(SIGNAL, follower.hear, answer)
+        follower.limit_runs()
+        if follower.chunks:
+            self._at(SIGNAL, follower.hear, self._told(follower))
         self._at(0.15 if follower.waits else 0.5, self._ask, follower)
+
+    def _told(self, follower: Follower) -> Pace:
+        return self.pace.answer(
+            *follower.epoch,
+            me="r",
+            lanes=len(self._out),
+            max_rate=self.max_rate,
+            joined_at=self._joined_at,
+            now=self.now,
+        )
 
     def _known(self) -> bool:
         return bool(self.pace.pace.rates) and not self.pace.alone(self.now)
 
-    def _send(self, limiter: RateLimiter, follower: Follower, chunks: int) -> None:
-        follower.chunks = chunks if self._known() else chunks == 1
-        wait = limiter.delay(self.now)
-        if self.paused:
-            follower.chunks = 0
-        if follower.chunks and not wait:
+    def _begin(self, lane: Lane) -> None:
+        drains = any(each.max_rate != self.max_rate for each in self._out)
+        if self.paused or drains or (self._out and not self._known()):
+            return self._at(0.05, self._begin, lane)
+        if self._has_all:
+            self._joined_at = self.now
+        self._has_all = not self._known()
+        own = self.max_rate and self.max_rate / (1 if self._has_all else LANES)
+        run: Any = lane
+        lane.max_rate, lane.pacer = self.max_rate, Pacer(own or math.inf)
+        self._out.append(lane)
+        lane.follower.chunks += 1
+        lane.follower.runs[run] = own
+        self._at(SIGNAL, lambda: lane.follower.hear(self._told(lane.follower)))
+        return self._at(2 * SIGNAL, self._join, lane)
+
+    def _join(self, lane: Lane) -> None:
+        self._at(HEARD if lane.follower.joins else 0.0, self._send, lane)
+
+    def _send(self, lane: Lane) -> None:
+        if self.paused or lane.max_rate != self.max_rate:
+            run: Any = lane
+            self._out.remove(lane)
+            lane.follower.chunks -= 1
+            del lane.follower.runs[run]
+            return self._at(0.05, self._begin, lane)
+        limiter = lane.limiter
+        wait = max(limiter.delay(self.now), lane.pacer.delay(self.now))
+        if not wait:
             self.sent.append(self.now)
+            lane.pacer.take(self.now)
             self._at(LATENCY, self._answer, limiter, limiter.send(self.now))
-        self._at(min(max(wait, 1e-3), 0.05), self._send, limiter, follower, chunks)
+        return self._at(min(max(wait, 1e-3), 0.05), self._send, lane)
 
     def _answer(self, limiter: RateLimiter, ticket: Any) -> None:
         wait = self.tenant.take(self.now)
@@ -469,6 +535,12 @@ class Fleet:
         else:
             self.refused += 1
             limiter.refused(ticket, wait, self.now)
+
+    @property
+    def rate(self) -> float:
+        """What the sessions keep to, all together."""
+        limiters = {each.limiter for each in self._out}
+        return sum(limiter.rate or 0.0 for limiter in limiters)
 
     def run(self, seconds: float = math.inf) -> float:
         """Return the time when all users are done, or when so many seconds have passed."""
@@ -504,15 +576,37 @@ def test_a_fleet_that_was_paused_comes_back_at_the_rate_that_it_had() -> None:
 
 def test_a_fleet_whose_highest_rate_is_raised_uses_it_and_never_sent_more() -> None:
     fleet = Fleet(Bucket(200, 50), 100_000, max_rate=300)
-    fleet.run(25.0)
+    fleet.run(60.0)
     assert fleet.pace.learnt == pytest.approx(200, rel=0.1)
     fleet.max_rate = 120
     fleet.run(1.0)
     began = fleet.now
     fleet.run(60.0)
     assert sum(at >= began for at in fleet.sent) <= 60 * 120 + 5
-    fleet.max_rate = 700
+    assert fleet.rate == pytest.approx(120)
+    fleet.max_rate, refused = 700, fleet.refused
     fleet.run(1.0)
     began = fleet.now
     fleet.run(60.0)
     assert sum(at >= began for at in fleet.sent) > 60 * 200 * 0.9
+    assert fleet.refused - refused < 20  # it goes on at the rate that was tried before
+
+
+class Moody(Bucket):
+    """A tenant that refuses one request, and has no limit otherwise."""
+
+    def take(self, now: float) -> float | None:
+        self.asked = getattr(self, "asked", 0) + 1
+        return 1.0 if self.asked == 100 else None
+
+
+def test_lanes_that_join_the_only_one_never_send_more_than_the_highest_rate() -> None:
+    fleet = Fleet(Moody(1e6, 1e6), 100_000, max_rate=300)
+    fleet.run(30.0)
+    assert fleet.pace.pace.rates
+    counted = [0] * 3001
+    for at in fleet.sent:
+        counted[round(100 * at)] += 1
+    seconds = [sum(counted[begin : begin + 100]) for begin in range(2900)]
+    assert seconds[-1] > 290
+    assert max(seconds) <= 309

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import msgspec
 import pytest
@@ -16,7 +17,7 @@ from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
 from monocloud_async import MonoCloudSession, RetryPolicy
-from monocloud_async.fleet import worker
+from monocloud_async.fleet import heartbeats, worker
 from monocloud_async.fleet.follower import Follower
 from monocloud_async.fleet.id_file import digest_of, inspect_file
 from monocloud_async.fleet.messages import Chunk, ChunkResult, Pace, Plan, Progress, Span
@@ -45,13 +46,19 @@ class Work:
     def __init__(self, sandbox: Sandbox, session: MonoCloudSession, path: Path) -> None:
         self.sandbox = sandbox
         self.path = path
-        self.told: list[ChunkResult] = []  # the heartbeats
+        self.told: list[ChunkResult] = []  # the heartbeats with results
+        self.beats = 0  # all of them
         self.environment = ActivityEnvironment()
         self.environment.on_heartbeat = self._heartbeat
         news: Any = SilentNews(session)
         self.activities = worker._Activities(session, Sources([path.parent]), news)
 
-    def _heartbeat(self, result: ChunkResult) -> None:
+    def _heartbeat(self, *results: ChunkResult) -> None:
+        self.beats += 1
+        for result in results:
+            self._tell(result)
+
+    def _tell(self, result: ChunkResult) -> None:
         self.told.append(msgspec.convert(msgspec.to_builtins(result), ChunkResult))
 
     def write(self, *ids: str) -> None:
@@ -91,6 +98,31 @@ async def test_a_chunk_is_done_with_every_id_at_its_place_in_it(work: Work) -> N
     assert result.requests == 4
     ids = [row[1] for row in result.rows.others_each()]
     assert ids == [""]  # results have no ids
+
+
+@pytest.mark.parametrize("what", ["a slow lane", "a slow source"])
+async def test_a_worker_is_alive_while_it_waits(
+    work: Work, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def read(*_: object) -> bytes:
+        await asyncio.Event().wait()
+        return b""
+
+    if what == "a slow source":
+        monkeypatch.setattr(Sources, "read", read)
+    monkeypatch.setattr(heartbeats, "BEAT", 0.01)
+    chunk = Chunk(span=Span(0, 10))
+    waiting = asyncio.create_task(
+        work.environment.run(work.activities.run_chunk, await work.plan(), chunk, 0.001)
+    )
+    async with asyncio.timeout(30):
+        while work.beats < 5:  # noqa: ASYNC110  heartbeats set no event
+            await asyncio.sleep(0.01)
+    assert work.told == []
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert work.sandbox.stats().requests == 0
 
 
 async def test_the_operation_is_the_plan_s(work: Work) -> None:
@@ -288,6 +320,26 @@ class TemporalWorker:
         await self.ended.wait()
 
 
+def test_the_rate_of_a_worker_is_that_of_all_its_chunks_whichever_of_them_tells_it() -> None:
+    meter = worker._Meter()
+    runs: list[Any] = [Mock(report=Mock(requests=0)) for _ in range(2)]
+    for run in runs:
+        meter.begin(run, 0.0)
+    for tenth in range(1, 101):
+        for run in runs:
+            run.report.requests += 5
+        if tenth % 10 in {0, 3}:  # each tells it once a second
+            assert meter.rate(tenth / 10) == pytest.approx(100)
+    meter.end(runs.pop())
+    runs[0].report.requests += 5
+    assert meter.rate(10.1) == pytest.approx(100, rel=0.05)
+    assert meter.rate(20.0) == 0
+    runs[0].report.requests += 50
+    assert meter.rate(21.0) == pytest.approx(
+        50 / 6, rel=0.02
+    )  # of the last seconds, in which it rested
+
+
 @pytest.mark.parametrize("what", ["works", "leaves"])
 async def test_a_worker_that_is_cancelled_lets_calls_finish_also_while_it_leaves_the_run(
     work: Work, what: str, monkeypatch: pytest.MonkeyPatch
@@ -395,6 +447,30 @@ async def test_the_first_chunk_after_an_idle_time_waits_for_news(
         await news.first()
         assert news.follower.epoch == (name, 0)
         news.follower.chunks = 0
+    following.cancel()
+    await asyncio.wait({following})
+
+
+async def test_a_chunk_that_joins_the_only_one_waits_until_that_has_heard_of_it(
+    session: MonoCloudSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(worker, "HEARD", 0.011)
+    sleep = asyncio.sleep
+
+    async def counted(seconds: float) -> None:
+        slept.append(seconds)
+        await sleep(seconds)
+
+    monkeypatch.setattr(asyncio, "sleep", counted)
+    run: Any = Answers(Pace(run="r"), Pace(run="r", lanes=2, joins=True))
+    news = worker._News(session, run)
+    following = asyncio.create_task(news.exchange())
+    news.follower.chunks = 1
+    await news.first()
+    assert slept == []
+    await news.first()
+    assert slept == [0.011]
     following.cancel()
     await asyncio.wait({following})
 

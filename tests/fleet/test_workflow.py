@@ -324,11 +324,17 @@ async def test_a_long_run_goes_on_in_a_new_history(
 ) -> None:
     monkeypatch.chdir(parts.folder)
     monkeypatch.setattr(workflow, "_MAX_EVENTS", 60)
+    with parts.ids.open("a") as ids:
+        ids.writelines(f"nobody{number}\n" for number in range(USERS))
     client = await parts.server.client()
     coordinator = asyncio.create_task(run_coordinator(parts.sandbox.url, client=client))
     parts.part("worker")
     run = await parts.start(900)
-    assert await finished(parts, run) == 0
+    report = await asyncio.wait_for(run.result(), 90)
+    assert (report.enabled, report.failed, report.gaps) == (USERS, USERS, [])
+    assert parts.recorded() == {"enabled": USERS, "failed": USERS}
+    assert parts.sandbox.repeats() == 0
+    assert (await run.progress()).kinds == {"failed 404 NotFoundError": USERS}
     handle = client.get_workflow_handle(workflow_id(parts.sandbox.url))
     history = await handle.fetch_history()
     started = history.events[0].workflow_execution_started_event_attributes

@@ -1,13 +1,14 @@
 """Outcomes get to the journal in groups, soon, or hold up the calls that have not begun."""
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 import virtual_time
 from journals import Store
 from runs import bulk
 
-from monocloud_async import MonoCloudSession, RunStoppedError, User
+from monocloud_async import MonoCloudSession, Outcome, RunStoppedError, User
 from monocloud_async.journal import Journal
 from monocloud_async.sandbox import Sandbox
 
@@ -68,3 +69,48 @@ def test_a_slow_disk_holds_the_calls_up_and_not_the_promise() -> None:
     assert max(store.groups) <= 10 + 50  # what is in flight, and 50 ms worth of calls
     assert sum(store.groups) == 400
     assert began[-1] > 1.0
+
+
+def test_the_time_of_an_outcome_that_came_during_a_write_counts_from_its_response() -> None:
+    ended: dict[str, float] = {}
+    written: dict[str, float] = {}
+    began: list[float] = []
+
+    class Slow(Store):
+        async def write(self, outcomes: Sequence[Outcome], /) -> None:
+            await asyncio.sleep(0.04)
+            now = asyncio.get_running_loop().time()
+            written.update((outcome.user_id, now) for outcome in outcomes)
+
+    async def send(user_id: str, _seconds: float) -> User:
+        loop = asyncio.get_running_loop()
+        began.append(loop.time())
+        await asyncio.sleep(0.01)
+        ended[user_id] = loop.time()
+        return User(user_id=user_id)
+
+    async def main() -> None:
+        ids = (str(number) for number in range(1000))
+        assert (await bulk(ids, send, concurrency=10, journal=Slow())).enabled == 1000
+
+    virtual_time.run(main(), sockets=False)
+    waits = [(ended[user_id] + 0.051, written[user_id]) for user_id in ended]
+    assert not [moment for moment in began for late, at in waits if late < moment < at]
+
+
+def test_a_slow_disk_does_not_end_the_workers() -> None:
+    workers = set[asyncio.Task[None] | None]()
+
+    async def send(user_id: str, _seconds: float) -> User:
+        workers.add(asyncio.current_task())
+        await asyncio.sleep(0.01)
+        return User(user_id=user_id)
+
+    async def main() -> None:
+        store = Store()
+        store.seconds = 0.5
+        ids = (str(number) for number in range(400))
+        assert (await bulk(ids, send, concurrency=10, journal=store)).enabled == 400
+
+    virtual_time.run(main(), sockets=False)
+    assert len(workers) < 15  # a few end before the first call has succeeded

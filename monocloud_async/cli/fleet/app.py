@@ -214,7 +214,7 @@ def pause(
     """Pause the run: the calls in flight finish, and no more are made."""
     from monocloud_async.cli.fleet import commands as fleet_commands  # noqa: PLC0415  help is quick
 
-    fleet_commands.steer(domain, lambda run: run.pause(why), "The run is pausing")
+    fleet_commands.steer(domain, lambda run: run.pause(why), lambda _: "The run is pausing")
 
 
 @app.command()
@@ -222,7 +222,15 @@ def resume(*, domain: Domain = None) -> None:
     """Resume a paused run."""
     from monocloud_async.cli.fleet import commands as fleet_commands  # noqa: PLC0415  help is quick
 
-    fleet_commands.steer(domain, lambda run: run.resume(), "The run resumes")
+    fleet_commands.steer(
+        domain,
+        lambda run: run.resume(),
+        lambda before: (
+            "The run resumes"
+            if before.paused is not None or before.away
+            else "The run was not paused"
+        ),
+    )
 
 
 @app.command()
@@ -240,8 +248,16 @@ def rate(
     """Change the highest rate of the run, or let the tenant alone decide."""
     from monocloud_async.cli.fleet import commands as fleet_commands  # noqa: PLC0415  help is quick
 
-    done = f"The run continues, {fleet_commands.at_most(max_rate)}"
-    fleet_commands.steer(domain, lambda run: run.set_rate(max_rate), done)
+    limit = fleet_commands.at_most(max_rate)
+    fleet_commands.steer(
+        domain,
+        lambda run: run.set_rate(max_rate),
+        lambda before: (
+            f"The run continues, {limit}"
+            if before.paused is None
+            else f"The run is paused; with a resume, it continues {limit}"
+        ),
+    )
 
 
 @app.command()
@@ -252,7 +268,9 @@ def cancel(*, domain: Domain = None) -> None:
     fleet_commands.steer(
         domain,
         lambda run: run.cancel(),
-        "The run is ending; see status --follow. A start with the same journal does the rest",
+        lambda _: (
+            "The run is ending; see status --follow. A start with the same journal does the rest"
+        ),
     )
 
 

@@ -51,6 +51,7 @@ PROGRAM = "monocloud-async"
 _ASK = 0.2  # seconds between two questions whether the run has begun
 _ASKED = 50
 _KINDS = 5  # of failures, in the status
+_STARTING = 15.0  # seconds that a coordinator may take until it answers for the first time
 _TICK = 1.0  # seconds between two updates: workers report their progress once a second
 
 
@@ -198,14 +199,30 @@ def doctor(
     return ALL_DONE if all(each.ok for each in findings) else SOME_FAILED
 
 
-def steer(domain: str | None, order: Callable[[FleetRun], Awaitable[None]], done: str) -> None:
-    """Give the tenant's run this order, and confirm it."""
+def steer(
+    domain: str | None,
+    order: Callable[[FleetRun], Awaitable[None]],
+    done: Callable[[Progress], str],
+) -> None:
+    """Give the tenant's run this order, and confirm it with words for the run as it was before."""
 
-    async def give() -> None:
-        await order(await FleetRun.attach(domain))
+    async def give() -> Progress | None:
+        run = await FleetRun.attach(domain)
+        before: Progress | None = None
+        with suppress(FleetError):
+            before = await run.progress()
+        await order(run)
+        return before
 
-    ask(give())
-    say(streams.out(), done)
+    before = ask(give())
+    if before is not None:
+        say(streams.out(), done(before))
+        return
+    say(
+        streams.out(),
+        "Temporal keeps this order, but no coordinator has heard it: calls may go on until one does"
+        f". Start one with: {PROGRAM} fleet coordinator",
+    )
 
 
 def failures(domain: str | None, *, json: bool) -> None:
@@ -242,7 +259,14 @@ def status(domain: str | None, *, follow: bool, json: bool) -> int:
 async def _status(domain: str | None, *, follow: bool, json: bool) -> int:
     out = streams.out()
     run = await FleetRun.attach(domain)
-    if not follow and not await run.over():
+    if await run.over():
+        report = await run.result()
+        if json:
+            _write_json(report)
+        else:
+            sum_up(out, report)
+        return exit_code(report)
+    if not follow:
         progress = await run.progress()
         if json:
             _write_json(progress)
@@ -272,6 +296,7 @@ async def watch(run: FleetRun, console: Console, program: str = PROGRAM) -> Flee
     ended = asyncio.create_task(run.result())
     lines = ["waiting for the coordinator"]
     clock = asyncio.get_running_loop().time
+    began, has_answered = clock(), False
     estimate = Estimate()
     bar = LiveBar(console, lambda: lines[1:], estimate)
     done = expected = 0
@@ -284,8 +309,10 @@ async def watch(run: FleetRun, console: Console, program: str = PROGRAM) -> Flee
             try:
                 progress = await run.progress()
             except FleetError as error:
-                lines[1:] = [str(error)]
+                if has_answered or clock() - began > _STARTING:
+                    lines[1:] = [str(error)]
             else:
+                has_answered = True
                 progress.members = []  # too long to repeat every second
                 lines = progress_lines(progress, program)
                 done = progress.users_done + progress.failed + progress.unknown + progress.bad_lines
@@ -385,6 +412,10 @@ def sum_up(console: Console, report: FleetReport) -> None:
     if report.gaps:
         left = sum(gap.end - gap.start for gap in report.gaps)
         say(console, f"The run was {report.how}: {left:,} bytes of ids are not done")
+        say(console, "To do the rest, start it again, with the same file and journal")
+    elif not report.requests and report.users_done:
+        say(console, "The journal covers the whole file; nobody was asked in this run, because")
+        say(console, "all were recorded before it. To ask again, start it with another --journal")
     else:
         say(console, "The journal covers the whole file, without gaps")
 
