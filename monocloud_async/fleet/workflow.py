@@ -247,6 +247,7 @@ class RunWorkflow:
                         )
                     await self._record(chunk, chunk.so_far, attempts=3)
                 except ActivityError as error:  # the file may have changed
+                    self._in_hand.pop(chunk.span.start, None)
                     lost[_reason(error)] += done
 
         # After a cancellation: record the users who were already done.
@@ -475,9 +476,9 @@ class RunWorkflow:
             name, self._plan_now, chunk.span, result, kind=list[Failure], attempts=attempts
         )
         self._in_hand[start] = result
+        if not attempts and not await self._known(call):
+            return False  # it is recorded at the end
         try:
-            if not attempts and not await self._known(call):
-                return False
             failures: list[Failure] = await call
         finally:
             del self._in_hand[start]
