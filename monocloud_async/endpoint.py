@@ -56,6 +56,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _CONTROL_BYTE = re.compile(rb"[\x00-\x1f\x7f]")
 _PATH_CHARACTER = re.compile(r"[./\\%;?#]")
 _SEPARATOR = re.compile(rb"[/\\]")
+_DOTS = frozenset({b".", b".."})
 _PARAMETERS = re.compile(rb"[;?#].*", re.DOTALL)  # some servers remove these from a segment
 _ESCAPED = re.compile(rb"%(?:[uU]00)?([0-9a-fA-F]{2})")  # IIS also decodes %uXXXX
 # Overlong encodings (RFC 3629, section 3), which some decoders accept.
@@ -401,20 +402,40 @@ def _id_problem(user_id: str) -> str | None:
 
 def _path_problem(user_id: str) -> str | None:
     """Return the problem of an id after a gateway has decoded it any number of times, or None."""
-    decoded, encoded = user_id.encode(), b""
-    while decoded != encoded:
-        decoded, encoded = _ESCAPED.sub(_unescaped, decoded), decoded
+    decoded = _fully_decoded(user_id)
     if _OVERLONG.search(decoded):
         return "has an overlong encoding of a character in it"
     if len(_SEPARATOR.findall(decoded)) > len(_SEPARATOR.findall(user_id.encode())):
         return "has an encoded slash or backslash, which would address another path"
-    parts = [_PARAMETERS.sub(b"", part).strip() for part in _SEPARATOR.split(decoded)]
-    if b"." in parts or b".." in parts:
+    parts = _segments(decoded)
+    if not _DOTS.isdisjoint(parts):
         what = "is" if len(parts) == 1 else "has"
         return f"{what} a dot segment, which would address another path"
     if b"" in parts:
         return "has nothing before, after or between slashes, which would address another path"
     return "has encoded control characters" if _CONTROL_BYTE.search(decoded) else None
+
+
+def leaves_folder(path: str) -> bool:
+    """Return whether some proxy or server could resolve this path to one in another folder."""
+    decoded = _fully_decoded(path)
+    return (
+        not _DOTS.isdisjoint(_segments(decoded))
+        or _OVERLONG.search(decoded) is not None
+        or _CONTROL_BYTE.search(decoded) is not None
+    )
+
+
+def _segments(decoded: bytes) -> list[bytes]:
+    return [_PARAMETERS.sub(b"", part).strip() for part in _SEPARATOR.split(decoded)]
+
+
+def _fully_decoded(text: str) -> bytes:
+    """Return the text as it is after a gateway has decoded it any number of times."""
+    decoded, encoded = text.encode(errors="surrogatepass"), b""
+    while decoded != encoded:
+        decoded, encoded = _ESCAPED.sub(_unescaped, decoded), decoded
+    return decoded
 
 
 def _unescaped(found: re.Match[bytes]) -> bytes:

@@ -7,14 +7,12 @@ reads only below the folders and URLs that it was started with.
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, urlsplit
 
+from monocloud_async.endpoint import leaves_folder
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.fleet.id_file import IdFile, check_url, digest_of, is_url
 from monocloud_async.sanitize import clean
-
-_STEPS: Final = {".", ".."}
 
 
 class Sources:
@@ -78,9 +76,8 @@ class Sources:
 
 def _is_below(url: SplitResult, above: SplitResult) -> bool:
     path, folder = url.path, above.path.rstrip("/")
-    steps = unquote(unquote(path)).replace("\\", "/").split("/")
     return (
         (url.scheme, url.netloc.lower()) == (above.scheme, above.netloc.lower())
         and (path == above.path or path.startswith(f"{folder}/"))
-        and not _STEPS.intersection(steps)
+        and not leaves_folder(path)
     )

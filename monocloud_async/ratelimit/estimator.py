@@ -51,12 +51,12 @@ _HIGH, _LOW = 1.25, 1.03  # how far to reach, as shares of what was granted
 
 # Noticing that others share the limit: refusals that a session alone would not meet
 _PROOF: Final = 4  # refusals while the rate was held; then the measurements are not the tenant's
-_MANY_FALLS: Final = 3  # measurements in a row that are far below the one before, or below 1/s
+_MANY_FALLS: Final = 2  # measurements in a row that are far below the one before, or below 1/s
 _SETTLED: Final = 1.0  # seconds of sending; who was measured too high is refused before
 _AT_ONCE: Final = 0.5  # seconds; one so soon is proof enough: the bucket had filled up
 _TOO_FEW: Final = 20  # requests; a search that was refused so soon measured nothing
 _SLOW: Final = 10.0  # requests a second; below, a tenant of a few a second refuses as soon
-_NEXT_TO_NONE: Final = 4  # requests; a search that was refused so soon measured nothing there, too
+_LITTLE: Final = 4  # requests, or requests a second; held by mistake, they climb for a minute
 _NEWCOMER: Final = 5.0  # requests a second of who was granted nothing at first
 _AGAIN: Final = 0.3  # the heat of a session that shared before
 
@@ -369,7 +369,8 @@ class RateEstimator:
     ) -> bool:
         """Return whether this refusal shows that others share the limit."""
         if self._search_time:
-            return interval.granted < (_TOO_FEW if refused_rate > _SLOW else _NEXT_TO_NONE)
+            is_little = min(interval.granted, measured) < _LITTLE
+            return interval.granted < _TOO_FEW and (refused_rate > _SLOW or is_little)
         if self._age >= _SETTLED:
             has_fallen = measured < max(_LEAST, (1 - _MOVED) * self._learnt)
             self._falls = self._falls + 1 if has_fallen else 0

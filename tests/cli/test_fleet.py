@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import re
 import signal
 import subprocess
@@ -17,6 +18,8 @@ import pytest
 from fleets import Fleet, Temporal, fleet, temporal
 from terminal import PROGRAM, Cli, environment, started, wait_for
 
+from monocloud_async.journal.lock import Lock
+from monocloud_async.journal.paths import lock_path
 from monocloud_async.sandbox import Sandbox
 
 pytestmark = pytest.mark.process
@@ -154,6 +157,7 @@ def test_a_fleet_on_one_machine_and_ctrl_c_in_the_middle(tmp_path: Path) -> None
             process.send_signal(signal.SIGINT)
             out, err = process.communicate(timeout=60)
         assert process.returncode == 130, err
+        assert "no coordinator answers" not in err
         assert "Cancelling" in err
         assert "The run was cancelled" in out
         with started(sandbox, *command, cwd=tmp_path) as process:
@@ -225,6 +229,20 @@ def test_a_journal_in_a_folder_that_is_not_there_is_refused_before_anything_star
         done = cli("fleet", "dev", ids, "--max-rate", 1, "--journal", journal)
     assert (done.code, "its folder is not there" in done.err) == (2, True)
     assert not process.called
+
+
+def test_a_journal_that_another_process_has_is_refused_before_anything_starts(
+    cli: Cli, tmp_path: Path
+) -> None:
+    ids = tmp_path / "ids.txt"
+    ids.write_text("ada\n")
+    lock = Lock(lock_path(tmp_path / "ids.txt.journal"), "the journal")
+    lock.take()
+    with mock.patch.object(subprocess, "Popen") as process:
+        done = cli("fleet", "dev", ids, "--journal", tmp_path / "ids.txt.journal")
+    assert (done.code, f"is in use by process {os.getpid()}" in done.err) == (2, True), done.err
+    assert not process.called
+    lock.release()
 
 
 def test_without_the_extra_it_is_said_how_to_get_it() -> None:

@@ -10,6 +10,13 @@ from tenants import Bucket
 from monocloud_async.ratelimit.fair_share import FairShare
 
 
+def refused_every(seconds: float) -> FairShare:
+    """A law that is calm, and is usually refused after so long."""
+    law = FairShare(0.0)
+    law.refused(seconds, seconds)
+    return law
+
+
 def grown(law: FairShare, rate: float, seconds: float, age: float = 0.0) -> float:
     """The rate after so many seconds without a refusal, in steps of a hundredth."""
     for step in range(round(seconds * 100)):
@@ -28,13 +35,27 @@ def test_a_hot_session_keeps_what_its_calls_need_and_is_lowered_all_the_same() -
 
 
 def test_a_calm_session_makes_a_refusal_good_in_twelve_seconds() -> None:
-    assert grown(FairShare(0.0), 46.5, 12) == pytest.approx(50, rel=0.01)
+    assert grown(refused_every(12.0), 46.5, 12) == pytest.approx(50, rel=0.01)
 
 
 def test_the_growth_doubles_every_two_seconds() -> None:
-    law = FairShare(0.0)
+    law = refused_every(12.0)
     early, late = (math.log(law.growth(50, age, 0.01)) for age in (4.0, 6.0))
     assert late == pytest.approx(2 * early)
+
+
+def test_the_growth_doubles_faster_once_a_refusal_is_late_as_somebody_left() -> None:
+    def doublings(usual: float, age: float) -> float:
+        law = refused_every(usual)
+        return math.log2(math.log(law.growth(10_000, age, 0.01)) / math.log(first))
+
+    first = FairShare(0.0).growth(10_000, 0.0, 0.01)
+    assert [doublings(2.0, age) for age in (5.0, 6.0, 6.5, 7.0)] == pytest.approx(
+        [2.5, 3.0, 3.25 + 1, 3.5 + 2]
+    )
+    assert [doublings(0.5, age) for age in (4.5, 5.0)] == pytest.approx([2.25, 2.5 + 1])
+    assert doublings(2.0, 10.0) == pytest.approx(5 + 4)  # nothing more after 8 s
+    assert doublings(3.0, 10.0) == pytest.approx(5)
 
 
 def test_a_hot_session_gains_more_the_longer_nobody_refuses() -> None:

@@ -51,6 +51,7 @@ PROGRAM = "monocloud-async"
 _ASK = 0.2  # seconds between two questions whether the run has begun
 _ASKED = 50
 _KINDS = 5  # of failures, in the status
+_STARTING = 15.0  # seconds that a coordinator may take until it answers for the first time
 _TICK = 1.0  # seconds between two updates: workers report their progress once a second
 
 
@@ -295,6 +296,7 @@ async def watch(run: FleetRun, console: Console, program: str = PROGRAM) -> Flee
     ended = asyncio.create_task(run.result())
     lines = ["waiting for the coordinator"]
     clock = asyncio.get_running_loop().time
+    began, has_answered = clock(), False
     estimate = Estimate()
     bar = LiveBar(console, lambda: lines[1:], estimate)
     done = expected = 0
@@ -307,8 +309,10 @@ async def watch(run: FleetRun, console: Console, program: str = PROGRAM) -> Flee
             try:
                 progress = await run.progress()
             except FleetError as error:
-                lines[1:] = [str(error)]
+                if has_answered or clock() - began > _STARTING:
+                    lines[1:] = [str(error)]
             else:
+                has_answered = True
                 progress.members = []  # too long to repeat every second
                 lines = progress_lines(progress, program)
                 done = progress.users_done + progress.failed + progress.unknown + progress.bad_lines

@@ -27,6 +27,8 @@ from monocloud_async.cli.fleet.commands import PROGRAM, ask, exit_code, sum_up, 
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.fleet import FleetError, FleetReport, FleetRun, connect
 from monocloud_async.inputs import Format
+from monocloud_async.journal.lock import Lock
+from monocloud_async.journal.paths import lock_path, real_path
 
 if TYPE_CHECKING:
     from temporalio.client import Client
@@ -53,6 +55,7 @@ def dev(
     record = Path(journal or f"{name}.journal").absolute()
     if not record.parent.is_dir():
         raise ConfigurationError(f"cannot write the journal {record}: its folder is not there")
+    _check_free(record)
     out, err = streams.out(), streams.err()
     with (
         TemporaryDirectory(prefix="monocloud-fleet-") as folder,
@@ -99,6 +102,16 @@ def dev(
     sum_up(out, report)
     say(out, f"For a report: monocloud-async report {record}")
     return INTERRUPTED if report.how == "cancelled" else exit_code(report)
+
+
+def _check_free(journal: Path) -> None:
+    """Raise `ConfigurationError` if another process has the journal: the run would wait for it."""
+    lock = Lock(lock_path(real_path(journal)), f"the journal {journal}")
+    try:
+        lock.take()
+    except OSError as error:
+        raise ConfigurationError(f"cannot write the journal {journal}: {error.strerror}") from None
+    lock.release()
 
 
 async def _to_its_end(run: FleetRun, err: Console, program: str) -> FleetReport:
