@@ -247,9 +247,10 @@ def test_a_search_ends_with_the_last_chunk_of_the_session_if_others_wait_for_it(
     session.follower.end_chunk()
     assert session.told == []
     session.follower.end_chunk()
-    assert session.told == [Granted(worker="me", epoch=1)]
+    over = Granted(worker="me", epoch=1)
+    assert session.told == [over]
     pace = FleetPace(alone)
-    pace.granted(session.told[0], 1.0)
+    pace.granted(over, 1.0)
     assert (pace.alone(1.0), pace.pace.epoch, pace.pace.rates) == ("", 2, RATES)
 
 
