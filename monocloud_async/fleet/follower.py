@@ -155,7 +155,9 @@ class Follower:
         pace, unheard = self._pace, self._unheard_since is not None
         if self.chunks or pace is None or pace.lanes < 2:  # noqa: PLR2004  others than this one
             return
-        if pace.alone == self._worker or unheard:  # it may have to search, and has nobody to send
+        # It may have to search, and has nobody to send. But a pause lasts until the tenant grants.
+        searches = pace.alone == self._worker and not (pace.paused or self._has_told)
+        if searches or unheard:
             self._tell(Granted(worker=self._worker, epoch=pace.epoch + unheard))
 
     def _take_share(self, pace: Pace) -> bool:

@@ -263,6 +263,20 @@ def test_a_session_whose_last_user_was_the_probe_leaves_the_search_to_others() -
     assert session.told[-1] == Granted(worker="me", epoch=1)
 
 
+@pytest.mark.parametrize("who", ["this session", "another one"])
+def test_a_chunk_that_ends_in_a_pause_does_not_end_the_pause(who: str) -> None:
+    session = Session()
+    session.follower.hear(Pace(run="r", lanes=6))
+    alone = Pace(run="r", epoch=1, rates=RATES, alone="me", lanes=6)
+    session.follower.hear(alone)
+    if who == "this session":
+        session.refused()
+    else:
+        session.follower.hear(structs.replace(alone, paused=True, prober="other", wait=60.0))
+    session.follower.end_chunk()
+    assert [type(each) for each in session.told] == [Throttled] * (who == "this session")
+
+
 @pytest.mark.parametrize("alone", ["", "other"])
 def test_a_chunk_that_ends_is_no_news_else(alone: str) -> None:
     session = Session()
