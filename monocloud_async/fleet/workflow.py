@@ -391,12 +391,12 @@ class RunWorkflow:
             return ChunkResult(), None  # no worker had it
         result = structs.replace(_last_word(cause) or ChunkResult(), bad_lines=0, sign=None)
         if isinstance(cause, ApplicationError):
-            refused = cause.cause
+            why, refused = cause.message, cause.cause
             if isinstance(refused, ApplicationError) and refused.type == _REFUSED:
-                # It cannot say so itself, because nobody could read what it writes.
-                self._state.progress.away[who] = refused.message
-                return ChunkResult(), None
-            cause = ApplicationError(f"{cause.message} (worker {who})")
+                # It cannot say so itself, because nobody could read what it writes. One of an
+                # earlier version goes on to take chunks, so these count as errors, too.
+                why = self._state.progress.away[who] = refused.message
+            cause = ApplicationError(f"{why} (worker {who})")
         return result, cause
 
     def _call_worker(self, chunk: Chunk) -> ActivityHandle[ChunkResult]:
@@ -474,9 +474,9 @@ class RunWorkflow:
             result.done or result.requests or result.rows.positions()
         ):
             return True  # nothing to record
-        call = _journal(
-            name, self._plan_now, chunk.span, result, kind=list[Failure], attempts=attempts
-        )
+        # At the end, an older copy of the journal has to do.
+        plan = self._plan if attempts else self._plan_now
+        call = _journal(name, plan, chunk.span, result, kind=list[Failure], attempts=attempts)
         self._in_hand[start] = result
         if not attempts and not await self._known(call):
             return False  # it is recorded at the end
@@ -502,6 +502,8 @@ class RunWorkflow:
         return False
 
     def _pause(self, why: str) -> None:
+        if self._cancelled:  # nobody could resume it
+            return
         self._state.progress.paused = self._state.progress.paused or why
         self._draining = self._draining or bool(self._lanes)
 
