@@ -225,7 +225,7 @@ class WatchedCodec(PayloadCodec, WithSerializationContext):
             raise
 
 
-class _FailureConverter(DefaultFailureConverterWithEncodedAttributes):
+class FailureConverter(DefaultFailureConverterWithEncodedAttributes):
     """Leaves the text of failures to the codec, which encrypts it.
 
     But not that of a refused message: this part has another key, with which nobody else could
@@ -236,7 +236,7 @@ class _FailureConverter(DefaultFailureConverterWithEncodedAttributes):
         self, exception: BaseException, payload_converter: PayloadConverter, failure: Failure
     ) -> None:
         """Fill in the failure for this exception."""
-        if isinstance(exception.__cause__, PayloadRefusedError):
+        if any(isinstance(e, PayloadRefusedError) for e in (exception, exception.__cause__)):
             DefaultFailureConverter().to_failure(exception, payload_converter, failure)
         else:
             super().to_failure(exception, payload_converter, failure)
@@ -265,7 +265,7 @@ def protected(base: DataConverter, environment: Mapping[str, str] | None = None)
             return replace(
                 base,
                 payload_codec=EncryptingCodec(_keys(file)),
-                failure_converter_class=_FailureConverter,
+                failure_converter_class=DefaultFailureConverterWithEncodedAttributes,
             )
         except ConfigurationError as error:
             raise ConfigurationError(f"cannot use the file that {name} names: {error}") from None

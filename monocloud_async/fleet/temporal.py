@@ -21,6 +21,7 @@ from temporalio.client import Client, WorkflowExecutionStatus, WorkflowQueryFail
 from temporalio.converter import (
     CompositePayloadConverter,
     DataConverter,
+    DefaultFailureConverterWithEncodedAttributes,
     DefaultPayloadConverter,
     EncodingPayloadConverter,
     JSONPlainPayloadConverter,
@@ -36,6 +37,7 @@ from temporalio.worker import Worker
 from monocloud_async.config import tenant_name
 from monocloud_async.errors import ConfigurationError, MonoCloudError
 from monocloud_async.fleet.codec import (
+    FailureConverter,
     KeylessCodec,
     PayloadRefusedError,
     WatchedCodec,
@@ -99,8 +101,15 @@ def with_message_codec(client: Client) -> Client:
 
 def converter(base: DataConverter = DataConverter.default) -> DataConverter:
     """Return a copy of the converter that encodes this package's messages; keeps its codec."""
-    codec = base.payload_codec or KeylessCodec()
-    return dataclasses.replace(base, payload_converter_class=_Converter, payload_codec=codec)
+    codec, failures = base.payload_codec or KeylessCodec(), base.failure_converter_class
+    if failures is DefaultFailureConverterWithEncodedAttributes:
+        failures = FailureConverter
+    return dataclasses.replace(
+        base,
+        payload_converter_class=_Converter,
+        payload_codec=codec,
+        failure_converter_class=failures,
+    )
 
 
 def telling(client: Client, refused: Callable[[PayloadRefusedError], object]) -> Client:

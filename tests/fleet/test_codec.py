@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 from fleets import Fleet, Temporal, fleet, temporal
 from temporalio.api.common.v1 import Payload
+from temporalio.api.failure.v1 import Failure
 from temporalio.converter import (
     ActivitySerializationContext,
     DataConverter,
+    DefaultFailureConverterWithEncodedAttributes,
     WorkflowSerializationContext,
 )
 
@@ -29,7 +31,7 @@ from monocloud_async.fleet.codec import (
     protected,
     protection,
 )
-from monocloud_async.fleet.temporal import workflow_id
+from monocloud_async.fleet.temporal import converter, workflow_id
 
 KEY, OTHER = "k" * 40, "o" * 40
 RUN = WorkflowSerializationContext(namespace="default", workflow_id="run")
@@ -108,6 +110,24 @@ async def test_nothing_can_be_read_in_what_is_encrypted() -> None:
     assert b"users" not in sent.SerializeToString()
 
 
+@pytest.mark.parametrize("wrapped", [False, True])
+async def test_that_a_message_is_refused_can_be_read_with_another_key(*, wrapped: bool) -> None:
+    own = DataConverter(
+        payload_codec=EncryptingCodec([OTHER]),
+        failure_converter_class=DefaultFailureConverterWithEncodedAttributes,
+    )
+    for error, says in ((PayloadRefusedError("another key"), "another key"), (OSError("no"), "")):
+        raised: Exception = error
+        if wrapped and says:
+            raised = RuntimeError("cannot decode")
+            raised.__cause__ = error
+        failure = Failure()
+        await converter(own).encode_failure(raised, failure)
+        told = failure.cause if wrapped and says else failure
+        assert (told.message if says else failure.HasField("encoded_attributes")) == (says or True)
+        assert failure.HasField("encoded_attributes") != bool(says)
+
+
 @both
 @pytest.mark.parametrize("keys", ["k" * 40, b"k" * 40, [], [""], ["x"], [KEY, "x" * 31], [7]])
 def test_keys_that_protect_nothing_are_refused(kind: type[Codec], keys: Any) -> None:
@@ -137,14 +157,14 @@ def test_the_key_comes_from_a_file_that_the_environment_names(
     with pytest.raises(ConfigurationError, match="it is not text"):
         protected(DataConverter.default, environment)
     file.write_text(f"{KEY}\n{OTHER}\n")
-    converter = protected(DataConverter.default, environment)
-    codec: Any = converter.payload_codec
+    named = protected(DataConverter.default, environment)
+    codec: Any = named.payload_codec
     assert codec.keys == [KEY, OTHER]
     assert [record.getMessage() for record in caplog.records] == []
     file.chmod(0o644)
     protected(DataConverter.default, environment)
     assert f"can read the key: chmod 600 {file}" in caplog.text
-    assert protection(converter) == codec.verb
+    assert protection(named) == codec.verb
     assert protected(DataConverter.default, {}) is DataConverter.default
     assert protection(DataConverter.default) == "neither signed nor encrypted"
     with pytest.raises(ConfigurationError, match=f"{variable} names: it is set but empty"):
