@@ -131,14 +131,8 @@ async def _until_left(client: Client, tenant: str, activities: "_Activities") ->
         FleetError: Temporal refuses the worker, or the messages of the run need another key.
     """
     refused = asyncio.Event()
-    errors = list[PayloadRefusedError]()
-
-    def refuse(error: PayloadRefusedError) -> None:
-        errors.append(error)
-        refused.set()
-
     worker = Worker(
-        telling(client, refuse),
+        telling(client, lambda _: refused.set()),
         identity=member_name(),
         task_queue=worker_queue(tenant),
         activities=[activities.run_chunk],
@@ -148,10 +142,11 @@ async def _until_left(client: Client, tenant: str, activities: "_Activities") ->
         max_heartbeat_throttle_interval=timedelta(seconds=BEAT),
         default_heartbeat_throttle_interval=timedelta(seconds=BEAT),
     )
-    leaving = {asyncio.create_task(event.wait()) for event in (activities.left, refused)}
+    leaving = asyncio.create_task(activities.left.wait())
+    looking = asyncio.create_task(_until_unreadable(client, tenant, refused))
     working = asyncio.create_task(work(worker))
     try:
-        await asyncio.wait({*leaving, working}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({leaving, looking, working}, return_when=asyncio.FIRST_COMPLETED)
         working.cancel()  # the worker then lets the calls in flight finish
         await asyncio.wait({working})
     except asyncio.CancelledError:
@@ -161,12 +156,31 @@ async def _until_left(client: Client, tenant: str, activities: "_Activities") ->
             await working
         raise
     finally:
-        for task in leaving:
-            task.cancel()
+        leaving.cancel()
+        looking.cancel()
     with suppress(asyncio.CancelledError):
         working.result()
-    for error in errors:
-        raise FleetError(str(error))
+    if looking.done():
+        raise FleetError(str(looking.result()))
+
+
+async def _until_unreadable(
+    client: Client, tenant: str, refused: asyncio.Event
+) -> PayloadRefusedError:
+    """Return the error if the run needs another key; anybody could write a message to refuse."""
+    while True:
+        await refused.wait()
+        refused.clear()
+        try:
+            await check_readable(client, tenant)
+        except PayloadRefusedError as error:
+            return error
+        except RPCError:  # Temporal is down, or the run has ended
+            pass
+        _LOG.warning(
+            "a message for this worker is refused, because nobody with the fleet's key has written"
+            " it: find out who else reaches Temporal, or whether a part has another key first"
+        )
 
 
 async def _until_away(run: WorkflowHandle[RunWorkflow, FleetReport], *, away: bool) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,12 @@ from plans import plan
 from temporalio.activity import ActivityCancellationDetails
 from temporalio.client import WorkflowQueryFailedError
 from temporalio.exceptions import ApplicationError
+from temporalio.service import RPCError, RPCStatusCode
 from temporalio.testing import ActivityEnvironment
 
 from monocloud_async import MonoCloudSession, RetryPolicy
-from monocloud_async.fleet import heartbeats, worker
+from monocloud_async.fleet import FleetError, heartbeats, worker
+from monocloud_async.fleet.codec import PayloadRefusedError
 from monocloud_async.fleet.follower import Follower
 from monocloud_async.fleet.id_file import digest_of, inspect_file
 from monocloud_async.fleet.messages import Chunk, ChunkResult, Pace, Plan, Progress, Span
@@ -345,6 +347,7 @@ async def test_a_worker_that_is_cancelled_lets_calls_finish_also_while_it_leaves
     work: Work, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     temporal = TemporalWorker()
+    monkeypatch.setattr(worker, "telling", lambda client, _: client)
     monkeypatch.setattr(worker, "Worker", lambda *_args, **_options: temporal)
     client: Any = None
     working = asyncio.create_task(worker._until_left(client, "https://t", work.activities))
@@ -367,6 +370,7 @@ async def test_a_worker_that_leaves_the_run_lets_calls_finish(
     work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     temporal = TemporalWorker()
+    monkeypatch.setattr(worker, "telling", lambda client, _: client)
     monkeypatch.setattr(worker, "Worker", lambda *_args, **_options: temporal)
     client: Any = None
     work.activities.left.set()
@@ -375,6 +379,40 @@ async def test_a_worker_that_leaves_the_run_lets_calls_finish(
     assert not working.done()
     temporal.call.set()
     await working
+    assert temporal.log == ["the call is finished"]
+
+
+async def test_a_worker_ends_only_if_the_run_itself_needs_another_key(
+    work: Work, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tell: list[Callable[[PayloadRefusedError], object]] = []
+    answers: list[Exception | None] = [None, RPCError("down", RPCStatusCode.UNAVAILABLE, b"")]
+    looked = asyncio.Queue[Exception | None]()
+
+    async def check_readable(*_: object) -> None:
+        answer = answers.pop(0) if answers else PayloadRefusedError("the run has another key")
+        looked.put_nowait(answer)
+        if answer is not None:
+            raise answer
+
+    temporal = TemporalWorker()
+    temporal.call.set()
+    monkeypatch.setattr(worker, "telling", lambda _client, refused: tell.append(refused))
+    monkeypatch.setattr(worker, "Worker", lambda *_args, **_options: temporal)
+    monkeypatch.setattr(worker, "check_readable", check_readable)
+    client: Any = None
+    working = asyncio.create_task(worker._until_left(client, "https://t", work.activities))
+    while not tell:  # noqa: ASYNC110  there is no event for it
+        await asyncio.sleep(0)
+    for number in (1, 2):
+        tell[0](PayloadRefusedError("forged"))
+        await looked.get()
+        await asyncio.sleep(0)
+        assert not temporal.asked_to_end.is_set()
+        assert len(caplog.messages) == number
+    tell[0](PayloadRefusedError("of the run"))
+    with pytest.raises(FleetError, match="the run has another key"):
+        await working
     assert temporal.log == ["the call is finished"]
 
 
@@ -489,12 +527,16 @@ async def test_a_session_whose_worker_has_ended_is_free_of_the_fleet(
     async def answering(*_: object) -> AsyncIterator[None]:
         yield
 
+    async def check_readable(*_: object) -> None:
+        """Find nothing."""
+
     class Client:
         def get_workflow_handle_for(self, *_: object) -> Answers:
             return Answers()
 
     client: Any = Client()
     monkeypatch.setattr(worker, "_until_left", until_left)
+    monkeypatch.setattr(worker, "check_readable", check_readable)
     monkeypatch.setattr(worker, "answering", answering)
     monkeypatch.setattr(worker, "with_message_codec", lambda same: same)
     working = asyncio.create_task(worker.run_worker(session, client=client))
