@@ -40,6 +40,7 @@ _TIMEOUT: Final = aiohttp.ClientTimeout(total=60, sock_connect=10)
 _PARTIAL: Final = 206  # RFC 9110, section 15.3.7
 # Section 14.4; the size is * if the server does not know it.
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+_SIZE: Final = re.compile(r"bytes \*/(\d+)")  # of a file that has no byte of the range
 _REDIRECT: Final = range(300, 400)
 _REFUSED: Final = 400
 _EMPTY: Final = 416  # no byte of the range is there (section 15.5.17)
@@ -405,7 +406,8 @@ async def _read(where: str, start: int, end: int) -> _Part:
 def _read_path(path: Path, start: int, end: int) -> _Part:
     # Without a wait for somebody to write to it, if it is a pipe.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    with os.fdopen(os.open(path, flags), "rb") as file:
+    # Not `os.fdopen`, which leaves a folder open when it refuses it.
+    with open(path, "rb", opener=lambda name, _: os.open(name, flags)) as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise ConfigurationError(
@@ -434,21 +436,26 @@ async def _read_url(url: str, start: int, end: int) -> _Part:
             )
         if response.status == _TOO_MANY or response.status >= _SERVER:
             raise OSError(f"the server answered {response.status}")
-        if response.status == _EMPTY and not start:
-            raise ConfigurationError(f"there are no ids in {clean(url)}")
+        tag = response.headers.get("ETag") or response.headers.get("Last-Modified")
+        content_range = response.headers.get("Content-Range", "")
+        if response.status == _EMPTY:
+            told = _SIZE.fullmatch(content_range)
+            size = start if told is None else int(told[1])
+            # Without its size, it is known only of an empty file that it ends before the range.
+            if size <= start and (told or not start):
+                return _Part(b"", size, tag or "", tag or "")
         if response.status >= _REFUSED:
             raise ConfigurationError(
                 f"{clean(url)} is refused (the server answered {response.status}): the file may be"
                 " gone, or a signature of the URL may have expired; a run that has begun has to be"
                 " cancelled, and started with a new URL and the same --journal"
             )
-        found = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+        found = _CONTENT_RANGE.fullmatch(content_range)
         if response.status != _PARTIAL or found is None:
             raise ConfigurationError(
                 f"{clean(url)} does not serve ranges (it answered {response.status});"
                 " serve the file with support for range requests, or use a path that all share"
             )
-        tag = response.headers.get("ETag") or response.headers.get("Last-Modified")
         if tag is None:
             raise ConfigurationError(
                 f"{clean(url)} has neither ETag nor Last-Modified, so a change would not be"

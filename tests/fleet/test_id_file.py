@@ -184,6 +184,20 @@ async def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
         await inspect_file(str(path))
 
 
+@pytest.mark.skipif(os.name == "nt", reason="it has no list of open files")
+async def test_a_folder_is_refused_and_not_left_open(tmp_path: Path) -> None:
+    path = tmp_path / "ids.txt"
+    path.mkdir()
+    before = os.open(tmp_path, os.O_RDONLY)  # the lowest number that is free
+    os.close(before)
+    for _ in range(3):
+        with pytest.raises(ConfigurationError, match=r"cannot read .*: Is a directory"):
+            await inspect_file(str(path))
+    after = os.open(tmp_path, os.O_RDONLY)
+    os.close(after)
+    assert after == before
+
+
 @pytest.fixture
 async def url(tmp_path: Path) -> AsyncIterator[str]:
     app = web.Application()
@@ -204,6 +218,18 @@ async def test_a_url_is_read_in_ranges(tmp_path: Path, url: str) -> None:
     assert source.size == path.stat().st_size
     parts = await in_parts(source, [5, 100_000, 100_001])
     assert parts == at_once(path, Format.TXT)
+
+
+@pytest.mark.parametrize("left", [0, 90_000])
+async def test_a_file_at_a_url_that_became_shorter_has_changed(
+    tmp_path: Path, url: str, left: int
+) -> None:
+    path = tmp_path / "ids.txt"
+    path.write_text("user123\n" * 20_000)
+    source = await inspect_file(url)
+    path.write_text("user123\n" * (left // 8))
+    with pytest.raises(ConfigurationError, match=f"160,000 bytes, now it has {left:,}; restore"):
+        await source.lines(100_000 if left else 0, 110_000)
 
 
 @pytest.mark.parametrize(
