@@ -27,7 +27,7 @@ from monocloud_async.errors import ConfigurationError
 from monocloud_async.fleet.checks import Question, answering, folder_check, source_check
 from monocloud_async.fleet.heartbeats import beating
 from monocloud_async.fleet.id_file import IdFile, digest_of
-from monocloud_async.fleet.journal import FleetJournal, HandedOut, OtherJournalError, journal_name
+from monocloud_async.fleet.journal import FleetJournal, HandedOut, OtherJournalError, name_in_folder
 from monocloud_async.fleet.messages import (
     Chunk,
     ChunkResult,
@@ -281,7 +281,7 @@ class _Records:
         # Runs that earlier versions began may name the folder.
         if path.is_absolute() and path.parent.resolve() == self._folder.resolve():
             name = path.name
-        return self._folder / journal_name(name)
+        return self._folder / name_in_folder(name)
 
     async def _let_go(self, how: str | None) -> None:
         journal, self._journal = self._journal, None

@@ -7,6 +7,7 @@ file.
 """
 
 import os
+import re
 import socket
 import zlib
 from collections.abc import Iterator, Sequence
@@ -32,7 +33,7 @@ from monocloud_async.fleet.messages import (
 )
 from monocloud_async.journal import store
 from monocloud_async.journal.lock import Lock
-from monocloud_async.journal.paths import check_files, lock_path, real_path
+from monocloud_async.journal.paths import ENDS, check_files, lock_path, real_path
 from monocloud_async.journal.schema import USER_COLUMNS
 from monocloud_async.journal.store import JournalStore, Rows
 from monocloud_async.sanitize import clean
@@ -55,7 +56,8 @@ _TABLES: Final = (
 
 
 _LONGEST_NAME: Final = 200  # bytes; most systems allow 255, and files beside it have longer ones
-_BESIDE: Final = ("-wal", "-shm", "-lock")
+# Control characters, and surrogates: bytes that are not UTF-8.
+_UNREADABLE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 class OtherJournalError(ConfigurationError):
@@ -438,16 +440,30 @@ def _failures(rows: Rows) -> Iterator[Failure]:
 
 
 def journal_name(name: str) -> str:
-    """Return the name of a journal; raises `ConfigurationError` for a path or a hidden file."""
-    is_plain = name.isprintable() and len(name.encode(errors="replace")) <= _LONGEST_NAME
-    if is_plain and name.endswith(_BESIDE):
+    """Return the name of the journal of a run that begins; raises `ConfigurationError`."""
+    if name.endswith(ENDS):
         raise ConfigurationError(
             f"{clean(name)!r} is not the name of a journal: a journal has such a file beside it"
         )
-    if not is_plain or not name or PurePath(name).name != name or name.startswith("."):
+    if len(name.encode(errors="replace")) > _LONGEST_NAME:
+        raise ConfigurationError(
+            f"{clean(name)!r} is too long for the name of a journal: it may have"
+            f" {_LONGEST_NAME} bytes"
+        )
+    return name_in_folder(name)
+
+
+def name_in_folder(name: str) -> str:
+    """Return the name of a journal; raises `ConfigurationError` for a path or a hidden file."""
+    if _UNREADABLE.search(name):
+        raise ConfigurationError(
+            f"{clean(name)!r} is not the name of a journal: it has control characters, or bytes"
+            " that are not UTF-8"
+        )
+    if not name or PurePath(name).name != name or name.startswith("."):
         raise ConfigurationError(
             f"{clean(name)!r} is not the name of a journal: it must be a name without a folder, and"
-            " without a dot in front, of at most 200 bytes; the coordinator writes it to the folder"
-            " that it was started in"
+            " without a dot in front; the coordinator writes it to the folder that it was started"
+            " in"
         )
     return name

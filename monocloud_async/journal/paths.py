@@ -13,13 +13,13 @@ from monocloud_async.errors import ConfigurationError
 from monocloud_async.journal.schema import no_journal
 
 # SQLite's log, its index, the log of its other mode, and the lock of `journal.lock`.
-_ENDS: Final = ("-wal", "-shm", "-journal", "-lock")
+ENDS: Final = ("-wal", "-shm", "-journal", "-lock")
 _OTHERS: Final = 0o077
 
 
 def files_of(journal: Path) -> list[Path]:
     """Return the paths of the journal and of all files next to it that belong to it."""
-    return [journal, *(Path(f"{journal}{end}") for end in _ENDS)]
+    return [journal, *(Path(f"{journal}{end}") for end in ENDS)]
 
 
 def lock_path(journal: Path) -> Path:

@@ -495,8 +495,6 @@ async def test_a_journal_that_cannot_be_written_names_the_machine(
         "/nowhere/j",
         "a\nb",
         "a\0",
-        "x" * 201,
-        "j-wal",
     ],
 )
 async def test_a_journal_outside_the_coordinator_s_folder_is_refused(
