@@ -14,10 +14,13 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from unittest import mock
 
+import msgspec
 import pytest
 from fleets import Fleet, Temporal, fleet, temporal
 from terminal import PROGRAM, Cli, environment, started, wait_for
 
+from monocloud_async.cli.fleet import commands
+from monocloud_async.fleet import FleetError, FleetRun
 from monocloud_async.journal.lock import Lock
 from monocloud_async.journal.paths import lock_path
 from monocloud_async.sandbox import Sandbox
@@ -109,8 +112,32 @@ async def test_an_order_that_nobody_has_heard_says_so(parts: Fleet) -> None:
     coordinator.kill()
     for order in ("pause", "cancel"):
         said = await say(parts, order)
-        assert "no coordinator has heard it" in said
-        assert "Start one with: monocloud-async fleet coordinator" in said
+        assert "no coordinator could say that it has heard it" in said
+        assert "start one with: monocloud-async fleet coordinator" in said
+
+
+@pytest.mark.parametrize(
+    "error", [msgspec.ValidationError("of another version"), FleetError("it cannot answer")]
+)
+def test_an_order_is_given_whatever_becomes_of_the_question_before_it(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given: list[object] = []
+
+    class Run:
+        async def progress(self) -> None:
+            raise error
+
+    async def attach(*_: object) -> Run:
+        return Run()
+
+    async def order(run: object) -> None:
+        given.append(run)
+
+    monkeypatch.setattr(FleetRun, "attach", attach)
+    commands.steer(None, order, lambda _: "done")
+    assert len(given) == 1
+    assert "no coordinator could say that it has heard it" in capsys.readouterr().out
 
 
 async def test_a_start_with_the_journal_of_something_else_is_refused_at_once(parts: Fleet) -> None:

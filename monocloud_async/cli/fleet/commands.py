@@ -209,7 +209,7 @@ def steer(
     async def give() -> Progress | None:
         run = await FleetRun.attach(domain)
         before: Progress | None = None
-        with suppress(FleetError):
+        with suppress(FleetError, msgspec.MsgspecError):  # it may be of another version
             before = await run.progress()
         await order(run)
         return before
@@ -220,8 +220,8 @@ def steer(
         return
     say(
         streams.out(),
-        "Temporal keeps this order, but no coordinator has heard it: calls may go on until one does"
-        f". Start one with: {PROGRAM} fleet coordinator",
+        "Temporal keeps this order, but no coordinator could say that it has heard it: calls may go"
+        f" on until one does. If there is none, start one with: {PROGRAM} fleet coordinator",
     )
 
 
