@@ -63,6 +63,7 @@ async def test_a_run_from_start_to_end(parts: Fleet) -> None:
     )
     assert "already has a run" in await say(parts, "start", parts.ids, "--max-rate", 1, code=2)
     await parts.until(50)
+    assert "The run was not paused" in await say(parts, "resume")
     await say(parts, "pause", "--why", "a deployment")
     await asyncio.sleep(2)
     assert "Paused: a deployment" in await say(parts, "status")
@@ -71,7 +72,6 @@ async def test_a_run_from_start_to_end(parts: Fleet) -> None:
     assert "is paused; with a resume, it continues at 40 requests a second at most" in said
     assert "at the rate that the tenant grants" in await say(parts, "rate")
     assert "The run resumes" in await say(parts, "resume")
-    assert "The run was not paused" in await say(parts, "resume")
     end = await say(parts, "status", "--follow", code=1)
     assert "599  enabled" in end
     assert "The journal covers the whole file, without gaps" in end
