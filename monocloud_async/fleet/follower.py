@@ -149,6 +149,15 @@ class Follower:
             self._busy = False
         self._look()
 
+    def end_chunk(self) -> None:
+        """Count a chunk less; a search for which others wait ends with this session's last one."""
+        self.chunks -= 1
+        pace, unheard = self._pace, self._unheard_since is not None
+        if self.chunks or pace is None or pace.lanes < 2:  # noqa: PLR2004  others than this one
+            return
+        if pace.alone == self._worker or unheard:  # it may have to search, and has nobody to send
+            self._tell(Granted(worker=self._worker, epoch=pace.epoch + unheard))
+
     def _take_share(self, pace: Pace) -> bool:
         """Take this session's part of the rate; return False if another one searches alone."""
         chunks = max(1, self.chunks)

@@ -326,7 +326,7 @@ class _Activities:
                 await self._news.first()
                 result = await self._run(plan, chunk, result, max_rate)
             finally:
-                self._follower.chunks -= 1
+                self._follower.end_chunk()
             self.why = self.why or result.why
         if self.why is not None:
             result.why, result.worker = self.why, member_name()

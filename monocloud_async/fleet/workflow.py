@@ -152,7 +152,8 @@ class RunWorkflow:
             learnt=self._pace.learnt,
             signs=self._rate.lately(workflow.time()),
         )
-        for result in self._in_hand.values():
+        kept = {chunk.span.start: chunk.so_far for chunk in self._state.unfinished}
+        for result in (kept | self._in_hand).values():
             add_result(progress, result)
         return progress
 
@@ -238,7 +239,7 @@ class RunWorkflow:
     async def _end(self) -> FleetReport:
         state, lost = self._state, Counter[str]()
 
-        async def keep(chunk: Chunk) -> None:
+        async def keep(place: int, chunk: Chunk) -> None:
             if done := len(chunk.so_far.rows.positions()):
                 try:
                     if self._records_at_once:  # the coordinator knows whether it has begun
@@ -247,10 +248,12 @@ class RunWorkflow:
                         )
                     await self._record(chunk, chunk.so_far, attempts=3)
                 except ActivityError as error:  # the file may have changed
+                    self._in_hand.pop(chunk.span.start, None)
                     lost[_reason(error)] += done
+            state.unfinished[place] = Chunk(span=chunk.span)
 
         # After a cancellation: record the users who were already done.
-        await asyncio.gather(*(keep(chunk) for chunk in state.unfinished))
+        await asyncio.gather(*(keep(*each) for each in enumerate(state.unfinished)))
         trouble = [f"{n:,} users are in no journal: {why}" for why, n in lost.items()]
         how: How = "cancelled" if self._cancelled else "finished"
         attempts = 3 if self._cancelled else 0
@@ -475,9 +478,9 @@ class RunWorkflow:
             name, self._plan_now, chunk.span, result, kind=list[Failure], attempts=attempts
         )
         self._in_hand[start] = result
+        if not attempts and not await self._known(call):
+            return False  # it is recorded at the end
         try:
-            if not attempts and not await self._known(call):
-                return False
             failures: list[Failure] = await call
         finally:
             del self._in_hand[start]

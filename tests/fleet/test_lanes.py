@@ -10,8 +10,17 @@ from hypothesis import strategies as st
 from plans import plan
 
 from monocloud_async.fleet.lanes import MAX_LANES, MeasuredRate, lanes, most_lanes, next_chunk
-from monocloud_async.fleet.messages import Chunk, Pace, RunState, Sign, Span, new_state
+from monocloud_async.fleet.messages import (
+    Chunk,
+    ChunkResult,
+    Pace,
+    RunState,
+    Sign,
+    Span,
+    new_state,
+)
 from monocloud_async.fleet.workflow import RunWorkflow
+from monocloud_async.journal.store import Rows
 
 
 def state(size: int, max_rate: float, *, line: float = 10.0) -> RunState:
@@ -177,3 +186,15 @@ def test_who_joins_the_lane_that_has_all_of_the_highest_rate_is_told(
     monkeypatch.setattr(temporalio.workflow, "time", lambda: 2.5)
     found._call_worker(Chunk(span=Span(2, 3)))
     assert not found.pace("", 0).joins
+
+
+def test_what_an_earlier_version_kept_is_counted_until_it_is_handed_out_again(
+    rates: list[float | None],
+) -> None:
+    found = running(0, pace=Pace())
+    done: list[object] = [0, "", 0, 0, 0]
+    kept = ChunkResult(rows=Rows(done, []), requests=1)
+    found._state.unfinished = [Chunk(span=Span(0, 9), so_far=kept), Chunk(span=Span(9, 18))]
+    assert (found.progress().enabled, found.progress().requests) == (1, 1)
+    found._in_hand = {0: kept}  # on its way to the journal
+    assert (found.progress().enabled, rates) == (1, [])

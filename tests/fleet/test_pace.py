@@ -239,6 +239,41 @@ def test_a_session_that_looks_for_the_rate_alone_may_use_the_whole_highest_rate(
     assert run.max_rate == 50.0
 
 
+def test_a_search_ends_with_the_last_chunk_of_the_session_if_others_wait_for_it() -> None:
+    session = Session(chunks=2)
+    alone = Pace(run="r", epoch=1, rates=RATES, alone="me", lanes=6)
+    session.follower.hear(Pace(run="r", lanes=6))
+    session.follower.hear(alone)
+    session.follower.end_chunk()
+    assert session.told == []
+    session.follower.end_chunk()
+    over = Granted(worker="me", epoch=1)
+    assert session.told == [over]
+    pace = FleetPace(alone)
+    pace.granted(over, 1.0)
+    assert (pace.alone(1.0), pace.pace.epoch, pace.pace.rates) == ("", 2, RATES)
+
+
+def test_a_session_whose_last_user_was_the_probe_leaves_the_search_to_others() -> None:
+    session = Session()
+    session.follower.hear(Pace(run="r", lanes=3))
+    session.refused()
+    session.probes()
+    session.follower.end_chunk()
+    assert session.told[-1] == Granted(worker="me", epoch=1)
+
+
+@pytest.mark.parametrize("alone", ["", "other"])
+def test_a_chunk_that_ends_is_no_news_else(alone: str) -> None:
+    session = Session()
+    session.follower.hear(Pace(run="r", epoch=1, rates=RATES, alone=alone, lanes=6))
+    session.follower.end_chunk()
+    session.follower.chunks = 1
+    session.follower.hear(Pace(run="r", epoch=2, rates=RATES, alone="me", lanes=1))
+    session.follower.end_chunk()
+    assert session.told == []
+
+
 def test_a_session_searches_alone_for_some_seconds_whatever_it_hears() -> None:
     session = Session(chunks=2)
     run: Any = Run()

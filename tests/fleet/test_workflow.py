@@ -96,7 +96,12 @@ async def test_what_a_cancelled_run_left_the_next_one_does(parts: Fleet) -> None
     run = await parts.start(RATE)
     await parts.until(500)
     await run.cancel()
-    report = await run.result()
+    ending, told = asyncio.create_task(run.result()), [0]
+    while not ending.done():
+        told.append((await run.progress()).enabled)
+    report = await ending
+    assert told == sorted(told)
+    assert (await run.progress()).enabled == report.enabled >= told[-1]
     assert report.how == "cancelled"
     assert report.gaps
     assert report.enabled == len(parts.sandbox.asked) == parts.recorded()["enabled"] < USERS

@@ -345,7 +345,7 @@ def progress_lines(progress: Progress, program: str = PROGRAM) -> list[str]:
     counts += f" ({', '.join(f'{n:,} {kind}' for kind, n in kinds)})" if kinds else ""
     share = progress.done / progress.size if progress.size else 1.0
     rest = progress.seconds_left
-    under_way = f"{progress.under_way:,} users under way in {progress.chunks} chunks"
+    under_way = f"{progress.under_way:,} users under way in {_chunks(progress.chunks)}"
     lines = [
         f"{share:.1%} of {progress.source} is recorded"
         + (f", about {timedelta(seconds=round(rest))} left" if rest is not None else ""),
@@ -366,7 +366,7 @@ def progress_lines(progress: Progress, program: str = PROGRAM) -> list[str]:
     lines += [f"Left the run: worker {who}: {why}" for who, why in progress.away.items()]
     if progress.waiting:
         lines.append(
-            f"{progress.waiting} chunks wait for a worker; start one: {program} fleet worker"
+            f"{_chunks(progress.waiting)} without a worker; start one: {program} fleet worker"
         )
     lines += [f"Trouble: {each}" for each in progress.trouble]
     if progress.paused is not None:
@@ -384,8 +384,12 @@ def _rates(progress: Progress) -> str:
 
 
 def _described(member: WorkerProgress) -> str:
-    chunks = f", {member.chunks} chunks" if member.chunks else ""
+    chunks = f", {_chunks(member.chunks)}" if member.chunks else ""
     return f"{member.name}: last seen {member.seconds:.0f} s ago{chunks}"
+
+
+def _chunks(number: int) -> str:
+    return f"{number} chunk" if number == 1 else f"{number} chunks"
 
 
 def sum_up(console: Console, report: FleetReport) -> None:
