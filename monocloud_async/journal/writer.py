@@ -12,8 +12,8 @@ from monocloud_async.ratelimit.limiter import RateLimiter
 
 _GROUP: Final = 0.025  # seconds that the first outcome of a group waits for more
 # While an outcome has waited longer than this many seconds, no new call begins. So kill -9 loses
-# only the calls in flight and this much work, however slow the disk is. The difference is the time
-# that the disk has: more than nearly every disk needs, because to hold calls back costs CPU time.
+# only the calls in flight and this much work, however slow the disk is. The disk has the time from
+# _GROUP to _LATE for a write: more than most need, because to hold calls back costs CPU time.
 _LATE: Final = 0.05
 
 
@@ -50,7 +50,8 @@ class JournalWriter:
         self._limiter = limiter
         self._on_failure = on_failure
         self._waiting = 0
-        self._waiting_since: float | None = None  # what `_write` takes next, by the loop's clock
+        # When the first one of the next group came, by the loop's clock.
+        self._waiting_since: float | None = None
         self._outcomes: list[Outcome] = []  # to be written; a file has its own list
         self._writing: asyncio.Task[None] | None = None
         self._next_commit: asyncio.Future[None] | None = None  # if a call waits for it
@@ -153,18 +154,28 @@ class JournalWriter:
                     await self._journal.write(outcomes)
                 else:
                     await self._file.commit()
-                self.unwritten -= group
-                if committed is not None:
-                    committed.set_result(None)
             finally:
                 timer.cancel()
+            self.unwritten -= group
+            if committed is not None:
+                committed.set_result(None)
+            if self._waiting_since is None or loop.time() < self._waiting_since + _LATE:
                 self._caught_up.set()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._writing = None
-        error = None if task.cancelled() else task.exception()
-        if error is not None:
+        if (error := _error(task)) is not None:
             self.error = error
-            self._on_failure()
+            self._on_failure()  # before calls may begin again
         elif self._waiting_since is not None:  # outcomes came after the loop had ended
             self._start()
+            return
+        self._caught_up.set()
+
+
+def _error(task: asyncio.Task[None]) -> BaseException | None:
+    """Return why the task failed; that somebody cancels it is no failure."""
+    if not task.cancelled():
+        return task.exception()
+    # Nobody asked this task to end: what the journal awaited was cancelled.
+    return None if task.cancelling() else RuntimeError("the write was cancelled")
