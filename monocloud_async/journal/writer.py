@@ -57,6 +57,7 @@ class JournalWriter:
         self._next_commit: asyncio.Future[None] | None = None  # if a call waits for it
         self._caught_up = asyncio.Event()
         self._caught_up.set()
+        self.is_behind = False  # an attribute, because it is asked for each user
 
     async def open(self, user_ids: Iterable[str] | AsyncIterable[str]) -> None:
         """Open the journal; raises `ConfigurationError` if it does not belong to this run."""
@@ -103,10 +104,6 @@ class JournalWriter:
             self._begin_group()
         await asyncio.shield(committed)
 
-    @property
-    def is_behind(self) -> bool:  # noqa: D102  see the class
-        return not self._caught_up.is_set()
-
     async def caught_up(self) -> None:
         """Wait until the disk has caught up, so that another call may begin."""
         await self._caught_up.wait()
@@ -144,7 +141,7 @@ class JournalWriter:
         """Write groups until no outcome is left."""
         loop = asyncio.get_running_loop()
         while self._waiting_since is not None:
-            timer = loop.call_at(self._waiting_since + _LATE, self._caught_up.clear)
+            timer = loop.call_at(self._waiting_since + _LATE, self._hold_back)
             try:
                 await asyncio.sleep(self._waiting_since + _GROUP - loop.time())
                 group, self._waiting, self._waiting_since = self._waiting, 0, None
@@ -160,7 +157,7 @@ class JournalWriter:
             if committed is not None:
                 committed.set_result(None)
             if self._waiting_since is None or loop.time() < self._waiting_since + _LATE:
-                self._caught_up.set()
+                self._let_go_on()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._writing = None
@@ -170,6 +167,14 @@ class JournalWriter:
         elif self._waiting_since is not None:  # outcomes came after the loop had ended
             self._start()
             return
+        self._let_go_on()
+
+    def _hold_back(self) -> None:
+        self.is_behind = True
+        self._caught_up.clear()
+
+    def _let_go_on(self) -> None:
+        self.is_behind = False
         self._caught_up.set()
 
 
