@@ -57,7 +57,6 @@ from monocloud_async.transport.error_translation import (
     transport_error,
     unusable_client_error,
 )
-from monocloud_async.transport.fast import FastConnector, FastTransport
 from monocloud_async.transport.standard import ClosedError, StandardTransport
 from monocloud_async.transport.time_slice import TimeSlice
 from monocloud_async.user_list import UserList
@@ -70,13 +69,19 @@ if TYPE_CHECKING:  # loaded later, see below
     from monocloud_async.bulk.results import OnOutcome
     from monocloud_async.bulk.run import BulkRun
     from monocloud_async.bulk.source import OnSkippedMany, UserIds
+    from monocloud_async.transport.fast import FastTransport
 
 T = TypeVar("T")
 
 DEFAULT_RETRY = RetryPolicy()
 # Loaded with the first session, so that to import this module is quick. Not when a call needs them:
 # where there are no file descriptors left, the import would fail in the place of the call.
-_LATER: Final = ("tenacity", "monocloud_async.lenient_json", "monocloud_async.bulk.run")
+_LATER: Final = (
+    "tenacity",
+    "monocloud_async.bulk.run",
+    "monocloud_async.lenient_json",
+    "monocloud_async.transport.fast",
+)
 
 
 class _State(Enum):
@@ -818,6 +823,11 @@ class MonoCloudSession:
                 )
             return self._standard
         if self._standard is None:
+            from monocloud_async.transport.fast import (  # noqa: PLC0415  loaded later
+                FastConnector,
+                FastTransport,
+            )
+
             client = aiohttp.ClientSession(
                 connector=FastConnector(tls=self._base_url.startswith("https")),
                 cookie_jar=aiohttp.DummyCookieJar(),
