@@ -587,7 +587,7 @@ def _decoded(body: bytes) -> User | None:
 
 def _read_leniently(body: bytes) -> "Reading":
     """Read the JSON of a response that a strict decoder refuses."""
-    from monocloud_async import lenient_json  # noqa: PLC0415  few responses need it
+    from monocloud_async import lenient_json  # noqa: PLC0415  slow; the session loads it
 
     return lenient_json.read(body)
 

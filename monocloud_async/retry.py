@@ -166,7 +166,7 @@ async def retry_call(
     """
     if policy.attempts == 1 or not policy.allows(first):
         raise first
-    import tenacity  # noqa: PLC0415  slow to import, and most programs never retry
+    import tenacity  # noqa: PLC0415  slow; the session loads it
 
     shown: MonoCloudError | None = first
     last = first

@@ -8,7 +8,8 @@ import warnings
 from contextlib import contextmanager, suppress
 from enum import Enum, auto
 from functools import partial
-from typing import TYPE_CHECKING, Self, TypeVar
+from importlib import import_module
+from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 import aiohttp
 from aiohttp.http import HttpProcessingError
@@ -56,12 +57,11 @@ from monocloud_async.transport.error_translation import (
     transport_error,
     unusable_client_error,
 )
-from monocloud_async.transport.fast import FastConnector, FastTransport
 from monocloud_async.transport.standard import ClosedError, StandardTransport
 from monocloud_async.transport.time_slice import TimeSlice
 from monocloud_async.user_list import UserList
 
-if TYPE_CHECKING:  # what runs need is loaded by the first run
+if TYPE_CHECKING:  # loaded later, see below
     from collections.abc import AsyncGenerator, Iterator
     from types import TracebackType
 
@@ -69,10 +69,19 @@ if TYPE_CHECKING:  # what runs need is loaded by the first run
     from monocloud_async.bulk.results import OnOutcome
     from monocloud_async.bulk.run import BulkRun
     from monocloud_async.bulk.source import OnSkippedMany, UserIds
+    from monocloud_async.transport.fast import FastTransport
 
 T = TypeVar("T")
 
 DEFAULT_RETRY = RetryPolicy()
+# Loaded with the first session, so that to import this module is quick. Not when a call needs them:
+# where there are no file descriptors left, the import would fail in the place of the call.
+_LATER: Final = (
+    "tenacity",
+    "monocloud_async.bulk.run",
+    "monocloud_async.lenient_json",
+    "monocloud_async.transport.fast",
+)
 
 
 class _State(Enum):
@@ -157,6 +166,8 @@ class MonoCloudSession:
         self._budget = RetryBudget()
         self._time_slice = TimeSlice()
         self._telemetry = SessionTelemetry(self._limiter, self._budget, self._retry.budget)
+        for module in _LATER:
+            import_module(module)
 
     @property
     def tenant(self) -> str:
@@ -705,7 +716,7 @@ class MonoCloudSession:
         called with the positions of users whom the journal records as done, many at once; there are
         no outcomes for them then, so that a resume is quick.
         """
-        from monocloud_async.bulk.run import BulkRun  # noqa: PLC0415  see above
+        from monocloud_async.bulk.run import BulkRun  # noqa: PLC0415  loaded later
 
         loop = None  # a run may also be made before there is one
         with suppress(RuntimeError):
@@ -751,7 +762,7 @@ class MonoCloudSession:
             seconds: for one request; default: the session's.
             report: counts the requests for pages of the list, if they are a run's.
         """
-        from monocloud_async.bulk.lookup import Lookup  # noqa: PLC0415  see above
+        from monocloud_async.bulk.lookup import Lookup  # noqa: PLC0415  loaded later
 
         limit = self._timeout if seconds is None else seconds
         return Lookup(
@@ -812,6 +823,11 @@ class MonoCloudSession:
                 )
             return self._standard
         if self._standard is None:
+            from monocloud_async.transport.fast import (  # noqa: PLC0415  loaded later
+                FastConnector,
+                FastTransport,
+            )
+
             client = aiohttp.ClientSession(
                 connector=FastConnector(tls=self._base_url.startswith("https")),
                 cookie_jar=aiohttp.DummyCookieJar(),

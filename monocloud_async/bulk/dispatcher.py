@@ -61,8 +61,8 @@ class Dispatcher:
     async def next(self) -> RunCall | None:
         """Return the call for the next user, as soon as a request may be sent.
 
-        Returns None at the end, or if another worker already waits here. A worker that gets a call
-        starts one more worker, so that a run is soon back at its concurrency after a pause.
+        Returns None at the end, or if another worker already waits for a user. A worker that gets a
+        call starts one more worker, so that a run is soon back at its concurrency after a pause.
         """
         if self._writer is not None and self._writer.is_behind:
             # Every worker waits here: to end it and start another one costs more than a call.
@@ -102,6 +102,8 @@ class Dispatcher:
         while not (self._report.exhausted or runner.draining):
             if self._results.streamed:
                 await self._results.room()
+            if self._writer is not None and self._writer.is_behind:
+                await self._writer.caught_up()
             if not runner.proved.is_set() and not self._is_idle():
                 await runner.proved.wait()  # a lone first request, as the key may be wrong
             if queue.must_wait(self.clock()):
@@ -116,8 +118,6 @@ class Dispatcher:
                 self._results.record(call.failed(error))
                 if call.position % YIELD_EVERY == 0:
                     await asyncio.sleep(0)
-                if self._writer is not None and self._writer.is_behind:
-                    await self._writer.caught_up()
             else:
                 return call
         return None

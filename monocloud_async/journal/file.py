@@ -181,7 +181,7 @@ class JournalFile:
 
     def add(self, outcome: Outcome, /) -> None:
         """Add an outcome to the next commit."""
-        self._rows.add(outcome, self._milliseconds())
+        self._rows.add(outcome, round(1000 * self._now()))
 
     def add_before(self, position: int, user_id: str, disabled: bool | None) -> None:  # noqa: FBT001  a state
         """Add to the next commit whether the user was disabled before the run; None: unknown."""

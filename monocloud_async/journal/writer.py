@@ -12,8 +12,8 @@ from monocloud_async.ratelimit.limiter import RateLimiter
 
 _GROUP: Final = 0.025  # seconds that the first outcome of a group waits for more
 # While an outcome has waited longer than this many seconds, no new call begins. So kill -9 loses
-# only the calls in flight and this much work, however slow the disk is. The difference is the time
-# that the disk has: more than nearly every disk needs, because to hold calls back costs CPU time.
+# only the calls in flight and this much work, however slow the disk is. The disk has the time from
+# _GROUP to _LATE for a write: more than most need, because to hold calls back costs CPU time.
 _LATE: Final = 0.05
 
 
@@ -50,12 +50,14 @@ class JournalWriter:
         self._limiter = limiter
         self._on_failure = on_failure
         self._waiting = 0
-        self._waiting_since: float | None = None  # what `_write` takes next, by the loop's clock
+        # When the first one of the next group came, by the loop's clock.
+        self._waiting_since: float | None = None
         self._outcomes: list[Outcome] = []  # to be written; a file has its own list
         self._writing: asyncio.Task[None] | None = None
         self._next_commit: asyncio.Future[None] | None = None  # if a call waits for it
         self._caught_up = asyncio.Event()
         self._caught_up.set()
+        self.is_behind = False  # an attribute, because it is asked for each user
 
     async def open(self, user_ids: Iterable[str] | AsyncIterable[str]) -> None:
         """Open the journal; raises `ConfigurationError` if it does not belong to this run."""
@@ -102,10 +104,6 @@ class JournalWriter:
             self._begin_group()
         await asyncio.shield(committed)
 
-    @property
-    def is_behind(self) -> bool:  # noqa: D102  see the class
-        return not self._caught_up.is_set()
-
     async def caught_up(self) -> None:
         """Wait until the disk has caught up, so that another call may begin."""
         await self._caught_up.wait()
@@ -143,7 +141,7 @@ class JournalWriter:
         """Write groups until no outcome is left."""
         loop = asyncio.get_running_loop()
         while self._waiting_since is not None:
-            timer = loop.call_at(self._waiting_since + _LATE, self._caught_up.clear)
+            timer = loop.call_at(self._waiting_since + _LATE, self._hold_back)
             try:
                 await asyncio.sleep(self._waiting_since + _GROUP - loop.time())
                 group, self._waiting, self._waiting_since = self._waiting, 0, None
@@ -153,18 +151,36 @@ class JournalWriter:
                     await self._journal.write(outcomes)
                 else:
                     await self._file.commit()
-                self.unwritten -= group
-                if committed is not None:
-                    committed.set_result(None)
             finally:
                 timer.cancel()
-                self._caught_up.set()
+            self.unwritten -= group
+            if committed is not None:
+                committed.set_result(None)
+            if self._waiting_since is None or loop.time() < self._waiting_since + _LATE:
+                self._let_go_on()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._writing = None
-        error = None if task.cancelled() else task.exception()
-        if error is not None:
+        if (error := _error(task)) is not None:
             self.error = error
-            self._on_failure()
+            self._on_failure()  # before calls may begin again
         elif self._waiting_since is not None:  # outcomes came after the loop had ended
             self._start()
+            return
+        self._let_go_on()
+
+    def _hold_back(self) -> None:
+        self.is_behind = True
+        self._caught_up.clear()
+
+    def _let_go_on(self) -> None:
+        self.is_behind = False
+        self._caught_up.set()
+
+
+def _error(task: asyncio.Task[None]) -> BaseException | None:
+    """Return why the task failed; that somebody cancels it is no failure."""
+    if not task.cancelled():
+        return task.exception()
+    # Nobody asked this task to end: what the journal awaited was cancelled.
+    return None if task.cancelling() else RuntimeError("the write was cancelled")

@@ -369,7 +369,7 @@ class RateEstimator:
     ) -> bool:
         """Return whether this refusal shows that others share the limit."""
         if self._search_time:
-            is_little = min(interval.granted, measured) < _LITTLE
+            is_little = min(interval.end, measured) < _LITTLE
             return interval.granted < _TOO_FEW and (refused_rate > _SLOW or is_little)
         if self._age >= _SETTLED:
             has_fallen = measured < max(_LEAST, (1 - _MOVED) * self._learnt)

@@ -347,8 +347,8 @@ async def test_a_worker_that_is_cancelled_lets_calls_finish_also_while_it_leaves
     work: Work, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     temporal = TemporalWorker()
-    monkeypatch.setattr(worker, "telling", lambda client, _: client)
     monkeypatch.setattr(worker, "Worker", lambda *_args, **_options: temporal)
+    monkeypatch.setattr(worker, "telling", lambda same, _: same)
     client: Any = None
     working = asyncio.create_task(worker._until_left(client, "https://t", work.activities))
     await asyncio.sleep(0.01)
@@ -370,8 +370,8 @@ async def test_a_worker_that_leaves_the_run_lets_calls_finish(
     work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     temporal = TemporalWorker()
-    monkeypatch.setattr(worker, "telling", lambda client, _: client)
     monkeypatch.setattr(worker, "Worker", lambda *_args, **_options: temporal)
+    monkeypatch.setattr(worker, "telling", lambda same, _: same)
     client: Any = None
     work.activities.left.set()
     working = asyncio.create_task(worker._until_left(client, "https://t", work.activities))
@@ -527,8 +527,8 @@ async def test_a_session_whose_worker_has_ended_is_free_of_the_fleet(
     async def answering(*_: object) -> AsyncIterator[None]:
         yield
 
-    async def check_readable(*_: object) -> None:
-        """Find nothing."""
+    async def readable(*_: object) -> None:
+        """There is no run whose messages need a key."""
 
     class Client:
         def get_workflow_handle_for(self, *_: object) -> Answers:
@@ -536,8 +536,8 @@ async def test_a_session_whose_worker_has_ended_is_free_of_the_fleet(
 
     client: Any = Client()
     monkeypatch.setattr(worker, "_until_left", until_left)
-    monkeypatch.setattr(worker, "check_readable", check_readable)
     monkeypatch.setattr(worker, "answering", answering)
+    monkeypatch.setattr(worker, "check_readable", readable)
     monkeypatch.setattr(worker, "with_message_codec", lambda same: same)
     working = asyncio.create_task(worker.run_worker(session, client=client))
     await began.wait()

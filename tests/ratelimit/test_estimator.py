@@ -439,7 +439,7 @@ def test_a_search_that_grants_few_shows_others_where_the_tenant_is_no_slow_one()
 
 @pytest.mark.parametrize(
     ("granted", "seconds", "shared"),
-    [(3, 0.5, True), (4, 0.5, False), (15, 4.0, True), (20, 5.0, False)],
+    [(2, 0.3, True), (3, 0.3, False), (15, 4.0, True), (20, 5.0, False)],
 )
 def test_a_search_that_measures_next_to_nothing_shows_others_on_any_tenant(
     granted: int, seconds: float, *, shared: bool
