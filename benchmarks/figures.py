@@ -103,8 +103,8 @@ def aims(results: Rounds, took: dict[str, float]) -> list[str]:
         share = ratio(results, column, name, base)
         if share is not None:
             lines.append(_compare(f"{column}, {name} / {base}", share, most))
-    lines.append(_compare(f"ms of {HELP}", took[HELP], 250))
-    lines.append(_compare(f"ms of {OURS} beyond {AIOHTTP}", took[OURS] - took[AIOHTTP], 20))
+    lines.append(_compare(f"ms of {HELP}", took[HELP], 120))
+    lines.append(_compare(f"ms of {OURS} beyond {AIOHTTP}", took[OURS] - took[AIOHTTP], 15))
     return lines
 
 
