@@ -93,6 +93,7 @@ class Watch:
         self._drill = drill
         self._counted = 0
         self._rates: deque[tuple[float, float]] = deque()
+        self._cold_until = 0.0  # when the second run of a drill has warmed up
         self._began = time.monotonic()
 
     async def keep_looking(self) -> None:
@@ -117,7 +118,7 @@ class Watch:
             seconds = [
                 self._sandbox.asked_in(moment + n, moment + n + 1) for n in range(-BEFORE, AFTER)
             ]
-            is_warm = self._sandbox.asked_in(0.0, moment - WARM) > 0
+            is_warm = self._sandbox.asked_in(0.0, moment - WARM) > 0 and moment > self._cold_until
             if (
                 self._drill.rate
                 and is_warm
@@ -129,6 +130,7 @@ class Watch:
         sandbox, most = self._sandbox, self._drill.most
         if self._drill.silent and not progress.done:  # the journal was not read yet
             self._counted = 0
+            self._cold_until = before + WARM
             return
         enabled, counted = progress.enabled, self._counted
         self._counted = enabled
