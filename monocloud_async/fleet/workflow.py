@@ -71,9 +71,8 @@ HEARTBEAT: Final = 10.0  # seconds without one, after which a worker or coordina
 _FENCE: Final = 6.0
 _LOST: Final = 20  # workers lost with one chunk, before the run pauses
 _TAKEN: Final = 10.0  # seconds in which somebody must take a chunk after a worker has left
-_REFUSED: Final = (
-    PayloadRefusedError.__name__
-)  # the type of the failure of a worker without the key
+# The type of the failure of a worker without the key.
+_REFUSED: Final = PayloadRefusedError.__name__
 _FAILED: Final = 5  # attempts that failed with an error, such as a file that cannot be read
 # Temporal ends a workflow at 51,200 events or 50 MB of history
 # (https://docs.temporal.io/workflow-execution/limits).
