@@ -105,6 +105,7 @@ class FleetJournal:
         self._expected = journal_id
         self.identity = ""  # from `open` on
         self._file = 0, 0  # device and inode, from then on
+        self._recorded = 0  # bytes of ids that are known to be in complete chunks, at least
         self._lock = Lock(lock_path(self.path), f"the journal {path}")
         input_info = store.InputInfo(source.where, source.form, source.column)
         self._store = JournalStore(self.path, tenant, operation, input_info)
@@ -216,12 +217,16 @@ class FleetJournal:
             raise self._other("the journal was moved or deleted under it") from None
         if (status.st_dev, status.st_ino) != self._file:
             raise self._other("there is another file, under the open journal")
-        sql = self._store.connection(now)
-        (there,) = sql.execute("SELECT ifnull(sum(until - start), 0) FROM chunks").fetchone()
-        if there < recorded:
+        if self._recorded < recorded:  # not what this process has written
+            (self._recorded,) = (
+                self._store.connection(now)
+                .execute("SELECT ifnull(sum(until - start), 0) FROM chunks")
+                .fetchone()
+            )
+        if self._recorded < recorded:
             raise self._other(
-                f"there is an older copy of it, with {there:,} of {recorded:,} bytes of ids; if"
-                " that is all that is left, cancel the run, and start it again"
+                f"there is an older copy of it, with {self._recorded:,} of {recorded:,} bytes of"
+                " ids; if that is all that is left, cancel the run, and start it again"
             )
 
     def left(self, now: int) -> Left:
@@ -300,6 +305,7 @@ class FleetJournal:
         )
         new = rows.without(self._known(found, now))
         self._store.write(new, now, *(ending if result.done else ()))
+        self._recorded += (span.end - span.start) * result.done
         self._count(result, now)
         return first_failures(_failures(rows))
 
