@@ -312,7 +312,7 @@ def bulk_operation(name: str) -> BulkOperation:
     """
     try:
         return BULK_OPERATIONS[name]
-    except KeyError:
+    except (KeyError, TypeError):  # a list is not even a possible name
         known = ", ".join(BULK_OPERATIONS)
         raise ConfigurationError(f"operation must be one of {known}, not {name!r}") from None
 

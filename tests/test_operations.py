@@ -1,10 +1,11 @@
 """The differences between operations: method, path, body, and the outcomes of users."""
 
+import re
 import sqlite3
 from collections.abc import Awaitable, Callable
 from contextlib import closing
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import aiohttp
 import msgspec
@@ -187,9 +188,11 @@ def fields(struct: type[msgspec.Struct]) -> tuple[str, ...]:
     return struct.__struct_fields__
 
 
-def test_an_unknown_operation_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(m.ConfigurationError, match=r"one of enable, disable, .*, not 'delete'"):
-        bulk_operation("delete")
+@pytest.mark.parametrize("name", ["delete", ["enable"], None])
+def test_an_unknown_operation_is_refused_with_the_known_ones(name: Any) -> None:
+    known = "one of enable, disable, "
+    with pytest.raises(m.ConfigurationError, match=rf"{known}.*, not {re.escape(repr(name))}"):
+        bulk_operation(name)
 
 
 def test_a_forgotten_await_says_which_operation() -> None:

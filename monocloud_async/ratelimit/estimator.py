@@ -21,6 +21,7 @@ from monocloud_async.ratelimit.fair_share import FairShare
 # The search, from the first refusal to the second
 _SEARCH_START: Final = 3.0  # it starts at so many times what the first interval granted a second
 _SEARCH: Final = 0.2  # seconds in which it multiplies its rate by e
+_SEARCH_CALLS: Final = 5.0  # and in so many times as long while single calls wait
 _SEARCH_STEP: Final = 1.25  # the most by which one request raises its rate
 
 # Holding the rate
@@ -37,6 +38,7 @@ _GROWTH: Final = 0.002  # a second, at first
 _DOUBLINGS: Final = 16  # of that growth, in a time as long as the quiet time was
 _MAX_GROWTH: Final = 0.15  # a second; the most that it grows by
 _STEP: Final = 0.01  # the most that one request raises the rate by: at 5/s each one is news
+_FAR_STEP: Final = 0.05  # the same once the rate is a new one, by `_MOVED`
 _FAR: Final = 2.0  # times the learnt rate; beyond, a window could lose its whole quota in a moment
 
 # Measuring
@@ -282,7 +284,8 @@ class RateEstimator:
             return
         doublings = min(_DOUBLINGS * probing / self._hold, 10.0)
         growth = min(_GROWTH * 2**doublings, _MAX_GROWTH)
-        self.rate *= math.exp(min(growth * gap, _STEP))
+        step = _STEP if self.rate < (1 + _MOVED) * self._learnt else _FAR_STEP
+        self.rate *= math.exp(min(growth * gap, step))
         if self.rate > _FAR * self._learnt:  # whatever was measured, it was not this limit
             self._share, self._age, self.burst = FairShare(1.0), 0.0, 0.0
             self._shared_before = True
@@ -321,7 +324,8 @@ class RateEstimator:
         self, interval: MeasurementInterval, coming: float, pause: float, now: float
     ) -> None:
         self._first = interval
-        self._search_time = _SEARCH * max(1.0, pause)
+        # Calls that came in the pause need little more than the rate at which they come.
+        self._search_time = _SEARCH * max(1.0, pause) * (_SEARCH_CALLS if coming else 1.0)
         start = max(1.0, _SEARCH_START / max(1.0, pause))
         granted = interval.granted / (now - interval.began)
         least = _LEAST if granted else _NEWCOMER  # nobody's burst is 0: others had it

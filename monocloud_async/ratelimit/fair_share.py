@@ -16,17 +16,13 @@ from typing import Final
 _DECREASE: Final = 0.07  # part of the rate that is given up after a refusal
 _HOT_DECREASE: Final = 0.35  # and so much more at a heat of 1
 _INCREASE: Final = 0.0027  # requests a second, each second; times the root of the rate,
-_DOUBLING: Final = 2.0  # and doubling in so many seconds without a refusal,
-_LATE: Final = 3.0  # from so many times the usual time without one on,
-_LATE_DOUBLING: Final = 0.5  # besides in so many seconds
-_LATEST: Final = 8.0  # until so many seconds after a refusal
-_SHORTEST: Final = 1.5  # seconds; a usual time that is shorter counts as this
+_DOUBLING: Final = 2.0  # and doubling in so many seconds without a refusal
 _HOT_INCREASE: Final = 2.0  # so much more at a heat of 1; with the root of the rate added,
 _HOT_GAIN: Final = 3.0  # and so much for each second without a refusal
 _FASTEST: Final = 0.6, 0.4  # growth a second at most, as a share of the rate; more at a heat of 1
 _STEP: Final = 0.05, 0.25  # the most by which one request raises the rate; more at a heat of 1
 
-_COOLING: Final = 20.0  # seconds from a heat of 1 to 0
+_COOLING: Final = 40.0  # seconds from a heat of 1 to 0
 _WARMING: Final = 0.2  # heat, for a refusal that came too soon: somebody joined
 _SOON: Final = 0.15  # too soon, as a share of the usual time between two refusals
 _RARE: Final = 6.0, 3.0  # seconds; who is usually refused that seldom is refused too soon below 3
@@ -51,9 +47,7 @@ class FairShare:
 
     def growth(self, rate: float, age: float, gap: float) -> float:
         """Return the factor by which the rate grows in a gap, after `age` seconds of sending."""
-        late = min(age, _LATEST) - _LATE * max(self._usual, _SHORTEST)  # then somebody left
-        doublings = age / _DOUBLING + max(0.0, late) / _LATE_DOUBLING
-        increase = _INCREASE * math.sqrt(rate) * 2 ** min(doublings, 40.0)
+        increase = _INCREASE * math.sqrt(rate) * 2 ** min(age / _DOUBLING, 40.0)
         increase += self.heat * (_HOT_INCREASE + math.sqrt(rate) + _HOT_GAIN * age)
         most, step = (base + more * self.heat for base, more in (_FASTEST, _STEP))
         return math.exp(min(min(increase / rate, most) * gap, step))

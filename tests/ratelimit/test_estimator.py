@@ -355,13 +355,18 @@ def test_a_rate_of_twice_what_was_learnt_grows_on_as_one_among_others_does() -> 
     assert learner.estimator.rate == pytest.approx(before + 4 * (2 + 15 + 6), rel=0.02)
 
 
-def test_one_request_raises_the_rate_by_a_hundredth_at_most() -> None:
+@pytest.mark.parametrize(("times", "step"), [(1.1, 0.01), (1.2, 0.05)])
+def test_one_request_raises_the_rate_by_little_and_by_more_where_the_limit_has_moved(
+    times: float, step: float
+) -> None:
     learner = Learner(burst=5)
     learner.cycle(100, 49, pause=30)
-    learner.age(8)
-    before = learner.estimator.rate
+    learnt = learner.estimator.rate
+    learner.age(4)
+    while (before := learner.estimator.rate) < times * learnt:
+        learner.estimator.advance(0.01)
     learner.estimator.advance(5.0)
-    assert learner.estimator.rate == pytest.approx(before * math.exp(0.01))
+    assert learner.estimator.rate == pytest.approx(before * math.exp(step))
 
 
 # Reach
@@ -581,7 +586,10 @@ def test_a_session_that_sends_less_than_it_may_keeps_its_rate_for_the_calls_that
     assert estimator.rate == 120  # twice what comes, but no more than what was refused
 
 
-def test_a_search_begins_with_the_calls_that_come() -> None:
+def test_a_search_begins_with_the_calls_that_come_and_is_slow() -> None:
     estimator = RateEstimator()
     estimator.learn(interval(*evenly(10, 4)), math.inf, 0.3, 1.3, 30.0)
     assert estimator.rate == 30
+    for _ in range(100):
+        estimator.advance(0.01)
+    assert estimator.rate == pytest.approx(30 * math.e)

@@ -44,20 +44,6 @@ def test_the_growth_doubles_every_two_seconds() -> None:
     assert late == pytest.approx(2 * early)
 
 
-def test_the_growth_doubles_faster_once_a_refusal_is_late_as_somebody_left() -> None:
-    def doublings(usual: float, age: float) -> float:
-        law = refused_every(usual)
-        return math.log2(math.log(law.growth(10_000, age, 0.01)) / math.log(first))
-
-    first = FairShare(0.0).growth(10_000, 0.0, 0.01)
-    assert [doublings(2.0, age) for age in (5.0, 6.0, 6.5, 7.0)] == pytest.approx(
-        [2.5, 3.0, 3.25 + 1, 3.5 + 2]
-    )
-    assert [doublings(0.5, age) for age in (4.5, 5.0)] == pytest.approx([2.25, 2.5 + 1])
-    assert doublings(2.0, 10.0) == pytest.approx(5 + 4)  # nothing more after 8 s
-    assert doublings(3.0, 10.0) == pytest.approx(5)
-
-
 def test_a_hot_session_gains_more_the_longer_nobody_refuses() -> None:
     law = FairShare(1.0)
     # 2 + the root of 25 + 3 for each second, and 0.0027 * 5 * 2 ** (age / 2)
@@ -80,11 +66,11 @@ def test_the_rate_grows_by_so_much_a_second_at_most(heat: float, fastest: float)
     assert FairShare(heat).growth(1.0, 60.0, 0.01) == pytest.approx(math.exp(fastest * 0.01))
 
 
-def test_the_heat_is_gone_after_twenty_seconds() -> None:
+def test_the_heat_is_gone_after_forty_seconds() -> None:
     law = FairShare(1.0)
     heats = []
     for _ in range(5):
-        law.refused(age=4.0, cycle=5.0)
+        law.refused(age=9.0, cycle=10.0)
         heats.append(law.heat)
     assert heats == pytest.approx([0.75, 0.5, 0.25, 0, 0])
 
