@@ -21,7 +21,7 @@ from monocloud_async.ratelimit.fair_share import FairShare
 # The search, from the first refusal to the second
 _SEARCH_START: Final = 3.0  # it starts at so many times what the first interval granted a second
 _SEARCH: Final = 0.2  # seconds in which it multiplies its rate by e
-_SEARCH_CALLS: Final = 5.0  # and in so many times as long while single calls wait
+_SEARCH_CALLS: Final = 5.0  # and in at least so many times as long while single calls wait
 _SEARCH_STEP: Final = 1.25  # the most by which one request raises its rate
 
 # Holding the rate
@@ -325,7 +325,7 @@ class RateEstimator:
     ) -> None:
         self._first = interval
         # Calls that came in the pause need little more than the rate at which they come.
-        self._search_time = _SEARCH * max(1.0, pause) * (_SEARCH_CALLS if coming else 1.0)
+        self._search_time = _SEARCH * max(pause, _SEARCH_CALLS if coming else 1.0)
         start = max(1.0, _SEARCH_START / max(1.0, pause))
         granted = interval.granted / (now - interval.began)
         least = _LEAST if granted else _NEWCOMER  # nobody's burst is 0: others had it
