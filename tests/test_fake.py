@@ -65,7 +65,7 @@ async def test_faults_that_pass_are_retried_in_hundredths_of_a_second() -> None:
 
 
 async def test_a_run_has_its_outcomes_its_bounds_and_its_journal(tmp_path: Path) -> None:
-    async with FakeMonoCloud(Sandbox(users=30, latency=0.001)) as session:
+    async with FakeMonoCloud(Sandbox(users=30, latency=0.2)) as session:
         ids = session.sandbox.user_ids()
         async with session.bulk_enable(ids, concurrency=7, journal=tmp_path / "j") as run:
             statuses = [outcome.status async for outcome in run]

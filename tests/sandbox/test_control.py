@@ -68,6 +68,6 @@ async def test_stats_count_requests_and_connections_but_not_the_control(
 
 
 async def test_peak_in_flight_is_what_was_served_at_once(tenant: PlainClient) -> None:
-    tenant.sandbox.latency = 0.05
+    tenant.sandbox.latency = 0.5
     await asyncio.gather(*(tenant.enable("ada") for _ in range(7)))
     assert tenant.sandbox.stats().peak_in_flight == 7
