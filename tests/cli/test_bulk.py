@@ -144,7 +144,7 @@ def test_a_refused_key_stops_the_run_after_one_request(
 ) -> None:
     users, failed = tmp_path / "users.txt", tmp_path / "failed.txt"
     users.write_text("".join(f"{user_id}\n" for user_id in sandbox.user_ids()))
-    monkeypatch.setenv(config.API_KEY, "wrong-key-4711")
+    monkeypatch.setenv(config.API_KEY, "wrong-and-secret")
     done = cli("bulk", users, "--failures", failed)
     assert done.code == 3
     assert sandbox.stats().requests == 1
@@ -153,7 +153,7 @@ def test_a_refused_key_stops_the_run_after_one_request(
     assert "Check that the API key" in done.err
     assert "was not read" in done.err
     assert failed.read_text() == f"{sandbox.user_ids()[0]}\n"
-    assert "4711" not in done.out + done.err
+    assert "secret" not in done.out + done.err
 
 
 def test_a_dry_run_checks_every_line_and_sends_nothing(

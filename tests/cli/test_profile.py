@@ -151,12 +151,12 @@ def test_a_profile_that_is_a_pipe_is_refused(cli: Cli, folder: Path) -> None:
 def test_whoami_tells_that_a_key_is_refused(
     cli: Cli, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(config.API_KEY, "wrong-4711")
+    monkeypatch.setenv(config.API_KEY, "wrong-and-secret")
     done = cli("whoami")
     assert done.code == 3
     assert done.out.endswith(f"API key: from the variable {config.API_KEY}\n")
     assert "401 Unauthorized" in done.err
-    assert "4711" not in done.out + done.err
+    assert "secret" not in done.out + done.err
 
 
 def test_whoami_tells_that_a_tenant_cannot_be_reached(cli: Cli) -> None:

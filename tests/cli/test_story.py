@@ -103,7 +103,7 @@ def test_a_wrong_key_a_wrong_domain_and_addresses_are_told_before_anything_is_se
     emails = tmp_path / "emails.txt"
     emails.write_text("".join(f"u{number}@example.com\n" for number in range(100)))
     before = disabled(sandbox)
-    wrong = {config.API_KEY: "wrong-4711"}, {config.DOMAIN: "http://127.0.0.1:1"}
+    wrong = {config.API_KEY: "wrong-and-secret"}, {config.DOMAIN: "http://127.0.0.1:1"}
     for path, environ, code in ((users, wrong[0], 3), (users, wrong[1], 3), (emails, {}, 2)):
         argv = [*PROGRAM, "bulk", str(path), "--check", "--yes", "--attempts", "1"]
         done = subprocess.run(
@@ -116,7 +116,7 @@ def test_a_wrong_key_a_wrong_domain_and_addresses_are_told_before_anything_is_se
         )
         assert done.returncode == code, done.stderr
         assert "Traceback" not in done.stderr
-        assert "4711" not in done.stdout + done.stderr
+        assert "secret" not in done.stdout + done.stderr
     assert disabled(sandbox) == before
     assert sandbox.stats().by_status.get("200", 0) == 0
 

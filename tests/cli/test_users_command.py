@@ -264,11 +264,11 @@ def test_no_file_is_better_than_a_part_of_one(
     if fault == "header":
         sandbox.paging_header = False
     else:
-        monkeypatch.setenv(config.API_KEY, "wrong-4711")
+        monkeypatch.setenv(config.API_KEY, "wrong-and-secret")
     done = cli("users", "--disabled", "-o", lost)
     assert done.code == 3
     assert len([line for line in done.err.splitlines() if line.startswith("Error: ")]) == 1
-    assert "4711" not in done.err
+    assert "secret" not in done.err
     assert lost.read_text() == "of yesterday"
     assert list(tmp_path.iterdir()) == [lost]
     assert cli("users").out == ""
