@@ -21,7 +21,7 @@ from monocloud_async.ratelimit.fair_share import FairShare
 # The search, from the first refusal to the second
 _SEARCH_START: Final = 3.0  # it starts at so many times what the first interval granted a second
 _SEARCH: Final = 0.2  # seconds in which it multiplies its rate by e
-_SEARCH_CALLS: Final = 5.0  # and in at least so many times as long while single calls wait
+_SEARCH_CALLS: Final = 5.0  # and in so many times as long where single calls wait
 _SEARCH_STEP: Final = 1.25  # the most by which one request raises its rate
 
 # Holding the rate
@@ -58,7 +58,7 @@ _SETTLED: Final = 1.0  # seconds of sending; who was measured too high is refuse
 _AT_ONCE: Final = 0.5  # seconds; one so soon is proof enough: the bucket had filled up
 _TOO_FEW: Final = 20  # requests; a search that was refused so soon measured nothing
 _SLOW: Final = 10.0  # requests a second; below, a tenant of a few a second refuses as soon
-_LITTLE: Final = 4  # requests, or requests a second; held by mistake, they climb for a minute
+_LITTLE: Final = 4  # requests, or requests a second; held by mistake, they climb for long
 _NEWCOMER: Final = 5.0  # requests a second of who was granted nothing at first
 _AGAIN: Final = 0.3  # the heat of a session that shared before
 
