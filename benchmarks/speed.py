@@ -94,7 +94,13 @@ class Field:
         return False
 
     def plays(self, name: str, column: str) -> bool:
-        """Node has one event loop; its figures are in the columns of asyncio."""
+        """Return whether the client has a place in this column.
+
+        Node has one event loop, whose figures are in the columns of asyncio. The bare protocol
+        reads only answers with a length.
+        """
+        if name == "bare protocol":
+            return "chunked" not in column
         return name not in NODE or not column.endswith("uvloop")
 
     def run(self, name: str, url: str, users: int, loop: str, step: int = 0) -> dict[str, Any]:
