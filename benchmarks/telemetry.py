@@ -17,7 +17,8 @@ from contextlib import AbstractContextManager, nullcontext
 from web_server import ID, body
 
 from monocloud_async import MonoCloudSession
-from monocloud_async.endpoint import Operation, Response
+from monocloud_async.endpoint import Operation
+from monocloud_async.response import Response
 from monocloud_async.transport.time_slice import TimeSlice
 
 BODY = body(ID).encode()

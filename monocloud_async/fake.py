@@ -11,7 +11,8 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from monocloud_async.config import Credentials
-from monocloud_async.endpoint import Operation, Response
+from monocloud_async.endpoint import Operation
+from monocloud_async.response import Response
 from monocloud_async.retry import RetryPolicy
 from monocloud_async.sandbox import Sandbox
 from monocloud_async.session import MonoCloudSession

@@ -7,15 +7,16 @@ from urllib.parse import urlsplit
 
 _LONGEST: Final = 500  # characters
 # Control characters, marks that reverse or hide text in a terminal, and surrogates, which cannot be
-# printed: they represent the bytes of a header or a file name that are not UTF-8.
-UNSAFE: Final = re.compile(
+# printed: they represent the bytes of a header or a file name that are not UTF-8. No compiled
+# pattern, because compiling it takes as long as loading a module, and few programs need it.
+UNSAFE: Final = (
     r"[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]+"
 )
 
 
 def clean(text: str, longest: int = _LONGEST) -> str:
     """Return the text as one harmless line of at most so many characters."""
-    return UNSAFE.sub(" ", text[: longest + 1])[:longest]
+    return re.sub(UNSAFE, " ", text[: longest + 1])[:longest]
 
 
 def format_time(seconds: float) -> str:

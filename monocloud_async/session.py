@@ -25,8 +25,6 @@ from monocloud_async.endpoint import (
     LIST_USERS,
     BulkOperation,
     Operation,
-    UserPage,
-    exact_id,
     list_path,
 )
 from monocloud_async.errors import (
@@ -42,6 +40,7 @@ from monocloud_async.models import User
 from monocloud_async.outcome import BulkReport
 from monocloud_async.ratelimit.admission_queue import AdmissionQueue, closed_error, record_failure
 from monocloud_async.ratelimit.limiter import RateLimiter
+from monocloud_async.response import UserPage
 from monocloud_async.retry import (
     RetryBudget,
     RetryPolicy,
@@ -59,6 +58,7 @@ from monocloud_async.transport.error_translation import (
 )
 from monocloud_async.transport.standard import ClosedError, StandardTransport
 from monocloud_async.transport.time_slice import TimeSlice
+from monocloud_async.user_id import exact_id
 from monocloud_async.user_list import UserList
 
 if TYPE_CHECKING:  # loaded later, see below

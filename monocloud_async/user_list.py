@@ -18,7 +18,6 @@ from array import array
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Final
 
-from monocloud_async.endpoint import PAGINATION, UserPage
 from monocloud_async.errors import (
     IncompleteListError,
     InvalidResponseError,
@@ -26,6 +25,7 @@ from monocloud_async.errors import (
     NotFoundError,
 )
 from monocloud_async.models import User
+from monocloud_async.response import PAGINATION, UserPage
 
 STABLE_SORT: Final = "creation_time:1"
 _MAX_PASSES: Final = 5

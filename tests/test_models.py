@@ -5,7 +5,7 @@ import pytest
 import samples
 
 from monocloud_async import User
-from monocloud_async.endpoint import read_response
+from monocloud_async.response import read_response
 
 
 def read(name: str) -> User:

@@ -14,7 +14,8 @@ from virtual_time import run
 
 import monocloud_async as m
 from monocloud_async import MonoCloudSession, User, UserList
-from monocloud_async.endpoint import Operation, UserPage
+from monocloud_async.endpoint import Operation
+from monocloud_async.response import UserPage
 from monocloud_async.sandbox import Sandbox
 from monocloud_async.user_list import IdSet
 

@@ -10,9 +10,10 @@ from monocloud_async.bulk.lookup import Lookup
 from monocloud_async.bulk.results import Results
 from monocloud_async.bulk.source import YIELD_EVERY, End, Source
 from monocloud_async.bulk.stop_rules import StopReason
-from monocloud_async.endpoint import BulkOperation, check_user_id
+from monocloud_async.endpoint import BulkOperation
 from monocloud_async.errors import ConfigurationError, InvalidUserIdError, MonoCloudError
 from monocloud_async.outcome import BulkReport
+from monocloud_async.user_id import check_user_id
 
 if TYPE_CHECKING:  # SQLite and threads, only where a journal is kept
     from monocloud_async.journal.writer import JournalWriter

@@ -25,9 +25,10 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-from monocloud_async.endpoint import BulkOperation, exact_id
+from monocloud_async.endpoint import BulkOperation
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.outcome import BulkReport, Outcome
+from monocloud_async.user_id import exact_id
 
 if TYPE_CHECKING:  # loads SQLite and threads, which only a journal needs
     from monocloud_async.journal.writer import JournalWriter

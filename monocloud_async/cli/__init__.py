@@ -41,10 +41,11 @@ def _run(arguments: list[str]) -> int:
 
 
 def _show_fault(error: BaseException) -> None:
-    import traceback  # noqa: PLC0415  nobody needs it
+    import re  # noqa: PLC0415  nobody needs this
+    import traceback  # noqa: PLC0415  nor this
 
     from monocloud_async.sanitize import UNSAFE  # noqa: PLC0415  nor this
 
     for line in "".join(traceback.format_exception(error)).splitlines():
-        sys.stderr.write(UNSAFE.sub(" ", line) + "\n")
+        sys.stderr.write(re.sub(UNSAFE, " ", line) + "\n")
     sys.stderr.write("This is a fault of monocloud-async; please report it with the lines above\n")

@@ -28,7 +28,7 @@ from monocloud_async.cli.job import DEFAULT_LIMITS, Job, Limits
 from monocloud_async.cli.outputs import FailuresFile, JsonLines, open_failures
 from monocloud_async.cli.preview import Preview
 from monocloud_async.config import API_KEY, is_loopback
-from monocloud_async.endpoint import ENABLE, BulkOperation, check_user_id
+from monocloud_async.endpoint import ENABLE, BulkOperation
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.inputs import By, Format
 from monocloud_async.inputs.lines import Line
@@ -39,6 +39,7 @@ from monocloud_async.journal.store import Caller, InputInfo
 from monocloud_async.models import User
 from monocloud_async.report import figures
 from monocloud_async.sanitize import format_time
+from monocloud_async.user_id import check_user_id
 from monocloud_async.user_list import IdSet
 
 __all__ = [

@@ -364,10 +364,10 @@ class Report:
 
 def _quoted(word: str) -> str:
     """Return the word as a shell reads it, without what would move or turn a terminal's text."""
-    if not UNSAFE.search(word):
+    if not re.search(UNSAFE, word):
         return shlex.quote(word)
     text = word.replace("\\", r"\\").replace("'", r"\'")
-    return f"$'{UNSAFE.sub(_bytes, text)}'"
+    return f"$'{re.sub(UNSAFE, _bytes, text)}'"
 
 
 def _bytes(found: re.Match[str]) -> str:

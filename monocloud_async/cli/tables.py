@@ -90,7 +90,7 @@ def _writer(file: TextIO, form: TableFormat, columns: Sequence[str]) -> Row:
 
         def write(row: Sequence[Cell]) -> None:
             text = msgspec.json.encode(dict(zip(columns, row, strict=True))).decode()
-            file.write(UNSAFE.sub(_escapes, text) + "\n")
+            file.write(re.sub(UNSAFE, _escapes, text) + "\n")
 
     else:
         write_row = csv.writer(file, lineterminator="\n").writerow
@@ -111,7 +111,7 @@ def _writer(file: TextIO, form: TableFormat, columns: Sequence[str]) -> Row:
 def _is_said(user_id: str) -> bool:
     """Return whether a reader of the file finds this id, or none, but not another one."""
     try:
-        return not UNSAFE.search(user_id) and find(user_id) == user_id
+        return not re.search(UNSAFE, user_id) and find(user_id) == user_id
     except NotAnIdError:
         return True
 
@@ -129,4 +129,4 @@ def _cell(value: Cell) -> str:
             return "true" if value else "false"
         case _:
             # Not every reader, and not every writer, knows that a quoted cell may have lines.
-            return no_formula(UNSAFE.sub(" ", value))
+            return no_formula(re.sub(UNSAFE, " ", value))

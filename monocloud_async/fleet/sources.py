@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
-from monocloud_async.endpoint import leaves_folder
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.fleet.id_file import IdFile, check_url, digest_of, is_url
 from monocloud_async.sanitize import clean
+from monocloud_async.user_id import leaves_folder
 
 
 class Sources:

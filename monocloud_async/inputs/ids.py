@@ -9,9 +9,9 @@ import re
 from functools import lru_cache
 from typing import Final
 
-from monocloud_async.endpoint import check_user_id
 from monocloud_async.errors import InvalidUserIdError
 from monocloud_async.inputs import By
+from monocloud_async.user_id import check_user_id
 
 # Of columns and members, in lower case and without "_", "-" and spaces; and how messages list them.
 _NAMES: Final = {By.ID: {"userid", "id"}, By.EMAIL: {"email", "emailaddress", "mail"}}

@@ -24,8 +24,8 @@ from typing import Final
 
 from msgspec import Struct
 
-from monocloud_async.endpoint import Response
 from monocloud_async.ratelimit.estimator import Ticket
+from monocloud_async.response import Response
 
 Head = Mapping[str, str] | bytes
 

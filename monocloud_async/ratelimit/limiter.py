@@ -40,7 +40,6 @@ from collections.abc import Callable
 from enum import Enum, auto
 from typing import Final, Literal
 
-from monocloud_async.endpoint import Response
 from monocloud_async.ratelimit.circuit_breaker import CircuitBreaker
 from monocloud_async.ratelimit.estimator import (
     Estimator,
@@ -50,6 +49,7 @@ from monocloud_async.ratelimit.estimator import (
 )
 from monocloud_async.ratelimit.hints import Forecast, Hint, HintReader
 from monocloud_async.ratelimit.pacer import SLACK, Pacer
+from monocloud_async.response import Response
 
 _FIRST_PAUSE: Final = 0.5  # seconds, where a 429 does not say how long
 _BACKOFF_FACTOR: Final = (

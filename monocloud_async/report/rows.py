@@ -1,5 +1,6 @@
 """The users of a journal one by one: who is done, who is not, and who was never asked for."""
 
+import re
 import sqlite3
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -133,7 +134,7 @@ def everybody(path: Path, user_ids: Iterable[str]) -> Iterator[UserRow]:
 
 def visible(text: str) -> str:
     """Return the text with control characters and direction marks written as escapes."""
-    return UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return re.sub(UNSAFE, lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def operation_of(sql: sqlite3.Connection) -> BulkOperation:

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _OK: Final = 200
 _OF_DURATIONS: Final = ("monocloud.outcome", "error.type")
-_PLACEHOLDER: Final = re.compile(r"{\w+}")
 
 Sleep = Callable[[float], Awaitable[None]]
 
@@ -161,7 +160,7 @@ class _Known:
             "http.request.method": operation.method,
             "server.address": where,
             "server.port": url.port or _DEFAULT_PORTS.get(url.scheme, 0),
-            "url.full": tenant + _PLACEHOLDER.sub("REDACTED", operation.template),
+            "url.full": tenant + re.sub(r"{\w+}", "REDACTED", operation.template),
             "url.template": operation.template,
         }
         self.call: Attributes = {"server.address": where, "monocloud.operation": operation.name}

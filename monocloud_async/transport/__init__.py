@@ -2,7 +2,8 @@
 
 from typing import Protocol
 
-from monocloud_async.endpoint import Operation, Response
+from monocloud_async.endpoint import Operation
+from monocloud_async.response import Response
 from monocloud_async.transport.time_slice import TimeSlice
 
 

@@ -35,7 +35,8 @@ from monocloud_async.connector import (
     is_informational,
     is_silent,
 )
-from monocloud_async.endpoint import ENABLE, Operation, Response
+from monocloud_async.endpoint import ENABLE, Operation
+from monocloud_async.response import Response
 from monocloud_async.transport.plain_response import NoBody, plain_body
 from monocloud_async.transport.standard import (
     NOT_SENT,

@@ -11,7 +11,7 @@ from enum import Enum
 from typing import Final
 
 from monocloud_async.connector import MAX_HEADERS
-from monocloud_async.endpoint import MAX_USER
+from monocloud_async.response import MAX_USER
 
 # RFC 9112, sections 4 and 5, in their plainest form: no folded line, no bare LF, printable ASCII.
 _HEAD: Final = re.compile(

@@ -23,7 +23,8 @@ from monocloud_async.connector import (
     has_unread_bytes,
     is_silent,
 )
-from monocloud_async.endpoint import Operation, Response
+from monocloud_async.endpoint import Operation
+from monocloud_async.response import Response
 from monocloud_async.transport.time_slice import TimeSlice
 
 CONNECT_SHARE: Final = 0.9  # of a request's timeout

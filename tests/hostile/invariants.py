@@ -25,14 +25,16 @@ from yarl import URL
 
 import monocloud_async as m
 from monocloud_async import config
-from monocloud_async.endpoint import ENABLE, check_user_id, read_response, retry_after
+from monocloud_async.endpoint import ENABLE
 from monocloud_async.inputs import Format
 from monocloud_async.inputs.content import encoding_of
 from monocloud_async.inputs.ids import NotAnIdError, find, is_column_name, strip
 from monocloud_async.inputs.lines import Line
 from monocloud_async.inputs.reader import IdReader
+from monocloud_async.response import read_response, retry_after
 from monocloud_async.sanitize import UNSAFE
 from monocloud_async.transport.plain_response import plain_body
+from monocloud_async.user_id import check_user_id
 
 LONGEST_MESSAGE = 4_000  # characters; people read it in a terminal
 _CALLERS_ID = "u" * 8
@@ -40,7 +42,7 @@ _CALLERS_ID = "u" * 8
 
 def is_harmless(text: str) -> None:
     """Check that the text is printable: one line, no control characters, valid Unicode."""
-    assert not UNSAFE.search(text), text
+    assert not re.search(UNSAFE, text), text
     text.encode()
     assert len(text) < LONGEST_MESSAGE
 

@@ -16,9 +16,9 @@ from tenants import Bucket, Hinting, Tenant, Window, simulate
 from ways import Way, session_by
 
 from monocloud_async import BulkReport
-from monocloud_async.endpoint import Response
 from monocloud_async.ratelimit.estimator import Ticket
 from monocloud_async.ratelimit.hints import Forecast, Hint, HintReader, read_hint
+from monocloud_async.response import Response
 
 NOW = 1_800_000_000.0
 DATE = "Date: Fri, 15 Jan 2027 08:00:00 GMT"  # this is NOW

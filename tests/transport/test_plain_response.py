@@ -5,7 +5,7 @@ import zlib
 
 import pytest
 
-from monocloud_async.endpoint import MAX_USER
+from monocloud_async.response import MAX_USER
 from monocloud_async.transport.plain_response import NoBody, plain_body
 
 ADA = b'{"user_id":"ada"}'
