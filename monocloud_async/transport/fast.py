@@ -393,6 +393,7 @@ async def _read(protocol: FastProtocol, operation: Operation[object]) -> tuple[R
         check_length(message.raw_headers)
         if not is_informational(message.code):
             break
+    protocol.limit_body()
     limit = operation.body_limit(message.code)
     body, complete = await read_body(content, message.code, limit)
     return Response(message.code, message.headers, body, protocol.abort), complete

@@ -18,6 +18,7 @@ from monocloud_async.connector import (
     MAX_HEADERS,
     MAX_LINES,
     Connector,
+    GuardedProtocol,
     HeadersTooLongError,
     SpokeFirstError,
     has_unread_bytes,
@@ -195,6 +196,9 @@ class StandardTransport:
             # Once the body is read, nothing else has it; and a mocked response has none.
             protocol = getattr(response, "_protocol", None)
             check_length(response.raw_headers)
+            connection = response.connection  # None once the body has arrived
+            if connection is not None and isinstance(connection.protocol, GuardedProtocol):
+                connection.protocol.limit_body()
             limit = operation.body_limit(response.status)
             body, whole = await read_body(response.content, response.status, limit)
             if not whole:
