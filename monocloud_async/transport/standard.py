@@ -201,6 +201,10 @@ class StandardTransport:
                 connection.protocol.limit_body()
             limit = operation.body_limit(response.status)
             body, whole = await read_body(response.content, response.status, limit)
+            if not body and response.content.at_eof():
+                # A middleware or a trace may have read the body; aiohttp keeps it then.
+                body = await response.read()
+                whole = len(body) <= limit
             if not whole:
                 response.close()  # the rest is not worth reading
             end = _nothing if protocol is None else protocol.close

@@ -1,6 +1,7 @@
 """The standard path, through `ClientSession`, and what both paths have of it."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, cast
 
 import aiohttp
@@ -14,6 +15,7 @@ import monocloud_async as m
 from monocloud_async import MonoCloudSession, RetryPolicy
 from monocloud_async.connector import Connector
 from monocloud_async.endpoint import UserOperation
+from monocloud_async.sandbox import Sandbox
 from monocloud_async.transport.standard import read_body
 
 KEY = "sentinel-key-4711"
@@ -225,6 +227,54 @@ async def test_whether_a_body_is_whole_is_known_to_the_byte(more: int) -> None:
     content = Body(*filter(None, (b"12345678", b"9" * more)))
     told = await read_body(cast("aiohttp.StreamReader", content), 200, 8)
     assert told == (b"12345678" + b"9" * more, not more)
+
+
+async def of_a_middleware(
+    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    response = await handler(request)
+    await response.read()
+    return response
+
+
+async def of_a_trace(
+    _client: object, _context: object, params: aiohttp.TraceRequestEndParams
+) -> None:
+    await params.response.text()
+
+
+def reading(reader: Callable[..., Any]) -> aiohttp.ClientSession:
+    """Return a client that reads every body before the caller can."""
+    if reader is of_a_middleware:
+        return aiohttp.ClientSession(connector=Connector(), middlewares=[of_a_middleware])
+    trace = aiohttp.TraceConfig()
+    trace.on_request_end.append(of_a_trace)
+    return aiohttp.ClientSession(connector=Connector(), trace_configs=[trace])
+
+
+@pytest.mark.parametrize("reader", [of_a_middleware, of_a_trace])
+async def test_a_body_that_the_lent_client_has_read_is_read_all_the_same(
+    reader: Callable[..., Any], sandbox: Sandbox
+) -> None:
+    async with reading(reader) as client:
+        session = MonoCloudSession(sandbox.url, sandbox.api_key, client_session=client)
+        ids = sandbox.user_ids()
+        assert (await session.enable_user(ids[0])).user_id == ids[0]
+        assert (await session.bulk_enable(ids)).enabled == len(ids)
+        with pytest.raises(m.NotFoundError, match="The user was not found") as caught:
+            await session.enable_user("nobody")
+        assert caught.value.trace_id is not None
+
+
+@pytest.mark.parametrize("reader", [of_a_middleware, of_a_trace])
+async def test_a_body_that_the_lent_client_has_read_may_be_too_long(
+    reader: Callable[..., Any],
+) -> None:
+    long = http(b'{"user_id":"ada","picture":"%s"}' % (b"x" * (6 << 20)))
+    async with RawServer(answering(long)) as server, reading(reader) as client:
+        session = MonoCloudSession(server.url, KEY, client_session=client, retry=ONCE)
+        with pytest.raises(m.InvalidResponseError, match="longer than 262144 bytes"):
+            await session.enable_user("ada")
 
 
 class Hanging(AbstractResolver):
