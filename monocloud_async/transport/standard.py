@@ -1,7 +1,9 @@
 """One request and its response through `aiohttp.ClientSession`: it works with any of them."""
 
 import asyncio
+import errno
 import math
+import socket
 import sys
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator
@@ -46,6 +48,23 @@ NOT_SENT: Final = (
     SpokeFirstError,
     RuntimeError,
 )
+
+# No file descriptors, no memory for a socket, no local port, no thread for a look-up.
+_EXHAUSTED: Final = {
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOBUFS,
+    errno.EADDRNOTAVAIL,
+    errno.EAGAIN,
+}
+
+
+def is_exhausted(error: Exception) -> bool:
+    """Whether this machine had no more of what a connection, or a look-up of a name, needs."""
+    if not isinstance(error, aiohttp.ClientConnectorError):
+        return False
+    reason = error.os_error  # the numbers of a `gaierror` are others
+    return reason.errno in _EXHAUSTED and not isinstance(reason, socket.gaierror)
 
 
 class NoFreeConnectionError(TimeoutError):
@@ -97,6 +116,39 @@ class Deadlines:
                 deadline.reschedule(-math.inf)
 
 
+class Exhaustion:
+    """Requests for which this machine allows no connection now, until others have ended.
+
+    Args:
+        deadlines: of the requests.
+
+    Attributes:
+        waiting: how many wait.
+    """
+
+    def __init__(self, deadlines: Deadlines) -> None:
+        self.waiting = 0
+        self._deadlines = deadlines
+        self._ended = asyncio.Semaphore(0)
+
+    async def wait(self, until: float) -> bool:
+        """Wait until another request has ended; return whether one has by this time."""
+        self.waiting += 1
+        try:
+            async with self._deadlines.at(until):
+                await self._ended.acquire()
+        except TimeoutError:
+            return False
+        finally:
+            self.waiting -= 1
+        return True
+
+    def wake_next(self) -> None:
+        """Let one of the waiting requests try again."""
+        if self.waiting:
+            self._ended.release()
+
+
 class StandardTransport:
     """Requests to one tenant through any `ClientSession`.
 
@@ -117,6 +169,8 @@ class StandardTransport:
         # connection to who waits for one without a chance to check it.
         self._places = _places(client.connector)
         self._deadlines = Deadlines()
+        self._exhaustion = Exhaustion(self._deadlines)
+        self._in_progress = 0  # requests that have a place
 
     async def send(
         self,
@@ -135,6 +189,7 @@ class StandardTransport:
         except TimeoutError:
             raise NoFreeConnectionError from None
         waited = clock() - began
+        self._in_progress += 1
         try:
             async with self._deadlines.at(due):
                 response = await self._send_again_if_stale(operation, target, timeout - waited)
@@ -144,7 +199,9 @@ class StandardTransport:
                 raise NoFreeConnectionError(sent=sent) from None
             raise
         finally:
+            self._in_progress -= 1
             self._places.release()
+            self._exhaustion.wake_next()
         if time_slice is not None:
             await time_slice.turn()
         return response
@@ -153,6 +210,7 @@ class StandardTransport:
         self, operation: Operation[object], target: str, timeout: float
     ) -> Response:
         connector, left = self._client.connector, _REUSED_AT_MOST
+        until = asyncio.get_running_loop().time() + CONNECT_SHARE * timeout
         lost: Exception | None = None
         while True:
             self._close_stale(connector)
@@ -160,6 +218,9 @@ class StandardTransport:
             try:
                 return await self._send(operation, target, timeout)
             except NOT_SENT as error:
+                others = self._in_progress - self._exhaustion.waiting > 1
+                if is_exhausted(error) and others and await self._exhaustion.wait(until):
+                    continue
                 raise lost or error from None
             except TimeoutError:
                 raise
