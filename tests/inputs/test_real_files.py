@@ -166,6 +166,8 @@ READ = {
     "a page": ("a.json", json.dumps({"data": OBJECTS, "next": None}, indent=2), None),
     "a page, one line": ("a.jsonl", json.dumps({"data": OBJECTS}) + "\n", None),
     "a workbook": ("a.xlsx", xlsx({"Sheet1": ROWS}), None),
+    "a workbook in gzip": ("a.xlsx.gz", gzip.compress(xlsx({"Sheet1": ROWS})), None),
+    "a workbook in gzip named .csv": ("a.csv.gz", gzip.compress(xlsx({"Sheet1": ROWS})), None),
     "a workbook named .csv": ("a.csv", xlsx({"Sheet1": ROWS}), None),
     "a workbook with a hidden sheet": ("a.xlsx", xlsx({"x": [["a"]], "y": ROWS}, "x"), None),
     "an OpenDocument workbook": ("a.ods", ods([["user_id"], *([one] for one in IDS)]), None),
@@ -262,7 +264,9 @@ def test_notes_of_several_lines_are_no_rows_where_ids_have_many_lengths(tmp_path
 
 def test_e_mail_addresses_that_a_quote_swallowed_are_bad_lines_each(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
-    path.write_text('email,n\na@b.example,A\nada@b.example,"B\nbo@b.example,C\nbobby@b.example,D"\n')
+    path.write_text(
+        'email,n\na@b.example,A\nada@b.example,"B\nbo@b.example,C\nbobby@b.example,D"\n'
+    )
     with open_ids(path, None, None, by=By.EMAIL) as reader:
         lines = list(reader)
     assert [line.number for line in lines if line.problem is None] == [2]
@@ -352,6 +356,34 @@ def test_the_encoding_is_looked_for_in_more_than_the_first_lines(tmp_path: Path)
     reader, lines = read(tmp_path, "a.csv", f"id,n\n{rows[:60_000]}\n{A},ü\n".encode("cp1252"))
     assert len(lines) > 2000
     assert "not UTF-8" in "".join(reader.notes)
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        '<c t="e"><v>#N/A</v></c>',
+        "<c s='1' t='e'><f>A2</f><v>#REF!</v></c>",
+        "<c><f>A2</f><v /></c>",
+        "<c><f>A2</f><v></v></c>",
+        '<c><f t="shared" si="0"/></c>',
+    ],
+)
+def test_a_row_of_a_workbook_with_an_error_or_no_saved_value_is_a_bad_line(
+    tmp_path: Path, cell: str
+) -> None:
+    content = xlsx({"x": [["user_id"], [A], ["error"], [B]]}, raw={"error": cell})
+    _, lines = read(tmp_path, "a.xlsx", content)
+    assert [line.user_id for line in lines] == [A, None, B]
+    assert "an error of a spreadsheet" in (lines[1].problem or "")
+
+
+def test_a_formula_of_a_workbook_that_returns_the_empty_text_is_an_empty_cell(
+    tmp_path: Path,
+) -> None:
+    empty = '<c t="str"><f>IF(A1,A2,"")</f><v></v></c>'
+    content = xlsx({"x": [["user_id"], [A], ["empty"], [B]]}, raw={"empty": empty})
+    _, lines = read(tmp_path, "a.xlsx", content)
+    assert [line.user_id for line in lines] == [A, B]
 
 
 def test_a_number_of_a_workbook_is_no_id(tmp_path: Path) -> None:
