@@ -126,9 +126,11 @@ class IdReader:
     def _count(self, file: BinaryIO) -> tuple[bool, int]:
         """Return whether the lines of this file are its items, and how many they are."""
         start = peek(file, _START)
-        if self.form is Format.WORKBOOK or is_workbook(start):
+        if self.form is Format.WORKBOOK:
             return False, 0
         content = unpacked(self.name, file, start)
+        if is_workbook(peek(content, _START)):
+            return False, 0
         if self.form is Format.JSONL:
             sample = peek(content, SAMPLE)
             encoding = encoding_of(sample)
@@ -176,13 +178,13 @@ class IdReader:
             raise ConfigurationError(f"cannot read {self.name}: {error.strerror}") from None
 
     def _lines(self) -> Iterator[Line]:
-        start = peek(self._stream, _START)
+        stream = unpacked(self.name, self._stream, peek(self._stream, _START))
+        start = peek(stream, _START)
         if is_workbook(start) or self.form is Format.WORKBOOK:
-            yield from self._table(self._sheet_lines(start), Encoding("utf-8", 0))
+            yield from self._table(self._sheet_lines(stream, start), Encoding("utf-8", 0))
             return
         if self.sheet is not None:
             raise ConfigurationError(f"{self.name} is no workbook; leave --sheet out")
-        stream = unpacked(self.name, self._stream, start)
         encoding = encoding_of(peek(stream, SAMPLE))
         if encoding.note:
             self.notes.append(f"{self.name} is {encoding.note}")
@@ -195,13 +197,13 @@ class IdReader:
                 case _:
                     yield from self._txt(_numbered(text))
 
-    def _sheet_lines(self, start: bytes) -> Iterator[Numbered]:
+    def _sheet_lines(self, stream: BinaryIO, start: bytes) -> Iterator[Numbered]:
         if self.size is None:
             raise ConfigurationError("a workbook cannot be read from a pipe; save it to a file")
         if not is_workbook(start):
             raise ConfigurationError(f"{self.name} is no workbook; name its format with --format")
         self.form = Format.WORKBOOK
-        rows = workbook_lines(self.name, self._stream, self.sheet)
+        rows = workbook_lines(self.name, stream, self.sheet)
         return enumerate(rows, 1)
 
     def _table(self, lines: Iterator[Numbered], encoding: Encoding) -> Iterator[Line]:

@@ -2,21 +2,32 @@
 
 import csv
 import io
+import re
+import zipfile
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Final
 
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.inputs.content import refuse_archive
 from monocloud_async.sanitize import clean
 
-_SAVE = "save the sheet as CSV UTF-8 and use that file"
+_SAVE: Final = "save the sheet as CSV UTF-8 and use that file"
+
+# The reader returns the same for an empty cell, for one with an error, and for one with a formula
+# whose value was not saved. In the XML of a sheet (ECMA-376, part 1, 18.3.1.4) they are different.
+_ERROR: Final = re.compile(rb"""(<(?:\w+:)?c\s(?:[^>]*\s)?t=)(?:"e"|'e')""")
+_NO_VALUE: Final = re.compile(
+    rb"<((?:\w+:)?)c\b([^>]*)>\s*<\1f\b(?:[^>]*/>|[^>]*>[^<]*</\1f>)\s*"
+    rb"(?:<\1v\s*/>|<\1v>\s*</\1v>)?\s*</\1c>"
+)
 
 
 def workbook_lines(name: str, stream: BinaryIO, sheet: str | None) -> Iterator[str]:
     """Yield the rows of one sheet as lines of csv.
 
     A number is written in a form that is no id: a spreadsheet rounds long numbers, and drops zeros
-    in front. Rows that a filter hides are read as well.
+    in front. Rows that a filter hides are read as well. In an .xlsx, the cells of errors have their
+    names, such as `#N/A`; in other formats, they are empty.
 
     Args:
         name: the name of the file, for error messages.
@@ -35,7 +46,7 @@ def workbook_lines(name: str, stream: BinaryIO, sheet: str | None) -> Iterator[s
         ) from None
     visible: list[str] = []
     try:
-        book = calamine.CalamineWorkbook.from_filelike(stream)
+        book = calamine.CalamineWorkbook.from_filelike(_with_errors(stream))
         visible = [
             one.name
             for one in book.sheets_metadata
@@ -54,7 +65,7 @@ def workbook_lines(name: str, stream: BinaryIO, sheet: str | None) -> Iterator[s
         raise ConfigurationError(
             f"{name} has no sheet {clean(sheet or '')!r}; it has: {clean(', '.join(visible[:20]))}"
         ) from None
-    except calamine.CalamineError as error:
+    except (calamine.CalamineError, zipfile.BadZipFile, NotImplementedError) as error:
         raise ConfigurationError(
             f"the workbook {name} cannot be read ({clean(str(error))}): {_SAVE}"
         ) from None
@@ -65,6 +76,35 @@ def workbook_lines(name: str, stream: BinaryIO, sheet: str | None) -> Iterator[s
         yield text.getvalue()
         text.seek(0)
         text.truncate()
+
+
+def _with_errors(stream: BinaryIO) -> BinaryIO:
+    """Return the workbook with the errors of its cells as texts; the same one if it is no .xlsx."""
+    if not zipfile.is_zipfile(stream):
+        stream.seek(0)
+        return stream
+    file = io.BytesIO()
+    with (
+        zipfile.ZipFile(stream) as archive,
+        zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as copy,
+    ):
+        for name in archive.namelist():
+            part = archive.read(name)
+            if name.startswith("xl/worksheets/") and name.endswith(".xml"):
+                part = _NO_VALUE.sub(_told, _ERROR.sub(rb'\1"str"', part))
+            copy.writestr(name, part)
+    file.seek(0)
+    return file
+
+
+def _told(found: re.Match[bytes]) -> bytes:
+    """Return a cell without a value with a text for it, unless its value is the empty text."""
+    prefix, attributes = found.groups()
+    if re.search(rb"\st=[\"']str", attributes):
+        return found[0]
+    place = re.search(rb"\sr=[\"'][A-Z0-9]+[\"']", attributes)
+    start = prefix + b"c" + (place[0] if place else b"")
+    return b'<%b t="str"><%bv>#VALUE!</%bv></%bc>' % (start, prefix, prefix, prefix)
 
 
 def _text(value: Any) -> str:
