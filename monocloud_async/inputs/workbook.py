@@ -4,6 +4,7 @@ import csv
 import io
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator
 from typing import Any, BinaryIO, Final
 
@@ -65,7 +66,7 @@ def workbook_lines(name: str, stream: BinaryIO, sheet: str | None) -> Iterator[s
         raise ConfigurationError(
             f"{name} has no sheet {clean(sheet or '')!r}; it has: {clean(', '.join(visible[:20]))}"
         ) from None
-    except (calamine.CalamineError, zipfile.BadZipFile, NotImplementedError) as error:
+    except calamine.CalamineError as error:
         raise ConfigurationError(
             f"the workbook {name} cannot be read ({clean(str(error))}): {_SAVE}"
         ) from None
@@ -79,25 +80,38 @@ def workbook_lines(name: str, stream: BinaryIO, sheet: str | None) -> Iterator[s
 
 
 def _with_errors(stream: BinaryIO) -> BinaryIO:
-    """Return the workbook with the errors of its cells as texts; the same one if it is no .xlsx."""
-    if not zipfile.is_zipfile(stream):
-        stream.seek(0)
-        return stream
+    """Return the workbook with texts for the cells that have none, or itself if it has no such."""
+    try:
+        with zipfile.ZipFile(stream) as archive:
+            sheets = {
+                name: named
+                for name in archive.namelist()
+                if name.startswith("xl/worksheets/") and name.endswith(".xml")
+                if (named := _name_errors(part := archive.read(name))) != part
+            }
+            if sheets:
+                stream = _replaced(archive, sheets)
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError):
+        pass  # no .xlsx, or a damaged one, of which the reader tells
+    stream.seek(0)
+    return stream
+
+
+def _replaced(archive: zipfile.ZipFile, parts: dict[str, bytes]) -> BinaryIO:
+    """Return a copy of the archive with these parts in the place of its own."""
     file = io.BytesIO()
-    with (
-        zipfile.ZipFile(stream) as archive,
-        zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as copy,
-    ):
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as copy:
         for name in archive.namelist():
-            part = archive.read(name)
-            if name.startswith("xl/worksheets/") and name.endswith(".xml"):
-                part = _NO_VALUE.sub(_told, _ERROR.sub(rb'\1"str"', part))
-            copy.writestr(name, part)
-    file.seek(0)
+            copy.writestr(name, parts[name] if name in parts else archive.read(name))
     return file
 
 
-def _told(found: re.Match[bytes]) -> bytes:
+def _name_errors(sheet: bytes) -> bytes:
+    """Return the XML of a sheet with a text for each error, and for each value not saved."""
+    return _NO_VALUE.sub(_without_value, _ERROR.sub(rb'\1"str"', sheet))
+
+
+def _without_value(found: re.Match[bytes]) -> bytes:
     """Return a cell without a value with a text for it, unless its value is the empty text."""
     prefix, attributes = found.groups()
     if re.search(rb"\st=[\"']str", attributes):
