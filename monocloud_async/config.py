@@ -144,6 +144,8 @@ def base_url(domain: str | None) -> str:
         raise ConfigurationError(
             f"no domain: pass domain (--domain or --profile on the command line), or set {DOMAIN}"
         )
+    if not isinstance(named, str):  # not shown, because it may be the key, passed as the domain
+        raise ConfigurationError(f"the domain is a str, not {type(named).__name__}")
     text = named if "://" in named else f"https://{named}"
     parts, host, port = _split(text.removesuffix("/"))
     if parts.username is not None or parts.password is not None:

@@ -20,6 +20,7 @@ from monocloud_async.errors import (
     IdentityValidationError,
     InvalidResponseError,
     KeyValidationError,
+    NotFoundError,
     StatusError,
     TransportError,
     status_class,
@@ -342,7 +343,10 @@ def _status_error(user_id: str | None, status: int, headers: Headers, body: byte
         )
         malformed.faults = by_member
         return malformed
-    return kind(status=status, user_id=user_id, problem=problem, retry_after=wait)
+    refusal = kind(status=status, user_id=user_id, problem=problem, retry_after=wait)
+    if kind is NotFoundError and not members:  # as other servers answer whatever is asked for
+        refusal.advice = "Check the id, that the user belongs to this tenant, and the domain"
+    return refusal
 
 
 class _BoundedTexts:

@@ -32,6 +32,7 @@ from monocloud_async.errors import (
     InvalidResponseError,
     InvalidUserIdError,
     MonoCloudError,
+    NotFoundError,
     RateLimitedError,
     RequestTimeoutError,
 )
@@ -441,6 +442,12 @@ class MonoCloudSession:
                 return await self._call(operation, path, timeout, policy, of_run)
             except MonoCloudError as error:
                 error.user_id = None  # what was asked for is no user
+                if isinstance(error, NotFoundError):
+                    error.advice = (
+                        "Check the domain, and that it is a tenant of MonoCloud's"
+                        if group is None
+                        else "Check the id of the group, and that it belongs to this tenant"
+                    )
                 raise
 
         return UserList(

@@ -2,8 +2,10 @@ import copy
 import os
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
+from yarl import URL
 
 from monocloud_async import ConfigurationError, MonoCloudSession, config
 
@@ -64,6 +66,15 @@ def test_a_domain_that_would_send_the_key_elsewhere_is_refused(domain: str, says
     with pytest.raises(ConfigurationError, match=says) as caught:
         MonoCloudSession(domain, KEY)
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "domain", [b"acme.eu.monocloud.com", 5, URL("https://acme.eu.monocloud.com")]
+)
+def test_a_domain_that_is_no_string_is_refused_and_not_shown(domain: Any) -> None:
+    with pytest.raises(ConfigurationError, match=f"not {type(domain).__name__}") as caught:
+        MonoCloudSession(domain, KEY)
+    assert "acme" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,13 @@ def test_a_refusal_says_whom_what_and_what_next_in_one_line() -> None:
     )
 
 
+@pytest.mark.parametrize("body", [b"", b"<h1>Not Found</h1>", b"{}"])
+def test_a_404_that_any_server_may_send_names_the_domain_too(body: bytes) -> None:
+    assert str(refusal(404, body)).endswith(
+        "404 Not Found. Check the id, that the user belongs to this tenant, and the domain"
+    )
+
+
 def test_a_problem_without_status_is_read() -> None:
     error = refusal(503, b'{"title": "Busy", "error_code": "x1", "type": "t", "instance": "/i"}')
     assert error.problem == m.ProblemDetails(title="Busy", error_code="x1", type="t", instance="/i")

@@ -621,6 +621,21 @@ async def test_a_refusal_is_the_error_of_its_status_and_names_no_user(
 
 
 @pytest.mark.parametrize(
+    ("group", "advice"), [(None, "Check the domain"), ("staff", "Check the id of the group")]
+)
+async def test_a_list_that_is_not_found_gives_no_advice_about_a_user(
+    group: str | None, advice: str
+) -> None:
+    async with (
+        RawServer(answering(http(b"{}", status=404))) as server,
+        MonoCloudSession(server.url, "k", retry=QUICK) as session,
+    ):
+        with pytest.raises(m.NotFoundError, match=advice) as caught:
+            await ids(session.list_users(group=group))
+        assert "user" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("body", "error", "message"),
     [
         (b"<html>", m.InvalidResponseError, "Check the domain"),

@@ -67,8 +67,8 @@ class RunCall:
         """Return the outcome if the user was in the wanted state already."""
         return self._outcome(self.operation.done_before)
 
-    def looked_up(self) -> None:
-        """Forget what happened while the user was looked up: nothing can have changed by it."""
+    def forget_lookup(self) -> None:
+        """Forget the failures of the lookup: nothing can have changed by it."""
         self.error = None
         self.own_failure = self.may_have_succeeded = self.in_flight = False
 
@@ -175,7 +175,7 @@ class CallRunner:
             try:
                 user = await self._call(call, lookup.get)
             finally:
-                call.looked_up()
+                call.forget_lookup()
         disabled = None if user is None else user.disabled
         is_done = (
             user is not None and disabled is not None and not call.operation.contradicted_by(user)

@@ -225,7 +225,7 @@ class Forecast:
         """Whether the hints have lost their say for good."""
         return self._wrong >= _LOST
 
-    def told(
+    def take_in(
         self, ticket: Ticket, hint: Hint | None, now: float, latency: float, *, is_known: bool
     ) -> None:
         """Take in what the answer to this request says.

@@ -38,7 +38,7 @@ import random
 import time
 from collections.abc import Callable
 from enum import Enum, auto
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from monocloud_async.ratelimit.circuit_breaker import CircuitBreaker
 from monocloud_async.ratelimit.estimator import (
@@ -80,6 +80,22 @@ class State(Enum):
     PACED = auto()
     PAUSED = auto()
     PROBING = auto()
+
+
+class _EndedInterval(NamedTuple):
+    """An interval that ended in a refusal.
+
+    Attributes:
+        interval: what was sent.
+        rate: the rate at which the refused request was sent.
+        paused_at: when sending stopped.
+        calls: the limiter's `calls` at that time.
+    """
+
+    interval: MeasurementInterval
+    rate: float
+    paused_at: float
+    calls: int
 
 
 class RateLimiter:
@@ -125,7 +141,7 @@ class RateLimiter:
         self._backoff = _FIRST_PAUSE
         # The interval that ended in a 429, the rate at its end, when the pause began, and how many
         # calls had come by then.
-        self._to_learn: tuple[MeasurementInterval, float, float, int] | None = None
+        self._to_learn: _EndedInterval | None = None
         self._preview = math.inf  # the rate that the next grant will confirm, after two refusals
         self._starved_since: float | None = None  # the first 429 after the last grant
         self._breaker = CircuitBreaker(tenant)
@@ -304,11 +320,11 @@ class RateLimiter:
             self._gap = gap
 
     def calm_down(self) -> None:
-        """Nobody is in a hurry any more."""
+        """End the hurry: while the window is full, requests go out as seldom as before."""
         self._gap = _WINDOW_GRACE
 
     def send(self, now: float) -> Ticket:
-        """A request goes out now; its ticket is wanted when its answer comes."""
+        """Record that a request goes out now, and return the ticket for its answer."""
         if self._limit is not None:
             self._limit.take(now)
         is_probe = self._state is State.PAUSED and now >= self._until
@@ -347,7 +363,7 @@ class RateLimiter:
             self.hint = self._reader.read(response)
 
     def granted(self, ticket: Ticket, now: float) -> None:
-        """The tenant considered the request, whatever it said of the user."""
+        """Record that the tenant considered the request, whatever it said of the user."""
         self._starved_since = None
         if self._interval.answered_at is None:
             self._changed()  # from now on, the latency counts in what a call has to wait
@@ -362,7 +378,7 @@ class RateLimiter:
         elif ticket is self._probe:
             self._backoff = _FIRST_PAUSE
             if self._to_learn is not None:
-                self._learn(*self._to_learn, resumed_at=ticket.sent_at)
+                self._learn(self._to_learn, ticket.sent_at)
             self._resume()
         if self.hint is not None or not (self._forecast is None or self._forecast.lost):
             self._foresee(ticket, now)
@@ -384,11 +400,11 @@ class RateLimiter:
     def _hear(self, forecast: Forecast, ticket: Ticket, now: float) -> None:
         hint, self.hint = self.hint, None
         known = self._estimator is not None and self._estimator.known
-        forecast.told(ticket, hint, now, self.latency, is_known=known)
+        forecast.take_in(ticket, hint, now, self.latency, is_known=known)
         self._forecast, self._room = forecast, forecast.room
 
     def refused(self, ticket: Ticket, retry_after: float | None, now: float) -> None:
-        """The request was answered 429: everyone pauses, once."""
+        """Record that the request was answered 429: everyone pauses, once."""
         self.throttled += 1
         self._answered()
         if retry_after is not None:
@@ -421,8 +437,8 @@ class RateLimiter:
         logger.info("paused for %.1f s: the tenant answered 429", wait, extra=fields)
 
     def _refuse(self, ticket: Ticket, now: float) -> None:
-        """The interval ends here; it is learnt from when the tenant grants again."""
-        self._to_learn = self._interval, ticket.rate, now, self.calls
+        """End the interval; the estimator learns from it when the tenant grants again."""
+        self._to_learn = _EndedInterval(self._interval, ticket.rate, now, self.calls)
         self._interval.others = self._forecast is not None and self._forecast.shows_others
         if self._estimator is not None:
             self._preview = self._estimator.preview(self._interval)
@@ -438,7 +454,7 @@ class RateLimiter:
         cut_short: bool = False,
         why: str = "",
     ) -> None:
-        """The request met a passing fault: the user's, or with several users in a row, an outage.
+        """Record a passing fault: the user's, or with several users in a row, an outage.
 
         `down` tells which. With `repeated` the user failed before, and was to blame for it.
         A 503 says with `retry_after` how long the service is expected to be unavailable (RFC 9110,
@@ -461,7 +477,7 @@ class RateLimiter:
             self._pause(now, 0.0)
 
     def abandoned(self, ticket: Ticket, now: float) -> None:
-        """Nobody waits for this request's answer any more, so it says nothing."""
+        """Record that nobody waits for this request's answer any more, so it says nothing."""
         self._answered()
         if ticket is self._probe:
             self._pause(now, 0.0)
@@ -544,22 +560,15 @@ class RateLimiter:
         self._state = State.OPEN if self._estimator is None else State.PACED
         self._changed()
 
-    def _learn(
-        self,
-        interval: MeasurementInterval,
-        rate: float,
-        paused_at: float,
-        calls: int,
-        *,
-        resumed_at: float,
-    ) -> None:
+    def _learn(self, ended: _EndedInterval, resumed_at: float) -> None:
         self._to_learn = None
         if self._estimator is None:
             self._estimator = RateEstimator() if self._leader is None else self._leader
         estimator = self._estimator
-        coming = (self.calls - calls) / (resumed_at - paused_at)
-        estimator.learn(interval, rate, paused_at, resumed_at, coming)
-        self._pace_from(estimator, resumed_at, resumed_at - paused_at)
+        paused = resumed_at - ended.paused_at
+        coming = (self.calls - ended.calls) / paused
+        estimator.learn(ended.interval, ended.rate, ended.paused_at, resumed_at, coming)
+        self._pace_from(estimator, resumed_at, paused)
         if estimator.known:
             fields = {"tenant": self.tenant, "rate": estimator.rate}
             logger.info("paced: at %.1f requests/s at most, for now", estimator.rate, extra=fields)
