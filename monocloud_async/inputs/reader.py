@@ -32,7 +32,12 @@ from monocloud_async.inputs.content import (
     unpacked,
 )
 from monocloud_async.inputs.ids import plain_id
-from monocloud_async.inputs.json_document import MAX_DOCUMENT, may_be_document, read_document
+from monocloud_async.inputs.json_document import (
+    MAX_DOCUMENT,
+    may_be_document,
+    read_document,
+    refuse_json,
+)
 from monocloud_async.inputs.lines import Line, is_id_member, json_lines, read_line, txt_line
 from monocloud_async.inputs.table import MAX_LINE, Numbered, find_header, read_header
 from monocloud_async.inputs.workbook import workbook_lines
@@ -239,6 +244,7 @@ class IdReader:
                 for number, item in enumerate(document.items, 1):
                     yield parse(number, f"{item}\n")
                 return
+        refuse_list(self.name, first, self.by)
         lines = chain(StringIO(first, newline=""), (line for _, line in _numbered(text)))
         for further, line in enumerate(lines):
             if line.strip():
@@ -266,13 +272,12 @@ class IdReader:
 
 
 def is_header(name: str, text: str, by: By = By.ID) -> bool:
-    """Return whether this first line of a txt file is the name of a column.
+    """Return whether this first line of a list of ids is the name of a column.
 
     Raises:
         ConfigurationError: the line shows that the file has another format.
     """
-    if text.lstrip().startswith(("{", "[")):
-        raise ConfigurationError(f"{name} looks like JSON: use --format jsonl")
+    refuse_json(name, text)
     try:
         table = read_header(name, [text], None, by)
     except ConfigurationError:
@@ -280,6 +285,12 @@ def is_header(name: str, text: str, by: By = By.ID) -> bool:
     if table.columns > 1:
         raise ConfigurationError(f"{name} looks like a table: use --format csv")
     return True
+
+
+def refuse_list(name: str, line: str, by: By = By.ID) -> None:
+    """Raise `ConfigurationError` if the first line of JSON lines shows a table or a list of ids."""
+    if not line.lstrip().startswith(("{", "[")) and (plain_id(line) or is_header(name, line, by)):
+        raise ConfigurationError(f"{name} looks like a list of ids: use --format txt")
 
 
 @contextmanager

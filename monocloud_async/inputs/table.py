@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.inputs import By
 from monocloud_async.inputs.ids import LISTED, NotAnIdError, find, is_column_name, strip
+from monocloud_async.inputs.json_document import refuse_json
 from monocloud_async.sanitize import clean
 
 MAX_LINE: Final = 1 << 20  # characters; a longer line or row is reported as bad
@@ -297,6 +298,7 @@ def read_header(name: str, first: Sequence[str], column: str | None, by: By) -> 
                 table = Table(delimiter, len(row), place, row[place], end, notes, by)
                 return _checked(name, table, first[line + 1 : end], line)
         if not is_blank(first[line]) and not first[line].startswith("#"):
+            refuse_json(name, first[line])
             if column is not None and column.isdecimal():
                 return _by_number(name, rows, first[line:], int(column), by, above=line)
             break

@@ -32,6 +32,7 @@ A, B, C, D, E = IDS
 PLAIN = "".join(f"{user_id}\n" for user_id in IDS)
 TABLE = "user_id,name\n" + "".join(f"{user_id},Müller\n" for user_id in IDS)
 OBJECTS = [{"user_id": user_id, "email": "a@b.example", "disabled": True} for user_id in IDS]
+JSON_LINES = "".join(f"{json.dumps(each)}\n" for each in OBJECTS)
 ROWS: list[list[str | float]] = [["name", "user_id"]]
 ROWS.extend(["Ada", user_id] for user_id in IDS)
 
@@ -432,6 +433,20 @@ BOOK = xlsx({"one": ROWS, "two": ROWS})
         ("a.csv", "# a comment\nname\nx\n", None, "", "its first row is: name"),
         ("a.txt", TABLE, None, "", "looks like a table: use --format csv"),
         ("a.txt", json.dumps(IDS), None, "", "looks like JSON: use --format jsonl"),
+        (
+            "a.csv",
+            "".join(f"{json.dumps(each)}\n" for each in OBJECTS),
+            None,
+            "",
+            "looks like JSON",
+        ),
+        ("a.csv", JSON_LINES, "1", "", "looks like JSON"),
+        ("a.csv", json.dumps(OBJECTS, indent=1), None, "", "looks like JSON: use --format jsonl"),
+        ("a.json", TABLE, None, "", "looks like a table: use --format csv"),
+        ("a.json", '"user_id","n"\n"x","y"\n', None, "", "looks like a table: use --format csv"),
+        ("a.json", PLAIN, None, "", "looks like a list of ids: use --format txt"),
+        ("a.jsonl", f"user_id\n{PLAIN}", None, "", "looks like a list of ids: use --format txt"),
+        ("a", PLAIN, None, "", "the format of .*a is unknown: add --format txt, csv or jsonl"),
         ("a.json", '["a",', None, "", "is not JSON"),
         ("a.zip", archive(), None, "", "zip archive; unpack it first: unzip"),
         ("a.csv", archive(), None, "", "zip archive; unpack it first: unzip"),
