@@ -17,6 +17,7 @@ from monocloud_async.journal.store import Rows
 
 MAX_FAILURES = 1000
 _MAX_BYTES = 1 << 19  # of failures: a payload has at most 2 MB
+_NOT_ALL = 0.999  # the highest share of a run that is not complete
 
 How = Literal["finished", "cancelled"]
 
@@ -301,7 +302,7 @@ class Progress(Counts, kw_only=True):
         tenant, source: the tenant, and the path or URL of the ids.
         size: bytes of ids in total.
         expected: about how many ids these are, estimated from samples.
-        done: bytes of ids whose users are in the journal.
+        done: bytes of ids in complete chunks, which are in the journal.
         max_rate: requests per second at most, over the whole fleet, or None.
         results: how many results of workers are counted, those of lost workers included.
         chunks: how many chunks are handed out.
@@ -343,12 +344,25 @@ class Progress(Counts, kw_only=True):
     members: list[WorkerProgress] = field(default_factory=list)
 
     @property
+    def processed(self) -> int:
+        """How many users have an outcome, and lines that were found bad."""
+        return self.users_done + self.failed + self.unknown + self.bad_lines
+
+    @property
+    def share(self) -> float:
+        """The part of the file that is processed, from 0 to 1; 1 only if all of it is recorded."""
+        if self.done >= self.size:
+            return 1.0
+        # How many users there are is an estimate, so it may be reached too early, or never.
+        share = max(self.done / self.size, self.processed / max(1, self.expected))
+        return min(share, _NOT_ALL)
+
+    @property
     def seconds_left(self) -> float | None:
         """How long the rest takes at the rate of the last seconds; None if nothing is sent."""
-        counted = self.users_done + self.failed + self.unknown + self.bad_lines
         if not self.rate:
             return None
-        return self.pause_left + max(0, self.expected - counted) / self.rate
+        return self.pause_left + max(0, self.expected - self.processed) / self.rate
 
     def add_signs(self, signs: Collection[Sign]) -> None:
         """Take in what the workers say, of which each says something once."""

@@ -136,7 +136,7 @@ class _Gauges:
         gauge("users", "Users by outcome, and the lines without one id")
         gauge("users_expected", "About how many users the run has")
         gauge("users_under_way", "Users of the chunks that workers have, who are not done")
-        gauge("recorded_ratio", "The part of the file whose users are in the journal")
+        gauge("processed_ratio", "The part of the file that is processed, as `fleet status` says")
         gauge("requests", "Requests of the run, and how many were retries or answered 429")
         gauge("rate", "Requests per second in the last seconds")
         gauge("rate_limit", "Requests per second that the run may make")
@@ -166,7 +166,7 @@ class _Gauges:
             self._set("users", users, outcome=outcome)
         self._set("users_expected", progress.expected)
         self._set("users_under_way", progress.under_way)
-        self._set("recorded_ratio", progress.done / progress.size if progress.size else 1.0)
+        self._set("processed_ratio", progress.share)
         for kind, count in (
             ("all", progress.requests),
             ("retry", progress.retries),

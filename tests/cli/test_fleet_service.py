@@ -282,7 +282,7 @@ def test_the_gauges_say_what_status_says() -> None:
         "running": 1.0, "paused": 1.0, "users enabled": 10.0, "users disabled": 0.0,
         "users failed": 2.0,
         "users unknown": 1.0, "users bad_line": 3.0, "users_expected": 50.0,
-        "users_under_way": 5.0, "recorded_ratio": 0.25, "requests all": 14.0,
+        "users_under_way": 5.0, "processed_ratio": 0.32, "requests all": 14.0,
         "requests retry": 1.0, "requests throttled": 2.0, "rate": 150.0, "rate_limit": 300.0,
         "rate_learnt": 290.0, "pause_left_seconds": 7.0, "outage_seconds": 8.0,
         "chunks handed_out": 4.0, "chunks waiting": 1.0, "members worker": 1.0,

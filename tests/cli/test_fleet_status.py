@@ -19,8 +19,8 @@ def lines(**members: Any) -> list[str]:
 
 
 def test_the_real_rate_and_the_time_left_are_told() -> None:
-    first, _, rate, *_ = lines(done=250, enabled=3000, rate=150.0, under_way=700, chunks=6)
-    assert first == "25.0% of /shared/ids.txt is recorded, about 0:01:00 left"
+    first, _, rate, *_ = lines(done=200, enabled=3000, rate=150.0, under_way=700, chunks=6)
+    assert first == "25.0% of /shared/ids.txt is processed, about 0:01:00 left"
     assert rate == "150 requests a second now, at most 300; 700 users under way in 6 chunks"
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec import structs
 from plans import plan
 
 from monocloud_async import Outcome
@@ -82,6 +83,24 @@ def test_a_run_goes_on_from_its_journal_and_counts_what_was_begun_when_it_is_com
     report = state.report("cancelled")
     assert report.gaps == [gap, begun.span]
     assert report.enabled == 38
+
+
+@pytest.mark.parametrize(
+    ("members", "share"),
+    [
+        ({}, 0.0),
+        ({"enabled": 50, "failed": 3, "unknown": 2, "bad_lines": 1}, 0.56),  # no chunk is complete
+        ({"enabled": 50, "done": 540}, 0.6),  # there are fewer users than estimated
+        ({"enabled": 100}, 0.999),
+        ({"enabled": 150, "done": 899}, 0.999),
+        ({"enabled": 90, "done": 900}, 1.0),
+    ],
+)
+def test_the_share_is_that_of_the_users_and_whole_only_when_the_journal_has_all(
+    members: dict[str, int], share: float
+) -> None:
+    progress = structs.replace(new_state(plan()).progress, **members)
+    assert progress.share == pytest.approx(share)
 
 
 def test_a_report_is_shown_without_the_ids_of_its_failures() -> None:

@@ -315,7 +315,7 @@ async def watch(run: FleetRun, console: Console, program: str = PROGRAM) -> Flee
                 has_answered = True
                 progress.members = []  # too long to repeat every second
                 lines = progress_lines(progress, program)
-                done = progress.users_done + progress.failed + progress.unknown + progress.bad_lines
+                done = progress.processed
                 expected = max(done, progress.expected)
             now = clock()
             estimate.update(now, done)
@@ -343,11 +343,10 @@ def progress_lines(progress: Progress, program: str = PROGRAM) -> list[str]:
         counts += f", {count:,} {name}" if count else ""
     kinds = sorted(progress.kinds.items(), key=lambda each: -each[1])[:_KINDS]
     counts += f" ({', '.join(f'{n:,} {kind}' for kind, n in kinds)})" if kinds else ""
-    share = progress.done / progress.size if progress.size else 1.0
     rest = progress.seconds_left
     under_way = f"{progress.under_way:,} users under way in {_chunks(progress.chunks)}"
     lines = [
-        f"{share:.1%} of {progress.source} is recorded"
+        f"{progress.share:.1%} of {progress.source} is processed"
         + (f", about {timedelta(seconds=round(rest))} left" if rest is not None else ""),
         counts,
         f"{_rates(progress)}; {under_way}",
