@@ -80,6 +80,8 @@ class _Transport:
         request = _request(operation, operation.path(target), self._credentials, connection)
         serving = asyncio.ensure_future(self._sandbox.answer(request))
         connection.on_abort = serving.cancel
+        if connection.aborted:  # by an eager task, which has run already
+            serving.cancel()
         try:
             async with self._deadlines.at(asyncio.get_running_loop().time() + timeout):
                 await asyncio.wait([serving])

@@ -233,7 +233,7 @@ class MonoCloudSession:
             run.session_closed()
         self._note_end()
         try:
-            if drain:
+            if drain and not self._idle.is_set():
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._idle.wait(), drain)
         finally:

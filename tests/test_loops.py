@@ -10,6 +10,7 @@ import pytest
 import monocloud_async as m
 from monocloud_async import MonoCloudSession, RetryPolicy
 from monocloud_async.sandbox import Sandbox
+from monocloud_async.testing import FakeMonoCloud
 
 Runner = asyncio.Runner
 Use = Callable[[Sandbox, MonoCloudSession], Awaitable[None]]
@@ -64,6 +65,18 @@ async def runs(sandbox: Sandbox, session: MonoCloudSession) -> None:
     report = await run
     assert not report.exhausted
     assert 1 <= report.enabled == report.total < 40
+
+
+@pytest.mark.parametrize("debug", [False])
+def test_a_fake_connection_that_is_reset_takes_no_timeout_on_any_loop(runner: Runner) -> None:
+    async def main() -> None:
+        once = RetryPolicy(attempts=1)
+        async with FakeMonoCloud(retry=once, timeout=3600) as session, asyncio.timeout(60):
+            session.sandbox.script("ada", "reset")
+            with pytest.raises(m.TransportError):
+                await session.enable_user("ada")
+
+    runner.run(main())
 
 
 @pytest.mark.parametrize("debug", [False, True], ids=["", "debug"])

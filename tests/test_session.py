@@ -560,6 +560,12 @@ def test_what_is_no_option_is_told_before_anything_is_sent() -> None:
     with pytest.raises(m.ConfigurationError, match="on_outcome must be a function"):
         session.bulk_enable(["ada"], on_outcome=3)  # type: ignore[arg-type]
 
+    async def awaited(_: m.Outcome) -> None:
+        raise AssertionError
+
+    with pytest.raises(m.ConfigurationError, match="nobody awaits it"):
+        session.bulk_enable(["ada"], on_outcome=awaited)  # type: ignore[arg-type]
+
 
 async def test_a_retry_that_is_no_policy_is_told_before_anything_is_sent() -> None:
     async with MonoCloudSession("acme.eu.monocloud.com", KEY) as session:

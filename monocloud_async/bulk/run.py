@@ -10,6 +10,7 @@ If the caller iterates over the run, an id is taken only when there is room for 
 """
 
 import asyncio
+import inspect
 import warnings
 import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator
@@ -81,6 +82,11 @@ class BulkRun:
             raise ConfigurationError(f"concurrency must be 1 or more, not {concurrency!r}")
         if on_outcome is not None and not callable(on_outcome):
             raise ConfigurationError(f"on_outcome must be a function, not {on_outcome!r}")
+        if inspect.iscoroutinefunction(on_outcome):
+            raise ConfigurationError(
+                "on_outcome must be a plain function, because nobody awaits it; to await something"
+                " for each outcome, iterate over `session.bulk(...)`"
+            )
         if journal is not None and not isinstance(journal, Journal):
             raise ConfigurationError(f"journal must be a path or a Journal, not {journal!r}")
         for name, value in (("limit", limit), ("max_same_failures", max_same_failures)):
