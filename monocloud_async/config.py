@@ -119,12 +119,17 @@ def credentials(api_key: MaskedKey, *, compression: bool = False) -> Credentials
         raise ConfigurationError(
             f"no API key: pass api_key (--api-key-file on the command line), or set {API_KEY}"
         )
+    check_key(api_key)
+    return Credentials(api_key, compression=compression)
+
+
+def check_key(api_key: MaskedKey, named: str = "the API key") -> None:
+    """Raise `ConfigurationError` if this key is not valid in a header. Never quotes the key."""
     if not _KEY.fullmatch(api_key):
         raise ConfigurationError(
-            "the API key is no text, too long, or has characters other than visible ASCII;"
+            f"{named} is no text, too long, or has characters other than visible ASCII;"
             " look for a stray space or line break"
         )
-    return Credentials(api_key, compression=compression)
 
 
 def base_url(domain: str | None) -> str:
@@ -136,7 +141,9 @@ def base_url(domain: str | None) -> str:
     """
     named = (os.environ.get(DOMAIN) or None) if domain is None else domain
     if named is None:
-        raise ConfigurationError(f"no domain: pass domain, or set {DOMAIN}")
+        raise ConfigurationError(
+            f"no domain: pass domain (--domain or --profile on the command line), or set {DOMAIN}"
+        )
     if not isinstance(named, str):  # not shown, because it may be the key, passed as the domain
         raise ConfigurationError(f"the domain is a str, not {type(named).__name__}")
     text = named if "://" in named else f"https://{named}"

@@ -7,6 +7,7 @@ is complete, and again when the connection is taken for the next request.
 """
 
 import asyncio
+import math
 import select
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -30,9 +31,9 @@ from monocloud_async.resolver import Resolver
 
 MAX_HEADERS: Final = 1 << 16  # bytes of a response's headers, all lines together
 MAX_LINES: Final = MAX_HEADERS // len("a:\r\n")  # trailers count as well
-# Bytes of a response with its framing. `read_body` has a limit for the body, but chunk extensions
-# and trailers can be endless without a single byte of a body.
-_MAX_RESPONSE: Final = 5 << 20  # more than a page of users may have
+# Bytes of a body with its framing. `read_body` has a limit for the body, but chunk extensions and
+# trailers can be endless without a single byte of a body.
+_MAX_BODY: Final = 5 << 20  # more than a page of users may have
 # A parser that stands exactly between two responses reads this as one response with no headers;
 # in any other state it reads something else.
 _CANARY: Final = b"HTTP/1.1 204 probe\r\n\r\n"
@@ -56,7 +57,7 @@ class GuardedProtocol(ResponseHandler):
     idle = False
     reused = False  # it has had a response before
     _in_headers = True
-    _left = MAX_HEADERS  # bytes that may still arrive before the headers, or all, are too long
+    _left: float = MAX_HEADERS  # bytes until the headers, or the body, are too long
     _body: StreamReader | None = None
     _poll: Callable[[], Sequence[object]] | None = None
 
@@ -124,8 +125,12 @@ class GuardedProtocol(ResponseHandler):
         message, self._body = data
         self._in_headers = is_informational(message.code)
         if not self._in_headers:
-            self._left = _MAX_RESPONSE  # else those of all responses count together
+            self._left = math.inf  # what else uses the `Connector` may download anything
         super().feed_data(data, size)
+
+    def limit_body(self) -> None:
+        """Abort the connection if the rest of this response is longer than any of MonoCloud's."""
+        self._left = _MAX_BODY
 
     def is_stale(self) -> bool:
         """Whether the server sent anything since the last response, or closed the connection."""

@@ -85,9 +85,12 @@ class TransportError(MonoCloudError):
     `lasting` is True if an immediate retry cannot help: a certificate, TLS, or an unknown host.
     `stale` is True if the server closed the connection without a response. If the connection had
     been reused, the request was first repeated over a new one, if one could be made.
+    `local` is True if the tenant cannot be blamed: this machine could make no more connections, or
+    most of the time passed before a connection of the `client_session` was free.
     """
 
     advice = "Check the network and the domain, then try again: asking twice is harmless"
+    local: bool = False
 
     def __init__(
         self,
@@ -107,14 +110,9 @@ class TransportError(MonoCloudError):
 
 
 class RequestTimeoutError(TransportError):
-    """No complete response arrived within the timeout.
-
-    `local` is True if the tenant cannot be blamed: most of the time passed before a connection of
-    the `client_session` was free, because of its limit.
-    """
+    """No complete response arrived within the timeout."""
 
     advice = "Try again, or allow a longer timeout: asking twice is harmless"
-    local: bool = False
 
 
 class InvalidResponseError(MonoCloudError):

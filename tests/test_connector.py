@@ -4,6 +4,8 @@ import asyncio
 
 import aiohttp
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from conftest import QUICK
 from raw_server import Peer, RawServer, answering, http
 from virtual_time import run
@@ -45,6 +47,36 @@ async def test_it_serves_other_requests_as_any_other_connector() -> None:
             async with client.get(server.url) as response:
                 assert len(await response.read()) == 100_000
         assert server.connections == 1
+
+
+async def test_what_else_the_application_downloads_may_have_any_size() -> None:
+    body = b"x" * (6 << 20)
+    async with (
+        RawServer(answering(http(body))) as server,
+        aiohttp.ClientSession(connector=Connector()) as client,
+        client.get(server.url) as response,
+    ):
+        assert await response.read() == body
+
+
+async def test_a_websocket_of_the_application_may_receive_any_amount() -> None:
+    async def serve(request: web.Request) -> web.WebSocketResponse:
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        for _ in range(6):
+            await socket.send_bytes(b"x" * (1 << 20))
+        await socket.close()
+        return socket
+
+    app = web.Application()
+    app.router.add_get("/", serve)
+    async with (
+        TestServer(app) as server,
+        aiohttp.ClientSession(connector=Connector()) as client,
+        client.ws_connect(server.make_url("/")) as socket,
+    ):
+        sizes = [len(message.data) async for message in socket]
+    assert (sum(sizes), socket.close_code) == (6 << 20, 1000)
 
 
 async def test_what_a_server_says_unasked_is_nobodys_answer() -> None:

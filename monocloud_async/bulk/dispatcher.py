@@ -112,16 +112,22 @@ class Dispatcher:
             user_id = await self._source.next()
             if user_id is End.END:
                 break
+            if runner.draining:  # the input, or the journal, swallowed the cancellation
+                self._source.held = user_id
+                break
             call = self._call(user_id)
             try:
                 check_user_id(user_id)
             except InvalidUserIdError as error:
-                self._results.record(call.failed(error))
-                if call.position % YIELD_EVERY == 0:
-                    await asyncio.sleep(0)
+                await self._refuse(call, error)
             else:
                 return call
         return None
+
+    async def _refuse(self, call: RunCall, error: InvalidUserIdError) -> None:
+        self._results.record(call.failed(error))
+        if call.position % YIELD_EVERY == 0:
+            await asyncio.sleep(0)
 
     def _call(self, user_id: str) -> RunCall:
         call = RunCall(self._operation, user_id, self._report.total, self.clock)

@@ -370,16 +370,14 @@ class BulkRun:
             await self._source.close()
 
     async def _make(self, call: RunCall) -> None:
-        try:
-            outcome = await self._runner.run(call)
-        except BaseException:  # a cancellation, or a fault of this package
-            self._interrupted = True
-            self._results.record(call.interrupted())
-            raise
+        outcome = await self._runner.run(call)
+        call.ended = True
         self._results.record(outcome)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         has_place, call = task in self._workers, self._workers.pop(task, None)
+        if call is not None and not call.ended:
+            self._interrupt(call)
         if task.cancelled() and has_place and not self._runner.draining and self._reader is None:
             self._start(self._work(), None)  # only this call was cancelled, not the run
             return
@@ -392,6 +390,14 @@ class BulkRun:
             self.drain()
         else:
             self._results.error = self._results.error or error
+            self.cancel()
+
+    def _interrupt(self, call: RunCall) -> None:
+        """Record the outcome of a call whose task ended first, perhaps before its first step."""
+        self._interrupted = True
+        try:
+            self._results.record(call.interrupted())
+        except BaseException:  # noqa: BLE001  of `on_outcome`; the run raises it at its end
             self.cancel()
 
 

@@ -1,5 +1,6 @@
 """Makes a session from the options of a command: domain, key, timeout, retries and proxy."""
 
+from codecs import BOM_UTF8
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import aiohttp
 
-from monocloud_async.config import base_url, exposure, mask_key, proxy_of_environment
+from monocloud_async.config import base_url, check_key, exposure, mask_key, proxy_of_environment
 from monocloud_async.connector import Connector
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.retry import RetryPolicy
@@ -69,7 +70,8 @@ def read_key(path: Path, warn: Say) -> str:
     """Return the key in this file, without its line end; warns if other users can read the file.
 
     Raises:
-        ConfigurationError: the file cannot be read or is empty. The message never quotes the file.
+        ConfigurationError: the file cannot be read, or has no key, or more than a key. The message
+            never quotes the file.
     """
     try:
         with path.open("rb") as file:
@@ -77,9 +79,12 @@ def read_key(path: Path, warn: Say) -> str:
             content = file.read(MAX_KEY)
     except OSError as error:
         raise ConfigurationError(f"cannot read the key file {path}: {error.strerror}") from None
+    content = content.removeprefix(BOM_UTF8)  # some editors on Windows write it
     if not content.strip():
         raise ConfigurationError(f"the key file {path} is empty")
+    # Latin-1 decodes any bytes, so only `check_key` decides what a key is.
+    key = mask_key(content.decode("latin-1").removesuffix("\n").removesuffix("\r"))
+    check_key(key, f"the API key in {path}")
     if warning is not None:
         warn(warning)
-    # Latin-1 decodes any bytes, so the session alone has to check the key.
-    return mask_key(content.decode("latin-1").removesuffix("\n").removesuffix("\r"))
+    return key

@@ -53,6 +53,16 @@ class _Commands(TyperGroup):
             args = self._with_profile(ctx, args)
         return super().parse_args(ctx, args)
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return the command; for `disable`, say what there is, and never suggest the opposite."""
+        if args[0] == "disable":
+            raise _UsageError(
+                "No such command 'disable': `undo JOURNAL` disables again whom a run has enabled;"
+                " in Python, disable_user and bulk_disable disable anybody",
+                ctx,
+            )
+        return super().resolve_command(ctx, args)
+
     def _with_profile(self, ctx: Any, args: list[str]) -> list[str]:
         """Replace the name of a profile by the options that it stands for."""
         from monocloud_async.cli.profile import options_of  # noqa: PLC0415  help is quick
@@ -170,7 +180,12 @@ def _explain(error: Any) -> str:
         typer.echo(error.ctx.get_usage(), err=True)
         typer.echo(f"Try '{error.ctx.command_path} --help' for help.", err=True)
     message: str = error.format_message()
-    if type(error).__name__ == "NoSuchOption":
+    if type(error).__name__ != "NoSuchOption":
+        return message
+    if isinstance(error.ctx.command, TyperGroup):
+        message += f"; options of a command go behind it: {error.ctx.command_path} COMMAND ..."
+        message += f" {error.option_name}"
+    else:
         message += "; an id or a file that begins with a dash goes after --, which ends the options"
     return message
 
@@ -439,8 +454,8 @@ def check(
 ) -> None:
     """Tell who is enabled now: before a run as a preview, after it as a proof.
 
-    Users are disabled, enabled, locked out for a while (which an enable does not end), or unknown
-    to the tenant. With a journal, what was recorded is compared with what is.
+    Users are disabled, enabled, locked out for a while (which an enable does not end), or missing
+    from the tenant. With a journal, what was recorded is compared with what is.
     """
     from monocloud_async.cli import check as checker  # noqa: PLC0415  help is quick
     from monocloud_async.cli import commands, emails  # noqa: PLC0415  help is quick

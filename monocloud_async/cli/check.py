@@ -29,7 +29,7 @@ _WORDS: Final = {
     State.ENABLED: "enabled",
     State.LOCKED: "enabled, but locked out after failed sign-ins, which an enable does not end",
     State.DISABLED: "disabled",
-    State.MISSING: "unknown to the tenant",
+    State.MISSING: "missing from the tenant",
     State.UNKNOWN: "in a state that the tenant does not tell",
 }
 _RUN: Final = {

@@ -4,6 +4,8 @@ Each step is a process of its own, with the command that it shows.
 """
 
 import os
+import shlex
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -12,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from random import Random
 from urllib.parse import urlsplit
@@ -33,6 +36,7 @@ RATE, BURST = 600, 300  # requests a second that the tenant grants
 FAULTS = ([503], ["reset"], [502, 503], ["cut"], ["422:identity"] * 9)
 KILL_AT = 1000  # users who are enabled by then
 
+NAME = "monocloud-async"
 PROGRAM = [sys.executable, "-m", "monocloud_async"]
 ENABLE = ("bulk", "lost.csv", "--check", "--yes")
 
@@ -80,7 +84,7 @@ def _step(
 ) -> int:
     """Run a command, and kill it once `is_over` says so; return its exit code."""
     shown = " ".join(f"'{part}'" if " " in part else part for part in argv)
-    out.print(f"[bold]$ monocloud-async {shown}[/]")
+    out.print(f"[bold]$ {NAME} {shown}[/]")
     streams.results().finish()  # before the other process writes
     # The package is found also where it is not installed.
     paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
@@ -187,15 +191,30 @@ def _show_proof(out: Console, folder: Path, url: str, *, refused: int, others: i
         f"{enabled:,} users are enabled, {disabled:,} are not: {disabled - others:,} were refused"
         f" with 422, and {others:,} were disabled long before.",
     )
-    port = urlsplit(url).port
-    out.print("\nEverything is kept. Next, look at the run as a page, or take it back:")
-    for command in (
-        f"cd {folder} && monocloud-async report lost.csv.journal -o run.html",
-        f"monocloud-async sandbox --db tenant.db --port {port} &",
-        f"{DOMAIN}={url} {API_KEY}={KEY} monocloud-async undo lost.csv.journal",
-    ):
-        say(out, f"  {command}")
+    _show_next(out, folder, url)
     if disabled != refused + others or enabled + disabled != LOST + OTHERS:
         say(out, "The demo expected other results: the run was not finished, or is wrong.")
         return SOME_FAILED
     return ALL_DONE
+
+
+def _show_next(out: Console, folder: Path, url: str) -> None:
+    """Show commands to try next, which this installation can run in any shell."""
+    program, port = _program(), urlsplit(url).port
+    has_pages = all(map(find_spec, ("jinja2", "vl_convert")))
+    out.print(f"\nEverything is kept. Next, {'look at the run as a page, or ' * has_pages}undo it:")
+    say(out, f"  cd {folder}")
+    if has_pages:
+        say(out, f"  {program} report lost.csv.journal -o run.html")
+    say(out, f"  {program} sandbox --db tenant.db --port {port} &")
+    say(out, f"  {DOMAIN}={url} {API_KEY}={KEY} {program} undo lost.csv.journal")
+
+
+def _program() -> str:
+    """Return this program as it was called, in a form that does not depend on the folder."""
+    called = Path(sys.argv[0])
+    if called.stem != NAME:
+        return shlex.join(PROGRAM)
+    found = shutil.which(NAME)
+    is_on_path = found is not None and called.exists() and called.samefile(found)
+    return NAME if is_on_path else shlex.quote(str(called.absolute()))

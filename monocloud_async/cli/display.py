@@ -348,8 +348,8 @@ def reasons(tally: Tally) -> list[str]:
 
 def speed(report: BulkReport) -> str:
     """Return the duration, the speed and the number of requests in words."""
-    called = finished(report) - report.skipped
-    per_second = called / report.seconds if report.seconds else 0.0
+    asked = finished(report) - report.skipped - report.not_attempted
+    per_second = asked / report.seconds if report.seconds else 0.0
     return (
         f"{report.seconds:,.1f} s, {per_second:,.0f} users a second;"
         f" {counted(report.requests, 'request')}, {report.retries:,} of them retries,"

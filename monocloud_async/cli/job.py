@@ -155,8 +155,8 @@ class Job:
                 error.advice = error.advice.replace("max_same_failures", "--max-same-failures")
                 return await self._end(run.report, "stopped", error)
             except ConfigurationError as error:
-                if not run.report.total:
-                    raise
+                if run.report.total == run.skipped:
+                    raise  # no summary: users who were skipped are no success of a refused run
                 await self._end(run.report, "stopped", error)
                 return USAGE
             except OSError as error:

@@ -1,5 +1,6 @@
 """Options that several commands share."""
 
+import math
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +15,12 @@ class TableFormat(StrEnum):
 
     CSV = "csv"
     JSONL = "jsonl"
+
+
+def _above_zero(value: float | None) -> float | None:
+    if value is not None and not (value > 0 and math.isfinite(value)):
+        raise typer.BadParameter("must be a number above 0")
+    return value
 
 
 Domain = Annotated[
@@ -34,6 +41,7 @@ Timeout = Annotated[
     typer.Option(
         help="Seconds for one request. Default: MONOCLOUD_MANAGEMENT_TIMEOUT in the environment (in"
         " milliseconds), or 10.",
+        callback=_above_zero,
     ),
 ]
 Attempts = Annotated[int, typer.Option(min=1, help="Maximum requests for one user.")]
@@ -62,7 +70,10 @@ ByWhat = Annotated[
 Concurrency = Annotated[int, typer.Option(min=1, help="Maximum requests in flight.")]
 MaxRate = Annotated[
     float | None,
-    typer.Option(help="Maximum requests per second. Default: the limit that the tenant enforces."),
+    typer.Option(
+        help="Maximum requests per second. Default: the limit that the tenant enforces.",
+        callback=_above_zero,
+    ),
 ]
 Limit = Annotated[
     int | None,

@@ -156,6 +156,8 @@ class Report:
                 f" Finish the run first: {self._go_on()}"
             )
         form = Format(self.figures.form) if self.figures.form in _FORMS else Format.TXT
+        if self.figures.form == Format.WORKBOOK:
+            form = Format.CSV
         column = self.figures.column or "user_id"
         if column.isdecimal() or self._input.by == By.EMAIL:  # a number, or not the name of ids
             column = "user_id"

@@ -28,7 +28,7 @@ from monocloud_async.inputs import By, Format
 from monocloud_async.inputs.content import encoding_of, is_packed
 from monocloud_async.inputs.json_document import may_be_document
 from monocloud_async.inputs.lines import Line, is_id_member, line_parser
-from monocloud_async.inputs.reader import is_header, named_format
+from monocloud_async.inputs.reader import is_header, named_format, refuse_list
 from monocloud_async.inputs.table import MAX_LINE, find_header, read_header, split_lines
 from monocloud_async.sanitize import clean
 
@@ -241,6 +241,7 @@ def _header(name: str, form: Format, column: str | None, text: str) -> str:
             raise ConfigurationError(
                 f"{name} is one JSON document, and a fleet reads line by line; use: jq -c '.[]'"
             )
+        refuse_list(name, first)
         return ""
     return text[: text.index(first) + len(first)] if is_header(name, first) else ""
 

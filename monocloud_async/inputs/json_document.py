@@ -21,6 +21,7 @@ _LISTS: Final = {
     *("value", "values", "entries", "elements", "content", "resources", "list", "members"),
 }
 
+_BEGUN: Final = re.compile(r"""\s*[\[{]\s*(?:["\[{\]}]|\Z)""")
 _NOT_UTF_8: Final = re.compile("[\ud800-\udfff]")
 
 _array = msgspec.json.Decoder(list[msgspec.Raw])
@@ -36,6 +37,15 @@ class Document(NamedTuple):
 
     items: list[str]
     notes: list[str]
+
+
+def refuse_json(name: str, line: str) -> None:
+    """Raise `ConfigurationError` if the first line of another format begins an array or an object.
+
+    A cell may begin like that as well, such as `[user_id]` or an id in braces.
+    """
+    if _BEGUN.match(line):
+        raise ConfigurationError(f"{name} looks like JSON: use --format jsonl")
 
 
 def may_be_document(first_line: str, is_id: Callable[[str], bool]) -> bool:

@@ -32,7 +32,12 @@ from monocloud_async.inputs.content import (
     unpacked,
 )
 from monocloud_async.inputs.ids import plain_id
-from monocloud_async.inputs.json_document import MAX_DOCUMENT, may_be_document, read_document
+from monocloud_async.inputs.json_document import (
+    MAX_DOCUMENT,
+    may_be_document,
+    read_document,
+    refuse_json,
+)
 from monocloud_async.inputs.lines import Line, is_id_member, json_lines, read_line, txt_line
 from monocloud_async.inputs.table import MAX_LINE, Numbered, find_header, read_header
 from monocloud_async.inputs.workbook import workbook_lines
@@ -126,9 +131,11 @@ class IdReader:
     def _count(self, file: BinaryIO) -> tuple[bool, int]:
         """Return whether the lines of this file are its items, and how many they are."""
         start = peek(file, _START)
-        if self.form is Format.WORKBOOK or is_workbook(start):
+        if self.form is Format.WORKBOOK:
             return False, 0
         content = unpacked(self.name, file, start)
+        if is_workbook(peek(content, _START)):
+            return False, 0
         if self.form is Format.JSONL:
             sample = peek(content, SAMPLE)
             encoding = encoding_of(sample)
@@ -176,13 +183,13 @@ class IdReader:
             raise ConfigurationError(f"cannot read {self.name}: {error.strerror}") from None
 
     def _lines(self) -> Iterator[Line]:
-        start = peek(self._stream, _START)
+        stream = unpacked(self.name, self._stream, peek(self._stream, _START))
+        start = peek(stream, _START)
         if is_workbook(start) or self.form is Format.WORKBOOK:
-            yield from self._table(self._sheet_lines(start), Encoding("utf-8", 0))
+            yield from self._table(self._sheet_lines(stream, start), Encoding("utf-8", 0))
             return
         if self.sheet is not None:
             raise ConfigurationError(f"{self.name} is no workbook; leave --sheet out")
-        stream = unpacked(self.name, self._stream, start)
         encoding = encoding_of(peek(stream, SAMPLE))
         if encoding.note:
             self.notes.append(f"{self.name} is {encoding.note}")
@@ -195,13 +202,13 @@ class IdReader:
                 case _:
                     yield from self._txt(_numbered(text))
 
-    def _sheet_lines(self, start: bytes) -> Iterator[Numbered]:
+    def _sheet_lines(self, stream: BinaryIO, start: bytes) -> Iterator[Numbered]:
         if self.size is None:
             raise ConfigurationError("a workbook cannot be read from a pipe; save it to a file")
         if not is_workbook(start):
             raise ConfigurationError(f"{self.name} is no workbook; name its format with --format")
         self.form = Format.WORKBOOK
-        rows = workbook_lines(self.name, self._stream, self.sheet)
+        rows = workbook_lines(self.name, stream, self.sheet)
         return enumerate(rows, 1)
 
     def _table(self, lines: Iterator[Numbered], encoding: Encoding) -> Iterator[Line]:
@@ -237,6 +244,7 @@ class IdReader:
                 for number, item in enumerate(document.items, 1):
                     yield parse(number, f"{item}\n")
                 return
+        refuse_list(self.name, first, self.by)
         lines = chain(StringIO(first, newline=""), (line for _, line in _numbered(text)))
         for further, line in enumerate(lines):
             if line.strip():
@@ -264,13 +272,12 @@ class IdReader:
 
 
 def is_header(name: str, text: str, by: By = By.ID) -> bool:
-    """Return whether this first line of a txt file is the name of a column.
+    """Return whether this first line of a list of ids is the name of a column.
 
     Raises:
         ConfigurationError: the line shows that the file has another format.
     """
-    if text.lstrip().startswith(("{", "[")):
-        raise ConfigurationError(f"{name} looks like JSON: use --format jsonl")
+    refuse_json(name, text)
     try:
         table = read_header(name, [text], None, by)
     except ConfigurationError:
@@ -278,6 +285,12 @@ def is_header(name: str, text: str, by: By = By.ID) -> bool:
     if table.columns > 1:
         raise ConfigurationError(f"{name} looks like a table: use --format csv")
     return True
+
+
+def refuse_list(name: str, line: str, by: By = By.ID) -> None:
+    """Raise `ConfigurationError` if the first line of JSON lines shows a table or a list of ids."""
+    if not line.lstrip().startswith(("{", "[")) and (plain_id(line) or is_header(name, line, by)):
+        raise ConfigurationError(f"{name} looks like a list of ids: use --format txt")
 
 
 @contextmanager

@@ -8,12 +8,14 @@ neither read as rows (a note of several lines must not enable somebody) nor lost
 import csv
 import io
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.inputs import By
 from monocloud_async.inputs.ids import LISTED, NotAnIdError, find, is_column_name, strip
+from monocloud_async.inputs.json_document import refuse_json
 from monocloud_async.sanitize import clean
 
 MAX_LINE: Final = 1 << 20  # characters; a longer line or row is reported as bad
@@ -26,6 +28,7 @@ _SEP: Final = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE | re.DOTALL)
 _HEADER_LINES: Final = 50
 _OPEN: Final = "unexpected end of data"  # what Python's csv says of a quote that is not closed
 _LONG_ID: Final = 10  # characters; no word of a note is likely to look like such an id
+_MANY: Final = 10  # rows; if their ids are equally long, then so are all others
 _NO_WORD: Final = re.compile("[0-9]")
 _LONGEST_WORD: Final = 20  # characters
 
@@ -85,50 +88,77 @@ class Table(NamedTuple):
 
         Where the lines of such a row may be rows of their own, each is yielded alone, as an error.
         """
-        lengths: set[int] = set()
+        lengths: Counter[int] = Counter()
         for taken, row in _rows(lines, self.delimiter):
             if len(taken) == 1:
                 if not isinstance(row, csv.Error) and self.place < len(row):
-                    lengths.add(len(row[self.place]))
+                    lengths[len(row[self.place])] += 1
                 yield taken, row
             elif problem := self._swallowed(taken, row, lengths):
                 yield from (([line], problem) for line in taken if line[1].strip())
             else:
                 yield taken, row
 
-    def _swallowed(self, lines: list[Numbered], row: Row, lengths: set[int]) -> csv.Error | None:
+    def _swallowed(
+        self, lines: list[Numbered], row: Row, lengths: Counter[int]
+    ) -> csv.Error | None:
         """Return the error of a row that may have swallowed others, or None."""
         where = f"lines {lines[0][0]} to {lines[-1][0]}"
         if isinstance(row, csv.Error):
             return csv.Error(f"{where}: {row}")
         own = row[self.place] if self.place < len(row) else ""
+        further = [self._split_loosely(text) for _, text in lines[1:]]
         if (
             "\n" in own
             or "\r" in own
-            or any(self._is_row(text, own, lengths) for _, text in lines[1:])
+            or any(self._is_row(cells, own, lengths) for cells in further)
+            or (not _are_equal(lengths) and all(map(self._is_like_header, further)))
         ):
             return csv.Error(f"{where} are one row by their quotes, but look like several")
         return None
 
     def looks_like_row(self, text: str) -> bool:
         """Return whether this line, in a header of several lines, may be a row of its own."""
-        return self._is_row(text, "", set())
+        return self._is_row(self._split_loosely(text), "", Counter())
 
-    def _is_row(self, text: str, own: str, lengths: set[int]) -> bool:
-        row = next(csv.reader([text], delimiter=self.delimiter), [])
-        if len(row) <= self.place:
+    def _split_loosely(self, text: str) -> list[str]:
+        return next(csv.reader([text], delimiter=self.delimiter), [])
+
+    def _is_row(self, cells: list[str], own: str, lengths: Counter[int]) -> bool:
+        """Return whether this line has an id that no word of a note is likely to look like."""
+        user_id = self._id(cells)
+        if user_id is None:
             return False
-        try:
-            user_id = find(row[self.place], self.by)
-        except NotAnIdError:
-            return False
-        known = lengths | {len(strip(own))}
+        if self.by is By.EMAIL:
+            return True
+        known = lengths.keys() | {len(strip(own))}
         if len(user_id) in known:
-            return len(user_id) >= _LONG_ID or len(row) >= self.columns
-        if len(lengths) == 1 or len(row) < self.columns:  # all ids so far are equally long
+            return len(user_id) >= _LONG_ID or len(cells) >= self.columns
+        if _are_equal(lengths) or len(cells) < self.columns:
             return False
         no_word = _NO_WORD.search(user_id) or len(user_id) > _LONGEST_WORD
         return len(user_id) >= min(known) / 2 and bool(no_word)
+
+    def _is_like_header(self, cells: list[str]) -> bool:
+        """Return whether this line has a cell for each column, and a word where the id is.
+
+        In the sentences of a note, there is a space after a comma.
+        """
+        has_cells = len(cells) == self.columns and not any(cell[:1] == " " for cell in cells)
+        return has_cells and self._id(cells) is not None
+
+    def _id(self, cells: list[str]) -> str | None:
+        if len(cells) <= self.place:
+            return None
+        try:
+            return find(cells[self.place], self.by)
+        except NotAnIdError:
+            return None
+
+
+def _are_equal(lengths: Counter[int]) -> bool:
+    """Return whether there are many ids so far, and all of them are equally long."""
+    return len(lengths) == 1 and lengths.total() >= _MANY
 
 
 def _rows(lines: Iterator[Numbered], delimiter: str) -> Iterator[tuple[list[Numbered], Row]]:
@@ -268,6 +298,7 @@ def read_header(name: str, first: Sequence[str], column: str | None, by: By) -> 
                 table = Table(delimiter, len(row), place, row[place], end, notes, by)
                 return _checked(name, table, first[line + 1 : end], line)
         if not is_blank(first[line]) and not first[line].startswith("#"):
+            refuse_json(name, first[line])
             if column is not None and column.isdecimal():
                 return _by_number(name, rows, first[line:], int(column), by, above=line)
             break

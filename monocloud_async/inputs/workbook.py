@@ -2,21 +2,33 @@
 
 import csv
 import io
+import re
+import zipfile
+import zlib
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Final
 
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.inputs.content import refuse_archive
 from monocloud_async.sanitize import clean
 
-_SAVE = "save the sheet as CSV UTF-8 and use that file"
+_SAVE: Final = "save the sheet as CSV UTF-8 and use that file"
+
+# The reader returns the same for an empty cell, for one with an error, and for one with a formula
+# whose value was not saved. In the XML of a sheet (ECMA-376, part 1, 18.3.1.4) they are different.
+_ERROR: Final = re.compile(rb"""(<(?:\w+:)?c\s(?:[^>]*\s)?t=)(?:"e"|'e')""")
+_NO_VALUE: Final = re.compile(
+    rb"<((?:\w+:)?)c\b([^>]*)>\s*<\1f\b(?:[^>]*/>|[^>]*>[^<]*</\1f>)\s*"
+    rb"(?:<\1v\s*/>|<\1v>\s*</\1v>)?\s*</\1c>"
+)
 
 
 def workbook_lines(name: str, stream: BinaryIO, sheet: str | None) -> Iterator[str]:
     """Yield the rows of one sheet as lines of csv.
 
     A number is written in a form that is no id: a spreadsheet rounds long numbers, and drops zeros
-    in front. Rows that a filter hides are read as well.
+    in front. Rows that a filter hides are read as well. In an .xlsx, the cells of errors have their
+    names, such as `#N/A`; in other formats, they are empty.
 
     Args:
         name: the name of the file, for error messages.
@@ -35,7 +47,7 @@ def workbook_lines(name: str, stream: BinaryIO, sheet: str | None) -> Iterator[s
         ) from None
     visible: list[str] = []
     try:
-        book = calamine.CalamineWorkbook.from_filelike(stream)
+        book = calamine.CalamineWorkbook.from_filelike(_with_errors(stream))
         visible = [
             one.name
             for one in book.sheets_metadata
@@ -65,6 +77,48 @@ def workbook_lines(name: str, stream: BinaryIO, sheet: str | None) -> Iterator[s
         yield text.getvalue()
         text.seek(0)
         text.truncate()
+
+
+def _with_errors(stream: BinaryIO) -> BinaryIO:
+    """Return the workbook with texts for the cells that have none, or itself if it has no such."""
+    try:
+        with zipfile.ZipFile(stream) as archive:
+            sheets = {
+                name: named
+                for name in archive.namelist()
+                if name.startswith("xl/worksheets/") and name.endswith(".xml")
+                if (named := _name_errors(part := archive.read(name))) != part
+            }
+            if sheets:
+                stream = _replaced(archive, sheets)
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError):
+        pass  # no .xlsx, or a damaged one, of which the reader tells
+    stream.seek(0)
+    return stream
+
+
+def _replaced(archive: zipfile.ZipFile, parts: dict[str, bytes]) -> BinaryIO:
+    """Return a copy of the archive with these parts in the place of its own."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as copy:
+        for name in archive.namelist():
+            copy.writestr(name, parts[name] if name in parts else archive.read(name))
+    return file
+
+
+def _name_errors(sheet: bytes) -> bytes:
+    """Return the XML of a sheet with a text for each error, and for each value not saved."""
+    return _NO_VALUE.sub(_without_value, _ERROR.sub(rb'\1"str"', sheet))
+
+
+def _without_value(found: re.Match[bytes]) -> bytes:
+    """Return a cell without a value with a text for it, unless its value is the empty text."""
+    prefix, attributes = found.groups()
+    if re.search(rb"\st=[\"']str", attributes):
+        return found[0]
+    place = re.search(rb"\sr=[\"'][A-Z0-9]+[\"']", attributes)
+    start = prefix + b"c" + (place[0] if place else b"")
+    return b'<%b t="str"><%bv>#VALUE!</%bv></%bc>' % (start, prefix, prefix, prefix)
 
 
 def _text(value: Any) -> str:

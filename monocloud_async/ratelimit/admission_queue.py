@@ -20,6 +20,7 @@ from monocloud_async.errors import (
     RequestTimeoutError,
     ServerError,
     StatusError,
+    TransportError,
 )
 from monocloud_async.ratelimit.estimator import Ticket
 from monocloud_async.ratelimit.limiter import ANSWERS, Bottleneck, RateLimiter
@@ -462,7 +463,7 @@ def record_failure(
     """
     if isinstance(error, RateLimitedError):
         limiter.refused(ticket, error.retry_after, now)
-    elif isinstance(error, RequestTimeoutError) and error.local:
+    elif isinstance(error, TransportError) and error.local:
         limiter.abandoned(ticket, now)
     elif isinstance(error, MonoCloudError) and error.transient:
         limiter.failed(

@@ -529,7 +529,7 @@ def _read_times(figures: Figures, sql: sqlite3.Connection) -> None:
         bins[min(bisect_right(_BINS, max(0, ms - 1)), len(_BINS))] += count
         seen += count
         while wanted and seen * 100 >= total * wanted[0]:
-            figures.percentiles[wanted.pop(0)] = ms
+            figures.percentiles[wanted.pop(0)] = max(1, ms)  # 0 was less than half of one
     used = [place for place, count in enumerate(bins) if count]
     if used:
         edges = (*_BINS, _BINS[-1] * 10)

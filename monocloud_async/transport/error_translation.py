@@ -11,7 +11,11 @@ from aiohttp.http_exceptions import LineTooLong
 
 from monocloud_async.connector import MAX_HEADERS, HeadersTooLongError, SpokeFirstError
 from monocloud_async.errors import ConfigurationError, RequestTimeoutError, TransportError
-from monocloud_async.transport.standard import ClosedError, NoFreeConnectionError
+from monocloud_async.transport.standard import (
+    ClosedError,
+    NoFreeConnectionError,
+    is_exhausted,
+)
 
 _CERTIFICATE = (
     "Check the domain; where a gateway of your own opens TLS, name the file of its authority in"
@@ -25,6 +29,7 @@ _STRICT = (
 )
 # OpenSSL's X509_V_ERR codes of what only the strict check refuses (openssl/x509_vfy.h).
 _STRICT_CODES = range(80, 94)
+_EXHAUSTED = "Raise the limit of open files (ulimit -n), or make fewer calls at once"
 _TLS = "Check the domain and its port, and whether a proxy is in between"
 
 
@@ -78,7 +83,7 @@ def unusable_client_error(error: Exception, user_id: str, *, borrowed: bool) -> 
 
 
 def _not_sent(error: ClientFailure, user_id: str) -> TransportError | None:
-    transient, lasting, advice = True, False, None
+    transient, lasting, local, advice = True, False, False, None
     match error:
         case SpokeFirstError():
             what = "the server spoke before it was asked, which is not HTTP"
@@ -91,6 +96,9 @@ def _not_sent(error: ClientFailure, user_id: str) -> TransportError | None:
             reason = getattr(error.os_error, "reason", "") or "no TLS on this port"
             what = f"TLS could not be set up: {reason}"
             transient, lasting, advice = False, True, _TLS
+        case aiohttp.ClientConnectorError() if is_exhausted(error):
+            what = f"this machine could make no more connections: {_reason(error.os_error)}"
+            local, advice = True, _EXHAUSTED
         case aiohttp.ClientConnectorDNSError():
             what, lasting = f"the host name {error.host} could not be resolved", True
         case aiohttp.ClientProxyConnectionError():
@@ -104,6 +112,7 @@ def _not_sent(error: ClientFailure, user_id: str) -> TransportError | None:
     translated = TransportError(
         what, user_id=user_id, sent=False, transient=transient, lasting=lasting
     )
+    translated.local = local
     translated.advice = advice or translated.advice
     return translated
 

@@ -39,11 +39,14 @@ from monocloud_async.endpoint import ENABLE, Operation
 from monocloud_async.response import Response
 from monocloud_async.transport.plain_response import NoBody, plain_body
 from monocloud_async.transport.standard import (
+    CONNECT_SHARE,
     NOT_SENT,
     ClosedError,
     Deadlines,
+    Exhaustion,
     check_length,
     client_timeout,
+    is_exhausted,
     read_body,
     request_options,
 )
@@ -218,6 +221,8 @@ class FastTransport:
         self._unused = 0  # how many, from the front, were not reused since the last cleanup
         self._cleanup: asyncio.TimerHandle | None = None
         self._deadlines = Deadlines()  # of everything but the wait for the first bytes
+        self._exhaustion = Exhaustion(self._deadlines)
+        self._connecting = 0  # requests
         self._due_at: dict[FastProtocol, float] = {}
         self._deadline_timer: asyncio.TimerHandle | None = None  # one timer, for the first deadline
         self._timer_at = math.inf  # uvloop's handles do not always tell
@@ -260,6 +265,10 @@ class FastTransport:
             try:
                 connection, protocol = taken or await self._connect(timeout, due)
             except NOT_SENT as error:
+                if is_exhausted(error) and await self._other_ends(due - timeout, timeout):
+                    taken = self._take_idle()
+                    continue
+                self._exhaustion.wake_next()  # this one will end nothing
                 raise lost or error from None
             self._set_deadline(protocol, due)
             keep = False
@@ -330,6 +339,7 @@ class FastTransport:
         return None
 
     async def _connect(self, timeout: float, due: float) -> tuple[Connection, FastProtocol]:
+        self._connecting += 1
         try:
             async with self._deadlines.at(due):
                 connection = await self._connector.connect(
@@ -337,9 +347,16 @@ class FastTransport:
                 )
         except TimeoutError:
             raise aiohttp.ConnectionTimeoutError from None
+        finally:
+            self._connecting -= 1
         protocol = connection.protocol
         assert isinstance(protocol, FastProtocol)  # noqa: S101  for the type checkers
         return connection, protocol
+
+    async def _other_ends(self, began: float, timeout: float) -> bool:
+        """Wait until another request ends, if any is in progress; return whether one has."""
+        in_progress = self._connecting or self._due_at
+        return bool(in_progress) and await self._exhaustion.wait(began + CONNECT_SHARE * timeout)
 
     def _set_deadline(self, protocol: FastProtocol, due: float) -> None:
         self._due_at[protocol] = due
@@ -364,6 +381,7 @@ class FastTransport:
 
     def _release(self, connection: Connection, protocol: FastProtocol, *, keep: bool) -> None:
         del self._due_at[protocol]
+        self._exhaustion.wake_next()
         if not self._due_at and self._deadline_timer is not None:
             self._deadline_timer.cancel()
             self._deadline_timer = None
@@ -393,6 +411,7 @@ async def _read(protocol: FastProtocol, operation: Operation[object]) -> tuple[R
         check_length(message.raw_headers)
         if not is_informational(message.code):
             break
+    protocol.limit_body()
     limit = operation.body_limit(message.code)
     body, complete = await read_body(content, message.code, limit)
     return Response(message.code, message.headers, body, protocol.abort), complete

@@ -1,7 +1,9 @@
 """One request and its response through `aiohttp.ClientSession`: it works with any of them."""
 
 import asyncio
+import errno
 import math
+import socket
 import sys
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator
@@ -18,6 +20,7 @@ from monocloud_async.connector import (
     MAX_HEADERS,
     MAX_LINES,
     Connector,
+    GuardedProtocol,
     HeadersTooLongError,
     SpokeFirstError,
     has_unread_bytes,
@@ -45,6 +48,23 @@ NOT_SENT: Final = (
     SpokeFirstError,
     RuntimeError,
 )
+
+# No file descriptors, no memory for a socket, no local port, no thread for a look-up.
+_EXHAUSTED: Final = {
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOBUFS,
+    errno.EADDRNOTAVAIL,
+    errno.EAGAIN,
+}
+
+
+def is_exhausted(error: Exception) -> bool:
+    """Whether this machine had no more of what a connection, or a look-up of a name, needs."""
+    if not isinstance(error, aiohttp.ClientConnectorError):
+        return False
+    reason = error.os_error  # the numbers of a `gaierror` are others
+    return reason.errno in _EXHAUSTED and not isinstance(reason, socket.gaierror)
 
 
 class NoFreeConnectionError(TimeoutError):
@@ -96,6 +116,39 @@ class Deadlines:
                 deadline.reschedule(-math.inf)
 
 
+class Exhaustion:
+    """Requests for which this machine allows no connection now, until others have ended.
+
+    Args:
+        deadlines: of the requests.
+
+    Attributes:
+        waiting: how many wait.
+    """
+
+    def __init__(self, deadlines: Deadlines) -> None:
+        self.waiting = 0
+        self._deadlines = deadlines
+        self._ended = asyncio.Semaphore(0)
+
+    async def wait(self, until: float) -> bool:
+        """Wait until another request has ended; return whether one has by this time."""
+        self.waiting += 1
+        try:
+            async with self._deadlines.at(until):
+                await self._ended.acquire()
+        except TimeoutError:
+            return False
+        finally:
+            self.waiting -= 1
+        return True
+
+    def wake_next(self) -> None:
+        """Let one of the waiting requests try again."""
+        if self.waiting:
+            self._ended.release()
+
+
 class StandardTransport:
     """Requests to one tenant through any `ClientSession`.
 
@@ -116,6 +169,8 @@ class StandardTransport:
         # connection to who waits for one without a chance to check it.
         self._places = _places(client.connector)
         self._deadlines = Deadlines()
+        self._exhaustion = Exhaustion(self._deadlines)
+        self._in_progress = 0  # requests that have a place
 
     async def send(
         self,
@@ -134,6 +189,7 @@ class StandardTransport:
         except TimeoutError:
             raise NoFreeConnectionError from None
         waited = clock() - began
+        self._in_progress += 1
         try:
             async with self._deadlines.at(due):
                 response = await self._send_again_if_stale(operation, target, timeout - waited)
@@ -143,7 +199,9 @@ class StandardTransport:
                 raise NoFreeConnectionError(sent=sent) from None
             raise
         finally:
+            self._in_progress -= 1
             self._places.release()
+            self._exhaustion.wake_next()
         if time_slice is not None:
             await time_slice.turn()
         return response
@@ -152,6 +210,7 @@ class StandardTransport:
         self, operation: Operation[object], target: str, timeout: float
     ) -> Response:
         connector, left = self._client.connector, _REUSED_AT_MOST
+        until = asyncio.get_running_loop().time() + CONNECT_SHARE * timeout
         lost: Exception | None = None
         while True:
             self._close_stale(connector)
@@ -159,6 +218,9 @@ class StandardTransport:
             try:
                 return await self._send(operation, target, timeout)
             except NOT_SENT as error:
+                others = self._in_progress - self._exhaustion.waiting > 1
+                if is_exhausted(error) and others and await self._exhaustion.wait(until):
+                    continue
                 raise lost or error from None
             except TimeoutError:
                 raise
@@ -195,8 +257,15 @@ class StandardTransport:
             # Once the body is read, nothing else has it; and a mocked response has none.
             protocol = getattr(response, "_protocol", None)
             check_length(response.raw_headers)
+            connection = response.connection  # None once the body has arrived
+            if connection is not None and isinstance(connection.protocol, GuardedProtocol):
+                connection.protocol.limit_body()
             limit = operation.body_limit(response.status)
             body, whole = await read_body(response.content, response.status, limit)
+            if not body and response.content.at_eof():
+                # A middleware or a trace may have read the body; aiohttp keeps it then.
+                body = await response.read()
+                whole = len(body) <= limit
             if not whole:
                 response.close()  # the rest is not worth reading
             end = _nothing if protocol is None else protocol.close

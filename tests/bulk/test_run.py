@@ -6,6 +6,7 @@ import sys
 import tracemalloc
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -162,6 +163,89 @@ def test_a_cancelled_run_counts_everybody_and_leaves_no_task(steps: int) -> None
 async def agen(ids: list[str]) -> AsyncIterator[str]:
     for user_id in ids:
         yield user_id
+
+
+@pytest.mark.parametrize("how", ["cancel", "drain", "task", "all tasks"])
+def test_a_user_who_was_just_read_gets_no_request_and_has_an_outcome(how: str) -> None:
+    async def main() -> None:
+        sent, told = list[str](), list[Outcome]()
+
+        async def send(user_id: str, _seconds: float) -> User:
+            sent.append(user_id)
+            await asyncio.sleep(0.01)
+            return User(user_id=user_id)
+
+        async def source() -> AsyncIterator[str]:
+            for number in range(100):
+                yield f"u{number}"
+                if number == 5:
+                    end()  # in the step after the one in which this user was read
+
+        def end() -> None:
+            match how:
+                case "cancel" | "drain":
+                    getattr(running, how)()
+                case "task":
+                    task.cancel()
+                case _:  # as `asyncio.run` does at its end
+                    for each in asyncio.all_tasks() - {me}:
+                        each.cancel()
+
+        me = asyncio.current_task()
+        running = bulk(source(), send, concurrency=50, on_outcome=told.append)
+        task = asyncio.ensure_future(running)
+        await asyncio.wait([task])
+        report = running.report
+        assert sorted(outcome.position for outcome in told) == list(range(report.total))
+        assert adds_up(report)
+        not_attempted = {o.user_id for o in told if o.status == "not_attempted"}
+        assert not not_attempted & set(sent)
+        assert len(sent) + len(not_attempted) == report.total >= 6
+
+    run(main(), sockets=False)
+
+
+async def test_what_on_outcome_raises_for_a_call_that_never_began_ends_the_run() -> None:
+    async def source() -> AsyncIterator[str]:
+        for number in range(6):
+            yield f"u{number}"
+        running.cancel()  # in the step after the one in which the last user was read
+
+    def on_outcome(outcome: Outcome) -> None:
+        if outcome.status == "not_attempted":
+            raise LookupError(outcome.user_id)
+
+    running = bulk(source(), enable, concurrency=50, on_outcome=on_outcome)
+    with pytest.raises(LookupError, match="u"):
+        await running
+    assert adds_up(running.report)
+
+
+@pytest.mark.parametrize("how", ["cancel", "drain", "session_closed"])
+async def test_an_input_that_swallows_the_cancellation_gets_no_more_requests(how: str) -> None:
+    sent, told = list[str](), list[Outcome]()
+
+    async def send(user_id: str, _seconds: float) -> User:
+        sent.append(user_id)
+        return User(user_id=user_id)
+
+    async def source() -> AsyncIterator[str]:
+        yield "ada"
+        with suppress(asyncio.CancelledError):
+            reads.set()
+            await asyncio.Event().wait()
+        yield "bob"
+
+    reads = asyncio.Event()
+    running = bulk(source(), send, on_outcome=told.append)
+    task = asyncio.ensure_future(running)
+    await reads.wait()
+    getattr(running, how)()
+    await asyncio.wait([task])
+    task.exception()
+    assert sent == ["ada"]
+    assert {o.user_id: o.status for o in told} == {"ada": "enabled", "bob": "not_attempted"}
+    assert adds_up(running.report)
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="it came with Python 3.12")

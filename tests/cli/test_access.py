@@ -98,6 +98,26 @@ def test_an_empty_key_file_is_told_as_that(cli: Cli, tmp_path: Path) -> None:
     assert f"the key file {key} is empty" in cli("enable", "ada", "--api-key-file", key).err
 
 
+def test_a_key_file_may_begin_with_the_mark_of_utf_8(
+    cli: Cli, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(config.API_KEY)
+    key = tmp_path / "key"
+    key.write_text(f"{sandbox.api_key}\n", encoding="utf-8-sig")
+    assert cli("enable", sandbox.user_ids()[0], "--api-key-file", key).code == 0
+
+
+def test_a_file_that_is_no_key_is_named_and_not_quoted(cli: Cli, tmp_path: Path) -> None:
+    ids = tmp_path / "ids.txt"
+    ids.write_text("ada-lovelace\nbob-the-builder\n")
+    ids.chmod(0o644)
+    done = cli("enable", "ada", "--api-key-file", ids)
+    assert done.code == 2
+    assert f"Error: the API key in {ids} is no text, too long, or has characters" in done.err
+    assert "chmod" not in done.err
+    assert "ada-lovelace" not in done.err
+
+
 @pytest.mark.process
 def test_no_process_shows_the_key(sandbox: Sandbox, tmp_path: Path) -> None:
     users, key = tmp_path / "users.txt", tmp_path / "key"

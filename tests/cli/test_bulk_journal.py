@@ -107,6 +107,20 @@ def test_an_input_that_changed_is_an_error_of_usage(
     assert journal.read_bytes() == before
 
 
+@pytest.mark.parametrize("option", ["--yes", "--json"])
+def test_a_shorter_input_than_the_journals_is_refused_and_no_success(
+    bulk: Bulk, sandbox: Sandbox, users: Path, option: str
+) -> None:
+    ids = sandbox.user_ids()
+    users.write_text("".join(f"{user_id}\n" for user_id in ids))
+    assert bulk(users).returncode == 0
+    users.write_text("".join(f"{user_id}\n" for user_id in ids[:5]))
+    done = bulk(users, option)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "it ends after 5 ids, but the journal has 50; restore the input" in done.stderr
+    assert "Nothing was sent" not in done.stderr
+
+
 def test_the_input_is_not_taken_for_a_journal(bulk: Bulk, sandbox: Sandbox, users: Path) -> None:
     before = users.read_bytes()
     done = bulk(users, "--journal", users)

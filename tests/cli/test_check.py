@@ -56,7 +56,7 @@ def test_check_tells_each_state_and_ends_with_0_once_all_are_enabled(
     assert f"{200 - was:,} enabled\n" in done.out
     assert f"{was} disabled" in done.out
     assert "1 enabled, but locked out after failed sign-ins" in done.out
-    assert "1 unknown to the tenant" in done.out
+    assert "1 missing from the tenant" in done.out
     assert "locked,locked,2033-05-18T03:33:20Z," in table.read_text().splitlines()
     assert "nobody,missing,," in table.read_text().splitlines()
     written(users, sandbox.user_ids())

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -26,16 +27,42 @@ def test_the_demo_does_the_whole_job_and_keeps_its_folder() -> None:
     assert "Resuming the run of the journal lost.csv.journal" in done.stderr
     assert "2,994 enabled" in done.stdout
     assert re.search(r"are not: 6 were refused with 422, and \d+ were disabled", done.stdout)
-    first, sandbox, undo = done.stdout.splitlines()[-3:]
-    command = re.fullmatch(
-        r"  cd (\S+) && monocloud-async report lost.csv.journal -o run.html", first
-    )
-    assert command
-    assert {"lost.csv", "lost.csv.journal", "tenant.db"} <= {
-        path.name for path in Path(command[1]).iterdir()
-    }
-    assert sandbox.startswith("  monocloud-async sandbox --db tenant.db --port ")
-    assert undo.endswith("monocloud-async undo lost.csv.journal")
+    folder, page, sandbox, undo = done.stdout.splitlines()[-4:]
+    path = Path(folder.removeprefix("  cd "))
+    assert {"lost.csv", "lost.csv.journal", "tenant.db"} <= {each.name for each in path.iterdir()}
+    program = shlex.join(PROGRAM)
+    assert page == f"  {program} report lost.csv.journal -o run.html"
+    assert sandbox.startswith(f"  {program} sandbox --db tenant.db --port ")
+    assert undo.endswith(f" {program} undo lost.csv.journal")
+    subprocess.run(page, shell=True, cwd=path, check=True)  # noqa: S602  as people paste it
+    assert (path / "run.html").stat().st_size
+
+
+def shown_next(capsys: pytest.CaptureFixture[str]) -> str:
+    demo._show_next(Console(width=200), Path("folder"), "http://127.0.0.1:8080")
+    return capsys.readouterr().out
+
+
+def test_what_to_try_next_calls_the_program_as_the_demo_was_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program = tmp_path / "monocloud-async"
+    program.touch(mode=0o700)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["./monocloud-async"])
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert f"  {program} sandbox --db tenant.db --port 8080 &\n" in shown_next(capsys)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "  monocloud-async sandbox --db tenant.db --port 8080 &\n" in shown_next(capsys)
+
+
+def test_a_page_is_offered_only_where_its_extra_is_installed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "report lost.csv.journal -o run.html" in shown_next(capsys)
+    monkeypatch.setattr(demo, "find_spec", {"jinja2": None, "vl_convert": 1}.get)
+    assert "page" not in (told := shown_next(capsys))
+    assert "run.html" not in told
 
 
 @pytest.mark.process

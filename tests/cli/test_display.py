@@ -17,8 +17,8 @@ from terminal import PROGRAM, environment
 from virtual_time import run
 
 import monocloud_async as m
-from monocloud_async import Outcome, User
-from monocloud_async.cli.display import Display, Tally, reasons
+from monocloud_async import BulkReport, Outcome, User
+from monocloud_async.cli.display import Display, Tally, reasons, speed
 from monocloud_async.sandbox import Sandbox
 
 
@@ -95,3 +95,9 @@ def test_a_terminal_shows_the_run_live(sandbox: Sandbox, users: Path, columns: i
     assert re.search(r"waiting \d s for the tenant", text)
     assert "149  enabled" in text
     assert seen.count("\x1b[?25l") == seen.count("\x1b[?25h") > 0  # the cursor is back
+
+
+def test_the_speed_counts_nobody_who_was_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(BulkReport, "seconds", 2.0)
+    report = BulkReport(total=100, failed=4, already_enabled=6, not_attempted=90)
+    assert speed(report).startswith("2.0 s, 2 users a second; 0 requests")

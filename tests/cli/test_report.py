@@ -74,6 +74,7 @@ def test_a_terminal_is_told_no_ids_that_move_its_cursor_or_turn_its_text(
     [
         ("csv", "id", "out.csv"),
         ("csv", None, "out.csv"),
+        ("workbook", None, "out.csv"),
         ("jsonl", None, "x.jsonl"),
         ("txt", None, "x.txt"),
     ],

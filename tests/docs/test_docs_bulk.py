@@ -86,7 +86,7 @@ def test_the_whole_job(tmp_path: Path) -> None:
     assert "Exit code 1: somebody could not be enabled" in resumed
     assert (tmp_path / "failed.csv").read_text().splitlines()[1] == "nobody,,,,,,,"
     assert "3,000 enabled" in check
-    assert "1 unknown to the tenant" in check
+    assert "1 missing from the tenant" in check
     assert "Exit code 1: someone is not enabled" in check
     assert "enabled" in report
     assert "killed" in report

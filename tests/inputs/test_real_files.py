@@ -32,6 +32,7 @@ A, B, C, D, E = IDS
 PLAIN = "".join(f"{user_id}\n" for user_id in IDS)
 TABLE = "user_id,name\n" + "".join(f"{user_id},Müller\n" for user_id in IDS)
 OBJECTS = [{"user_id": user_id, "email": "a@b.example", "disabled": True} for user_id in IDS]
+JSON_LINES = "".join(f"{json.dumps(each)}\n" for each in OBJECTS)
 ROWS: list[list[str | float]] = [["name", "user_id"]]
 ROWS.extend(["Ada", user_id] for user_id in IDS)
 
@@ -166,6 +167,8 @@ READ = {
     "a page": ("a.json", json.dumps({"data": OBJECTS, "next": None}, indent=2), None),
     "a page, one line": ("a.jsonl", json.dumps({"data": OBJECTS}) + "\n", None),
     "a workbook": ("a.xlsx", xlsx({"Sheet1": ROWS}), None),
+    "a workbook in gzip": ("a.xlsx.gz", gzip.compress(xlsx({"Sheet1": ROWS})), None),
+    "a workbook in gzip named .csv": ("a.csv.gz", gzip.compress(xlsx({"Sheet1": ROWS})), None),
     "a workbook named .csv": ("a.csv", xlsx({"Sheet1": ROWS}), None),
     "a workbook with a hidden sheet": ("a.xlsx", xlsx({"x": [["a"]], "y": ROWS}, "x"), None),
     "an OpenDocument workbook": ("a.ods", ods([["user_id"], *([one] for one in IDS)]), None),
@@ -227,6 +230,11 @@ SWALLOWED = {
         f'user_id,n\nu1,"Ann\nu22,Bob\nu333,C"\n{D},\n{E},\n',
         {2, 3, 4},
     ),
+    "ids of many lengths, after one row": (
+        f'user_id,n\nada7,\nbob,"B\ncarla99,C\ndora12,D"\n{E},\n',
+        {3, 4, 5},
+    ),
+    "words as ids": (f'user_id,n,m\nada,,\nbobby,B,"x\ncarlab,C,\ndora,D,y"\n{E},,\n', {3, 4, 5}),
     "of one column": (f'user_id\n"{A}\n{B}\n{C}"\n{D}\n{E}\n', {2, 3, 4}),
 }
 
@@ -237,8 +245,11 @@ def test_rows_that_a_quote_swallowed_are_bad_lines_each(
 ) -> None:
     _, lines = read(tmp_path, "a.csv", content)
     assert {line.number for line in lines if line.problem is not None} == bad
+    rows = content.splitlines()[1:]
     assert {line.user_id for line in lines if line.problem is None} == {
-        one for number, one in enumerate(IDS, 2) if number not in bad
+        row.split(",")[0] if "note,user_id" not in content else row.split(",")[1]
+        for number, row in enumerate(rows, 2)
+        if number not in bad
     }
     told = {line.problem for line in lines if line.problem is not None}
     assert len(told) == 1
@@ -248,6 +259,25 @@ def test_rows_that_a_quote_swallowed_are_bad_lines_each(
 def test_notes_of_several_lines_are_no_rows_where_ids_have_many_lengths(tmp_path: Path) -> None:
     ids = ["u1-short", A, "auth0-5f7c8ec7c33c6c004bbafe82"]
     rows = "".join(f'{one},"thanks, Bob\nyours, Ada\n2 or 3, maybe"\n' for one in ids)
+    _, lines = read(tmp_path, "a.csv", f"user_id,note\n{rows}")
+    assert [line.user_id for line in lines] == ids
+
+
+def test_e_mail_addresses_that_a_quote_swallowed_are_bad_lines_each(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(
+        'email,n\na@b.example,A\nada@b.example,"B\nbo@b.example,C\nbobby@b.example,D"\n'
+    )
+    with open_ids(path, None, None, by=By.EMAIL) as reader:
+        lines = list(reader)
+    assert [line.number for line in lines if line.problem is None] == [2]
+    assert [line.number for line in lines if line.problem is not None] == [3, 4, 5]
+
+
+def test_a_note_of_words_is_no_rows_where_ids_are_equally_long(tmp_path: Path) -> None:
+    ids = [f"user-{number:016}" for number in range(20)]
+    rows = "".join(f"{one},\n" for one in ids[:10])
+    rows += "".join(f'{one},"hello,you\nthanks,Ada"\n' for one in ids[10:])
     _, lines = read(tmp_path, "a.csv", f"user_id,note\n{rows}")
     assert [line.user_id for line in lines] == ids
 
@@ -329,6 +359,34 @@ def test_the_encoding_is_looked_for_in_more_than_the_first_lines(tmp_path: Path)
     assert "not UTF-8" in "".join(reader.notes)
 
 
+@pytest.mark.parametrize(
+    "cell",
+    [
+        '<c t="e"><v>#N/A</v></c>',
+        "<c s='1' t='e'><f>A2</f><v>#REF!</v></c>",
+        "<c><f>A2</f><v /></c>",
+        "<c><f>A2</f><v></v></c>",
+        '<c><f t="shared" si="0"/></c>',
+    ],
+)
+def test_a_row_of_a_workbook_with_an_error_or_no_saved_value_is_a_bad_line(
+    tmp_path: Path, cell: str
+) -> None:
+    content = xlsx({"x": [["user_id"], [A], ["error"], [B]]}, raw={"error": cell})
+    _, lines = read(tmp_path, "a.xlsx", content)
+    assert [line.user_id for line in lines] == [A, None, B]
+    assert "an error of a spreadsheet" in (lines[1].problem or "")
+
+
+def test_a_formula_of_a_workbook_that_returns_the_empty_text_is_an_empty_cell(
+    tmp_path: Path,
+) -> None:
+    empty = '<c t="str"><f>IF(A1,A2,"")</f><v></v></c>'
+    content = xlsx({"x": [["user_id"], [A], ["empty"], [B]]}, raw={"empty": empty})
+    _, lines = read(tmp_path, "a.xlsx", content)
+    assert [line.user_id for line in lines] == [A, B]
+
+
 def test_a_number_of_a_workbook_is_no_id(tmp_path: Path) -> None:
     """A spreadsheet drops zeros in front and rounds long numbers, and nobody can tell."""
     _, lines = read(tmp_path, "a.xlsx", xlsx({"x": [["id"], [A], [12345], [1.2e20]]}))
@@ -375,6 +433,20 @@ BOOK = xlsx({"one": ROWS, "two": ROWS})
         ("a.csv", "# a comment\nname\nx\n", None, "", "its first row is: name"),
         ("a.txt", TABLE, None, "", "looks like a table: use --format csv"),
         ("a.txt", json.dumps(IDS), None, "", "looks like JSON: use --format jsonl"),
+        (
+            "a.csv",
+            "".join(f"{json.dumps(each)}\n" for each in OBJECTS),
+            None,
+            "",
+            "looks like JSON",
+        ),
+        ("a.csv", JSON_LINES, "1", "", "looks like JSON"),
+        ("a.csv", json.dumps(OBJECTS, indent=1), None, "", "looks like JSON: use --format jsonl"),
+        ("a.json", TABLE, None, "", "looks like a table: use --format csv"),
+        ("a.json", '"user_id","n"\n"x","y"\n', None, "", "looks like a table: use --format csv"),
+        ("a.json", PLAIN, None, "", "looks like a list of ids: use --format txt"),
+        ("a.jsonl", f"user_id\n{PLAIN}", None, "", "looks like a list of ids: use --format txt"),
+        ("a", PLAIN, None, "", "the format of .*a is unknown: add --format txt, csv or jsonl"),
         ("a.json", '["a",', None, "", "is not JSON"),
         ("a.zip", archive(), None, "", "zip archive; unpack it first: unzip"),
         ("a.csv", archive(), None, "", "zip archive; unpack it first: unzip"),

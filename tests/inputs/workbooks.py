@@ -7,8 +7,8 @@ from xml.sax.saxutils import escape
 Sheets = dict[str, list[list[str | float]]]
 
 
-def xlsx(sheets: Sheets, hidden: str = "") -> bytes:
-    """Return a workbook (ECMA-376) with these sheets."""
+def xlsx(sheets: Sheets, hidden: str = "", raw: dict[str, str] | None = None) -> bytes:
+    """Return a workbook (ECMA-376) with these sheets; `raw` has the XML of some of its cells."""
     states = ("visible", "hidden")
     parts = {
         "[Content_Types].xml": '<Types xmlns="http://schemas.openxmlformats.org/package/2006/'
@@ -29,7 +29,10 @@ def xlsx(sheets: Sheets, hidden: str = "") -> bytes:
         + "</sheets></workbook>",
     }
     for n, rows in enumerate(sheets.values()):
-        cells = "".join(f"<row>{''.join(map(_cell, row))}</row>" for row in rows)
+        cells = "".join(
+            "<row>" + "".join((raw or {}).get(str(one)) or _cell(one) for one in row) + "</row>"
+            for row in rows
+        )
         parts[f"xl/worksheets/s{n}.xml"] = (
             '<worksheet xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main">'
             f"<sheetData>{cells}</sheetData></worksheet>"

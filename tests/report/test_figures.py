@@ -39,6 +39,12 @@ def test_the_figures_put_the_runs_one_after_the_other(journal: Path) -> None:
     assert isinstance(figures.halts[0], Halt)
 
 
+def test_nobody_is_done_within_0_milliseconds(journal: Path) -> None:
+    with closing(sqlite3.connect(journal, isolation_level=None)) as sql:
+        sql.execute("UPDATE users SET ms = 0")
+    assert read(journal).percentiles == dict.fromkeys((50, 90, 99, 100), 1)
+
+
 @pytest.mark.parametrize("look", [read, lambda path: list(failures(path))])
 def test_a_journal_of_an_unknown_operation_is_refused(
     look: Callable[[Path], object], journal: Path

@@ -1,5 +1,6 @@
 """aiohttp's exceptions as ours: which of them, what it says, and what may be done about it."""
 
+import errno
 import socket
 import ssl
 from ssl import SSLCertVerificationError
@@ -26,6 +27,8 @@ TO = ConnectionKey("acme.com", 443, True, True, None, None, None)  # noqa: FBT00
 HEADERS = CIMultiDictProxy(CIMultiDict({"X-API-KEY": "4711"}))
 REQUEST = aiohttp.RequestInfo(URL("https://acme.com"), "POST", headers=HEADERS)
 REFUSED = ConnectionRefusedError(111, "Connection refused")
+NO_FILE = OSError(errno.EMFILE, "Too many open files")
+NO_THREAD = OSError(errno.EAGAIN, "no thread for the look-up")
 NO_NAME = socket.gaierror(-2, "Name or service not known")
 
 
@@ -41,7 +44,7 @@ def of_long_headers() -> aiohttp.ClientResponseError:
     return error
 
 
-# Flags: s ent, t ransient, l asting, S tale.
+# Flags: s ent, t ransient, l asting, S tale, L ocal.
 @pytest.mark.parametrize(
     ("error", "says", "flags"),
     [
@@ -57,6 +60,8 @@ def of_long_headers() -> aiohttp.ClientResponseError:
             "l",
         ),
         (aiohttp.ClientConnectorDNSError(TO, NO_NAME), "host name acme.com could not be", "tl"),
+        (aiohttp.ClientConnectorDNSError(TO, NO_THREAD), "no more connections: no thread", "tL"),
+        (aiohttp.ClientConnectorError(TO, NO_FILE), "Too many open files. Raise the", "tL"),
         (aiohttp.ClientProxyConnectionError(TO, REFUSED), "the proxy could not be reached", "t"),
         (aiohttp.ClientConnectorError(TO, REFUSED), "could not connect: Connection refused", "t"),
         (
@@ -83,7 +88,13 @@ def test_each_fault_says_what_happened_and_what_may_be_done(
     error: ClientFailure, says: str, flags: str
 ) -> None:
     ours = transport_error(error, "ada")
-    told = {"s": ours.sent, "t": ours.transient, "l": ours.lasting, "S": ours.stale}
+    told = {
+        "s": ours.sent,
+        "t": ours.transient,
+        "l": ours.lasting,
+        "S": ours.stale,
+        "L": ours.local,
+    }
     assert type(ours) is TransportError
     assert says in str(ours)
     assert "".join(flag for flag, is_so in told.items() if is_so) == flags

@@ -1,8 +1,12 @@
 """The standard path, through `ClientSession`, and what both paths have of it."""
 
 import asyncio
+import errno
+import socket
+from collections.abc import Callable
 from typing import Any, cast
 
+import aiohappyeyeballs
 import aiohttp
 import pytest
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -14,6 +18,7 @@ import monocloud_async as m
 from monocloud_async import MonoCloudSession, RetryPolicy
 from monocloud_async.connector import Connector
 from monocloud_async.endpoint import UserOperation
+from monocloud_async.sandbox import Sandbox
 from monocloud_async.transport.standard import read_body
 
 KEY = "sentinel-key-4711"
@@ -225,6 +230,124 @@ async def test_whether_a_body_is_whole_is_known_to_the_byte(more: int) -> None:
     content = Body(*filter(None, (b"12345678", b"9" * more)))
     told = await read_body(cast("aiohttp.StreamReader", content), 200, 8)
     assert told == (b"12345678" + b"9" * more, not more)
+
+
+def allow_connections(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this machine have no file descriptor for more connections than these."""
+    connect, made = aiohappyeyeballs.start_connection, 0
+
+    async def limited(*args: Any, **options: Any) -> socket.socket:
+        nonlocal made
+        if made == number:
+            raise OSError(errno.EMFILE, "Too many open files")
+        made += 1
+        return await connect(*args, **options)
+
+    monkeypatch.setattr(aiohappyeyeballs, "start_connection", limited)
+
+
+@every_way
+async def test_where_this_machine_allows_no_more_connections_requests_share_those_there_are(
+    way: Way, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allow_connections(3, monkeypatch)
+    ids = sandbox.user_ids()
+    async with session_by(way, sandbox.url, sandbox.api_key, retry=ONCE) as session:
+        users = await asyncio.gather(*map(session.enable_user, ids))
+        report = await session.bulk_enable(ids)
+    assert [user.user_id for user in users] == ids
+    assert (report.enabled, report.requests, report.retries) == (len(ids), len(ids), 0)
+    assert sandbox.stats().connections == 3
+
+
+@every_way
+async def test_that_this_machine_allows_no_connections_is_no_news_of_the_tenant(
+    way: Way, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allow_connections(0, monkeypatch)
+    ids = sandbox.user_ids()
+    async with session_by(way, sandbox.url, sandbox.api_key, retry=ONCE) as session:
+        calls = map(session.enable_user, ids)
+        errors = await asyncio.gather(*calls, return_exceptions=True)
+        report = await session.bulk_enable(ids)
+        assert not session.pace.down
+    for error in (*errors, *(outcome.error for outcome in report.failures)):
+        assert isinstance(error, m.TransportError)
+        assert (error.local, error.sent, error.transient) == (True, False, True)
+        assert "could make no more connections: Too many open files. Raise" in str(error)
+    assert report.failed == len(ids)
+
+
+@every_way
+def test_who_waits_in_vain_for_another_ones_connection_has_sent_nothing(
+    way: Way, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def act(peer: Peer) -> None:
+        await peer.request()
+        await peer.silence()
+
+    async def main() -> None:
+        allow_connections(1, monkeypatch)
+        async with (
+            RawServer(act) as server,
+            session_by(way, server.url, KEY, timeout=10, retry=ONCE) as session,
+        ):
+            calls = session.enable_user("ada"), session.enable_user("bob")
+            hung, waited = await asyncio.gather(*calls, return_exceptions=True)
+        assert isinstance(hung, m.RequestTimeoutError)
+        assert (hung.local, hung.sent) == (False, True)
+        assert isinstance(waited, m.TransportError)
+        assert (waited.local, waited.sent) == (True, False)
+
+    run(main())
+
+
+async def of_a_middleware(
+    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    response = await handler(request)
+    await response.read()
+    return response
+
+
+async def of_a_trace(
+    _client: object, _context: object, params: aiohttp.TraceRequestEndParams
+) -> None:
+    await params.response.text()
+
+
+def reading(reader: Callable[..., Any]) -> aiohttp.ClientSession:
+    """Return a client that reads every body before the caller can."""
+    if reader is of_a_middleware:
+        return aiohttp.ClientSession(connector=Connector(), middlewares=[of_a_middleware])
+    trace = aiohttp.TraceConfig()
+    trace.on_request_end.append(of_a_trace)
+    return aiohttp.ClientSession(connector=Connector(), trace_configs=[trace])
+
+
+@pytest.mark.parametrize("reader", [of_a_middleware, of_a_trace])
+async def test_a_body_that_the_lent_client_has_read_is_read_all_the_same(
+    reader: Callable[..., Any], sandbox: Sandbox
+) -> None:
+    async with reading(reader) as client:
+        session = MonoCloudSession(sandbox.url, sandbox.api_key, client_session=client)
+        ids = sandbox.user_ids()
+        assert (await session.enable_user(ids[0])).user_id == ids[0]
+        assert (await session.bulk_enable(ids)).enabled == len(ids)
+        with pytest.raises(m.NotFoundError, match="The user was not found") as caught:
+            await session.enable_user("nobody")
+        assert caught.value.trace_id is not None
+
+
+@pytest.mark.parametrize("reader", [of_a_middleware, of_a_trace])
+async def test_a_body_that_the_lent_client_has_read_may_be_too_long(
+    reader: Callable[..., Any],
+) -> None:
+    long = http(b'{"user_id":"ada","picture":"%s"}' % (b"x" * (6 << 20)))
+    async with RawServer(answering(long)) as server, reading(reader) as client:
+        session = MonoCloudSession(server.url, KEY, client_session=client, retry=ONCE)
+        with pytest.raises(m.InvalidResponseError, match="longer than 262144 bytes"):
+            await session.enable_user("ada")
 
 
 class Hanging(AbstractResolver):
