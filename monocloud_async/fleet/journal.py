@@ -110,7 +110,8 @@ class FleetJournal:
         input_info = store.InputInfo(source.where, source.form, source.column)
         self._store = JournalStore(self.path, tenant, operation, input_info)
         self._counts = Counts()  # of this run alone
-        self._paused = 0.0
+        self._paused = 0.0  # seconds of this run
+        self._paused_before: dict[int, float] = {}  # the same when a chunk began, by its start
 
     def open(self, now: int) -> None:
         """Begin a run, and lock the journal until `close`.
@@ -269,6 +270,7 @@ class FleetJournal:
         found = self._handed_out(span, now)
         if found is None:
             return None
+        self._paused_before[span.start] = self._paused
         rows = Rows([], [])  # a worker needs only the positions
         for position in sorted(self._known(found, now)):
             rows.done.extend((position - found.position, "", 0, 0, 0))
@@ -306,7 +308,7 @@ class FleetJournal:
         new = rows.without(self._known(found, now))
         self._store.write(new, now, *(ending if result.done else ()))
         self._recorded += (span.end - span.start) * result.done
-        self._count(result, now)
+        self._count(span, result, now)
         return first_failures(_failures(rows))
 
     def _completed(self, span: Span, now: int) -> HandedOut:
@@ -399,7 +401,7 @@ class FleetJournal:
             if result.done
             else ("INSERT INTO begun VALUES (?, ?, ?)", unfinished),
         )
-        self._count(result, now)
+        self._count(span, result, now)
         return first_failures(_failures(rows))
 
     def close(self, now: int, how: str | None = None) -> None:
@@ -413,12 +415,15 @@ class FleetJournal:
         finally:
             self._lock.release()
 
-    def _count(self, result: ChunkResult, now: int) -> None:
+    def _count(self, span: Span, result: ChunkResult, now: int) -> None:
         counts = self._counts
         counts.requests += result.requests
         counts.retries += result.retries
         counts.throttled += result.throttled
-        self._paused += result.paused
+        # Chunks pause together, so the pauses of one are not added to those of another. A chunk that
+        # was out when this coordinator began has no time before it.
+        before = self._paused_before.pop(span.start, 0.0)
+        self._paused = max(self._paused, before + result.paused)
         self._sample(now)
 
     def _sample(self, now: int, how: str | None = None) -> None:

@@ -357,16 +357,18 @@ def _runs(sql: sqlite3.Connection, form: int) -> Iterator[Run]:
         if ended is None:  # its last second has no sample
             requests = max(requests, recorded.get(number, 0))
         login, command, note, signal = commands.get(number, ("", "", "", ""))
+        seconds = max(0, (end if ended is None else ended) - began) / 1000
         yield Run(
             began / 1000,
             None if ended is None else ended / 1000,
             f"{visible(how)} by {signal}" if how == "interrupted" and signal else visible(how),
             f"process {process} on {visible(host)}",
-            max(0, (end if ended is None else ended) - began) / 1000,
+            seconds,
             requests,
             retries,
             throttled,
-            paused / 1000,
+            # In a fleet's journal, a chunk that was out when the run began may have earlier pauses.
+            min(paused / 1000, seconds),
             pid=process,
             host=host,
             login=login,
@@ -484,6 +486,11 @@ _SAMPLES: Final = """
 SELECT sitting, max(at), max(requests), max(retries), max(throttled), max(paused)
 FROM samples GROUP BY sitting
 """
+# Each run begins without a pause, and its first sample may be late: in a fleet, a chunk comes first.
+_PAUSES: Final = """
+SELECT sitting, began / 1000.0, 0, 0 FROM sittings
+UNION ALL SELECT sitting, at / 1000.0, paused, down FROM samples ORDER BY 1, 2
+"""
 # Times of users in the second of each killed run's last sample, or start, and the two after it.
 _LAST_TIMES: Final = """
 SELECT DISTINCT at FROM users WHERE at / 1000 IN (
@@ -562,7 +569,7 @@ def _read_timeline(figures: Figures, sql: sqlite3.Connection, form: int) -> None
 
 
 def _halts(sql: sqlite3.Connection, place: Callable[[float], float]) -> Iterator[Halt]:
-    rows = sql.execute("SELECT sitting, at / 1000.0, paused, down FROM samples ORDER BY 1, 2")
+    rows = sql.execute(_PAUSES)
     parts: list[Halt] = []
     for (run, at, paused, was_down), (its, then, later, is_down) in pairwise(rows):
         what = "outage" if was_down or is_down else "paused" if later > paused else ""

@@ -150,6 +150,33 @@ async def test_a_partial_result_is_kept_as_begun_and_replaced_by_the_whole(
     assert journals.outcomes(coordinator.journal) == {"enabled": 10}
 
 
+async def test_pauses_of_chunks_that_were_out_together_are_not_added(
+    coordinator: Coordinator,
+) -> None:
+    run, records = await coordinator.plan(), coordinator.records
+
+    async def begin(*spans: Span) -> None:
+        for span in spans:
+            await coordinator.do(records.begin_chunk, run, span)
+
+    async def record(span: Span, paused: float, *, done: bool = True) -> float:
+        users = result("enabled", "enabled", done=done, requests=1, paused=paused)
+        await coordinator.do(records.record_result, run, span, users)
+        with closing(sqlite3.connect(coordinator.journal)) as sql:
+            (most,) = sql.execute("SELECT max(paused) / 1000.0 FROM samples").fetchone()
+            return float(most)
+
+    first, second, third, fourth = lines(0, 2), lines(2, 4), lines(4, 6), lines(6, 8)
+    await begin(first, second)
+    assert await record(first, 2.0) == 2.0
+    await begin(third)
+    assert await record(second, 3.0, done=False) == 3.0  # it saw the first pause, and another one
+    await begin(second, fourth)
+    assert await record(third, 1.5) == 3.5
+    assert await record(fourth, 1.0) == 4.0
+    assert await record(second, 1.0) == 4.0
+
+
 async def test_a_chunk_is_begun_without_a_second_look_at_those_that_are_out(
     coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
 ) -> None:

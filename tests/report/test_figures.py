@@ -225,6 +225,20 @@ def test_a_pause_over_several_samples_is_drawn_where_it_was(journal: Path) -> No
     assert [halt.start, halt.end, halt.seconds] == pytest.approx([0.2, 0.8, 0.6])
 
 
+def test_a_pause_before_the_first_sample_is_one_and_no_pause_is_longer_than_its_run(
+    journal: Path,
+) -> None:
+    change(journal, "DELETE FROM samples")
+    change(
+        journal,
+        "INSERT INTO samples (sitting, at, requests, retries, throttled, paused, down)"
+        " SELECT sitting, began + 500, 0, 0, 0, iif(sitting = 1, 300, 90000), 0 FROM sittings",
+    )
+    figures = read(journal)
+    assert [run.paused for run in figures.runs] == [0.3, pytest.approx(figures.runs[1].seconds)]
+    assert [halt.seconds for halt in figures.halts] == pytest.approx([0.3, 0.5])
+
+
 def test_a_tenant_that_says_something_else_each_time_makes_no_endless_list(journal: Path) -> None:
     change(journal, "UPDATE users SET outcome = 'failed', error = 'E', title = 'said ' || position")
     figures = read(journal)
