@@ -176,14 +176,16 @@ def _explain(error: Any) -> str:
     if type(error).__name__ == "NoArgsIsHelpError":
         typer.echo(error.format_message(), err=True)
         return ""
-    if error.ctx is not None:
-        typer.echo(error.ctx.get_usage(), err=True)
-        typer.echo(f"Try '{error.ctx.command_path} --help' for help.", err=True)
+    context = error.ctx
     message: str = error.format_message()
+    if context is None:
+        return message
+    typer.echo(context.get_usage(), err=True)
+    typer.echo(f"Try '{context.command_path} --help' for help.", err=True)
     if type(error).__name__ != "NoSuchOption":
         return message
-    if isinstance(error.ctx.command, TyperGroup):
-        message += f"; options of a command go behind it: {error.ctx.command_path} COMMAND ..."
+    if isinstance(context.command, TyperGroup):
+        message += f"; options of a command go behind it: {context.command_path} COMMAND ..."
         message += f" {error.option_name}"
     else:
         message += "; an id or a file that begins with a dash goes after --, which ends the options"

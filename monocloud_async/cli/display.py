@@ -319,8 +319,8 @@ def summary(operation: BulkOperation, report: BulkReport, tally: Tally, *, skipp
     `skipped` users were done before by the journal alone: the run did not look them up.
     """
     table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(justify="right")
-    table.add_column()
+    table.add_column(justify="right", overflow="fold")
+    table.add_column(overflow="fold")
     table.add_row(f"{getattr(report, operation.done):,}", operation.done)
     rows = [
         (report.skipped - skipped, f"{operation.done} before"),

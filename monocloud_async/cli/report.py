@@ -497,8 +497,8 @@ def _rate(figures: Figures) -> str:
 
 def _outcomes(figures: Figures) -> Table:
     table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(justify="right")
-    table.add_column()
+    table.add_column(justify="right", overflow="fold")
+    table.add_column(overflow="fold")
     before = {figures.done_before_status: f"{figures.done_status} before, as the tenant said"}
     for outcome, name in ({figures.done_status: figures.done_status} | before | _NAMES).items():
         count = figures.outcomes.get(outcome, 0)

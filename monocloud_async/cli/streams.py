@@ -33,6 +33,7 @@ _RETRY: Final = 0.05  # seconds between two looks at streams that take nothing
 _LAST_WORDS: Final = 5.0  # seconds that the end of the process waits for the reader of stderr
 _STDERR: Final = 2
 _LEFT_OUT: Final = b"... some lines are left out here: this output was slow\n"
+_SIZE: Final = r"[1-9][0-9]{0,3}"  # of a terminal, in COLUMNS and LINES
 
 
 class Raw(Protocol):
@@ -406,10 +407,16 @@ def err() -> "Console":
 
 
 def _console(*, stderr: bool) -> "Console":
+    import re  # noqa: PLC0415  help is quick
+
     from rich.console import Console  # noqa: PLC0415  help is quick
 
+    environ = dict(os.environ)
+    for name in ("COLUMNS", "LINES"):  # a Console of no width prints nothing, without an error
+        if not re.fullmatch(_SIZE, environ.get(name, "")):
+            environ.pop(name, None)
     file = sys.stderr if stderr else sys.stdout  # or Console does not ask for its encoding
-    return Console(file=file, stderr=stderr, highlight=False)
+    return Console(file=file, stderr=stderr, highlight=False, _environ=environ)
 
 
 def is_live(console: "Console") -> bool:

@@ -420,8 +420,8 @@ class FleetJournal:
         counts.requests += result.requests
         counts.retries += result.retries
         counts.throttled += result.throttled
-        # Chunks pause together, so the pauses of one are not added to those of another. A chunk that
-        # was out when this coordinator began has no time before it.
+        # Chunks pause together, so the pauses of one are not added to those of another. A chunk
+        # that was out when this coordinator began has no time before it.
         before = self._paused_before.pop(span.start, 0.0)
         self._paused = max(self._paused, before + result.paused)
         self._sample(now)

@@ -486,7 +486,7 @@ _SAMPLES: Final = """
 SELECT sitting, max(at), max(requests), max(retries), max(throttled), max(paused)
 FROM samples GROUP BY sitting
 """
-# Each run begins without a pause, and its first sample may be late: in a fleet, a chunk comes first.
+# Each run begins without a pause, and its first sample may be late: a fleet's comes with a chunk.
 _PAUSES: Final = """
 SELECT sitting, began / 1000.0, 0, 0 FROM sittings
 UNION ALL SELECT sitting, at / 1000.0, paused, down FROM samples ORDER BY 1, 2

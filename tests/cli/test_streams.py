@@ -13,7 +13,10 @@ import pytest
 
 from monocloud_async import cli as command_line
 from monocloud_async.cli import streams
+from monocloud_async.cli.display import Tally, summary
 from monocloud_async.cli.streams import Output, own_streams
+from monocloud_async.endpoint import ENABLE
+from monocloud_async.outcome import BulkReport
 
 
 class File:
@@ -236,3 +239,13 @@ def test_a_command_without_stdin_has_an_empty_one(monkeypatch: pytest.MonkeyPatc
     with own_streams():
         assert (sys.stdin.isatty(), sys.stdin.read()) == (False, "")
     assert sys.stdin is None
+
+
+@pytest.mark.parametrize("columns", ["0", "²", "-1", "9" * 5000, "", "5", "10", "80"])
+def test_no_width_of_the_terminal_loses_a_count_or_a_word(
+    columns: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    report = BulkReport(enabled=20)
+    streams.out().print(summary(ENABLE, report, Tally(), skipped=0))
+    assert "".join(capsys.readouterr().out.split()) == "20enabled"

@@ -394,8 +394,8 @@ def _chunks(number: int) -> str:
 def sum_up(console: Console, report: FleetReport) -> None:
     """Print the report of a run."""
     table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(justify="right")
-    table.add_column()
+    table.add_column(justify="right", overflow="fold")
+    table.add_column(overflow="fold")
     table.add_row(f"{report.users_done:,}", bulk_operation(report.operation).done)
     for count, name in (
         (report.failed, "failed"),
