@@ -6,7 +6,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -72,7 +71,8 @@ def test_a_demo_that_is_interrupted_ends_its_tenant_too() -> None:
     ) as process:
         assert process.stdout
         url = process.stdout.readline().split(" runs at ")[1].split(",")[0]
-        time.sleep(1.5)
+        while not process.stdout.readline().startswith("$ "):
+            pass
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=60)
     assert process.returncode == 130
