@@ -6,6 +6,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,7 @@ def test_a_demo_that_is_interrupted_ends_its_tenant_too() -> None:
         url = process.stdout.readline().split(" runs at ")[1].split(",")[0]
         while not process.stdout.readline().startswith("$ "):
             pass
+        time.sleep(0.5)  # time for the step's process to be started, and much less than it needs
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=60)
     assert process.returncode == 130
