@@ -84,6 +84,7 @@ def read_key(path: Path, warn: Say) -> str:
         raise ConfigurationError(f"the key file {path} is empty")
     # Latin-1 decodes any bytes, so only `check_key` decides what a key is.
     key = mask_key(content.decode("latin-1").removesuffix("\n").removesuffix("\r"))
+    del content  # or a traceback with locals would show the key
     check_key(key, f"the API key in {path}")
     if warning is not None:
         warn(warning)

@@ -290,3 +290,11 @@ def test_a_key_file_is_not_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         access.check()
     except m.ConfigurationError as error:
         is_not_told_by(error)
+
+
+def test_a_key_file_with_more_than_a_key_is_told_without_it(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    path.write_text(f"{KEY} \n")
+    with pytest.raises(m.ConfigurationError, match="stray space") as caught:
+        read_key(path, print)
+    is_not_told_by(caught.value)
