@@ -32,7 +32,7 @@ class RunCall:
     own_failure = False  # a failure counted as this user's own
     may_have_succeeded = False  # a request got no response
     in_flight = False
-    waiting = True  # to begin, or for the next attempt
+    waiting = False
     ended = False  # the outcome was passed on
 
     def __init__(
@@ -150,7 +150,6 @@ class CallRunner:
         Raises:
             CancelledError: the run ended first; `call.interrupted()` is the outcome.
         """
-        call.waiting = False
         try:
             if self._lookup is not None and await self._has_wanted_state(call, self._lookup):
                 self.proved.set()  # without a request: the list has shown that the key is valid
