@@ -248,7 +248,7 @@ def test_where_two_rates_fit_the_middle_is_taken_and_the_higher_is_previewed() -
 
 def test_nobody_is_taken_for_less_than_one_request_a_second() -> None:
     learner = Learner(burst=2)
-    assert learner.cycle(1, 20, pause=100) == pytest.approx(0.998)
+    assert learner.cycle(1, 25, pause=100) == pytest.approx(0.998)
 
 
 # Hold
@@ -435,16 +435,16 @@ def learn(
 
 def test_a_search_that_grants_few_shows_others_where_the_tenant_is_no_slow_one() -> None:
     shared = {}
-    for granted, refused_rate in ((19, 50.0), (20, 50.0), (19, 10.0)):
+    for granted, refused_rate in ((24, 50.0), (25, 50.0), (24, 10.0)):
         estimator = searching()
         learn(estimator, granted, refused_rate=refused_rate)
         shared[granted, refused_rate] = estimator.is_shared
-    assert shared == {(19, 50.0): True, (20, 50.0): False, (19, 10.0): False}
+    assert shared == {(24, 50.0): True, (25, 50.0): False, (24, 10.0): False}
 
 
 @pytest.mark.parametrize(
     ("granted", "seconds", "shared"),
-    [(2, 0.3, True), (3, 0.3, False), (15, 4.0, True), (20, 5.0, False)],
+    [(2, 0.3, True), (3, 0.3, False), (15, 4.0, True), (24, 6.0, False)],
 )
 def test_a_search_that_measures_next_to_nothing_shows_others_on_any_tenant(
     granted: int, seconds: float, *, shared: bool
@@ -521,7 +521,7 @@ def test_two_measurements_in_a_row_far_below_the_one_before_show_others(
 
 def test_who_is_measured_below_one_request_a_second_twice_is_among_others() -> None:
     learner = Learner(burst=1)
-    learner.cycle(1, 20, pause=3)
+    learner.cycle(1, 25, pause=3)
     estimator = learner.estimator
     for _ in range(2):
         assert not estimator.is_shared
