@@ -34,8 +34,8 @@ from monocloud_async.fleet.messages import (
     Failure,
     FleetReport,
     How,
-    Left,
     Plan,
+    Remaining,
     RunState,
     Span,
 )
@@ -139,7 +139,7 @@ class _Records:
         self._plan: Plan | None = None  # the plan of the open journal
 
     @activity.defn
-    async def left(self, plan: Plan) -> Left:
+    async def left(self, plan: Plan) -> Remaining:
         """Return the work that is left, according to the journal."""
         async with self._opened(plan) as journal:
             return await self._run(journal.left, _now())

@@ -67,7 +67,7 @@ class Follower:
         self._searches_until = -math.inf  # this session has the whole rate
         self._held_at: float | None = None  # since when the session waits for another one
         self._rests_since: float | None = None
-        self._told_until = -math.inf  # the end of the pause, as it was told in this epoch
+        self._signalled_until = -math.inf  # the end of the pause that was signalled in this epoch
         self._unheard_since: float | None = None  # what follows from what was told
         self._sent: Sent | None = None
 
@@ -92,7 +92,7 @@ class Follower:
     @property
     def waits(self) -> bool:
         """Whether news is expected soon."""
-        return self._has_told or self._unheard_since is not None or self._held_at is not None
+        return self._has_signalled or self._unheard_since is not None or self._held_at is not None
 
     @property
     def pause_left(self) -> float:
@@ -106,8 +106,8 @@ class Follower:
         return self._pace is not None and self._pace.joins
 
     @property
-    def _has_told(self) -> bool:
-        return self._told_until > -math.inf
+    def _has_signalled(self) -> bool:
+        return self._signalled_until > -math.inf
 
     @property
     def _searches(self) -> bool:
@@ -135,7 +135,7 @@ class Follower:
             if before is not None and not is_new:
                 self._pace = structs.replace(pace, rates=before.rates)
             if is_new:
-                self._began, self._sending, self._told_until = now, 0.0, -math.inf
+                self._began, self._sending, self._signalled_until = now, 0.0, -math.inf
                 self._held_at = self._unheard_since = self._sent = None
             alone = self._take_share(pace)
             if is_new and before is not None and alone:
@@ -156,7 +156,7 @@ class Follower:
         if self.chunks or pace is None or pace.lanes < 2:  # noqa: PLR2004  others than this one
             return
         # It may have to search, and has nobody to send. But a pause lasts until the tenant grants.
-        searches = pace.alone == self._worker and not (pace.paused or self._has_told)
+        searches = pace.alone == self._worker and not (pace.paused or self._has_signalled)
         if searches or unheard:
             self._tell(Granted(worker=self._worker, epoch=pace.epoch + unheard))
 
@@ -197,15 +197,15 @@ class Follower:
         paused, held = limiter.state == "paused", self._held_at is not None
         if paused and not (held or self._unheard_since is not None):
             until = now + limiter.pause_from(now)
-            if not self._has_told:
+            if not self._has_signalled:
                 self._rests_since = now
-            if until > max(now, self._told_until + _LONGER):
-                self._told_until = until
+            if until > max(now, self._signalled_until + _LONGER):
+                self._signalled_until = until
                 wait = until - (now if self._rests_since is None else self._rests_since)
                 self._tell(Throttled(worker=self._worker, epoch=epoch, wait=wait))
-        elif not paused and (self._has_told or held):
+        elif not paused and (self._has_signalled or held):
             self._tell(Granted(worker=self._worker, epoch=epoch, sent=self._sent))
-            self._told_until, self._unheard_since = -math.inf, now
+            self._signalled_until, self._unheard_since = -math.inf, now
             self._held_at = self._sent = None
             self._busy = True
             limiter.hold(now, _HOLD)

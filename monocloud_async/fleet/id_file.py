@@ -440,10 +440,10 @@ async def _read_url(url: str, start: int, end: int) -> _Part:
         tag = response.headers.get("ETag") or response.headers.get("Last-Modified")
         content_range = response.headers.get("Content-Range", "")
         if response.status == _EMPTY:
-            told = _SIZE.fullmatch(content_range)
-            size = start if told is None else int(told[1])
+            found = _SIZE.fullmatch(content_range)
+            size = start if found is None else int(found[1])
             # Without its size, it is known only of an empty file that it ends before the range.
-            if size <= start and (told or not start):
+            if size <= start and (found or not start):
                 return _Part(b"", size, tag or "", tag or "")
         if response.status >= _REFUSED:
             raise ConfigurationError(

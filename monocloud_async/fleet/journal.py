@@ -26,7 +26,7 @@ from monocloud_async.fleet.messages import (
     ChunkResult,
     Counts,
     Failure,
-    Left,
+    Remaining,
     Span,
     first_failures,
     kind,
@@ -230,7 +230,7 @@ class FleetJournal:
                 " ids; if that is all that is left, cancel the run, and start it again"
             )
 
-    def left(self, now: int) -> Left:
+    def left(self, now: int) -> Remaining:
         """Return the work that is left, and the counts of the recorded users."""
         sql, gaps, reached = self._store.connection(now), list[Span](), self._source.begin
         for start, until in sql.execute(
@@ -254,7 +254,7 @@ class FleetJournal:
             "SELECT outcome, status, error, count(*) FROM users"
             " WHERE outcome IN ('failed', 'unknown') GROUP BY 1, 2, 3"
         )
-        return Left(
+        return Remaining(
             gaps=gaps,
             unfinished=unfinished,
             users_done=users.get(self._operation.done, 0),

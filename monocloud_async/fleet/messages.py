@@ -246,18 +246,18 @@ class Counts(DoneCounts, kw_only=True):
     def users_done(self, count: int) -> None:
         setattr(self, bulk_operation(self.operation).done, count)
 
-    def set_users(self, left: "Left") -> None:
+    def set_users(self, remaining: "Remaining") -> None:
         """Set the counts of users and bad lines to those in the journal."""
-        self.users_done, self.failed = left.users_done, left.failed
-        self.unknown, self.bad_lines = left.unknown, left.bad_lines
+        self.users_done, self.failed = remaining.users_done, remaining.failed
+        self.unknown, self.bad_lines = remaining.unknown, remaining.bad_lines
 
     def counts(self) -> dict[str, Any]:
         """Return the members that every kind of counts has."""
         return {name: getattr(self, name) for name in Counts.__struct_fields__}
 
 
-class Left(Struct, kw_only=True):
-    """The work that is left, according to the journal.
+class Remaining(Struct, kw_only=True):
+    """The work that remains, according to the journal.
 
     Attributes:
         gaps: spans without a record.
@@ -411,19 +411,19 @@ class RunState(Struct, kw_only=True):
     failures: list[Failure] = []
     pace: Pace = Pace()
 
-    def go_on(self, left: Left) -> None:
+    def go_on(self, remaining: Remaining) -> None:
         """Continue from the state of the journal."""
-        self.gaps, self.unfinished = left.gaps, left.unfinished
+        self.gaps, self.unfinished = remaining.gaps, remaining.unfinished
         progress = self.progress
-        progress.set_users(left)
-        known = Counter(left.kinds)
-        for chunk in left.unfinished:  # of earlier versions: counted when the chunk is complete
+        progress.set_users(remaining)
+        known = Counter(remaining.kinds)
+        for chunk in remaining.unfinished:  # counted when the chunk is complete
             known -= kinds(chunk.so_far.rows)
             progress.users_done -= chunk.so_far.rows.users_done
             progress.failed -= chunk.so_far.rows.count("failed")
             progress.unknown -= chunk.so_far.rows.count("unknown")
         progress.kinds = dict(known)
-        spans = [*left.gaps, *(chunk.span for chunk in left.unfinished)]
+        spans = [*remaining.gaps, *(chunk.span for chunk in remaining.unfinished)]
         progress.done = progress.size - sum(span.end - span.start for span in spans)
 
     def add_failures(self, failures: list[Failure]) -> None:

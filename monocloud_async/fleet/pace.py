@@ -92,21 +92,21 @@ class FleetPace:
             joins=now < joined_at + HEARD,
         )
 
-    def throttled(self, told: Throttled) -> None:
+    def throttled(self, signal: Throttled) -> None:
         """Record that a session was refused, and has paused."""
-        if told.epoch != self.pace.epoch:
+        if signal.epoch != self.pace.epoch:
             return
         if not self.pace.paused:
-            self.pace = structs.replace(self.pace, paused=True, prober=told.worker)
-        self.pace = structs.replace(self.pace, wait=max(self.pace.wait, told.wait))
+            self.pace = structs.replace(self.pace, paused=True, prober=signal.worker)
+        self.pace = structs.replace(self.pace, wait=max(self.pace.wait, signal.wait))
 
-    def granted(self, told: Granted, now: float) -> None:
+    def granted(self, signal: Granted, now: float) -> None:
         """Learn from what was sent until the pause, and begin a new epoch."""
-        if told.epoch != self.pace.epoch:
+        if signal.epoch != self.pace.epoch:
             return
         was = self.pace
-        pace = Pace(epoch=told.epoch + 1, rates=was.rates, known=was.known, burst=was.burst)
-        sent = told.sent
+        pace = Pace(epoch=signal.epoch + 1, rates=was.rates, known=was.known, burst=was.burst)
+        sent = signal.sent
         if sent is not None and self._is_too_soon(now - sent.paused):
             pace = structs.replace(pace, burst=0.0)
         elif sent is not None:
@@ -126,7 +126,7 @@ class FleetPace:
             pace = structs.replace(
                 pace,
                 rates=_timetable(estimator),
-                alone=told.worker if alone else "",
+                alone=signal.worker if alone else "",
                 known=estimator.known,
                 burst=estimator.burst,
             )

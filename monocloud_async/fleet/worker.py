@@ -240,7 +240,7 @@ class _News:
 
     async def exchange(self) -> None:
         """Send what there is to tell, and ask for news twice a second; more often in a pause."""
-        clock, pausing, told = asyncio.get_running_loop().time, 0.0, ""
+        clock, pausing, logged = asyncio.get_running_loop().time, 0.0, ""
         while True:
             self._something.clear()
             self.follower.limit_runs()
@@ -251,9 +251,9 @@ class _News:
             except (RPCError, WorkflowQueryFailedError):
                 pass
             except (MonoCloudError, MsgspecError) as error:  # who else writes there cannot be read
-                if str(error) != told:
-                    told = str(error)
-                    _LOG.warning("the answer of the run's workflow cannot be read: %s", told)
+                if str(error) != logged:
+                    logged = str(error)
+                    _LOG.warning("the answer of the run's workflow cannot be read: %s", logged)
             if not self.follower.waits:
                 pausing = clock()
             quick = self.follower.waits and clock() - pausing < _SHORT_PAUSE

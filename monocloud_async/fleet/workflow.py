@@ -41,10 +41,10 @@ from monocloud_async.fleet.messages import (
     FleetReport,
     Granted,
     How,
-    Left,
     Pace,
     Plan,
     Progress,
+    Remaining,
     RunState,
     Span,
     Throttled,
@@ -175,14 +175,14 @@ class RunWorkflow:
         )
 
     @workflow.signal
-    def throttled(self, told: Throttled) -> None:
+    def throttled(self, signal: Throttled) -> None:
         """Pause the sessions of all workers: one of them was refused."""
-        self._pace.throttled(told)
+        self._pace.throttled(signal)
 
     @workflow.signal
-    def granted(self, told: Granted) -> None:
+    def granted(self, signal: Granted) -> None:
         """Learn the rate, and let the sessions of all workers go on."""
-        self._pace.granted(told, workflow.time())
+        self._pace.granted(signal, workflow.time())
 
     @workflow.signal
     def pause(self, why: str) -> None:
@@ -206,10 +206,10 @@ class RunWorkflow:
         """Return whether work is left; asks the journal if needed."""
         state = self._state
         if state.gaps is None:
-            call = _journal("left", self._plan_now, kind=Left)
+            call = _journal("left", self._plan_now, kind=Remaining)
             if not await self._known(call):
                 return False
-            left: Left = call.result()
+            left: Remaining = call.result()
             state.go_on(left)
             self._plan = state.plan = structs.replace(self._plan, journal_id=left.journal_id)
         return bool(state.gaps or state.unfinished)
@@ -521,7 +521,7 @@ def _reason(error: ActivityError) -> str:
 def _last_word(error: BaseException) -> ChunkResult | None:
     """Return the progress in the last heartbeat of a worker that lost its chunk."""
     match error:
-        case TimedOutError(last_heartbeat_details=[told]) | ApplicationError(details=[told]):
-            return msgspec.convert(told, ChunkResult)
+        case TimedOutError(last_heartbeat_details=[result]) | ApplicationError(details=[result]):
+            return msgspec.convert(result, ChunkResult)
         case _:
             return None

@@ -148,10 +148,10 @@ def _pairs(fields: dict[str, str]) -> list[tuple[str, str]]:
     if ";" in limit:
         policies = dict(_items(policy))
         pairs = []
-        for name, told in _items(limit):
+        for name, state in _items(limit):
             fixed = policies.get(name, {})
             if fixed.get("qu", '"requests"') == '"requests"':  # else it counts bytes, for example
-                pairs.append((told.get("r", ""), told.get("t") or fixed.get("w", "")))
+                pairs.append((state.get("r", ""), state.get("t") or fixed.get("w", "")))
         return pairs
     members = dict(_MEMBER.findall(limit)) or {
         name: fields.get(f"ratelimit-{name}", "").partition(", ")[0]

@@ -15,7 +15,7 @@ from msgspec import Struct, field
 from monocloud_async.journal.lock import is_held
 from monocloud_async.journal.paths import lock_path
 from monocloud_async.journal.snapshot import reading
-from monocloud_async.report.rows import UserRow, is_fleet, operation_of, told, visible
+from monocloud_async.report.rows import UserRow, is_fleet, kind_and_message, operation_of, visible
 
 _EXAMPLES: Final = 3  # ids of each kind of failure
 _KINDS: Final = 50  # that are read; a tenant may say something else for each user
@@ -453,7 +453,7 @@ def _read_groups(figures: Figures, sql: sqlite3.Connection) -> None:
             if not missing:
                 break
     figures.groups = [
-        Group(*told(error, status, title), count, examples[error, status, title])
+        Group(*kind_and_message(error, status, title), count, examples[error, status, title])
         for error, status, title, count in found
     ]
 

@@ -156,7 +156,7 @@ def is_fleet(sql: sqlite3.Connection) -> bool:
     return found.fetchone() is not None
 
 
-def told(error: str | None, status: int | None, title: str | None) -> tuple[str, str]:
+def kind_and_message(error: str | None, status: int | None, title: str | None) -> tuple[str, str]:
     """Return the class and the message of a failure."""
     if error is None:
         return "cancelled", "the run ended before the response arrived"
@@ -170,7 +170,7 @@ def _rows(sql: sqlite3.Connection, table: str, where: str, *bound: object) -> It
         if is_damaged:
             raise DamageError("it has values in `users` that no run writes")
         has_error = error is not None or outcome == "unknown"
-        kind, message = told(error, status, title) if has_error else ("", "")
+        kind, message = kind_and_message(error, status, title) if has_error else ("", "")
         if outcome == "not_attempted" and not message:
             message = _NOT_YET
         yield UserRow(

@@ -13,8 +13,8 @@ from monocloud_async.fleet.messages import (
     ChunkResult,
     Failure,
     FleetReport,
-    Left,
     Plan,
+    Remaining,
     RunState,
     Span,
     add_result,
@@ -38,10 +38,10 @@ def test_a_plan_from_before_there_were_operations_enables() -> None:
 
 
 def test_what_is_left_is_stored_under_the_names_of_earlier_versions() -> None:
-    left = Left(gaps=[], unfinished=[], users_done=3, failed=2, unknown=1, bad_lines=0)
+    left = Remaining(gaps=[], unfinished=[], users_done=3, failed=2, unknown=1, bad_lines=0)
     stored = msgspec.to_builtins(left)
     assert (stored["enabled"], stored["rests"]) == (3, [])
-    assert msgspec.convert(stored, Left) == left
+    assert msgspec.convert(stored, Remaining) == left
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,9 @@ def test_a_run_goes_on_from_its_journal_and_counts_what_was_begun_when_it_is_com
     state: RunState = new_state(plan())
     begun = Chunk(span=Span(200, 300), so_far=result("enabled", "enabled", "failed", "unknown"))
     gap = Span(500, 1000)
-    left = Left(gaps=[gap], unfinished=[begun], users_done=40, failed=5, unknown=3, bad_lines=2)
+    left = Remaining(
+        gaps=[gap], unfinished=[begun], users_done=40, failed=5, unknown=3, bad_lines=2
+    )
     state.go_on(left)
     progress = state.progress
     assert (progress.enabled, progress.failed, progress.unknown) == (38, 4, 2)
