@@ -11,12 +11,13 @@ If the caller iterates over the run, an id is taken only when there is room for 
 
 import asyncio
 import inspect
+import logging
 import warnings
 import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from monocloud_async import config
 from monocloud_async.bulk import MAX_OUTAGE
@@ -37,6 +38,10 @@ from monocloud_async.telemetry.runs import observe
 from monocloud_async.user_list import UserList
 
 InProgress = Callable[["BulkRun"], AbstractContextManager[None]]
+
+_PATIENCE: Final = 5.0  # seconds for the caller's code to end after a cancellation
+
+logger = logging.getLogger("monocloud_async")
 
 
 class BulkRun:
@@ -147,6 +152,8 @@ class BulkRun:
         self._in_progress = in_progress
         self._session_closed = False
         self._interrupted = False  # a call ended before its last attempt
+        self._loop: asyncio.AbstractEventLoop | None = None  # while the run is in progress
+        self._patience: asyncio.TimerHandle | None = None  # once the run was cancelled
 
     @property
     def in_flight(self) -> int:
@@ -211,10 +218,15 @@ class BulkRun:
         self.drain()
 
     def cancel(self) -> None:
-        """Start no more calls, and cancel those in flight, whose outcome is "unknown"."""
+        """Start no more calls, and cancel those in flight, whose outcome is "unknown".
+
+        Code of the caller that has not ended after 5 seconds is cancelled again, with a warning in
+        the log: the clean-up of `user_ids`, and a write of a journal of the caller's own class.
+        """
         self.drain()
         for task in self._workers:
             task.cancel()
+        self._limit_end()
 
     def __await__(self) -> Generator[object, None, BulkReport]:
         self._check_not_started()
@@ -264,7 +276,8 @@ class BulkRun:
             self._results.end()  # also of a run that could not begin
 
     async def _observed(self) -> BulkReport:
-        self._dispatcher.clock = clock = asyncio.get_running_loop().time
+        self._loop = loop = asyncio.get_running_loop()
+        self._dispatcher.clock = clock = loop.time
         began, limiter = clock(), self.pace
         before = limiter.paused_seconds(began)
         self.report.stopwatch.running = lambda: (
@@ -279,7 +292,7 @@ class BulkRun:
             while tasks := self._tasks():
                 await asyncio.wait(tasks)
         finally:
-            await _finish(self._close())
+            await self._finish()
         if self._results.error is not None:
             raise self._results.error
         if self._writer is not None and self._writer.error is not None:
@@ -289,6 +302,48 @@ class BulkRun:
         if self._input_error is not None:
             raise self._input_error
         return self.report
+
+    async def _finish(self) -> None:
+        """Close the run even if cancelled meanwhile; then raise the cancellation."""
+        closing = asyncio.ensure_future(self._close())
+        cancelled = False
+        while not closing.done():
+            try:
+                await asyncio.shield(closing)
+            except asyncio.CancelledError:
+                cancelled = True
+                self._limit_end()
+        self._loop = None
+        if self._patience is not None:
+            self._patience.cancel()
+        closing.result()
+        if cancelled:
+            raise asyncio.CancelledError
+
+    def _limit_end(self) -> None:
+        """Limit the time until the run ends: the caller's code may hang when it is cancelled."""
+        if self._loop is not None and self._patience is None:
+            self._patience = self._loop.call_later(_PATIENCE, self._cancel_again, self._loop)
+
+    def _cancel_again(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Cancel what did not end after the last cancellation; repeated until the run ends."""
+        tasks, in_flight, hanging = self._tasks(), self.in_flight, []
+        if len(tasks) > in_flight:
+            hanging.append("to read or close user_ids")
+        if in_flight:
+            hanging.append(f"calls ({in_flight:,})")
+        for task in tasks:
+            task.cancel()
+        if self._writer is not None and self._writer.cancel_write():
+            unwritten = f"{self._writer.unwritten:,} outcomes are not in it"
+            hanging.append(f"a write of the journal ({unwritten})")
+        if hanging:
+            logger.warning(
+                "a cancelled run has not ended after %.0f s; what hangs is cancelled again: %s",
+                _PATIENCE,
+                ", ".join(hanging),
+            )
+        self._patience = loop.call_later(_PATIENCE, self._cancel_again, loop)
 
     async def _close(self) -> None:
         """End all tasks, complete the counts and write the journal, in any case."""
@@ -301,10 +356,9 @@ class BulkRun:
 
     async def _end(self) -> None:
         self._runner.draining = True
-        tasks = self._tasks()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if tasks := self._tasks():  # the run's own task was cancelled
+            self.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
         self._dispatcher.cut_off()
         done = self.report.exhausted or self.is_at_limit
         cut_short = self._interrupted or not done
@@ -416,17 +470,3 @@ def _error(task: asyncio.Task[None]) -> BaseException | None:
         return task.exception()
     except asyncio.CancelledError as error:
         return None if task.cancelling() else error
-
-
-async def _finish(work: Coroutine[object, object, None]) -> None:
-    """Complete this work even if cancelled meanwhile; then raise the cancellation."""
-    task = asyncio.ensure_future(work)
-    cancelled = False
-    while not task.done():
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError:
-            cancelled = True
-    task.result()
-    if cancelled:
-        raise asyncio.CancelledError

@@ -31,6 +31,7 @@ class Journal(Protocol):
 
         The run writes one group at a time, 25 ms after the first outcome of the group, and leaves
         out the skipped users. An exception ends the run with a `RunStoppedError`,
-        after the calls in flight have finished.
+        after the calls in flight have finished. If the run is cancelled, the write is too, but only
+        after 5 seconds.
         """
         ...

@@ -117,6 +117,16 @@ class JournalWriter:
             if self._file is not None:
                 await self._file.close(self._report, self._limiter, how)
 
+    def cancel_write(self) -> bool:
+        """Cancel a write of the caller's own journal; return whether one is in progress.
+
+        Never that of a `JournalFile`, which goes on in its thread.
+        """
+        if self._file is not None or self._writing is None or not self._is_group_out:
+            return False
+        self._writing.cancel()
+        return True
+
     def stopped(self) -> RunStoppedError:
         """Return the error that ends a run whose journal could not be written."""
         stopped = RunStoppedError(
@@ -136,6 +146,11 @@ class JournalWriter:
     def _start(self) -> None:
         self._writing = asyncio.create_task(self._write())
         self._writing.add_done_callback(self._ended)
+
+    @property
+    def _is_group_out(self) -> bool:
+        """Whether a group is being written, or its write was cancelled."""
+        return self.unwritten > self._waiting
 
     async def _write(self) -> None:
         """Write groups until no outcome is left."""
@@ -161,13 +176,22 @@ class JournalWriter:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._writing = None
-        if (error := _error(task)) is not None:
+        if (error := self._failure(task)) is not None:
             self.error = error
             self._on_failure()  # before calls may begin again
         elif self._waiting_since is not None:  # outcomes came after the loop had ended
             self._start()
             return
         self._let_go_on()
+
+    def _failure(self, task: asyncio.Task[None]) -> BaseException | None:
+        """Return why the task failed; that somebody cancels it between two writes is no failure."""
+        if not task.cancelled():
+            return task.exception()
+        # Or nobody asked this task to end: what the journal awaited was cancelled.
+        if self._is_group_out or not task.cancelling():
+            return RuntimeError("the write was cancelled before it ended")
+        return None
 
     def _hold_back(self) -> None:
         self.is_behind = True
@@ -176,11 +200,3 @@ class JournalWriter:
     def _let_go_on(self) -> None:
         self.is_behind = False
         self._caught_up.set()
-
-
-def _error(task: asyncio.Task[None]) -> BaseException | None:
-    """Return why the task failed; that somebody cancels it is no failure."""
-    if not task.cancelled():
-        return task.exception()
-    # Nobody asked this task to end: what the journal awaited was cancelled.
-    return None if task.cancelling() else RuntimeError("the write was cancelled")

@@ -309,6 +309,71 @@ async def test_cancelling_makes_calls_in_flight_unknown_and_ends_the_run() -> No
     assert (running.report.enabled, running.report.unknown) == (1, 4)
 
 
+async def _end(run: m.BulkRun, how: str) -> None:
+    """End a run that awaits something without end."""
+    if how == "cancel":
+        asyncio.get_running_loop().call_later(1, run.cancel)
+        await run
+        return
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(1):
+            if how == "await":
+                await run
+            async with run:
+                async for _ in run:
+                    pass
+
+
+@pytest.mark.parametrize("how", ["cancel", "await", "iterate"])
+def test_a_cancelled_run_ends_where_the_clean_up_of_its_input_hangs(
+    how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        hung = asyncio.Event()
+
+        async def ids() -> AsyncIterator[str]:
+            try:
+                yield "ada"
+                await hung.wait()
+            finally:
+                try:
+                    await hung.wait()
+                finally:
+                    await hung.wait()
+
+        running = bulk(ids(), enable)
+        await _end(running, how)
+        assert (running.report.total, running.report.enabled) == (1, 1)
+        assert asyncio.get_running_loop().time() <= 1 + 2 * 5
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    run(main(), sockets=False)
+    assert "has not ended after 5 s; what hangs is cancelled again: to read or close user_ids" in (
+        caplog.text
+    )
+
+
+def test_a_cancelled_run_ends_where_the_clean_up_of_its_calls_hangs(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def main() -> None:
+        hung = asyncio.Event()
+
+        async def send(_user_id: str, _seconds: float) -> User:
+            try:
+                await hung.wait()
+            finally:
+                await hung.wait()
+            raise AssertionError
+
+        running = bulk(["ada"], send)
+        await _end(running, "cancel")
+        assert (running.report.total, running.report.unknown) == (1, 1)
+
+    run(main(), sockets=False)
+    assert "what hangs is cancelled again: calls (1)" in caplog.text
+
+
 async def test_memory_does_not_grow_with_the_input() -> None:
     async def quick(user_id: str, _seconds: float) -> User:
         await asyncio.sleep(0)

@@ -3,14 +3,17 @@
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import virtual_time
-from journals import Store
-from runs import bulk
+from journals import Store, outcomes
+from runs import bulk, enable
+from tenant_in_memory import Tenant
 
 from monocloud_async import MonoCloudSession, Outcome, RunStoppedError, User
 from monocloud_async.journal import Journal
+from monocloud_async.journal.file import JournalFile
 from monocloud_async.sandbox import Sandbox
 
 
@@ -136,3 +139,80 @@ async def test_a_journal_whose_write_is_cancelled_has_failed() -> None:
 
     with pytest.raises(RunStoppedError, match="the write was cancelled"):
         await bulk(["ada"], send, journal=Cancelled())
+
+
+class Hung(Store):
+    """A store that does not respond, not even when it is to clean up."""
+
+    async def write(self, outcomes: Sequence[Outcome], /) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(self.seconds)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1e6])
+@pytest.mark.parametrize("how", ["cancel", "close", "timeout"])
+def test_a_run_ends_in_seconds_where_a_store_of_ones_own_hangs(
+    how: str, seconds: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Hung()
+    store.seconds = seconds
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        session = Tenant().session()
+        running = session.bulk_enable(["ada", "bob"], journal=store)
+        if how == "timeout":
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(1):
+                    await running
+        else:
+            task = asyncio.ensure_future(running)
+            await asyncio.sleep(1)
+            if how == "close":
+                await session.close()
+            else:
+                running.cancel()
+            with pytest.raises(RunStoppedError, match="2 of 2 outcomes are not in it") as stopped:
+                await task
+            assert "(the write was cancelled before it ended)" in str(stopped.value)
+        assert loop.time() <= 1 + 2 * 5
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+        await session.close()
+
+    virtual_time.run(main(), sockets=False)
+    assert "cancelled again: a write of the journal (2 outcomes are not in it)" in caplog.text
+
+
+def test_a_cancelled_run_waits_for_a_write_that_takes_seconds() -> None:
+    store = Store()
+    store.seconds = 4
+
+    async def main() -> None:
+        running = bulk(["ada", "bob"], enable, journal=store)
+        asyncio.get_running_loop().call_later(1, running.cancel)
+        assert (await running).enabled == 2
+
+    virtual_time.run(main(), sockets=False)
+    assert len(store.kept) == 2
+
+
+def test_the_write_of_a_journal_file_is_never_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def commit(self: JournalFile) -> None:
+        await asyncio.sleep(60)
+        await written(self)
+
+    written = JournalFile.commit
+    monkeypatch.setattr(JournalFile, "commit", commit)
+
+    async def main() -> None:
+        path = tmp_path / "journal"
+        running = bulk(["ada", "bob"], enable, journal=JournalFile(path, "acme"))
+        asyncio.get_running_loop().call_later(1, running.cancel)
+        assert (await running).enabled == 2
+        assert outcomes(path) == {"enabled": 2}
+
+    virtual_time.run(main())
