@@ -85,8 +85,9 @@ class TransportError(MonoCloudError):
     `lasting` is True if an immediate retry cannot help: a certificate, TLS, or an unknown host.
     `stale` is True if the server closed the connection without a response. If the connection had
     been reused, the request was first repeated over a new one, if one could be made.
-    `local` is True if the tenant cannot be blamed: this machine could make no more connections, or
-    most of the time passed before a connection of the `client_session` was free.
+    `local` is True if the tenant cannot be blamed: this machine could make no more connections,
+    most of the time passed before a connection of the `client_session` was free, or a middleware
+    or a trace of the `client_session` gave up before the timeout.
     """
 
     advice = "Check the network and the domain, then try again: asking twice is harmless"

@@ -12,6 +12,7 @@ from aiohttp.http_exceptions import LineTooLong
 from monocloud_async.connector import MAX_HEADERS, HeadersTooLongError, SpokeFirstError
 from monocloud_async.errors import ConfigurationError, RequestTimeoutError, TransportError
 from monocloud_async.transport.standard import (
+    ClientGaveUpError,
     ClosedError,
     NoFreeConnectionError,
     is_exhausted,
@@ -41,6 +42,12 @@ def timeout_error(error: TimeoutError, user_id: str, seconds: float) -> RequestT
         late.local = True
         late.advice = "Raise the limit of its connector, or make fewer calls at once"
         return late
+    if isinstance(error, ClientGaveUpError):
+        what = f"the client_session gave up by itself, before {seconds:.3g} s were over"
+        early = RequestTimeoutError(what, user_id=user_id)
+        early.local = True
+        early.advice = "Look at the time limits in its middlewares and traces"
+        return early
     sent = not isinstance(error, aiohttp.ConnectionTimeoutError)
     what = f"no complete answer within {seconds:.3g} s" if sent else "no connection in time"
     return RequestTimeoutError(what, user_id=user_id, sent=sent)

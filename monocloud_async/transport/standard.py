@@ -79,6 +79,10 @@ class NoFreeConnectionError(TimeoutError):
         self.sent = sent
 
 
+class ClientGaveUpError(TimeoutError):
+    """What the client session calls, such as a middleware, set a time limit of its own."""
+
+
 class ClosedError(aiohttp.ClientConnectionError):
     """The session was closed while a request was waiting."""
 
@@ -210,7 +214,8 @@ class StandardTransport:
         self, operation: Operation[object], target: str, timeout: float
     ) -> Response:
         connector, left = self._client.connector, _REUSED_AT_MOST
-        until = asyncio.get_running_loop().time() + CONNECT_SHARE * timeout
+        clock = asyncio.get_running_loop().time
+        due, until = clock() + timeout, clock() + CONNECT_SHARE * timeout
         lost: Exception | None = None
         while True:
             self._close_stale(connector)
@@ -222,7 +227,11 @@ class StandardTransport:
                 if is_exhausted(error) and others and await self._exhaustion.wait(until):
                     continue
                 raise lost or error from None
-            except TimeoutError:
+            except TimeoutError as error:
+                # Only aiohttp's own, and ETIMEDOUT, may be about the tenant; ours comes at `due`.
+                is_foreign = not isinstance(error, aiohttp.ServerTimeoutError) and not error.errno
+                if is_foreign and clock() < due:
+                    raise ClientGaveUpError from None
                 raise
             except (aiohttp.ServerDisconnectedError, OSError) as error:
                 if not reuses:

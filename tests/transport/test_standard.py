@@ -208,6 +208,56 @@ def test_that_connections_are_limited_is_no_excuse_for_a_tenant_that_hangs() -> 
     run(main())
 
 
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_that_a_middleware_gives_up_is_no_news_of_the_tenant(when: str) -> None:
+    async def impatient(
+        request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        async with asyncio.timeout(2):
+            if when == "after":
+                await handler(request)
+            await asyncio.sleep(60)  # for a token, for example
+        raise AssertionError
+
+    async def main() -> None:
+        async with (
+            RawServer(answering(ADA)) as server,
+            aiohttp.ClientSession(middlewares=[impatient]) as client,
+            MonoCloudSession(server.url, KEY, retry=ONCE, client_session=client) as ours,
+        ):
+            calls = (ours.enable_user("ada") for _ in range(10))
+            for error in await asyncio.gather(*calls, return_exceptions=True):
+                assert isinstance(error, m.RequestTimeoutError)
+                assert "the client_session gave up by itself, before 10 s were over" in str(error)
+                assert "time limits in its middlewares" in str(error)
+                assert (error.local, error.sent) == (True, True)
+            assert not ours.pace.down
+
+    run(main())
+
+
+def test_that_the_tenant_hangs_is_news_of_it_also_under_a_middleware() -> None:
+    async def renaming(
+        request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        try:
+            return await handler(request)
+        except asyncio.CancelledError:
+            raise TimeoutError from None
+
+    async def main() -> None:
+        async with (
+            RawServer(Peer.silence) as server,
+            aiohttp.ClientSession(middlewares=[renaming]) as client,
+            MonoCloudSession(server.url, KEY, retry=ONCE, client_session=client) as ours,
+        ):
+            with pytest.raises(m.RequestTimeoutError, match="no complete answer") as caught:
+                await ours.enable_user("ada")
+            assert not caught.value.local
+
+    run(main())
+
+
 class Body:
     """The content of a response, in chunks that each are in memory only once they are asked for."""
 
