@@ -15,8 +15,8 @@ than the others, and then moves users from pages that were not read to pages tha
 import asyncio
 import logging
 from array import array
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import Final
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
+from typing import Final, TypeVar
 
 from monocloud_async.errors import (
     IncompleteListError,
@@ -27,12 +27,15 @@ from monocloud_async.errors import (
 from monocloud_async.models import User
 from monocloud_async.response import PAGINATION, UserPage
 
+T = TypeVar("T")
+
 STABLE_SORT: Final = "creation_time:1"
 _MAX_PASSES: Final = 5
 _TRIES: Final = 3  # for a page that contradicts its header: users may have changed in between
 _NUMBER: Final = (1 << 64) - 1
 
 FetchPage = Callable[[int, int], Awaitable[UserPage]]
+Users = Generator[User | int, UserPage, T]  # yields users, and numbers of pages to be sent in
 
 logger = logging.getLogger("monocloud_async")
 
@@ -90,7 +93,8 @@ class UserList:
     ends with an `IncompleteListError` if users are still missing. Memory does not grow with the
     users, except for 12 to 24 bytes each. Several tasks may share the users of one list.
 
-    After an error, the iterator raises the same error again. After a cancellation, it goes on.
+    After an error, the iterator raises the same error again. After a cancellation, it goes on, with
+    the same page.
 
     Args:
         fetch: requests a page: its number, and the maximum number of its users.
@@ -122,6 +126,7 @@ class UserList:
         self._seen = IdSet()
         self._latest = 0  # when the youngest of the users was created
         self._users_left = self._users()
+        self._wanted: int | None = None  # the page that `_users_left` waits for
         self._lock = asyncio.Lock()
         self._error: MonoCloudError | None = None
         self._is_aligned = True  # whether all pages of the first pass had the same size
@@ -142,41 +147,45 @@ class UserList:
             if self._error is not None:
                 raise self._error
             try:
-                return await anext(self._users_left)
-            except StopAsyncIteration:
-                raise
+                while True:
+                    if self._wanted is None:
+                        step = next(self._users_left)
+                    else:
+                        page = await self._page(self._wanted)  # may be cancelled
+                        self._wanted = None
+                        step = self._users_left.send(page)
+                    if isinstance(step, User):
+                        return step
+                    self._wanted = step
+            except StopIteration:
+                raise StopAsyncIteration from None
             except MonoCloudError as error:
                 self._error = error
                 raise
-            except BaseException:  # the generator has ended with it; whoever came is known
-                self._users_left = self._users()
-                raise
 
-    async def _users(self) -> AsyncIterator[User]:
-        known, again = self.returned, 0  # by an iteration that was cancelled
+    def _users(self) -> Users[None]:
+        again = 0
         is_known = False  # a pass was read to its end
         while self.passes < _MAX_PASSES:
             before, latest, missed = self.returned, self._latest, 0
             is_whole = True
-            first = await self._page(1)
+            first = yield 1
             for number in self._numbers():
                 is_first = number == 1 and (self._ordered or (self.pages or 0) <= 1)
-                page = first if is_first else await self._page(number)
+                page = first if is_first else (yield number)
                 if page.size != first.size:  # its users are others than those of this number
                     self._is_aligned = is_whole = False
                     break
                 unseen = self._unseen(page)
                 if not self.passes:
                     again += len(page.users) - len(unseen)
-                    self.repeated = max(self.repeated, again - known)
+                    self.repeated = again
                 for user in unseen:
                     is_older = (user.creation_time or 0) <= latest
                     missed += is_older or (self._selected and not is_known)
                     yield self._counted(user)
             if not self._ordered and (self.repeated or self.total != first.total):
-                async for user in self._newest():
-                    missed += (user.creation_time or 0) <= latest
-                    yield user
+                missed += yield from self._newest(latest)
             self.passes += 1
             is_known |= is_whole
             if self._is_complete(first.total or 0, missed=missed):
@@ -209,15 +218,22 @@ class UserList:
         """
         return (self.total or 0) // self.page_size + 1
 
-    async def _newest(self) -> AsyncIterator[User]:
-        """Yield the users who signed up while the list was read; they are on its last pages."""
+    def _newest(self, latest: int) -> Users[int]:
+        """Yield the users who signed up while the list was read; they are on its last pages.
+
+        Returns:
+            How many of them were created before the `latest` of earlier passes.
+        """
+        missed = 0
         for number in range(self._last, 0, -1):
-            page = await self._page(number)
+            page = yield number
             unseen = self._unseen(page)
             for user in unseen:
+                missed += (user.creation_time or 0) <= latest
                 yield self._counted(user)
             if len(unseen) < len(page.users):
-                return
+                break
+        return missed
 
     def _counted(self, user: User) -> User:
         self.returned += 1

@@ -436,6 +436,47 @@ async def test_a_list_goes_on_after_a_cancellation(*, ordered: bool) -> None:
     assert (users.repeated, users.passes) == (0, 1)  # no page has shifted
 
 
+@pytest.mark.parametrize("ordered", [True, False])
+@pytest.mark.parametrize("selected", [True, False])
+async def test_a_page_whose_wait_was_cancelled_is_the_next_one(
+    *, ordered: bool, selected: bool
+) -> None:
+    tenant = Tenant(230)
+    undisturbed = await ids(tenant.list(ordered=ordered, selected=selected))
+    pages, tenant.pages = tenant.pages, []
+    users = tenant.list(ordered=ordered, selected=selected)
+    fetch = users._fetch
+    asked = asyncio.Event()
+
+    async def hung(number: int, size: int) -> UserPage:
+        page = await fetch(number, size)
+        assert len(tenant.pages) <= 2 * len(pages)
+        if len(tenant.pages) % 2:
+            asked.set()
+            await asyncio.Event().wait()
+        return page
+
+    users._fetch = hung
+    found = list[str]()
+    while True:
+        asked.clear()
+        coming = asyncio.ensure_future(anext(users, None))
+        hanging = asyncio.ensure_future(asked.wait())
+        await asyncio.wait([coming, hanging], return_when=asyncio.FIRST_COMPLETED)
+        hanging.cancel()
+        if not coming.done():
+            coming.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await coming
+            continue
+        if (user := await coming) is None:
+            break
+        found.append(user.user_id)
+    assert found == undisturbed
+    assert tenant.pages == [number for number in pages for _ in range(2)]  # no other page
+    assert users.pages_read == len(pages)
+
+
 async def test_several_tasks_share_the_users_of_a_list() -> None:
     tenant = Tenant(230)
     users = tenant.list()
