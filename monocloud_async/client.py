@@ -1,19 +1,14 @@
 """What a session can do, as a protocol: for functions that also take a fake."""
 
-from __future__ import annotations
+import os
+from typing import Protocol
 
-from typing import TYPE_CHECKING, Protocol
-
-if TYPE_CHECKING:
-    import os
-
-    from monocloud_async.bulk.results import OnOutcome
-    from monocloud_async.bulk.run import BulkRun
-    from monocloud_async.bulk.source import UserIds
-    from monocloud_async.journal import Journal
-    from monocloud_async.models import User
-    from monocloud_async.retry import RetryPolicy
-    from monocloud_async.user_list import UserList
+import monocloud_async  # for BulkRun, which hints name by its path: it is loaded later
+from monocloud_async.bulk import OnOutcome, UserIds
+from monocloud_async.journal import Journal
+from monocloud_async.models import User
+from monocloud_async.retry import RetryPolicy
+from monocloud_async.user_list import UserList
 
 
 class MonoCloudClient(Protocol):
@@ -73,7 +68,7 @@ class MonoCloudClient(Protocol):
         limit: int | None = None,
         on_outcome: OnOutcome | None = None,
         journal: str | os.PathLike[str] | Journal | None = None,
-    ) -> BulkRun:
+    ) -> "monocloud_async.BulkRun":
         """Return a run that enables many users."""
         ...
 
@@ -92,7 +87,7 @@ class MonoCloudClient(Protocol):
         limit: int | None = None,
         on_outcome: OnOutcome | None = None,
         journal: str | os.PathLike[str] | Journal | None = None,
-    ) -> BulkRun:
+    ) -> "monocloud_async.BulkRun":
         """Return a run that disables many users."""
         ...
 

@@ -1,21 +1,23 @@
 """The session: connections to one tenant, single calls, and bulk runs."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import warnings
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager, suppress
 from enum import Enum, auto
 from functools import partial
 from importlib import import_module
+from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 import aiohttp
 from aiohttp.http import HttpProcessingError
 
+import monocloud_async  # for BulkRun, which hints name by its path: it is loaded later
 from monocloud_async import config, user_list
-from monocloud_async.bulk import MAX_OUTAGE
+from monocloud_async.bulk import MAX_OUTAGE, OnOutcome, OnSkippedMany, UserIds
+from monocloud_async.bulk.lookup import Lookup
 from monocloud_async.endpoint import (
     DISABLE,
     DISABLE_AND_REVOKE_SESSIONS,
@@ -63,13 +65,6 @@ from monocloud_async.user_id import exact_id
 from monocloud_async.user_list import UserList
 
 if TYPE_CHECKING:  # loaded later, see below
-    from collections.abc import AsyncGenerator, Iterator
-    from types import TracebackType
-
-    from monocloud_async.bulk.lookup import Lookup
-    from monocloud_async.bulk.results import OnOutcome
-    from monocloud_async.bulk.run import BulkRun
-    from monocloud_async.bulk.source import OnSkippedMany, UserIds
     from monocloud_async.transport.fast import FastTransport
 
 T = TypeVar("T")
@@ -156,7 +151,7 @@ class MonoCloudSession:
         self._fast: FastTransport | None = None
         self._loop: asyncio.AbstractEventLoop | None = None  # until the first call
         self._calls = 0  # single calls in progress
-        self._runs: set[BulkRun] = set()  # in progress
+        self._runs: set[monocloud_async.BulkRun] = set()  # in progress
         self._idle = asyncio.Event()  # set once nothing is in progress, and nothing can begin
         if max_rate is not None:
             config.positive("max_rate", max_rate)
@@ -284,7 +279,7 @@ class MonoCloudSession:
             self._idle.set()
 
     @contextmanager
-    def _in_progress(self, run: BulkRun) -> Iterator[None]:
+    def _in_progress(self, run: "monocloud_async.BulkRun") -> Iterator[None]:
         """Count a run as in progress; raises as `_begin` does."""
         self._begin()
         self._telemetry.run_begins()
@@ -588,7 +583,7 @@ class MonoCloudSession:
         limit: int | None = None,
         on_outcome: OnOutcome | None = None,
         journal: str | os.PathLike[str] | Journal | None = None,
-    ) -> BulkRun:
+    ) -> "monocloud_async.BulkRun":
         """Return a run over many users: `await` it for the report, or iterate over its outcomes.
 
         One user's failure is a value in the report, never the end of the run. A 429 pauses all
@@ -660,7 +655,7 @@ class MonoCloudSession:
         limit: int | None = None,
         on_outcome: OnOutcome | None = None,
         journal: str | os.PathLike[str] | Journal | None = None,
-    ) -> BulkRun:
+    ) -> "monocloud_async.BulkRun":
         """Return a run that disables many users; it works like `bulk_enable`.
 
         Outcomes are "disabled", or "already_disabled" according to the journal. A journal belongs
@@ -716,7 +711,7 @@ class MonoCloudSession:
         journal: str | os.PathLike[str] | Journal | None = None,
         count: int | None = None,
         on_skipped_many: OnSkippedMany | None = None,
-    ) -> BulkRun:
+    ) -> "monocloud_async.BulkRun":
         """Return a run of this operation, for callers that have it as a value.
 
         `count` is about how many ids there are, if `user_ids` does not tell. `on_skipped_many` is
@@ -769,8 +764,6 @@ class MonoCloudSession:
             seconds: for one request; default: the session's.
             report: counts the requests for pages of the list, if they are a run's.
         """
-        from monocloud_async.bulk.lookup import Lookup  # noqa: PLC0415  loaded later
-
         limit = self._timeout if seconds is None else seconds
         return Lookup(
             lambda user_id, left: self._send(GET_USER, user_id, min(limit, left), self._time_slice),
@@ -858,7 +851,7 @@ def _disable(revoke_sessions: bool) -> BulkOperation:  # noqa: FBT001  the one t
 
 
 async def _close_at_end(
-    client: aiohttp.ClientSession, *transports: StandardTransport | FastTransport | None
+    client: aiohttp.ClientSession, *transports: "StandardTransport | FastTransport | None"
 ) -> AsyncGenerator[None, None]:
     """Close these on their own event loop, at the latest when it shuts down.
 

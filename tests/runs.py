@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Callable
 
 from monocloud_async import BulkReport, BulkRun, Outcome, RateLimitedError, RetryPolicy, User
+from monocloud_async.bulk import OnSkippedMany, UserIds
 from monocloud_async.bulk.attempts import Send
-from monocloud_async.bulk.source import OnSkippedMany, UserIds
 from monocloud_async.endpoint import ENABLE
 from monocloud_async.journal import Journal
 from monocloud_async.ratelimit.admission_queue import AdmissionQueue

@@ -3,19 +3,17 @@
 import asyncio
 import gc
 import sys
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from monocloud_async.bulk import OnOutcome
 from monocloud_async.endpoint import BulkOperation
 from monocloud_async.models import User
 from monocloud_async.outcome import BulkReport, Outcome, add_outcome
 
 if TYPE_CHECKING:  # loads SQLite and threads, which only a journal needs
     from monocloud_async.journal.writer import JournalWriter
-
-OnOutcome = Callable[[Outcome], None]
 
 _ROOM: Final = 16 << 20  # bytes of users that may wait for the iterating caller
 _LARGE: Final = 8192  # bytes of JSON; smaller users are not measured exactly

@@ -20,12 +20,12 @@ from types import TracebackType
 from typing import Final, Self
 
 from monocloud_async import config
-from monocloud_async.bulk import MAX_OUTAGE
+from monocloud_async.bulk import MAX_OUTAGE, OnOutcome, OnSkippedMany, UserIds
 from monocloud_async.bulk.attempts import CallRunner, RunCall, Send
 from monocloud_async.bulk.dispatcher import Dispatcher
 from monocloud_async.bulk.lookup import Lookup
-from monocloud_async.bulk.results import OnOutcome, Results
-from monocloud_async.bulk.source import OnSkippedMany, Source, UserIds
+from monocloud_async.bulk.results import Results
+from monocloud_async.bulk.source import Source
 from monocloud_async.bulk.stop_rules import StopReason, StopRules
 from monocloud_async.endpoint import BulkOperation
 from monocloud_async.errors import ConfigurationError

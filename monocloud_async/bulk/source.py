@@ -25,6 +25,7 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
+from monocloud_async.bulk import OnSkippedMany, UserIds
 from monocloud_async.endpoint import BulkOperation
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.outcome import BulkReport, Outcome
@@ -33,9 +34,7 @@ from monocloud_async.user_id import exact_id
 if TYPE_CHECKING:  # loads SQLite and threads, which only a journal needs
     from monocloud_async.journal.writer import JournalWriter
 
-UserIds = Iterable[str] | AsyncIterable[str]
 OnSkipped = Callable[[Outcome], Awaitable[None]]
-OnSkippedMany = Callable[[range], None]
 
 YIELD_EVERY: Final = 256  # ids after which other tasks get a chance to run
 _MANY: Final = 512  # ids that are skipped at once, and in memory as long

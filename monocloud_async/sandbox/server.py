@@ -1,15 +1,15 @@
 """The sandbox's HTTP server, and its public class."""
 
-from __future__ import annotations
-
 import asyncio
 import ipaddress
 import logging
 import math
 import re
 from collections import Counter, deque
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 from urllib.parse import unquote
 
 import msgspec
@@ -31,11 +31,6 @@ from monocloud_async.sandbox.answers import (
 from monocloud_async.sandbox.control import Disable, SandboxStats, SandboxUser
 from monocloud_async.sandbox.thread import InAThread
 from monocloud_async.sandbox.users import SORTABLE, Users
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-    from pathlib import Path
-    from typing import Self
 
 logger = logging.getLogger("monocloud_async.sandbox")
 

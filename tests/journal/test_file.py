@@ -13,7 +13,7 @@ import pytest
 from runs import adds_up
 
 from monocloud_async import ConfigurationError, MonoCloudSession, Outcome, RunStoppedError
-from monocloud_async.bulk.source import UserIds
+from monocloud_async.bulk import UserIds
 from monocloud_async.sandbox import Sandbox
 
 
