@@ -107,21 +107,22 @@ class Dispatcher:
                 await self._writer.caught_up()
             if not runner.proved.is_set() and not self._is_idle():
                 await runner.proved.wait()  # a lone first request, as the key may be wrong
-            if queue.must_wait(self.clock()):
-                await queue.ready()
             user_id = await self._source.next()
             if user_id is End.END:
                 break
             if runner.draining:  # the input, or the journal, swallowed the cancellation
                 self._source.held = user_id
                 break
-            call = self._call(user_id)
             try:
                 check_user_id(user_id)
             except InvalidUserIdError as error:
-                await self._refuse(call, error)
-            else:
-                return call
+                await self._refuse(self._call(user_id), error)
+                continue
+            if queue.must_wait(self.clock()):  # only now: the end of the input needs no wait
+                self._source.held = user_id
+                await queue.ready()
+                self._source.held = None
+            return self._call(user_id)
         return None
 
     async def _refuse(self, call: RunCall, error: InvalidUserIdError) -> None:

@@ -361,7 +361,7 @@ class BulkRun:
             await asyncio.gather(*tasks, return_exceptions=True)
         self._dispatcher.cut_off()
         done = self.report.exhausted or self.is_at_limit
-        cut_short = self._interrupted or not done
+        cut_short = self._interrupted or self._source.held is not None or not done
         if self._session_closed and cut_short and self._runner.stop_reason is None:
             error = ConfigurationError("the session was closed; a new one can go on")
             self._runner.stop_reason = StopReason(error)
