@@ -518,6 +518,8 @@ def undo(
     from monocloud_async.journal.paths import undo_path  # noqa: PLC0415  help is quick
 
     access = commands.access(domain, api_key_file, timeout, attempts)
+    files = commands.kept(None, api_key_file, journal)
+    files.add_journal(undo_path(journal))
     with locked(journal):
         ids = UndoIds(journal, access.tenant)
         plan = commands.Plan(

@@ -23,7 +23,7 @@ from monocloud_async.cli import loop, streams
 from monocloud_async.cli.access import Access, Say, read_key
 from monocloud_async.cli.display import say
 from monocloud_async.cli.exit_codes import ALL_DONE, INTERRUPTED, SOME_FAILED
-from monocloud_async.cli.files import Kept
+from monocloud_async.cli.files import Kept, check_streams
 from monocloud_async.cli.job import DEFAULT_LIMITS, Job, Limits
 from monocloud_async.cli.outputs import FailuresFile, JsonLines, open_failures
 from monocloud_async.cli.preview import Preview
@@ -57,6 +57,7 @@ __all__ = [
 ]
 
 _PASSWORD = re.compile(r"(?<=://)[^/@\s]*@")  # of an address
+_KEY_FILE = "the file of the API key"
 _FEW = 10  # users, for whom nobody is asked
 
 
@@ -68,7 +69,13 @@ def access(
     *,
     warn: Say | None = None,
 ) -> Access:
-    """Return the `Access` for these options; warnings go to stderr by default."""
+    """Return the `Access` for these options; warnings go to stderr by default.
+
+    Raises:
+        ConfigurationError: the key file cannot be used, or stdout or stderr is written to it.
+    """
+    if api_key_file is not None:
+        check_streams(_KEY_FILE, api_key_file)
     warn = warn or partial(say, streams.err())
     key = None if api_key_file is None else read_key(api_key_file, warn)
     return Access(domain=domain, api_key=key, timeout=timeout, attempts=attempts)
@@ -313,10 +320,10 @@ def kept(
         ids_are: what messages call the input.
 
     Raises:
-        ConfigurationError: the journal is one of the others.
+        ConfigurationError: the journal is one of the others, or stdout or stderr is one of them.
     """
     files = Kept()
     files.add(ids_are, 0 if ids == STDIN else ids)
-    files.add("the file of the API key", api_key_file)
+    files.add(_KEY_FILE, api_key_file)
     files.add_journal(journal)
     return files

@@ -19,6 +19,7 @@ from monocloud_async.inputs.reader import STDIN
 from monocloud_async.journal.before import is_journal
 from monocloud_async.journal.paths import files_of, real_path
 
+_STREAMS = {1: "stdout", 2: "stderr"}
 _OPEN_FILES = ("/dev/fd", "/dev/stdin", "/dev/stdout", "/dev/stderr", "/dev/tty", "/proc")
 
 
@@ -29,11 +30,18 @@ class Kept:
     """
 
     def __init__(self) -> None:
-        self._files: list[tuple[str, Path | int]] = [("a profile", path) for path in profiles()]
+        self._files: list[tuple[str, Path | int]] = []
+        for path in profiles():
+            self.add("a profile", path)
 
     def add(self, what: str, file: Path | int | None) -> None:
-        """Keep this file, or the one behind a descriptor; `what` names it in messages."""
+        """Keep this file, or the one behind a descriptor; `what` names it in messages.
+
+        Raises:
+            ConfigurationError: stdout or stderr is written to it.
+        """
         if file is not None:
+            check_streams(what, file)
             self._files.append((what, file))
 
     def add_inputs(self, files: Iterable[Path]) -> None:
@@ -69,7 +77,7 @@ class Kept:
             self._check(option, output)
             if is_journal(output):
                 raise ConfigurationError(f"{option}: {output} is a journal; choose another file")
-            self.add(f"the file of {option}", output)
+            self._files.append((f"the file of {option}", output))
 
     def _check(self, option: str, output: Path) -> None:
         for what, file in self._files:
@@ -77,19 +85,32 @@ class Kept:
                 raise ConfigurationError(f"{option}: {output} is {what}; choose another file")
 
 
+def check_streams(what: str, file: Path | int) -> None:
+    """Check that neither stdout nor stderr is this file: a command would read what it says.
+
+    Raises:
+        ConfigurationError: one of them is.
+    """
+    for number, stream in _STREAMS.items():
+        if _same(number, file):
+            raise ConfigurationError(f"{stream} is written to {what}; send it to another file")
+
+
 def _refuse_stream(option: str, path: Path) -> None:
     if path == STDIN:
         raise ConfigurationError(f"{option}: - is a stream elsewhere, and no file; name a file")
 
 
-def _same(output: Path, file: Path | int) -> bool:
+def _same(output: Path | int, file: Path | int) -> bool:
     try:
         there = os.stat(file)  # noqa: PTH116  a descriptor has no path
     except OSError:
+        if isinstance(output, int) or isinstance(file, int):
+            return False
         # The file may appear later, and then in a file system that ignores case.
-        return isinstance(file, Path) and _folded(output) == _folded(file)
+        return _folded(output) == _folded(file)
     try:
-        mine = output.stat()
+        mine = os.stat(output)  # noqa: PTH116  as above
     except OSError:
         return False
     return os.path.samestat(mine, there) and (

@@ -2,16 +2,20 @@
 
 import os
 import stat
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
 import typer
+from recorded import outcome, write
+from terminal import PROGRAM, environment
 
 from monocloud_async import ConfigurationError
 from monocloud_async.cli.exit_codes import STOPPED
 from monocloud_async.cli.files import Kept, whole
+from monocloud_async.sandbox import Sandbox
 
 
 @pytest.fixture
@@ -209,3 +213,62 @@ def test_a_folder_is_not_an_output(tmp_path: Path) -> None:
     missing = tmp_path / "missing" / "again.txt"
     with pytest.raises(ConfigurationError, match="No such file or directory"), whole(missing):
         pass
+
+
+READERS = {
+    "bulk": ("bulk", "ids.jsonl", "--json"),
+    "bulk of stdin": ("bulk", "-", "--format", "jsonl"),
+    "a dry run": ("bulk", "ids.jsonl", "--dry-run"),
+    "check": ("check", "ids.jsonl"),
+    "users": ("users", "--by-email", "ids.jsonl"),
+    "undo": ("undo", "ids.jsonl"),
+    "report": ("report", "ids.jsonl"),
+    "the key": ("whoami", "--api-key-file", "ids.jsonl"),
+    "fleet": ("fleet", "start", "ids.jsonl"),
+}
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+@pytest.mark.parametrize("argv", READERS.values(), ids=READERS)
+def test_no_command_writes_into_the_file_that_it_reads(
+    tmp_path: Path, argv: tuple[str, ...], stream: str
+) -> None:
+    file = tmp_path / "ids.jsonl"
+    if argv[0] in {"undo", "report"}:
+        write(file, [outcome(0, "ada")])
+    else:
+        file.write_text('{"id": "ada"}\n')
+    before = file.read_bytes()
+    other = tmp_path / "other"
+    with Sandbox(users=["ada"]) as sandbox, file.open("rb") as stdin:
+        with file.open("ab") as same, other.open("wb") as elsewhere:
+            code = subprocess.run(
+                [*PROGRAM, *argv],
+                cwd=tmp_path,
+                env=environment(sandbox),
+                stdin=stdin,
+                timeout=100,
+                check=False,
+                stdout=same if stream == "stdout" else elsewhere,
+                stderr=same if stream == "stderr" else elsewhere,
+            ).returncode
+        assert (code, sandbox.stats().requests) == (2, 0)
+    told = other.read_text() + file.read_bytes().removeprefix(before).decode()
+    assert told.startswith(f"Error: {stream} is written to ")
+    assert told.endswith("; send it to another file\n")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ids.jsonl", "other"]
+
+
+@pytest.mark.process
+def test_a_table_may_go_to_stdout_by_its_name(ids: Path, tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    with Sandbox(users=["ada"]) as sandbox, table.open("wb") as stdout:
+        subprocess.run(
+            [*PROGRAM, "check", ids, "-o", "/dev/stdout"],
+            env=environment(sandbox),
+            stdout=stdout,
+            timeout=100,
+            check=False,
+        )
+    assert "ada,disabled" in table.read_text()

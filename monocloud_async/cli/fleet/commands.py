@@ -5,6 +5,7 @@ import signal
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import nullcontext, suppress
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import msgspec
@@ -17,6 +18,7 @@ from monocloud_async.cli.access import Access
 from monocloud_async.cli.display import PLAIN_TICK, LiveBar, say
 from monocloud_async.cli.estimate import Estimate
 from monocloud_async.cli.exit_codes import ALL_DONE, INTERRUPTED, SOME_FAILED, STOPPED
+from monocloud_async.cli.files import check_streams
 from monocloud_async.cli.fleet import logs
 from monocloud_async.config import base_url
 from monocloud_async.endpoint import bulk_operation
@@ -120,6 +122,16 @@ async def _until_interrupted(
     return ALL_DONE
 
 
+def keep(file: str | None) -> None:
+    """Check that no output of a command goes to the file of ids, which the fleet reads.
+
+    Raises:
+        ConfigurationError: stdout or stderr does.
+    """
+    if file is not None and "://" not in file:
+        check_streams("the input", Path(file))
+
+
 def start(
     file: str,
     *,
@@ -131,6 +143,7 @@ def start(
     domain: str | None,
 ) -> None:
     """Start a run, and print how to watch it; raises if the coordinator refuses it at once."""
+    keep(file)
 
     async def begin() -> tuple[FleetRun, bool]:
         run = await FleetRun.start(
@@ -189,6 +202,7 @@ def doctor(
     json: bool,
 ) -> int:
     """Show what is fine and what is not, one line each, and return the exit code."""
+    keep(file)
     findings = ask(check_fleet(file, form=form, column=column, journal=journal, domain=domain))
     if json:
         _write_json(*findings)
