@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 DOMAIN = "MONOCLOUD_MANAGEMENT_DOMAIN"
 API_KEY = "MONOCLOUD_MANAGEMENT_API_KEY"
 TIMEOUT = "MONOCLOUD_MANAGEMENT_TIMEOUT"  # milliseconds, as in the official clients
+HIDDEN: Final = "****"  # in the place of a secret
 
 _READ_BY_AIOHTTP: Final = {"http", "https", "ws", "wss"}  # the schemes whose proxies aiohttp reads
 _KEY = re.compile(r"[\x21-\x7e]{1,4096}")
@@ -43,7 +44,7 @@ class MaskedKey(str):
     __slots__ = ()
 
     def __repr__(self) -> str:
-        return "'****'"
+        return f"'{HIDDEN}'"
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(_NOT_PICKLED)

@@ -1,17 +1,21 @@
 """The commands and their options. Each command imports its code when it runs: help is quick."""
 
 import os
+import shlex
+from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
 
 from monocloud_async.cli.exit_codes import ALL_DONE, INTERRUPTED, SOME_FAILED, STOPPED, USAGE
 from monocloud_async.cli.fleet.app import app as fleet_app
 from monocloud_async.cli.options import (
+    PROFILE,
     Attempts,
     ByWhat,
     Column,
@@ -36,7 +40,6 @@ from monocloud_async.version import __version__
 
 ARGUMENTS = "monocloud_async.arguments"  # of the context's `meta`
 PROGRAM = "monocloud-async"
-PROFILE = "--profile"
 _COMPLETE = "_MONOCLOUD_ASYNC_COMPLETE"  # a shell sets this variable to ask for completions
 
 # Typer exports one of its errors of usage. This is what they have in common.
@@ -50,7 +53,7 @@ class _Commands(TyperGroup):
         """Keep the arguments, which the journal of a run records, and apply a profile."""
         ctx.meta[ARGUMENTS] = list(args)
         if any(arg.startswith(PROFILE) for arg in args):
-            args = self._with_profile(ctx, args)
+            args = self._with_profile(args)
         return super().parse_args(ctx, args)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
@@ -63,31 +66,63 @@ class _Commands(TyperGroup):
             )
         return super().resolve_command(ctx, args)
 
-    def _with_profile(self, ctx: Any, args: list[str]) -> list[str]:
+    def _with_profile(self, args: list[str]) -> list[str]:
         """Replace the name of a profile by the options that it stands for."""
         from monocloud_async.cli.profile import options_of  # noqa: PLC0415  help is quick
 
         profile, rest, words = None, list[str](), 0  # words of the command, such as "fleet start"
         command: Any = self
-        left = iter(args)
-        for arg in left:
-            if arg == "--":
-                rest += [arg, *left]
-                break
-            option, equals, value = arg.partition("=")
-            if option == PROFILE:
-                profile = value if equals else next(left, "")
+        for piece in _pieces(self, args):
+            if piece.option == PROFILE:
+                profile = piece.value
                 continue
-            rest.append(arg)
-            if not arg.startswith("-"):
-                if hasattr(command, "get_command"):
-                    command = command.get_command(ctx, arg)
-                    words = len(rest)
-            elif not equals and not _flags(command).get(option, True):
-                rest += islice(left, 1)  # the option's value, whatever it looks like
+            rest += piece.words
+            if piece.command is not command:
+                command, words = piece.command, len(rest)
         if profile is None or command is None or hasattr(command, "get_command"):
             return rest
         return [*rest[:words], *options_of(profile, _flags(command)), *rest[words:]]
+
+
+class _Piece(NamedTuple):
+    """An argument, with its value if it is an option that has one, and the command up to here.
+
+    `option` is empty for a word that is no option.
+    """
+
+    command: Any
+    option: str
+    value: str
+    words: list[str]
+
+
+def _pieces(command: Any, args: Iterable[str]) -> Iterator[_Piece]:
+    """Yield the arguments of this command and its subcommands; what is behind `--` as one piece."""
+    left = iter(args)
+    for arg in left:
+        if arg == "--":
+            yield _Piece(command, arg, "", [arg, *left])
+        elif not arg.startswith("-"):
+            if hasattr(command, "get_command"):
+                command = command.get_command(None, arg)
+            yield _Piece(command, "", "", [arg])
+        else:
+            option, equals, value = arg.partition("=")
+            words = [arg]
+            if not equals and (option == PROFILE or not _flags(command).get(option, True)):
+                words += islice(left, 1)  # the option's value, whatever it looks like
+                value = "".join(words[1:])
+            yield _Piece(command, option, value, words)
+
+
+def options_given(command: str) -> dict[str, str]:
+    """Return the options of a command that the journal of a run has recorded, and their values."""
+    try:
+        _, *args = shlex.split(command)
+    except ValueError:  # it is empty, or only its start was recorded
+        return {}
+    pieces = _pieces(get_command(app), args)
+    return {piece.option: piece.value for piece in pieces if piece.option}
 
 
 def _flags(command: Any) -> dict[str, bool]:
@@ -587,7 +622,7 @@ def report(
 
     if csv and json:
         raise typer.BadParameter("--csv and --json contradict each other")
-    told = terminal.Report(journal, quiet=csv or json)
+    told = terminal.Report(journal, options_given, quiet=csv or json)
     files = told.kept()
     files.check("--failures", failures)
     files.check("--output", output)

@@ -27,7 +27,7 @@ from monocloud_async.cli.files import Kept, check_streams
 from monocloud_async.cli.job import DEFAULT_LIMITS, Job, Limits
 from monocloud_async.cli.outputs import FailuresFile, JsonLines, open_failures
 from monocloud_async.cli.preview import Preview
-from monocloud_async.config import API_KEY, is_loopback
+from monocloud_async.config import API_KEY, HIDDEN, is_loopback
 from monocloud_async.endpoint import ENABLE, BulkOperation
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.inputs import By, Format
@@ -291,9 +291,9 @@ def caller(access: Access, arguments: Sequence[str], note: str) -> Caller:
     secrets = [key for key in (access.api_key, os.environ.get(API_KEY)) if key]
     shown = list(arguments)
     for secret in secrets:
-        shown = [argument.replace(secret, "****") for argument in shown]
-        note = note.replace(secret, "****")
-    shown = [_PASSWORD.sub("****@", argument) for argument in shown]
+        shown = [argument.replace(secret, HIDDEN) for argument in shown]
+        note = note.replace(secret, HIDDEN)
+    shown = [_PASSWORD.sub(f"{HIDDEN}@", argument) for argument in shown]
     return Caller(shlex.join(["monocloud-async", *shown]), note)
 
 

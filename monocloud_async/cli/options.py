@@ -9,6 +9,8 @@ import typer
 
 from monocloud_async.inputs import By, Format
 
+PROFILE = "--profile"  # of all commands; see `cli.profile`
+
 
 class TableFormat(StrEnum):
     """The format of a table of users."""

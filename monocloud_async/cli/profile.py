@@ -16,13 +16,18 @@ _OPTIONS: Final = {"domain": "--domain", "api_key_file": "--api-key-file"}
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 
 
+def is_name(name: str) -> bool:
+    """Return whether a profile may have this name."""
+    return _NAME.fullmatch(name) is not None
+
+
 def options_of(name: str, known: Container[str]) -> list[str]:
     """Return the options that a profile stands for, as far as the command knows them.
 
     Raises:
         ConfigurationError: there is no such profile, or other users may read or change it.
     """
-    if not _NAME.fullmatch(name):
+    if not is_name(name):
         raise ConfigurationError(f"{clean(name)!r} is no name of a profile")
     path = _folder() / f"{name}.toml"
     try:

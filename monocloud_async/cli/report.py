@@ -5,7 +5,7 @@ import io
 import re
 import shlex
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import cached_property
 from itertools import islice
@@ -21,7 +21,10 @@ from monocloud_async.cli import streams
 from monocloud_async.cli.display import say
 from monocloud_async.cli.exit_codes import ALL_DONE, SOME_FAILED, STOPPED
 from monocloud_async.cli.files import Kept, whole
+from monocloud_async.cli.options import PROFILE
+from monocloud_async.cli.profile import is_name
 from monocloud_async.cli.tables import no_formula
+from monocloud_async.config import HIDDEN
 from monocloud_async.endpoint import ENABLE
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.inputs import By, Format
@@ -70,18 +73,23 @@ _CSV = (
 )  # fmt: skip
 
 
+OptionsGiven = Callable[[str], Mapping[str, str]]
+
+
 class Report:
     """The report on one journal.
 
     Args:
         journal: the path of the journal.
+        options_given: returns the options of a recorded command, and their values.
         quiet: whether stdout is for programs, and messages go to stderr.
     """
 
-    def __init__(self, journal: Path, *, quiet: bool) -> None:
+    def __init__(self, journal: Path, options_given: OptionsGiven, *, quiet: bool) -> None:
         self.figures = read(journal)
         self._journal = journal
         self._input = input_file(journal)
+        self._options_given = options_given
         self._out = streams.err() if quiet else streams.out()
 
     def kept(self) -> Kept:
@@ -347,7 +355,8 @@ class Report:
         word = given.name if _is_same(Path(given.name), path) else str(path)
         word = f"./{word}" if word.startswith("-") and word != "-" else word
         if is_journal(path) and _is_same(undo_path(path), self._journal):
-            command = f"monocloud-async undo {_quoted(word)}"
+            words = ["monocloud-async", "undo", word, *self._access()]
+            command = " ".join(map(_quoted, words))
             return f"{command}, without the file {self.figures.journal}" if again else command
         if not given.name or figures.done_status != ENABLE.done:
             return "the same call" + (" without the journal" if again else "")
@@ -361,7 +370,21 @@ class Report:
             words.append("--no-journal")
         elif not _is_same(Path(f"{path}.journal"), self._journal):
             words += ["--journal", str(self._journal)]
+        words += self._access()
         return " ".join(map(_quoted, words))
+
+    def _access(self) -> Iterator[str]:
+        """Yield the options of the last run that name its tenant and its key."""
+        given = self._input
+        options = self._options_given(given.command)
+        for name in (PROFILE, "--domain", "--api-key-file"):
+            value = options.get(name, "")
+            if not value or HIDDEN in value or (name == PROFILE and not is_name(value)):
+                continue
+            if name == "--api-key-file" and given.folder:  # the path is relative to that folder
+                path = Path(given.folder, value)
+                value = value if _is_same(Path(value), path) else str(path)
+            yield from (name, value)
 
 
 def _quoted(word: str) -> str:

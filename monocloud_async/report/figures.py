@@ -298,6 +298,8 @@ class InputFile(NamedTuple):
         paths: the files that may be it, and are there.
         by: what it names users by: "id" or "email".
         looked: whether a run looked at users before it sent requests for them.
+        command: the command of the last run, without secrets; empty if it is unknown.
+        folder: the folder in which it ran, or an empty string.
     """
 
     name: str
@@ -307,6 +309,8 @@ class InputFile(NamedTuple):
     sheet: str | None
     by: str
     looked: bool
+    command: str
+    folder: str
 
 
 def input_file(path: Path) -> InputFile:
@@ -315,8 +319,11 @@ def input_file(path: Path) -> InputFile:
         name, form_of_input, column = map(
             _str_or_none, sql.execute("SELECT input, form, input_column FROM header").fetchone()
         )
-        whole, sheet, by, looked = (None, None, None, 0)
+        whole, sheet, by, looked, command = (None, None, None, 0, None)
         if form > 1:
+            command = sql.execute(
+                "SELECT command, folder FROM commands ORDER BY sitting DESC LIMIT 1"
+            ).fetchone()
             whole, sheet, by, looked = sql.execute(
                 "SELECT path, sheet, named_by, EXISTS (SELECT 1 FROM before) FROM input"
             ).fetchone()
@@ -326,9 +333,11 @@ def input_file(path: Path) -> InputFile:
     )
     paths = [place for place in places if place.is_file()]
     form_of_input, by = form_of_input or "", _str_or_none(by) or "id"
+    command, folder = (str(text or "") for text in command or ("", ""))
     return InputFile(
-        name or "", paths, form_of_input, column, _str_or_none(sheet), by, bool(looked)
-    )
+        name or "", paths, form_of_input, column, _str_or_none(sheet), by, bool(looked),
+        command, folder,
+    )  # fmt: skip
 
 
 def _str_or_none(value: object) -> str | None:

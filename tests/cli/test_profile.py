@@ -1,6 +1,7 @@
 """Profiles, `whoami`, ids that begin with a dash, and completion."""
 
 import os
+import shlex
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,6 +90,38 @@ def test_no_output_replaces_a_profile(cli: Cli, sandbox: Sandbox, folder: Path) 
             done = cli(*argv, folder / f"{name}.toml")
             assert (done.code, "is a profile" in done.err) == (2, True)
             assert (folder / f"{name}.toml").read_text() == profile
+
+
+WAYS = [
+    ("--profile", "acme", "bulk", "ids.txt", "--note", "--domain"),
+    ("bulk", "--profile=acme", "ids.txt"),
+    ("bulk", "ids.txt", "--api-key-file", "the key", "--domain", "{url}"),
+    ("bulk", "--domain={url}", "--api-key-file=the key", "--", "ids.txt"),
+]
+
+
+@pytest.mark.parametrize("argv", WAYS, ids=" ".join)
+def test_the_command_that_goes_on_names_the_same_tenant_and_key(
+    cli: Cli,
+    sandbox: Sandbox,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    argv: tuple[str, ...],
+) -> None:
+    write(folder, sandbox)
+    monkeypatch.setenv(config.DOMAIN, "other.eu.monocloud.com")
+    monkeypatch.delenv(config.API_KEY)
+    monkeypatch.chdir(folder)
+    (folder / "the key").write_text(sandbox.api_key)
+    Path("ids.txt").write_text("\n".join(sandbox.user_ids()))
+    command = [word.format(url=sandbox.url) for word in argv]
+    place = command.index("bulk") + 1
+    assert cli(*command[:place], "--limit", 1, *command[place:]).code == 0
+    monkeypatch.chdir("/")
+    first, *_ = cli("report", folder / "ids.txt.journal").out.splitlines()
+    _, _, going_on = first.partition("; go on with: ")
+    done = cli(*shlex.split(going_on)[1:])
+    assert (done.code, sandbox.stats().users["disabled"]) == (0, 0), going_on + done.err
 
 
 def test_without_a_home_there_are_no_profiles_to_keep(

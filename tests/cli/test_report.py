@@ -442,6 +442,29 @@ def test_a_command_is_told_from_what_is_needed_and_never_taken_from_the_journal(
     assert first.endswith(f"bulk 'users.txt; rm -rf x' --format txt --journal '{evil}'")
 
 
+@pytest.mark.parametrize(
+    ("recorded", "options"),
+    [
+        ("monocloud-async bulk --profile '../x;rm' users.txt", ""),
+        ("monocloud-async bulk --profile ' $(rm)' --domain ';rm x' users.txt", " --domain ';rm x'"),
+        ("monocloud-async bulk users.txt --api-key-file '/x/****'", ""),
+        ("monocloud-async bulk users.txt --domain 'cut of", ""),
+        ("monocloud-async bulk users.txt --domain", ""),
+        ("monocloud-async bulk users.txt -- --domain x", ""),
+        ("monocloud-async", ""),
+        ("", ""),
+    ],
+)
+def test_of_the_recorded_command_only_the_tenant_and_the_key_are_taken(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], recorded: str, options: str
+) -> None:
+    path = unfinished(tmp_path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as sql:
+        sql.execute("UPDATE commands SET command = ?", (recorded,))
+    first, *_ = told(capsys, path).splitlines()
+    assert first.endswith(f"; go on with: monocloud-async bulk {tmp_path}/users.txt{options}")
+
+
 @pytest.mark.process
 def test_a_command_with_control_characters_can_be_pasted_into_a_shell(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
