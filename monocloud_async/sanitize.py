@@ -12,11 +12,23 @@ _LONGEST: Final = 500  # characters
 UNSAFE: Final = (
     r"[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]+"
 )
+_BYTE: Final = r"[\udc80-\udcff]"  # one of a name that is not UTF-8, as Python has it
 
 
 def clean(text: str, longest: int = _LONGEST) -> str:
     """Return the text as one harmless line of at most so many characters."""
-    return re.sub(UNSAFE, " ", text[: longest + 1])[:longest]
+    shown = re.sub(_BYTE, _escaped, text[: longest + 1])
+    return re.sub(UNSAFE, " ", shown)[:longest]
+
+
+def visible(text: str) -> str:
+    """Return the text with control characters and direction marks written as escapes."""
+    shown = re.sub(_BYTE, _escaped, text)
+    return re.sub(UNSAFE, lambda found: found[0].encode("unicode_escape").decode(), shown)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return f"\\x{ord(found[0]) - 0xDC00:02x}"
 
 
 def format_time(seconds: float) -> str:

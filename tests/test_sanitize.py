@@ -17,7 +17,7 @@ from monocloud_async.sanitize import clean, format_time, redirect_origin
         ("a\u202eb\u2066c\u061cd\u200be", "a b c d e"),
         ("a\u2028b\u2029c", "a b c"),
         ("\ufeffa\x7fb\x9bc", " a b c"),
-        ("a\udcffb", "a b"),
+        ("a\udcffb\ud800c", "a\\xffb c"),
         ("é\U0001f600", "é\U0001f600"),
         ("", ""),
     ],

@@ -19,7 +19,7 @@ from monocloud_async.inputs.lines import Line
 from monocloud_async.journal.file import JournalFile
 from monocloud_async.outcome import BulkReport
 from monocloud_async.ratelimit.limiter import RateLimiter
-from monocloud_async.sanitize import clean
+from monocloud_async.sanitize import clean, visible
 from monocloud_async.user_list import IdSet
 
 _SHOWN: Final = 20  # bad lines that are listed one by one
@@ -123,7 +123,7 @@ class Preview(msgspec.Struct, kw_only=True):
                 await journal.close(report, limiter, "")
 
         loop.run(look())
-        self.journal = str(path)
+        self.journal = visible(str(path))
         self.compared = ids is not None
         self.done = journal.users_done
         self.latest = iso(journal.latest) if journal.latest else None

@@ -49,10 +49,10 @@ from monocloud_async.report.rows import (
     bad_lines,
     everybody,
     find,
+    recorded_as,
     users,
-    visible,
 )
-from monocloud_async.sanitize import UNSAFE, clean, format_time
+from monocloud_async.sanitize import UNSAFE, clean, format_time, visible
 
 MISSING_EXTRA = "the page needs its extra: pip install 'monocloud-async[report]'"
 
@@ -230,7 +230,7 @@ class Report:
         def lines() -> Iterator[str]:
             for row in rows():
                 counts[row.outcome] += 1
-                if user_id in {None, row.user_id}:
+                if user_id is None or row.user_id in recorded_as(user_id):
                     yield _encoded(_members(row))
             for line, problem in () if user_id is not None else bad_lines(self._journal):
                 error = {"type": _NOT_SENT, "message": f"line {line} {problem}"}
@@ -253,7 +253,7 @@ class Report:
         def lines() -> Iterator[str]:
             yield _csv_row(_CSV)
             for row in rows():
-                if user_id in {None, row.user_id}:
+                if user_id is None or row.user_id in recorded_as(user_id):
                     yield _csv_row(_cells(row))
 
         say(self._out, self.headline())

@@ -12,6 +12,7 @@ from monocloud_async.inputs.lines import Line
 from monocloud_async.journal.before import count_undoable, read_head, undoable
 from monocloud_async.journal.lock import Lock
 from monocloud_async.journal.paths import lock_path
+from monocloud_async.sanitize import clean
 
 
 @contextmanager
@@ -76,7 +77,7 @@ class UndoIds:
                 f"the run of {journal} enabled nobody who was disabled before: there is nothing to"
                 " undo"
             )
-        self.name = str(journal)
+        self.name = clean(str(journal))
         self.path = journal
         self.size = journal.stat().st_size
         self.found = "a journal, whose users were disabled before the run"

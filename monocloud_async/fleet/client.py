@@ -297,7 +297,7 @@ class FleetRun:
 
     async def pause(self, why: str = "paused by hand") -> None:
         """Pause the run until `resume`: the calls in flight finish, and no more are made."""
-        await self._signal(RunWorkflow.pause, why)
+        await self._signal(RunWorkflow.pause, clean(why))
 
     async def resume(self) -> None:
         """Resume a paused run; no user is sent twice."""

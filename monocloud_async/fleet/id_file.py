@@ -362,6 +362,11 @@ def _checked(where: str) -> tuple[str, str]:
     if "\0" in where:
         raise ConfigurationError(f"{clean(where)!r} is not a path: it contains a NUL character")
     path = str(Path(where).absolute())
+    if path != path.encode(errors="replace").decode():
+        raise ConfigurationError(
+            f"{clean(path)} is not a path that Temporal can pass on: it has bytes that are not"
+            " UTF-8; rename the file"
+        )
     return path, path
 
 

@@ -15,7 +15,8 @@ from msgspec import Struct, field
 from monocloud_async.journal.lock import is_held
 from monocloud_async.journal.paths import lock_path
 from monocloud_async.journal.snapshot import reading
-from monocloud_async.report.rows import UserRow, is_fleet, kind_and_message, operation_of, visible
+from monocloud_async.report.rows import UserRow, is_fleet, kind_and_message, operation_of
+from monocloud_async.sanitize import clean, visible
 
 _EXAMPLES: Final = 3  # ids of each kind of failure
 _KINDS: Final = 50  # that are read; a tenant may say something else for each user
@@ -328,10 +329,12 @@ def input_file(path: Path) -> InputFile:
                 "SELECT path, sheet, named_by, EXISTS (SELECT 1 FROM before) FROM input"
             ).fetchone()
     # An old journal has the name as it was given, relative to a folder that it does not have.
-    places = dict.fromkeys(
-        [Path(str(whole or name or "")), path.resolve().parent / Path(name or "").name]
-    )
-    paths = [place for place in places if place.is_file()]
+    journal = path.resolve()
+    places = [Path(str(whole or name or "")), journal.parent / Path(name or "").name]
+    # By default, the journal of FILE is FILE.journal. A name that is not UTF-8 is recorded escaped.
+    if clean(journal.stem) == Path(name or "").name:
+        places.append(journal.with_name(journal.stem))
+    paths = [place for place in dict.fromkeys(places) if place.is_file()]
     form_of_input, by = form_of_input or "", _str_or_none(by) or "id"
     command, folder = (str(text or "") for text in command or ("", ""))
     return InputFile(

@@ -12,8 +12,8 @@ import jinja2
 
 from monocloud_async.report.charts import charts
 from monocloud_async.report.figures import Figures, ended, read
-from monocloud_async.report.rows import UserRow, bad_lines, failures, users, visible
-from monocloud_async.sanitize import format_time
+from monocloud_async.report.rows import UserRow, bad_lines, failures, users
+from monocloud_async.sanitize import format_time, visible
 from monocloud_async.version import __version__
 
 _HERE: Final = Path(__file__).parent

@@ -1,6 +1,5 @@
 """The users of a journal one by one: who is done, who is not, and who was never asked for."""
 
-import re
 import sqlite3
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ from monocloud_async.endpoint import BULK_OPERATIONS, BulkOperation
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.journal.snapshot import DAMAGED_USER, DamageError, reading
 from monocloud_async.journal.store import quoted
-from monocloud_async.sanitize import UNSAFE
+from monocloud_async.sanitize import visible
 
 _COLUMNS: Final = "position, user_id, outcome, error, status, title, attempts, trace_id, ms, at"
 
@@ -77,11 +76,12 @@ def users(path: Path) -> Iterator[UserRow]:
 
 def find(path: Path, user_id: str) -> Found:
     """Return what became of the users with this id; raises as `failures` does."""
+    names = recorded_as(user_id)
     with reading(path, checked=_HEADER) as (sql, form):
-        latest = list(_rows(sql, "users", "user_id = ? ORDER BY position", user_id))
+        latest = list(_rows(sql, "users", "user_id IN (?, ?) ORDER BY position", *names))
         if form == 1:
             return Found(latest, [])
-        earlier = _rows(sql, "earlier", "user_id = ? ORDER BY at", user_id)
+        earlier = _rows(sql, "earlier", "user_id IN (?, ?) ORDER BY at", *names)
         return Found(latest, list(earlier))
 
 
@@ -120,7 +120,7 @@ def everybody(path: Path, user_ids: Iterable[str]) -> Iterator[UserRow]:
                     if position < begun
                     else UserRow(position, user_id, "not_attempted", message=why)
                 )
-            elif row.user_id not in {user_id, quoted(user_id)}:
+            elif row.user_id not in recorded_as(user_id):
                 # The journal may name any file: its content is not for the eyes of others.
                 raise InputChangedError(
                     f"id number {position + 1:,} was {quoted(row.user_id)}, and is another one now"
@@ -130,11 +130,6 @@ def everybody(path: Path, user_ids: Iterable[str]) -> Iterator[UserRow]:
                 row = next(rows, None)
         if row is not None:
             raise InputChangedError(f"it ends before id number {row.position + 1:,}")
-
-
-def visible(text: str) -> str:
-    """Return the text with control characters and direction marks written as escapes."""
-    return re.sub(UNSAFE, lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def operation_of(sql: sqlite3.Connection) -> BulkOperation:
@@ -148,6 +143,16 @@ def operation_of(sql: sqlite3.Connection) -> BulkOperation:
         if operation.endpoint == endpoint:
             return operation
     raise ConfigurationError(f"the journal is of {visible(endpoint)}, which is not known here")
+
+
+def recorded_as(user_id: str) -> tuple[str, str]:
+    """Return how a journal has this id: as it is, and in the form of an invalid one."""
+    invalid = quoted(user_id)
+    try:
+        user_id.encode()
+    except UnicodeEncodeError:  # nobody has this id, and SQLite does not take it
+        return invalid, invalid
+    return user_id, invalid
 
 
 def is_fleet(sql: sqlite3.Connection) -> bool:

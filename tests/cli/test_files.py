@@ -1,5 +1,6 @@
 """One rule for which files an output may replace, and outputs that appear whole or not at all."""
 
+import json
 import os
 import stat
 import subprocess
@@ -10,7 +11,7 @@ from tempfile import TemporaryDirectory
 import pytest
 import typer
 from recorded import outcome, write
-from terminal import PROGRAM, environment
+from terminal import PROGRAM, Cli, environment
 
 from monocloud_async import ConfigurationError
 from monocloud_async.cli.exit_codes import STOPPED
@@ -272,3 +273,49 @@ def test_a_table_may_go_to_stdout_by_its_name(ids: Path, tmp_path: Path) -> None
             check=False,
         )
     assert "ada,disabled" in table.read_text()
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox(users=3) as sandbox:
+        yield sandbox
+
+
+NAME = "na\udcefme"  # as Python has a byte that is not UTF-8
+SHOWN = r"na\xefme"
+
+
+def test_a_name_that_is_not_utf_8_is_shown_with_its_bytes(
+    cli: Cli, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    first, second, *_ = sandbox.user_ids()
+    ids, page, failures = f"{NAME}.txt", f"{NAME}.html", f"{NAME}.failed.txt"
+    Path(ids).write_text(f"{first}\n{second}\nnobody\n")
+    dry = json.loads(cli("bulk", ids, "--dry-run", "--json").out)
+    assert (dry["input"], dry["journal"]) == (f"{SHOWN}.txt", f"{SHOWN}.txt.journal")
+    assert SHOWN in cli("bulk", ids, "--dry-run").out
+    done = cli("bulk", ids, "--check", "--limit", 2, "--failures", failures)
+    assert f"Enabling {SHOWN}.txt on" in done.err
+    assert f"{SHOWN}.txt.journal" in done.err
+
+    journal = f"{ids}.journal"
+    told = cli("report", journal, "-o", page, "--failures", failures)
+    assert f"{SHOWN}.txt on http" in told.out
+    assert f"The report as a page: {SHOWN}.html" in told.out
+    assert SHOWN in Path(page).read_text()
+    assert Path(failures).read_text() == "nobody\n"
+    *_, last = cli("report", journal, "--json").out.splitlines()
+    summary = json.loads(last)["summary"]
+    assert summary["input"] == f"{SHOWN}.txt"
+    assert summary["go_on"] == f"monocloud-async bulk $'{tmp_path}/{SHOWN}.txt' --check"
+    assert cli("report", journal, "--user", NAME).err == (
+        f"Error: {NAME!r} is not in the journal {SHOWN}.txt.journal and not in its input\n"
+    )
+    assert SHOWN in cli("check", ids).err
+    dry = json.loads(cli("undo", journal, "--dry-run", "--json").out)
+    assert dry["input"] == f"{SHOWN}.txt.journal"
+    assert cli("undo", journal, "--yes", "--limit", 1).code == 0
+    first, *_ = cli("report", f"{journal}.undo").out.splitlines()
+    assert first.endswith(f"monocloud-async undo $'{tmp_path}/{SHOWN}.txt.journal'")
+    assert f"cannot read {SHOWN}: No such file" in cli("bulk", NAME).err

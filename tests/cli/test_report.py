@@ -22,6 +22,7 @@ from monocloud_async.inputs.ids import NotAnIdError, find
 from monocloud_async.inputs.reader import open_ids
 from monocloud_async.journal.file import JournalFile
 from monocloud_async.journal.store import InputInfo
+from monocloud_async.report import rows
 from monocloud_async.sandbox import Sandbox
 
 
@@ -516,3 +517,11 @@ def test_an_output_that_stdout_does_not_take_is_told_in_one_line(
     assert done.returncode == 3
     assert done.stderr.endswith("Error: cannot write to stdout (No space left on device)\n")
     assert "Traceback" not in done.stderr
+
+
+def test_an_id_that_was_refused_is_found_by_its_own_name(tmp_path: Path) -> None:
+    path = write(tmp_path / "j", [outcome(0, "ada")])
+    name = "na\udcefme"  # as Python has a byte that is not UTF-8
+    with closing(sqlite3.connect(path, isolation_level=None)) as sql:
+        sql.execute("UPDATE users SET user_id = ?", (ascii(name),))
+    assert [row.user_id for row in rows.find(path, name).latest] == [ascii(name)]

@@ -111,6 +111,13 @@ async def test_a_cell_over_several_lines_is_refused(tmp_path: Path, rows: str) -
         await inspect_file(str(path))
 
 
+async def test_a_name_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "na\udcefme.txt"
+    path.write_text("ada\n")
+    with pytest.raises(ConfigurationError, match=r"na\\xefme.txt is not a path that Temporal can"):
+        await inspect_file(str(path))
+
+
 async def test_the_shortest_lines_of_the_file_count(tmp_path: Path) -> None:
     path = tmp_path / "ids.txt"
     path.write_text("".join(f"{n:0500}\n" for n in range(1000)) + "ada\n" * 400_000)
