@@ -196,6 +196,10 @@ def run(arguments: list[str]) -> int:
         return INTERRUPTED if isinstance(error.__context__, KeyboardInterrupt) else STOPPED
     except MonoCloudError as error:
         message = str(error)
+    except FileNotFoundError:
+        if _has_folder():
+            raise
+        message = "this folder was removed; go to another one, or give the whole path of each file"
     except _UsageError as error:
         message = _explain(error)
         if not message:  # the help was shown
@@ -204,6 +208,15 @@ def run(arguments: list[str]) -> int:
         return code if isinstance(code, int) else ALL_DONE
     typer.echo(f"Error: {clean(message)}", err=True)
     return USAGE
+
+
+def _has_folder() -> bool:
+    """Return whether the working directory is there."""
+    try:
+        os.getcwd()  # noqa: PTH109  only whether it fails matters
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _explain(error: Any) -> str:

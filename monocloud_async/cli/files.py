@@ -17,7 +17,7 @@ from monocloud_async.cli.profile import profiles
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.inputs.reader import STDIN
 from monocloud_async.journal.before import is_journal
-from monocloud_async.journal.paths import files_of, real_path
+from monocloud_async.journal.paths import files_of, real_path, resolved
 
 _STREAMS = {1: "stdout", 2: "stderr"}
 _OPEN_FILES = ("/dev/fd", "/dev/stdin", "/dev/stdout", "/dev/stderr", "/dev/tty", "/proc")
@@ -57,7 +57,7 @@ class Kept:
         """
         if journal is not None:
             _refuse_stream("the journal", journal)
-            files = {*files_of(real_path(journal)), *files_of(journal.resolve())}
+            files = {*files_of(real_path(journal)), *files_of(resolved(journal))}
             for file in files:
                 self._check("the journal", file)
             for file in files:

@@ -11,7 +11,7 @@ from monocloud_async.inputs import By, Format
 from monocloud_async.inputs.lines import Line
 from monocloud_async.journal.before import count_undoable, read_head, undoable
 from monocloud_async.journal.lock import Lock
-from monocloud_async.journal.paths import lock_path
+from monocloud_async.journal.paths import lock_path, resolved
 from monocloud_async.sanitize import clean
 
 
@@ -22,7 +22,7 @@ def locked(journal: Path) -> Iterator[None]:
     Raises:
         ConfigurationError: a run uses the journal, or its folder cannot be written.
     """
-    lock = Lock(lock_path(journal.resolve()), f"the journal {journal}")
+    lock = Lock(lock_path(resolved(journal)), f"the journal {journal}")
     try:
         lock.take()
     except OSError as error:

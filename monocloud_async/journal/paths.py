@@ -11,6 +11,7 @@ from typing import Final
 
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.journal.schema import no_journal
+from monocloud_async.sanitize import clean
 
 # SQLite's log, its index, the log of its other mode, and the lock of `journal.lock`.
 ENDS: Final = ("-wal", "-shm", "-journal", "-lock")
@@ -33,9 +34,30 @@ def undo_path(journal: Path) -> Path:
 
 
 def real_path(journal: str | os.PathLike[str]) -> Path:
-    """Return the path without links to folders; for the file itself, see `check_files`."""
+    """Return the path without links to folders; for the file itself, see `check_files`.
+
+    Raises:
+        ConfigurationError: as `resolved`.
+    """
     path = Path(journal)
-    return path.resolve() if path.name in {"", ".."} else path.parent.resolve() / path.name
+    file = resolved(path)
+    return file if path.name in {"", ".."} else resolved(path.parent) / path.name
+
+
+def resolved(path: Path) -> Path:
+    """Return the whole path without links.
+
+    Raises:
+        ConfigurationError: it is none, or begins in a folder that was removed.
+    """
+    try:
+        return Path(os.path.realpath(path))  # `Path.resolve` fails for a link to itself
+    except ValueError:
+        raise ConfigurationError(f"{clean(str(path))!r} is not a path: it has a NUL byte") from None
+    except FileNotFoundError:  # from `os.getcwd`
+        raise ConfigurationError(
+            f"{clean(str(path))}: this process is in a folder that was removed; give the whole path"
+        ) from None
 
 
 def check_files(journal: Path) -> None:

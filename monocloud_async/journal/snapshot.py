@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from monocloud_async.errors import ConfigurationError
+from monocloud_async.journal.paths import resolved
 from monocloud_async.journal.schema import MAGIC, SMALLEST, check, no_journal
 from monocloud_async.outcome import DONE, DONE_BEFORE
 from monocloud_async.sanitize import clean
@@ -108,7 +109,7 @@ def reading(
         ConfigurationError: the file is not a journal, or cannot be read.
     """
     try:
-        with _opened(path.resolve(), path) as sql:
+        with _opened(resolved(path), path) as sql:
             form = check(sql, path)
             if form is None:
                 raise _still_empty(path)

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 from msgspec import Struct, field
 
 from monocloud_async.journal.lock import is_held
-from monocloud_async.journal.paths import lock_path
+from monocloud_async.journal.paths import lock_path, resolved
 from monocloud_async.journal.snapshot import reading
 from monocloud_async.report.rows import UserRow, is_fleet, kind_and_message, operation_of
 from monocloud_async.sanitize import clean, visible
@@ -260,7 +260,7 @@ def read(path: Path) -> Figures:
     Raises:
         ConfigurationError: the file is not a journal, or cannot be read.
     """
-    is_locked = is_held(lock_path(path.resolve()))
+    is_locked = is_held(lock_path(resolved(path)))
     with reading(path) as (sql, form):
         tenant, created, source, form_of_input, column = sql.execute(
             "SELECT tenant, created / 1000.0, input, form, input_column FROM header"
@@ -329,7 +329,7 @@ def input_file(path: Path) -> InputFile:
                 "SELECT path, sheet, named_by, EXISTS (SELECT 1 FROM before) FROM input"
             ).fetchone()
     # An old journal has the name as it was given, relative to a folder that it does not have.
-    journal = path.resolve()
+    journal = resolved(path)
     places = [Path(str(whole or name or "")), journal.parent / Path(name or "").name]
     # By default, the journal of FILE is FILE.journal. A name that is not UTF-8 is recorded escaped.
     if clean(journal.stem) == Path(name or "").name:

@@ -319,3 +319,44 @@ def test_a_name_that_is_not_utf_8_is_shown_with_its_bytes(
     first, *_ = cli("report", f"{journal}.undo").out.splitlines()
     assert first.endswith(f"monocloud-async undo $'{tmp_path}/{SHOWN}.txt.journal'")
     assert f"cannot read {SHOWN}: No such file" in cli("bulk", NAME).err
+
+
+GONE = [
+    ("bulk", "{ids}", "--failures", "f"),
+    ("bulk", "{ids}", "--journal", "j"),
+    ("bulk", "ids.txt"),
+    ("check", "{ids}", "-o", "t.csv"),
+    ("users", "-o", "t.csv"),
+    ("report", "j"),
+    ("report", "{journal}", "-o", "p.html"),
+    ("report", "{journal}", "--failures", "f"),
+    ("undo", "j"),
+    ("sandbox", "--ids", "ids"),
+    ("fleet", "start", "ids.txt"),
+    ("fleet", "dev", "ids.txt"),
+    ("fleet", "doctor", "ids.txt"),
+]
+
+
+@pytest.mark.parametrize("argv", GONE, ids=" ".join)
+def test_a_folder_that_was_removed_is_told_in_one_line(
+    cli: Cli,
+    sandbox: Sandbox,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    argv: tuple[str, ...],
+) -> None:
+    ids = tmp_path / "ids.txt"
+    ids.write_text("ada\n")
+    journal = write(tmp_path / "journal", [outcome(0, "ada")])
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    done = cli(*(word.format(ids=ids, journal=journal) for word in argv))
+    assert done.code == 2
+    last = done.err.splitlines()[-1]
+    assert last.startswith("Error: ")
+    assert "Traceback" not in done.err
+    assert "folder" in last or "No such file or directory" in last
+    assert sandbox.stats().requests == 0

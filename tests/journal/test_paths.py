@@ -9,6 +9,7 @@ import pytest
 
 from monocloud_async import ConfigurationError, MonoCloudSession
 from monocloud_async.journal.paths import files_of
+from monocloud_async.report.figures import read
 from monocloud_async.sandbox import Sandbox
 
 ENDS = ("", "-wal", "-shm", "-journal", "-lock")
@@ -94,3 +95,30 @@ async def test_somebody_elses_database_keeps_its_mode(
     with pytest.raises(ConfigurationError, match="is not a journal"):
         await session.bulk_enable(["ada"], journal=path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
+
+
+async def test_what_is_no_path_is_told(session: MonoCloudSession, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(link)
+    refused: list[tuple[str | Path, str]] = [
+        ("a\0b", r"'a b' is not a path: it has a NUL byte"),
+        ("a\0/b", r"'a /b' is not a path"),
+        (link, f"{link} is a link to {link}"),
+        (link / "b", "Too many levels of symbolic links"),
+    ]
+    for path, told in refused:
+        with pytest.raises(ConfigurationError, match=told):
+            await session.bulk_enable(["ada"], journal=path)
+        with pytest.raises(ConfigurationError):
+            read(Path(path))
+
+
+async def test_a_relative_path_in_a_folder_that_was_removed_is_told(
+    session: MonoCloudSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(ConfigurationError, match=r"^j: this process is in a folder that was rem"):
+        await session.bulk_enable(["ada"], journal="j")
