@@ -443,9 +443,11 @@ def bulk(
     One process is faster than the rate limit of nearly any tenant.
     """
     from monocloud_async.cli import commands, emails  # noqa: PLC0415  help is quick
+    from monocloud_async.cli.tables import check_is_text  # noqa: PLC0415  help is quick
 
     if journal is not None and no_journal:
         raise typer.BadParameter("--journal and --no-journal contradict each other")
+    check_is_text("--failures", failures)
     access = commands.access(domain, api_key_file, timeout, attempts)
     with commands.open_ids(file, form, column, sheet=sheet, by=by) as reader:
         place = commands.journal_path(reader, journal, wanted=not no_journal)
@@ -632,9 +634,12 @@ def report(
     command goes on with it.
     """
     from monocloud_async.cli import report as terminal  # noqa: PLC0415  help is quick
+    from monocloud_async.cli.tables import check_is_text  # noqa: PLC0415  help is quick
 
     if csv and json:
         raise typer.BadParameter("--csv and --json contradict each other")
+    check_is_text("--failures", failures)
+    check_is_text("--output", output, ".html")
     told = terminal.Report(journal, options_given, quiet=csv or json)
     files = told.kept()
     files.check("--failures", failures)
@@ -745,7 +750,9 @@ def sandbox(
 ) -> None:
     """Run a simulated MonoCloud tenant on this machine, with faults on demand."""
     from monocloud_async.cli import sandbox as terminal  # noqa: PLC0415  help is quick
+    from monocloud_async.cli.tables import check_is_text  # noqa: PLC0415  help is quick
 
+    check_is_text("--ids", ids, ".txt")
     with terminal.usage_errors():
         tenant = terminal.Sandbox(
             users=users,

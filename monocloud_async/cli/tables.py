@@ -22,7 +22,8 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff2
 
 _JSON_LINES: Final = {".jsonl", ".ndjson"}
 # What is in files of these names for other programs; a table is csv or JSON lines.
-_OTHERS: Final = {".json", ".gz", ".xlsx", ".xlsm", ".xlsb", ".xls", ".ods"}
+_NO_TEXT: Final = {".gz", ".xlsx", ".xlsm", ".xlsb", ".xls", ".ods"}
+_OTHERS: Final = {".json", *_NO_TEXT}
 _PIECE: Final = 1 << 16  # characters
 
 Cell = str | bool | None
@@ -52,6 +53,24 @@ def table_format(path: Path | None, form: TableFormat | None) -> TableFormat:
             " in .csv or .jsonl"
         )
     return TableFormat.JSONL if suffix in _JSON_LINES else TableFormat.CSV
+
+
+def check_is_text(option: str, path: Path | None, ends: str = ".csv or .txt") -> None:
+    """Check that a file that gets text is not named as a workbook or as something packed.
+
+    Args:
+        option: the option that names the file.
+        path: the file, or None without one.
+        ends: how its name may end.
+
+    Raises:
+        ConfigurationError: it is.
+    """
+    if path is not None and path.suffix.lower() in _NO_TEXT:
+        raise ConfigurationError(
+            f"{option}: {path} would get text, which programs do not expect in a file of this name;"
+            f" choose a name that ends in {ends}"
+        )
 
 
 @contextmanager

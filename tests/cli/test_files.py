@@ -360,3 +360,23 @@ def test_a_folder_that_was_removed_is_told_in_one_line(
     assert "Traceback" not in done.err
     assert "folder" in last or "No such file or directory" in last
     assert sandbox.stats().requests == 0
+
+
+@pytest.mark.parametrize("end", ["xlsx", "XLS", "xlsb", "xlsm", "ods", "csv.gz"])
+def test_text_is_not_written_to_a_file_that_is_named_as_a_workbook(
+    cli: Cli, sandbox: Sandbox, ids: Path, tmp_path: Path, end: str
+) -> None:
+    journal = write(tmp_path / "journal", [outcome(0, "ada")])
+    output = tmp_path / f"out.{end}"
+    for argv in (
+        ("bulk", ids, "--failures", output),
+        ("report", journal, "--failures", output),
+        ("report", journal, "-o", output),
+        ("sandbox", "--ids", output, "--port", 0),
+    ):
+        done = cli(*argv)
+        assert (done.code, done.out) == (2, "")
+        assert f": {output} would get text, which" in done.err
+        assert "choose a name that ends in ." in done.err
+    assert sandbox.stats().requests == 0
+    assert not output.exists()
