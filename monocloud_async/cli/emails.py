@@ -10,7 +10,7 @@ from monocloud_async.cli.list_display import shown
 from monocloud_async.cli.users import addresses_of, folded
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.inputs import By
-from monocloud_async.inputs.ids import EMAIL_IN_PLACE
+from monocloud_async.inputs.ids import EMAIL_IN_PLACE, is_column_name
 from monocloud_async.inputs.lines import Line
 from monocloud_async.inputs.reader import IdReader
 from monocloud_async.sanitize import clean
@@ -22,11 +22,13 @@ def refuse_addresses(reader: IdReader) -> None:
     """Check that the ids of a file are not e-mail addresses.
 
     Raises:
-        ConfigurationError: all of the first lines have one.
+        ConfigurationError: all of the first lines have one, under their header if there is one.
     """
     if reader.by is By.EMAIL:
         return
     sample = list(islice(reader.lines_again() or (), _SAMPLE))
+    if sample and is_column_name(sample[0].user_id or sample[0].text.strip(), By.EMAIL):
+        del sample[0]
     if sample and all(line.problem == EMAIL_IN_PLACE for line in sample):
         raise ConfigurationError(
             f"{reader.name} has e-mail addresses, not user ids: add --by email, which looks the"

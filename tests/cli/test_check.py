@@ -573,6 +573,22 @@ def test_e_mail_addresses_are_refused_as_ids_and_resolved_if_asked(
     assert "5  enabled before" in again.out
 
 
+@pytest.mark.parametrize("header", ["email", "E-mail", "e-mail address", '"EMAIL"', "Mail"])
+def test_a_list_of_addresses_may_have_a_header(
+    cli: Cli, sandbox: Sandbox, tmp_path: Path, header: str
+) -> None:
+    first, *_ = sandbox.user_ids()
+    address = (sandbox.user(first) or {})["emails"][0]["email"]
+    ticket = written(tmp_path / "ticket.txt", [header, address])
+    for command in ("bulk", "check"):
+        done = cli(command, ticket)
+        assert (done.code, "add --by email" in done.err) == (2, True)
+    assert sandbox.stats().requests == 0
+    done = cli("bulk", ticket, "--by", "email")
+    assert (done.code, f"line 1 is a header and passed over: {header!r}" in done.err) == (0, True)
+    assert not sandbox.is_disabled(first)
+
+
 @pytest.mark.parametrize(
     ("by", "sent"), [("id", "Nothing was sent."), ("email", "Nothing was changed.")]
 )
