@@ -94,7 +94,7 @@ def open_table(path: Path | None, form: TableFormat, columns: Sequence[str]) -> 
             yield _writer(file, form, columns)
         return
     with (
-        written("a temporary file"),
+        written("a temporary file (TMPDIR names its folder)"),
         tempfile.TemporaryFile("w+", encoding="utf-8", newline="") as file,
     ):
         yield _writer(file, form, columns)

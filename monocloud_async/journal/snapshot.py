@@ -10,6 +10,7 @@ import os
 import sqlite3
 import stat
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import closing, contextmanager, suppress
@@ -82,6 +83,11 @@ _DAMAGE: Final = {
     "before": f"{_NO_USER} OR {_no_number('disabled', most=1, null=True)}",
     "chunks": _no_number("bad_lines"),  # only a fleet's journal has them
 }
+# A reader writes nothing but temporary files.
+_NO_ROOM: Final = {
+    sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_GETTEMPPATH,
+}  # fmt: skip
+_FOLDERS: Final = ("/var/tmp", "/usr/tmp", "/tmp")  # noqa: S108  in SQLite's order, to name one
 _TIMED: Final = {"users", "samples", "earlier"}  # what a sitting writes
 
 
@@ -124,6 +130,12 @@ def reading(
 
 def _unreadable(path: Path, error: Exception) -> ConfigurationError:
     what, code = clean(str(error)), _code(error)
+    if getattr(error, "sqlite_errorcode", 0) in _NO_ROOM:
+        return ConfigurationError(
+            f"the temporary folder {_temporary_folder()} is full or cannot be written to, and the"
+            f" journal {path} is too large to be sorted in memory; make room there, or name another"
+            " folder by the variable TMPDIR"
+        )
     if is_locked(error):
         advice = _LOCKED
     elif code == sqlite3.SQLITE_INTERRUPT:
@@ -133,6 +145,14 @@ def _unreadable(path: Path, error: Exception) -> ConfigurationError:
     else:
         advice = "it is damaged, or was changed by hand: restore it from a backup"
     return ConfigurationError(f"cannot read the journal {path}: {what}; {advice}")
+
+
+def _temporary_folder() -> str:
+    """Return the folder in which SQLite has its temporary files."""
+    if sys.platform == "win32":
+        return tempfile.gettempdir()
+    named = (os.environ.get("SQLITE_TMPDIR"), os.environ.get("TMPDIR"), *_FOLDERS)
+    return next((name for name in named if name and os.access(name, os.W_OK | os.X_OK)), ".")
 
 
 def is_locked(error: Exception) -> bool:

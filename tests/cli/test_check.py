@@ -3,8 +3,11 @@
 import json
 import os
 import re
+import resource
 import shlex
+import signal
 import sqlite3
+import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -12,8 +15,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import recorded
 import typer
-from terminal import Cli, stdin_from
+from terminal import PROGRAM, Cli, environment, stdin_from
 
 from monocloud_async import config
 from monocloud_async.cli import check, commands, states
@@ -806,3 +810,40 @@ def test_a_hundred_alike_stop_the_run_and_the_option_allows_them(
     done = cli("bulk", nobody, "--no-journal", *options)
     assert (done.code, "first 20 users all failed in the same way" in done.err) == (3, True)
     assert requests + 270 <= sandbox.stats().requests <= requests + 280
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("command", ["check", "report"])
+def test_a_temporary_folder_that_is_full_is_told_and_not_the_journal(
+    sandbox: Sandbox, users: Path, tmp_path: Path, command: str
+) -> None:
+    journal = recorded.write(tmp_path / "journal", [recorded.outcome(0, "user")])
+    with closing(sqlite3.connect(journal, isolation_level=None)) as sql:
+        sql.execute("UPDATE header SET tenant = ?", (sandbox.url,))
+        sql.execute(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 200000)"
+            " INSERT INTO users SELECT i, 'user of the number ' || i, 'enabled', 200, 1, i, i,"
+            " NULL, NULL, NULL FROM n"
+        )
+        sql.execute("PRAGMA journal_mode = DELETE")
+
+    def full() -> None:  # every file, as the tests cannot fill a disk
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, resource.RLIM_INFINITY))
+
+    done = subprocess.run(
+        [*PROGRAM, command, journal],
+        env=environment(sandbox) | {"TMPDIR": str(tmp_path), "SQLITE_TMPDIR": ""}
+        | {"COVERAGE_PROCESS_START": "", "COVERAGE_PROCESS_CONFIG": ""},
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=100,
+        check=False,
+        preexec_fn=full,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"Error: the temporary folder {tmp_path} is full or cannot be written to, and the journal"
+        f" {journal} is too large to be sorted in memory; make room there, or name another folder"
+        " by the variable TMPDIR\n"
+    )
