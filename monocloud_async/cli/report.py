@@ -45,6 +45,7 @@ from monocloud_async.report.figures import (
 from monocloud_async.report.rows import (
     Found,
     InputChangedError,
+    NobodyRecordedError,
     UserRow,
     bad_lines,
     everybody,
@@ -66,6 +67,10 @@ _NAMES = {
     "failed": "failed",
     "unknown": "unknown: a request was sent, but no response arrived",
     "not_attempted": "not attempted",
+}
+_IN_FLIGHT = {
+    State.AT_WORK: "in flight",
+    State.UNKNOWN: "in flight, or were when a run was killed: unknown",
 }
 _CSV = (
     "number", "user_id", "status", "http_status", "attempts", "seconds", "at", "error", "message",
@@ -299,6 +304,8 @@ class Report:
                     pass
             except InputChangedError as error:
                 why = f"the input {path} has changed: {error}"
+            except NobodyRecordedError as error:
+                why = f"the input {path} may have changed: {error}"
             except (ConfigurationError, OSError) as error:
                 why = f"the input {path} cannot be read: {error}"
             else:
@@ -338,6 +345,8 @@ class Report:
 
     def _since(self) -> str:
         """Return when the journal was last written, and how to ask again."""
+        if not self.figures.latest:
+            return f"Nobody was asked for; to ask: {self._go_on(again=True)}"
         return (
             f"The journal knows the tenant as it was at {format_time(self.figures.latest)} UTC;"
             f" to ask again: {self._go_on(again=True)}"
@@ -528,8 +537,7 @@ def _outcomes(figures: Figures) -> Table:
         if count or outcome == figures.done_status:
             table.add_row(f"{count:,}", name)
     if figures.unrecorded:
-        at_work = figures.state is State.AT_WORK
-        what = "in flight" if at_work else "in flight when a run was killed: unknown"
+        what = _IN_FLIGHT.get(figures.state, "in flight when a run was killed: unknown")
         table.add_row(f"{figures.unrecorded:,}", what)
     if never := (figures.left or 0) - figures.unrecorded - figures.outcomes.get("not_attempted", 0):
         about = "" if figures.ids is not None else "about "

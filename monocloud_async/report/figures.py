@@ -433,14 +433,14 @@ def _state(figures: Figures, *, is_locked: bool | None) -> State:
         return State.ENDED
     if last.host != socket.gethostname():
         return State.UNKNOWN  # this may be a copy
-    if is_locked is None and _is_alive(last.pid):
-        return State.AT_WORK
+    if _is_alive(last.pid):  # if nobody holds the lock, this may be a copy of its journal
+        return State.AT_WORK if is_locked is None else State.UNKNOWN
     return State.KILLED
 
 
 def _is_alive(process: int) -> bool:
-    """Return whether there is a process of this number."""
-    if not hasattr(os, "kill") or not 0 < process < 1 << 31:
+    """Return whether there is another process of this number."""
+    if not hasattr(os, "kill") or not 0 < process < 1 << 31 or process == os.getpid():
         return False
     try:
         os.kill(process, 0)

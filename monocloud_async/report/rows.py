@@ -56,6 +56,10 @@ class InputChangedError(ConfigurationError):
     """The input is not the one of the journal."""
 
 
+class NobodyRecordedError(ConfigurationError):
+    """The journal has no user by which an input can be recognized."""
+
+
 def failures(path: Path) -> Iterator[UserRow]:
     """Yield every user who is not done, in the order of the input.
 
@@ -101,6 +105,7 @@ def everybody(path: Path, user_ids: Iterable[str]) -> Iterator[UserRow]:
 
     Raises:
         InputChangedError: the input is not the one of the journal.
+        NobodyRecordedError: nobody can tell whether it is.
         ConfigurationError: as `failures`.
     """
     with reading(path, checked=_HEADER) as (sql, _):
@@ -112,7 +117,7 @@ def everybody(path: Path, user_ids: Iterable[str]) -> Iterator[UserRow]:
         rows = _rows(sql, "users", "1 ORDER BY position")
         row = next(rows, None)
         if row is None:
-            raise InputChangedError("the journal has no user by which to recognize it")
+            raise NobodyRecordedError("the journal has no user by which to recognize it")
         for position, user_id in enumerate(user_ids):
             if row is None or row.position != position:
                 yield (

@@ -14,7 +14,7 @@ from typing import Any
 import journals
 import pytest
 from recorded import NASTY, TENANT, outcome, told, write
-from terminal import PROGRAM
+from terminal import PROGRAM, Cli
 
 from monocloud_async import MonoCloudSession, RetryPolicy
 from monocloud_async.cli import main
@@ -269,12 +269,31 @@ def test_several_outputs_need_the_input_to_be_checked_once(
     assert len(opened) == 3  # for the check, and for each output
 
 
+def without_users(source: Path) -> None:
+    with closing(sqlite3.connect(f"{source}.journal", isolation_level=None)) as sql:
+        sql.execute("DELETE FROM users")
+
+
+def test_a_run_over_an_input_without_ids_has_no_time(
+    cli: Cli, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    ids = tmp_path / "ids.txt"
+    ids.write_text("..\n")
+    assert cli("bulk", ids).code == 1
+    page = tmp_path / "page.html"
+    *_, last = cli("report", f"{ids}.journal", "-o", page).out.splitlines()[:-1]
+    assert last == f"Nobody was asked for; to ask: monocloud-async bulk {ids} --no-journal"
+    assert "1970" not in page.read_text()
+    assert sandbox.stats().requests == 0
+
+
 @pytest.mark.parametrize(
     ("spoil", "why"),
     [
         (lambda source: source.unlink(), "users.txt is not there"),
         (lambda source: source.write_text("other\n" * 10), "has changed: id number 1 was 'user0'"),
         (lambda source: source.write_text("user0\n"), "has changed: it ends before id number 2"),
+        (without_users, "may have changed: the journal has no user by which to recognize it"),
     ],
 )
 def test_failures_that_cannot_be_known_are_refused(

@@ -161,6 +161,15 @@ def test_of_a_run_on_another_machine_the_lock_says_nothing(journal: Path) -> Non
     assert "killed, or at work as process" in figures.headline()
 
 
+def test_a_copy_of_the_journal_of_a_process_that_is_there_is_not_called_killed(
+    journal: Path,
+) -> None:
+    change(journal, KILLED, f"UPDATE sittings SET process = {os.getppid()}")  # noqa: S608  a number
+    assert read(journal).state is State.UNKNOWN
+    change(journal, f"UPDATE sittings SET process = {os.getpid()}")  # noqa: S608  as above
+    assert read(journal).state is State.KILLED
+
+
 @pytest.mark.parametrize(
     ("statement", "state"),
     [("SELECT 1", State.FINISHED), (STOPPED, State.ENDED), (KILLED, State.KILLED)],

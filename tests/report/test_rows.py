@@ -10,6 +10,7 @@ from recorded import outcome, write
 from monocloud_async import ConfigurationError, MonoCloudSession
 from monocloud_async.report.rows import (
     InputChangedError,
+    NobodyRecordedError,
     bad_lines,
     everybody,
     failures,
@@ -69,7 +70,7 @@ def test_another_input_is_told_and_not_quoted(path: Path, user_ids: list[str], w
 
 def test_a_journal_without_users_recognizes_no_input(path: Path) -> None:
     changed(path, "DELETE FROM users")
-    with pytest.raises(InputChangedError, match="has no user by which to recognize it"):
+    with pytest.raises(NobodyRecordedError, match="has no user by which to recognize it"):
         list(everybody(path, IDS))
 
 
