@@ -1,8 +1,11 @@
 """The commands and their options. Each command imports its code when it runs: help is quick."""
 
+import copy
+import io
 import os
 import shlex
 from collections.abc import Iterable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from enum import StrEnum
 from itertools import islice
 from pathlib import Path
@@ -49,16 +52,21 @@ _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 class _Commands(TyperGroup):
     """The commands, which know all arguments."""
 
+    def __init__(self, **attributes: Any) -> None:
+        """Let help and completion know the option that `parse_args` replaces."""
+        super().__init__(**attributes)
+        self.params += _add_profile(self)[:1]
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Keep the arguments, which the journal of a run records, and apply a profile."""
         ctx.meta[ARGUMENTS] = list(args)
         if any(arg.startswith(PROFILE) for arg in args):
-            args = self._with_profile(args)
+            args = self._with_profile(args, is_known=not ctx.resilient_parsing)
         return super().parse_args(ctx, args)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Return the command; for `disable`, say what there is, and never suggest the opposite."""
-        if args[0] == "disable":
+        if args[0] == "disable" and not ctx.resilient_parsing:
             raise _UsageError(
                 "No such command 'disable': `undo JOURNAL` disables again whom a run has enabled;"
                 " in Python, disable_user and bulk_disable disable anybody",
@@ -66,8 +74,11 @@ class _Commands(TyperGroup):
             )
         return super().resolve_command(ctx, args)
 
-    def _with_profile(self, args: list[str]) -> list[str]:
-        """Replace the name of a profile by the options that it stands for."""
+    def _with_profile(self, args: list[str], *, is_known: bool) -> list[str]:
+        """Replace the name of a profile by the options that it stands for.
+
+        For completion, `is_known` is False: nobody asks then what the profile has.
+        """
         from monocloud_async.cli.profile import options_of  # noqa: PLC0415  help is quick
 
         profile, rest, words = None, list[str](), 0  # words of the command, such as "fleet start"
@@ -79,9 +90,27 @@ class _Commands(TyperGroup):
             rest += piece.words
             if piece.command is not command:
                 command, words = piece.command, len(rest)
-        if profile is None or command is None or hasattr(command, "get_command"):
+        if profile is None or not is_known or command is None or hasattr(command, "get_command"):
             return rest
         return [*rest[:words], *options_of(profile, _flags(command)), *rest[words:]]
+
+
+def _add_profile(command: Any) -> list[Any]:
+    """Add the option --profile to each command that has --domain; return these options."""
+    added = [
+        option
+        for subcommand in getattr(command, "commands", {}).values()
+        for option in _add_profile(subcommand)
+    ]
+    for place, param in enumerate(command.params):
+        if "--domain" in param.opts:
+            option = copy.copy(param)
+            option.name, option.opts, option.metavar = "profile", [PROFILE], "NAME"
+            option.help = "The profile that names the tenant and the file of its key."
+            option.expose_value = False  # for the functions, `parse_args` has replaced it
+            command.params.insert(place, option)
+            return [*added, option]
+    return added
 
 
 class _Piece(NamedTuple):
@@ -137,7 +166,7 @@ class _TakesIds(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Refuse what is no option of the command, and say how an id is written."""
         flags = _flags(self)
-        rest = iter(args)
+        rest = iter(() if ctx.resilient_parsing else args)  # completion refuses nothing
         for arg in rest:
             if arg == "--":
                 break
@@ -184,14 +213,10 @@ def run(arguments: list[str]) -> int:
     from monocloud_async.errors import MonoCloudError  # noqa: PLC0415  help is quick
     from monocloud_async.sanitize import clean  # noqa: PLC0415  help is quick
 
+    if _COMPLETE in os.environ:
+        return _complete(arguments)
     try:
-        if _COMPLETE in os.environ:
-            from typer._completion_classes import completion_init  # noqa: PLC0415  only for a shell
-
-            completion_init()
         code = app(arguments, prog_name=PROGRAM, standalone_mode=False)
-    except SystemExit as end:  # typer's completion; it ends with 1 for a wrong shell
-        return USAGE if end.code else ALL_DONE
     except typer.Abort as error:
         return INTERRUPTED if isinstance(error.__context__, KeyboardInterrupt) else STOPPED
     except MonoCloudError as error:
@@ -208,6 +233,24 @@ def run(arguments: list[str]) -> int:
         return code if isinstance(code, int) else ALL_DONE
     typer.echo(f"Error: {clean(message)}", err=True)
     return USAGE
+
+
+def _complete(arguments: list[str]) -> int:
+    """Print how a shell may complete its line; an error would be in the middle of that line."""
+    from typer._completion_classes import completion_init  # noqa: PLC0415  only for a shell
+
+    completion_init()
+    said = io.StringIO()
+    try:
+        with redirect_stdout(said), redirect_stderr(io.StringIO()):
+            app(arguments, prog_name=PROGRAM, standalone_mode=False)
+    except SystemExit as end:
+        if end.code:  # for an unknown shell
+            return USAGE
+    except (_UsageError, LookupError, OSError, ValueError):  # of variables that no shell sets
+        return USAGE
+    typer.echo(said.getvalue(), nl=False)
+    return ALL_DONE
 
 
 def _has_folder() -> bool:

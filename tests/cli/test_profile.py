@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from terminal import Cli
 
-from monocloud_async import config
+from monocloud_async import __version__, config
 from monocloud_async.sandbox import Sandbox
 
 
@@ -226,3 +226,47 @@ def test_the_shell_gets_the_commands(cli: Cli, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("COMP_WORDS", "monocloud-async whoa")
     monkeypatch.setenv("COMP_CWORD", "1")
     assert cli().out.split() == ["whoami"]
+
+
+@pytest.mark.parametrize(
+    ("words", "place", "shown"),
+    [
+        ("monocloud-async --prof", "1", "--profile"),
+        ("monocloud-async bulk --prof", "2", "--profile"),
+        ("monocloud-async fleet start --prof", "3", "--profile"),
+        ("monocloud-async --profile none whoa", "3", "whoami"),
+        ("monocloud-async whoami --profile none --time", "4", "--timeout"),
+        ("monocloud-async whoami --profile", "2", "--profile"),
+        ("monocloud-async enable --wrong --dom", "3", "--domain"),
+        ("monocloud-async disable --prof", "2", "--profile"),
+        ("monocloud-async bulk --limit x --dom", "4", "--domain"),
+        ("monocloud-async whoa", "x", ""),
+        ("monocloud-async whoa", None, ""),
+        (None, "1", ""),
+    ],
+)
+def test_completion_prints_no_error_into_the_line(
+    cli: Cli,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: str | None,
+    place: str | None,
+    shown: str,
+) -> None:
+    (folder / "none.toml").write_text("domain = ")
+    monkeypatch.setenv("_MONOCLOUD_ASYNC_COMPLETE", "complete_bash")
+    for name, value in (("COMP_WORDS", words), ("COMP_CWORD", place)):
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    done = cli()
+    assert (done.out.strip(), done.err) == (shown, "")
+
+
+@pytest.mark.parametrize("instruction", ["", "complete_tcsh", "wrong"])
+def test_a_shell_that_is_not_known_gets_nothing(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, instruction: str
+) -> None:
+    monkeypatch.setenv("_MONOCLOUD_ASYNC_COMPLETE", instruction)
+    done = cli("--version")
+    assert (done.out + done.err).strip() in {"", f"monocloud-async {__version__}"}
