@@ -81,6 +81,7 @@ async def run_coordinator(
         FleetError: Temporal cannot be reached, or refuses.
     """
     tenant = base_url(domain)
+    allowed = Sources(sources)
     client = with_message_codec(client or await connect())
 
     async def pause(id_of_workflow: str, run_id: str, why: str) -> None:
@@ -89,7 +90,6 @@ async def run_coordinator(
             if (await run.query(RunWorkflow.progress, rpc_timeout=_ANSWER)).paused is None:
                 await run.signal(RunWorkflow.pause, why)
 
-    allowed = Sources(sources)
     records = _Records(Path.cwd(), allowed, pause)
     worker = Worker(
         client,

@@ -22,12 +22,20 @@ class Sources:
         allowed: folders, files and https URLs. Default: the working directory.
 
     Raises:
-        ConfigurationError: one of them is not an absolute URL that can be used.
+        ConfigurationError: one of them is not an absolute URL that can be used, or is no folder or
+            file on this machine.
     """
 
     def __init__(self, allowed: Sequence[str | os.PathLike[str]] = ()) -> None:
         named = [os.fspath(each) for each in allowed] or [os.getcwd()]  # noqa: PTH109  a string, as the others
         self._urls = [urlsplit(check_url(each)) for each in named if is_url(each)]
+        for each in named:
+            # A process that may read nothing would wait for a run that it can do.
+            if not is_url(each) and not os.path.exists(each):  # noqa: PTH110  False also for a NUL
+                raise ConfigurationError(
+                    f"{clean(each)} is not there, and this process may read ids only below it;"
+                    " mount or create it first, or give --source another folder or URL"
+                )
         self._folders = [Path(each).resolve() for each in named if not is_url(each)]
         self._verified: set[tuple[str, str | None, str]] = set()
 

@@ -94,8 +94,8 @@ async def run_worker(
             used.
         FleetError: Temporal cannot be reached, or refuses.
     """
-    client = with_message_codec(client or await connect())
     allowed = Sources(sources)
+    client = with_message_codec(client or await connect())
     run = client.get_workflow_handle_for(RunWorkflow.run, workflow_id(session.tenant))
     news = _News(session, run)
     activities = _Activities(session, allowed, news)

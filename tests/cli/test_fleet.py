@@ -101,7 +101,9 @@ async def test_a_run_that_is_cancelled(parts: Fleet) -> None:
         assert "The run was cancelled" in said
         assert "To do the rest, start it again, with the same file and journal" in said
         assert "Paused" not in said.partition("requests,")[2]
-    assert "no run is in progress" in await say(parts, "cancel", code=2)
+    for order in ("cancel", "pause", "resume"):
+        said = await say(parts, order, code=2)
+        assert "the latest one has ended; to see how: monocloud-async fleet status" in said
 
 
 async def test_an_order_that_nobody_has_heard_says_so(parts: Fleet) -> None:
@@ -151,7 +153,12 @@ async def test_a_start_with_the_journal_of_something_else_is_refused_at_once(par
 
 
 async def test_mistakes_are_told_in_one_line(parts: Fleet) -> None:
-    assert "no run is in progress for http" in await say(parts, "status", code=2)
+    for order in ("status", "cancel", "pause", "resume"):
+        said = await say(parts, order, code=2)
+        assert "no run is in progress for http" in said
+        assert "to see the runs of all tenants: temporal workflow list" in said
+    for part in ("worker", "coordinator"):
+        assert "missing is not there" in await say(parts, part, "--source", "missing", code=2)
     assert "cannot read" in await say(parts, "start", "nothing.txt", "--max-rate", 1, code=2)
     assert "max_rate must be" in await say(parts, "start", parts.ids, "--max-rate", 0, code=2)
     said = await say(parts, "start", parts.ids, "--max-rate", 1)

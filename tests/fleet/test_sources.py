@@ -27,7 +27,20 @@ def test_what_is_below_an_allowed_place_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allowed: str, where: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/ids.txt").touch()
     Sources([allowed]).check(where)
+
+
+@pytest.mark.parametrize("allowed", ["missing", "loop", "ids.txt/x", "a\0b"])
+def test_a_place_that_is_not_there_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allowed: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ids.txt").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(ConfigurationError, match=r"is not there, and this process may read ids on"):
+        Sources([tmp_path, allowed])
 
 
 @pytest.mark.parametrize(
