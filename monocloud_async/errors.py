@@ -113,7 +113,10 @@ class TransportError(MonoCloudError):
 class RequestTimeoutError(TransportError):
     """No complete response arrived within the timeout."""
 
-    advice = "Try again, or allow a longer timeout: asking twice is harmless"
+    advice = (
+        "Try again, or allow a longer timeout (on the command line --timeout in seconds, or"
+        " MONOCLOUD_MANAGEMENT_TIMEOUT in milliseconds): asking twice is harmless"
+    )
 
 
 class InvalidResponseError(MonoCloudError):

@@ -249,3 +249,18 @@ def test_a_line_that_is_too_long_to_be_kept_is_left_out_of_the_failures(
     assert failed.read_text() == start + short
     assert f"1 line to retry: {failed}; 1 is too long and left out" in done.out
     assert "2  bad lines" in done.out
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_timeout_names_the_option_and_the_variable_that_allow_a_longer_one(
+    cli: Cli, sandbox: Sandbox, tmp_path: Path, options: list[str]
+) -> None:
+    first, *_ = sandbox.user_ids()
+    users = tmp_path / "users.txt"
+    users.write_text(f"{first}\n")
+    sandbox.script(first, *["hang"] * 2)
+    limits = ("--timeout", 0.2, "--attempts", 1)
+    for done in (cli("bulk", users, *limits, *options), cli("enable", first, *limits, *options)):
+        assert done.code == 1
+        for name in ("--timeout", config.TIMEOUT):
+            assert name in done.out + done.err
