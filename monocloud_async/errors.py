@@ -114,7 +114,7 @@ class RequestTimeoutError(TransportError):
     """No complete response arrived within the timeout."""
 
     advice = (
-        "Try again, or allow a longer timeout (on the command line --timeout in seconds, or"
+        "Try again, or allow a longer timeout (timeout= or --timeout, in seconds, or"
         " MONOCLOUD_MANAGEMENT_TIMEOUT in milliseconds): asking twice is harmless"
     )
 

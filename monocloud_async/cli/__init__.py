@@ -30,7 +30,7 @@ def _run(arguments: list[str]) -> int:
         sys.stderr.write(MISSING_EXTRA)
         return USAGE
     try:
-        from monocloud_async.cli.app import run  # noqa: PLC0415  it imports typer
+        from monocloud_async.cli.run import run  # noqa: PLC0415  it imports typer
 
         return run(arguments)
     except KeyboardInterrupt:

@@ -1,24 +1,16 @@
 """The commands and their options. Each command imports its code when it runs: help is quick."""
 
-import copy
-import io
-import os
-import shlex
-from collections.abc import Iterable, Iterator
-from contextlib import redirect_stderr, redirect_stdout
 from enum import StrEnum
-from itertools import islice
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated
 
 import typer
-from typer.core import TyperCommand, TyperGroup
-from typer.main import get_command
 
-from monocloud_async.cli.exit_codes import ALL_DONE, INTERRUPTED, SOME_FAILED, STOPPED, USAGE
+from monocloud_async.cli.arguments import ARGUMENTS, Commands, TakesIds, options_given
+from monocloud_async.cli.exit_codes import ALL_DONE, SOME_FAILED
 from monocloud_async.cli.fleet.app import app as fleet_app
 from monocloud_async.cli.options import (
-    PROFILE,
     Attempts,
     ByWhat,
     Column,
@@ -41,156 +33,11 @@ from monocloud_async.cli.options import (
 from monocloud_async.inputs import By
 from monocloud_async.version import __version__
 
-ARGUMENTS = "monocloud_async.arguments"  # of the context's `meta`
 PROGRAM = "monocloud-async"
-_COMPLETE = "_MONOCLOUD_ASYNC_COMPLETE"  # a shell sets this variable to ask for completions
-
-# Typer exports one of its errors of usage. This is what they have in common.
-_UsageError: type[Exception] = typer.BadParameter.__mro__[1]
-
-
-class _Commands(TyperGroup):
-    """The commands, which know all arguments."""
-
-    def __init__(self, **attributes: Any) -> None:
-        """Let help and completion know the option that `parse_args` replaces."""
-        super().__init__(**attributes)
-        self.params += _add_profile(self)[:1]
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Keep the arguments, which the journal of a run records, and apply a profile."""
-        ctx.meta[ARGUMENTS] = list(args)
-        if any(arg.startswith(PROFILE) for arg in args):
-            args = self._with_profile(args, is_known=not ctx.resilient_parsing)
-        return super().parse_args(ctx, args)
-
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Return the command; for `disable`, say what there is, and never suggest the opposite."""
-        if args[0] == "disable" and not ctx.resilient_parsing:
-            raise _UsageError(
-                "No such command 'disable': `undo JOURNAL` disables again whom a run has enabled;"
-                " in Python, disable_user and bulk_disable disable anybody",
-                ctx,
-            )
-        return super().resolve_command(ctx, args)
-
-    def _with_profile(self, args: list[str], *, is_known: bool) -> list[str]:
-        """Replace the name of a profile by the options that it stands for.
-
-        For completion, `is_known` is False: nobody asks then what the profile has.
-        """
-        from monocloud_async.cli.profile import options_of  # noqa: PLC0415  help is quick
-
-        profile, rest, words = None, list[str](), 0  # words of the command, such as "fleet start"
-        command: Any = self
-        for piece in _pieces(self, args):
-            if piece.option == PROFILE:
-                profile = piece.value
-                continue
-            rest += piece.words
-            if piece.command is not command:
-                command, words = piece.command, len(rest)
-        if profile is None or not is_known or command is None or hasattr(command, "get_command"):
-            return rest
-        return [*rest[:words], *options_of(profile, _flags(command)), *rest[words:]]
-
-
-def _add_profile(command: Any) -> list[Any]:
-    """Add the option --profile to each command that has --domain; return these options."""
-    added = [
-        option
-        for subcommand in getattr(command, "commands", {}).values()
-        for option in _add_profile(subcommand)
-    ]
-    for place, param in enumerate(command.params):
-        if "--domain" in param.opts:
-            option = copy.copy(param)
-            option.name, option.opts, option.metavar = "profile", [PROFILE], "NAME"
-            option.help = "The profile that names the tenant and the file of its key."
-            option.expose_value = False  # for the functions, `parse_args` has replaced it
-            command.params.insert(place, option)
-            return [*added, option]
-    return added
-
-
-class _Piece(NamedTuple):
-    """An argument, with its value if it is an option that has one, and the command up to here.
-
-    `option` is empty for a word that is no option.
-    """
-
-    command: Any
-    option: str
-    value: str
-    words: list[str]
-
-
-def _pieces(command: Any, args: Iterable[str]) -> Iterator[_Piece]:
-    """Yield the arguments of this command and its subcommands; what is behind `--` as one piece."""
-    left = iter(args)
-    for arg in left:
-        if arg == "--":
-            yield _Piece(command, arg, "", [arg, *left])
-        elif not arg.startswith("-"):
-            if hasattr(command, "get_command"):
-                command = command.get_command(None, arg)
-            yield _Piece(command, "", "", [arg])
-        else:
-            option, equals, value = arg.partition("=")
-            words = [arg]
-            if not equals and (option == PROFILE or not _flags(command).get(option, True)):
-                words += islice(left, 1)  # the option's value, whatever it looks like
-                value = "".join(words[1:])
-            yield _Piece(command, option, value, words)
-
-
-def options_given(command: str) -> dict[str, str]:
-    """Return the options of a command that the journal of a run has recorded, and their values."""
-    try:
-        _, *args = shlex.split(command)
-    except ValueError:  # it is empty, or only its start was recorded
-        return {}
-    pieces = _pieces(get_command(app), args)
-    return {piece.option: piece.value for piece in pieces if piece.option}
-
-
-def _flags(command: Any) -> dict[str, bool]:
-    """Return the options of a command, and whether each is a flag, which has no value."""
-    params = [] if command is None else command.params
-    return {name: getattr(param, "is_flag", False) for param in params for name in param.opts}
-
-
-class _TakesIds(TyperCommand):
-    """A command whose arguments may begin with a dash, as one in 64 ids does."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Refuse what is no option of the command, and say how an id is written."""
-        flags = _flags(self)
-        rest = iter(() if ctx.resilient_parsing else args)  # completion refuses nothing
-        for arg in rest:
-            if arg == "--":
-                break
-            name, equals, _ = arg.partition("=")
-            if name in flags:
-                if not flags[name] and not equals:
-                    next(rest, None)
-            elif arg.startswith("-") and arg != "-" and arg not in ctx.help_option_names:
-                raise _no_option(ctx, arg)
-        return super().parse_args(ctx, args)
-
-
-def _no_option(ctx: Any, arg: str) -> Exception:
-    from monocloud_async.sanitize import clean  # noqa: PLC0415  help is quick
-
-    return _UsageError(
-        f"No such option: {clean(arg)}; if it is an id, write it after --:"
-        f" {ctx.command_path} -- {clean(arg)}",
-        ctx,
-    )
-
+COMPLETE = "_MONOCLOUD_ASYNC_COMPLETE"  # a shell sets this variable to ask for completions
 
 app = typer.Typer(
-    cls=_Commands,
+    cls=Commands,
     help="Enable MonoCloud users.",
     epilog="The tenant and its key come from MONOCLOUD_MANAGEMENT_DOMAIN and"
     " MONOCLOUD_MANAGEMENT_API_KEY, or from --domain and --api-key-file, or from --profile NAME:"
@@ -206,81 +53,6 @@ app = typer.Typer(
 )
 
 app.add_typer(fleet_app, name="fleet")
-
-
-def run(arguments: list[str]) -> int:
-    """Run the command of these arguments and return its exit code; a user's error is one line."""
-    from monocloud_async.errors import MonoCloudError  # noqa: PLC0415  help is quick
-    from monocloud_async.sanitize import clean  # noqa: PLC0415  help is quick
-
-    if _COMPLETE in os.environ:
-        return _complete(arguments)
-    try:
-        code = app(arguments, prog_name=PROGRAM, standalone_mode=False)
-    except typer.Abort as error:
-        return INTERRUPTED if isinstance(error.__context__, KeyboardInterrupt) else STOPPED
-    except MonoCloudError as error:
-        message = str(error)
-    except FileNotFoundError:
-        if _has_folder():
-            raise
-        message = "this folder was removed; go to another one, or give the whole path of each file"
-    except _UsageError as error:
-        message = _explain(error)
-        if not message:  # the help was shown
-            return USAGE
-    else:
-        return code if isinstance(code, int) else ALL_DONE
-    typer.echo(f"Error: {clean(message)}", err=True)
-    return USAGE
-
-
-def _complete(arguments: list[str]) -> int:
-    """Print how a shell may complete its line; an error would be in the middle of that line."""
-    from typer._completion_classes import completion_init  # noqa: PLC0415  only for a shell
-
-    completion_init()
-    said = io.StringIO()
-    try:
-        with redirect_stdout(said), redirect_stderr(io.StringIO()):
-            app(arguments, prog_name=PROGRAM, standalone_mode=False)
-    except SystemExit as end:
-        if end.code:  # for an unknown shell
-            return USAGE
-    except (_UsageError, LookupError, OSError, ValueError):  # of variables that no shell sets
-        return USAGE
-    typer.echo(said.getvalue(), nl=False)
-    return ALL_DONE
-
-
-def _has_folder() -> bool:
-    """Return whether the working directory is there."""
-    try:
-        os.getcwd()  # noqa: PTH109  only whether it fails matters
-    except FileNotFoundError:
-        return False
-    return True
-
-
-def _explain(error: Any) -> str:
-    """Print the usage of the command; return what is wrong."""
-    if type(error).__name__ == "NoArgsIsHelpError":
-        typer.echo(error.format_message(), err=True)
-        return ""
-    context = error.ctx
-    message: str = error.format_message()
-    if context is None:
-        return message
-    typer.echo(context.get_usage(), err=True)
-    typer.echo(f"Try '{context.command_path} --help' for help.", err=True)
-    if type(error).__name__ != "NoSuchOption":
-        return message
-    if isinstance(context.command, TyperGroup):
-        message += f"; options of a command go behind it: {context.command_path} COMMAND ..."
-        message += f" {error.option_name}"
-    else:
-        message += "; an id or a file that begins with a dash goes after --, which ends the options"
-    return message
 
 
 def _version(wanted: bool) -> None:  # noqa: FBT001  typer calls it so
@@ -302,7 +74,7 @@ def _completion(shell: Shell | None) -> None:
     if shell is not None:
         from typer._completion_shared import get_completion_script  # noqa: PLC0415  help is quick
 
-        script = get_completion_script(prog_name=PROGRAM, complete_var=_COMPLETE, shell=shell)
+        script = get_completion_script(prog_name=PROGRAM, complete_var=COMPLETE, shell=shell)
         typer.echo(script)
         raise typer.Exit
 
@@ -328,7 +100,7 @@ def _main(
 
 
 @app.command(
-    cls=_TakesIds,
+    cls=TakesIds,
     epilog="Example: monocloud-async enable UOtBaOybB6dTpIJNrnkRw. Ids that begin with a dash go"
     " after --, behind all options.",
 )
@@ -399,23 +171,27 @@ def users(
     import time  # noqa: PLC0415  help is quick
 
     from monocloud_async.cli import commands  # noqa: PLC0415  help is quick
-    from monocloud_async.cli import users as finder  # noqa: PLC0415  help is quick
     from monocloud_async.cli.tables import table_format  # noqa: PLC0415  help is quick
     from monocloud_async.cli.times import read_time  # noqa: PLC0415  help is quick
+    from monocloud_async.cli.users import (  # noqa: PLC0415  help is quick
+        Selection,
+        read_emails,
+        write_users,
+    )
 
     if disabled and enabled:
         raise typer.BadParameter("--disabled and --enabled contradict each other")
     files = commands.kept(by_email, api_key_file, None, ids_are="the file of --by-email")
     files.check("--output", output)
     now = time.time()
-    emails, bad_lines = (None, 0) if by_email is None else finder.read_emails(by_email)
-    selection = finder.Selection(
+    emails, bad_lines = (None, 0) if by_email is None else read_emails(by_email)
+    selection = Selection(
         disabled=True if disabled else False if enabled else None,
         after=read_time(changed_after, "--changed-after", now),
         before=read_time(changed_before, "--changed-before", now),
         emails=emails,
     )
-    code = finder.users(
+    code = write_users(
         commands.access(domain, api_key_file, timeout, attempts),
         selection,
         query=query,
@@ -552,8 +328,11 @@ def check(
     Users are disabled, enabled, locked out for a while (which an enable does not end), or missing
     from the tenant. With a journal, what was recorded is compared with what is.
     """
-    from monocloud_async.cli import check as checker  # noqa: PLC0415  help is quick
     from monocloud_async.cli import commands, emails  # noqa: PLC0415  help is quick
+    from monocloud_async.cli.check import (  # noqa: PLC0415  help is quick
+        check_file,
+        check_journal,
+    )
     from monocloud_async.cli.tables import table_format  # noqa: PLC0415  help is quick
     from monocloud_async.journal.before import is_journal  # noqa: PLC0415  help is quick
     from monocloud_async.report.figures import input_file  # noqa: PLC0415  help is quick
@@ -567,13 +346,13 @@ def check(
     files.check("--output", output)
     table = table_format(output, None)
     if of_journal:
-        code = checker.check_journal(access, file, output=output, form=table, json=json)
+        code = check_journal(access, file, output=output, form=table, json=json)
         raise typer.Exit(code)
     with commands.open_ids(file, form, column, sheet=sheet, by=by) as reader:
         emails.refuse_addresses(reader)
         if by is By.EMAIL:
             emails.resolve(access, reader)
-        code = checker.check_file(access, reader, output=output, form=table, json=json)
+        code = check_file(access, reader, output=output, form=table, json=json)
         raise typer.Exit(code)
 
 
@@ -676,30 +455,30 @@ def report(
     The first line tells whether the run is finished, and if not, how many users are left and which
     command goes on with it.
     """
-    from monocloud_async.cli import report as terminal  # noqa: PLC0415  help is quick
+    from monocloud_async.cli.report import Report  # noqa: PLC0415  help is quick
     from monocloud_async.cli.tables import check_is_text  # noqa: PLC0415  help is quick
 
     if csv and json:
         raise typer.BadParameter("--csv and --json contradict each other")
     check_is_text("--failures", failures)
     check_is_text("--output", output, ".html")
-    told = terminal.Report(journal, options_given, quiet=csv or json)
-    files = told.kept()
+    shown = Report(journal, partial(options_given, app), quiet=csv or json)
+    files = shown.kept()
     files.check("--failures", failures)
     files.check("--output", output)
     if csv:
-        told.write_csv(user)
+        shown.write_csv(user)
     elif json:
-        told.write_json(user)
+        shown.write_json(user)
     elif user is not None:
-        told.show_user(user)
+        shown.show_user(user)
     else:
-        told.show()
+        shown.show()
     if failures is not None:
-        told.write_failures(failures)
+        shown.write_failures(failures)
     if output is not None:
-        told.write_page(output)
-    raise typer.Exit(told.exit_code if exit_code else 0)
+        shown.write_page(output)
+    raise typer.Exit(shown.exit_code if exit_code else 0)
 
 
 @app.command(
@@ -715,10 +494,10 @@ def whoami(
 ) -> None:
     """Show which tenant and key a command would use, and whether they work."""
     from monocloud_async.cli import commands  # noqa: PLC0415  help is quick
-    from monocloud_async.cli import whoami as terminal  # noqa: PLC0415  help is quick
+    from monocloud_async.cli.whoami import show_tenant  # noqa: PLC0415  help is quick
 
     access = commands.access(domain, api_key_file, timeout, attempts)
-    raise typer.Exit(terminal.whoami(access, api_key_file))
+    raise typer.Exit(show_tenant(access, api_key_file))
 
 
 @app.command()
@@ -792,12 +571,12 @@ def sandbox(
     ] = None,
 ) -> None:
     """Run a simulated MonoCloud tenant on this machine, with faults on demand."""
-    from monocloud_async.cli import sandbox as terminal  # noqa: PLC0415  help is quick
+    from monocloud_async.cli import sandbox as server  # noqa: PLC0415  help is quick
     from monocloud_async.cli.tables import check_is_text  # noqa: PLC0415  help is quick
 
     check_is_text("--ids", ids, ".txt")
-    with terminal.usage_errors():
-        tenant = terminal.Sandbox(
+    with server.usage_errors():
+        tenant = server.Sandbox(
             users=users,
             db=db or ":memory:",
             api_key=api_key,
@@ -808,11 +587,11 @@ def sandbox(
             burst=burst,
             error_rate=error_rate,
             others=others,
-            disabled_at=terminal.an_hour_ago(),
+            disabled_at=server.an_hour_ago(),
             max_page_size=max_page_size,
             paging_header=not no_paging_header,
             shift_pages=shift_pages,
         )
         for text in script or []:
-            tenant.script(*terminal.parse_script(text))
-    raise typer.Exit(terminal.serve(tenant, ids))
+            tenant.script(*server.parse_script(text))
+    raise typer.Exit(server.serve(tenant, ids))

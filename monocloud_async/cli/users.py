@@ -108,7 +108,7 @@ def read_emails(path: Path) -> tuple[Counter[str], int]:
     return emails, bad
 
 
-def users(
+def write_users(
     access: Access,
     selection: Selection,
     *,

@@ -10,7 +10,7 @@ from monocloud_async.config import API_KEY
 from monocloud_async.retry import RetryPolicy
 
 
-def whoami(access: Access, api_key_file: Path | None) -> int:
+def show_tenant(access: Access, api_key_file: Path | None) -> int:
     """Print the tenant, the origin of the key, and whether it works; return the exit code.
 
     Raises:

@@ -200,12 +200,12 @@ def test_letters_that_an_encoding_lacks_are_replaced(monkeypatch: pytest.MonkeyP
 def test_a_fault_of_the_program_is_no_some_failed(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from monocloud_async.cli import app  # noqa: PLC0415  only here
+    from monocloud_async.cli import run  # noqa: PLC0415  only here
 
     def fault(_arguments: list[str]) -> int:
         raise ZeroDivisionError("a \x1b[2J name")
 
-    monkeypatch.setattr(app, "run", fault)
+    monkeypatch.setattr(run, "run", fault)
     assert command_line.main([]) == 70
     err = capfd.readouterr().err
     assert "ZeroDivisionError: a  [2J name" in err
