@@ -1,4 +1,4 @@
-"""The `fleet` commands, in real processes."""
+"""The `fleet` commands, over real coordinators and workers."""
 
 import asyncio
 import json
@@ -7,7 +7,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
@@ -16,7 +16,7 @@ from unittest import mock
 
 import msgspec
 import pytest
-from fleets import Fleet, Temporal, fleet, temporal
+from fleets import Fleet, Temporal, WatchedSandbox, temporal
 from terminal import PROGRAM, Cli, environment, started, wait_for
 
 from monocloud_async.cli.fleet import commands
@@ -29,6 +29,8 @@ pytestmark = pytest.mark.process
 
 USERS = 600
 
+Say = Callable[..., str]
+
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Temporal]:
@@ -37,48 +39,57 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Temporal]:
 
 
 @pytest.fixture
-async def parts(tmp_path: Path, server: Temporal) -> AsyncIterator[Fleet]:
-    async with fleet(tmp_path, server, USERS) as parts:
+def sandbox() -> Iterator[WatchedSandbox]:
+    with WatchedSandbox(users=USERS) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def parts(tmp_path: Path, server: Temporal, sandbox: WatchedSandbox) -> Iterator[Fleet]:
+    with closing(Fleet(tmp_path, server, sandbox)) as parts:
         yield parts
 
 
-async def say(parts: Fleet, *argv: object, code: int = 0) -> str:
-    """Return the output of the command, stdout and stderr."""
-    named = environment(parts.sandbox) | parts.server.environment
-    process = await asyncio.create_subprocess_exec(
-        *PROGRAM, "fleet", *map(str, argv), env=named, cwd=parts.folder,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-    said, _ = await asyncio.wait_for(process.communicate(), 60)
-    assert process.returncode == code, said
-    assert parts.sandbox.api_key.encode() not in said
-    return said.decode()
+@pytest.fixture
+def say(parts: Fleet, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Say:
+    """Run a command of the fleet in this process, and return its output, stdout and stderr."""
+    for name, value in parts.server.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(parts.folder)
+
+    def run(*argv: object, code: int = 0) -> str:
+        done = cli("fleet", *argv)
+        said = done.out + done.err
+        assert done.code == code, said
+        assert parts.sandbox.api_key not in said
+        return said
+
+    return run
 
 
-async def test_a_run_from_start_to_end(parts: Fleet) -> None:
+def test_a_run_from_start_to_end(parts: Fleet, say: Say) -> None:
     coordinator, worker = parts.part("coordinator"), parts.part("worker")
     parts.sandbox.script(parts.sandbox.user_ids()[3], "422:identity")
-    assert "has started, at 50 requests a second at most" in await say(
-        parts, "start", parts.ids, "--max-rate", 50
+    assert "has started, at 50 requests a second at most" in say(
+        "start", parts.ids, "--max-rate", 50
     )
-    assert "already has a run" in await say(parts, "start", parts.ids, "--max-rate", 1, code=2)
-    await parts.until(50)
-    assert "The run was not paused" in await say(parts, "resume")
-    await say(parts, "pause", "--why", "a deployment")
-    await asyncio.sleep(2)
-    assert "Paused: a deployment" in await say(parts, "status")
-    assert json.loads(await say(parts, "status", "--json"))["paused"] == "a deployment"
-    said = await say(parts, "rate", 40)
+    assert "already has a run" in say("start", parts.ids, "--max-rate", 1, code=2)
+    asyncio.run(parts.until(50))
+    assert "The run was not paused" in say("resume")
+    say("pause", "--why", "a deployment")
+    assert "Paused: a deployment" in say("status")
+    assert json.loads(say("status", "--json"))["paused"] == "a deployment"
+    said = say("rate", 40)
     assert "is paused; with a resume, it continues at 40 requests a second at most" in said
-    assert "at the rate that the tenant grants" in await say(parts, "rate")
-    assert "The run resumes" in await say(parts, "resume")
-    end = await say(parts, "status", "--follow", code=1)
+    assert "at the rate that the tenant grants" in say("rate")
+    assert "The run resumes" in say("resume")
+    end = say("status", "--follow", code=1)
     assert "599  enabled" in end
     assert "The journal covers the whole file, without gaps" in end
-    assert "id number 4, user" in await say(parts, "failures")
-    assert json.loads(await say(parts, "failures", "--json"))["status"] == 422
-    await say(parts, "start", parts.ids)
-    again = await say(parts, "status", "--follow", code=1)
+    assert "id number 4, user" in say("failures")
+    assert json.loads(say("failures", "--json"))["status"] == 422
+    say("start", parts.ids)
+    again = say("status", "--follow", code=1)
     assert "nobody was asked in this run" in again
     assert "another --journal" in again
     for part in (coordinator, worker):
@@ -87,33 +98,33 @@ async def test_a_run_from_start_to_end(parts: Fleet) -> None:
         assert parts.sandbox.api_key not in part.said()
 
 
-async def test_a_run_that_is_cancelled(parts: Fleet) -> None:
+def test_a_run_that_is_cancelled(parts: Fleet, say: Say) -> None:
     parts.part("coordinator")
     parts.part("worker")
     parts.sandbox.rate_limit = 50
-    started = await say(parts, "start", parts.ids)
+    started = say("start", parts.ids)
     assert "has started, at the rate that the tenant grants" in started
-    await parts.until(50)
-    await say(parts, "pause")
-    assert "A start with the same journal does the rest" in await say(parts, "cancel")
+    asyncio.run(parts.until(50))
+    say("pause")
+    assert "A start with the same journal does the rest" in say("cancel")
     for options in ("--follow", "--domain", parts.sandbox.url), ("--domain", parts.sandbox.url):
-        said = await say(parts, "status", *options, code=3)
+        said = say("status", *options, code=3)
         assert "The run was cancelled" in said
         assert "To do the rest, start it again, with the same file and journal" in said
         assert "Paused" not in said.partition("requests,")[2]
     for order in ("cancel", "pause", "resume"):
-        said = await say(parts, order, code=2)
+        said = say(order, code=2)
         assert "the latest one has ended; to see how: monocloud-async fleet status" in said
 
 
-async def test_an_order_that_nobody_has_heard_says_so(parts: Fleet) -> None:
+def test_an_order_that_nobody_has_heard_says_so(parts: Fleet, say: Say) -> None:
     coordinator = parts.part("coordinator")
     parts.part("worker")
-    await say(parts, "start", parts.ids, "--max-rate", 20)
-    await parts.until(10)
+    say("start", parts.ids, "--max-rate", 20)
+    asyncio.run(parts.until(10))
     coordinator.kill()
     for order in ("pause", "cancel"):
-        said = await say(parts, order)
+        said = say(order)
         assert "no coordinator could say that it has heard it" in said
         assert "start one with: monocloud-async fleet coordinator" in said
 
@@ -142,43 +153,55 @@ def test_an_order_is_given_whatever_becomes_of_the_question_before_it(
     assert "no coordinator could say that it has heard it" in capsys.readouterr().out
 
 
-async def test_a_start_with_the_journal_of_something_else_is_refused_at_once(parts: Fleet) -> None:
+def test_a_start_with_the_journal_of_something_else_is_refused_at_once(
+    parts: Fleet, say: Say
+) -> None:
     parts.journal.write_text("notes")
     parts.part("coordinator")
-    await parts.until_hosted()
-    said = await say(parts, "start", parts.ids, "--max-rate", 50, code=2)
+    asyncio.run(parts.until_hosted())
+    said = say("start", parts.ids, "--max-rate", 50, code=2)
     assert "is not a journal of this program" in said
-    said = await say(parts, "start", parts.ids, "--max-rate", 50, "--journal", "up/j", code=2)
+    said = say("start", parts.ids, "--max-rate", 50, "--journal", "up/j", code=2)
     assert "is not the name of a journal" in said
 
 
-async def test_mistakes_are_told_in_one_line(parts: Fleet) -> None:
+def test_mistakes_are_told_in_one_line(parts: Fleet, say: Say) -> None:
     for order in ("status", "cancel", "pause", "resume"):
-        said = await say(parts, order, code=2)
+        said = say(order, code=2)
         assert "no run is in progress for http" in said
         assert "to see the runs of all tenants: temporal workflow list" in said
     for part in ("worker", "coordinator"):
-        assert "missing is not there" in await say(parts, part, "--source", "missing", code=2)
-    assert "cannot read" in await say(parts, "start", "nothing.txt", "--max-rate", 1, code=2)
-    assert "max_rate must be" in await say(parts, "start", parts.ids, "--max-rate", 0, code=2)
-    said = await say(parts, "start", parts.ids, "--max-rate", 1)
+        assert "missing is not there" in say(part, "--source", "missing", code=2)
+    assert "cannot read" in say("start", "nothing.txt", "--max-rate", 1, code=2)
+    assert "max_rate must be" in say("start", parts.ids, "--max-rate", 0, code=2)
+    said = say("start", parts.ids, "--max-rate", 1)
     assert "start one with: monocloud-async fleet coordinator" in said
-    assert "no coordinator answers" in await say(parts, "status", code=2)
-    said = await say(parts, "doctor", parts.ids, code=1)
+    assert "no coordinator answers" in say("status", code=2)
+    said = say("doctor", parts.ids, code=1)
     assert re.search(
         r"^ok       Temporal: .*; a run of this tenant is in progress$", said, re.MULTILINE
     )
     assert re.search(
         r"^problem  Coordinator: there is none: start one with: mono", said, re.MULTILINE
     )
-    told = (await say(parts, "doctor", "--json", code=1)).splitlines()
+    told = (say("doctor", "--json", code=1)).splitlines()
     assert [json.loads(each)["ok"] for each in told] == [True, False, False]
-    await say(parts, "cancel")
-    parts.server.environment["TEMPORAL_ADDRESS"] = "127.0.0.1:1"
-    for command in ("status", "worker", "coordinator"):
-        said = await say(parts, command, code=2)
-        assert "cannot reach Temporal at 127.0.0.1:1" in said
-        assert said.count("\n") <= 2
+    say("cancel")
+
+
+@pytest.mark.parametrize("command", ["status", "worker", "coordinator"])
+def test_a_temporal_that_is_not_there_is_told_in_one_line(
+    command: str, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        [*PROGRAM, "fleet", command],
+        env=environment(sandbox) | {"TEMPORAL_ADDRESS": "127.0.0.1:1"},
+        check=False, capture_output=True, text=True, cwd=tmp_path,
+    )  # fmt: skip
+    said = done.stdout + done.stderr
+    assert done.returncode == 2, said
+    assert "cannot reach Temporal at 127.0.0.1:1" in said
+    assert said.count("\n") <= 2
 
 
 def test_a_fleet_on_one_machine_and_ctrl_c_in_the_middle(tmp_path: Path) -> None:
