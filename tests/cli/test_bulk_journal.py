@@ -2,20 +2,19 @@
 
 import signal
 import sqlite3
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
 import journals
 import pytest
-from terminal import PROGRAM, environment, started, wait_for
+from terminal import Cli, Result, started, wait_for
 
 from monocloud_async.sandbox import Sandbox
 
 pytestmark = pytest.mark.process
 
-Bulk = Callable[..., subprocess.CompletedProcess[str]]
+Bulk = Callable[..., Result]
 
 
 @pytest.fixture
@@ -32,16 +31,15 @@ def users(sandbox: Sandbox, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def bulk(sandbox: Sandbox) -> Bulk:
-    def run(*argv: object, text: str = "") -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*PROGRAM, "bulk", *map(str, argv)],
-            env=environment(sandbox),
-            input=text,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+def bulk(sandbox: Sandbox, cli: Cli) -> Bulk:
+    """Run the command, in a real process if its input is this text in a pipe."""
+
+    def run(*argv: object, text: str | None = None) -> Result:
+        if text is None:
+            return cli("bulk", *argv)
+        with started(sandbox, "bulk", *argv) as process:
+            out, err = process.communicate(text)
+        return Result(process.returncode, out, err)
 
     return run
 
@@ -50,12 +48,12 @@ def test_the_journal_is_beside_the_input_and_the_run_says_so(
     bulk: Bulk, sandbox: Sandbox, users: Path
 ) -> None:
     first = bulk(users)
-    assert first.returncode == 1
-    assert f"The journal of this run is {users}.journal: the same command resumes" in first.stderr
+    assert first.code == 1
+    assert f"The journal of this run is {users}.journal: the same command resumes" in first.err
     second = bulk(users)
-    assert second.returncode == 1
-    assert f"Resuming the run of the journal {users}.journal; users enabled" in second.stderr
-    assert "50  enabled before, according to the journal" in second.stdout
+    assert second.code == 1
+    assert f"Resuming the run of the journal {users}.journal; users enabled" in second.err
+    assert "50  enabled before, according to the journal" in second.out
     assert sandbox.stats().requests == 52
     assert journals.outcomes(users.with_name("users.txt.journal")) == {"enabled": 50, "failed": 1}
 
@@ -64,13 +62,13 @@ def test_without_a_journal_everybody_is_asked_for(
     bulk: Bulk, sandbox: Sandbox, users: Path
 ) -> None:
     for _ in range(2):
-        assert bulk(users, "--no-journal").returncode == 1
+        assert bulk(users, "--no-journal").code == 1
     assert sandbox.stats().requests == 102
     assert not list(users.parent.glob("*.journal*"))
 
 
 def test_a_dry_run_makes_none(bulk: Bulk, users: Path) -> None:
-    assert bulk(users, "--dry-run").returncode == 0
+    assert bulk(users, "--dry-run").code == 0
     assert not list(users.parent.glob("*.journal*"))
 
 
@@ -81,7 +79,7 @@ def test_a_pipe_has_one_only_where_it_is_named(bulk: Bulk, sandbox: Sandbox, use
     journal = users.parent / "piped"
     bulk("-", "--journal", journal, text=ids)
     seen = sandbox.stats().requests
-    assert bulk("-", "--journal", journal, text=ids + "nobody2\n").returncode == 1
+    assert bulk("-", "--journal", journal, text=ids + "nobody2\n").code == 1
     assert sandbox.stats().requests == seen + 2
 
 
@@ -98,11 +96,11 @@ def test_an_input_that_changed_is_an_error_of_usage(
     ids[30] = "somebody-else\n"
     users.write_text("".join(ids))
     options = ["-", "--journal", journal] if piped else [users]
-    done = bulk(*options, text="".join(ids))
-    assert done.returncode == 2
-    assert "id number 31 is 'somebody-else', but was" in done.stderr
-    assert "ids may only be added at its end), or start a new journal" in done.stderr
-    assert "Traceback" not in done.stderr
+    done = bulk(*options, text="".join(ids) if piped else None)
+    assert done.code == 2
+    assert "id number 31 is 'somebody-else', but was" in done.err
+    assert "ids may only be added at its end), or start a new journal" in done.err
+    assert "Traceback" not in done.err
     assert sandbox.stats().requests == seen
     assert journal.read_bytes() == before
 
@@ -113,33 +111,33 @@ def test_a_shorter_input_than_the_journals_is_refused_and_no_success(
 ) -> None:
     ids = sandbox.user_ids()
     users.write_text("".join(f"{user_id}\n" for user_id in ids))
-    assert bulk(users).returncode == 0
+    assert bulk(users).code == 0
     users.write_text("".join(f"{user_id}\n" for user_id in ids[:5]))
     done = bulk(users, option)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "it ends after 5 ids, but the journal has 50; restore the input" in done.stderr
-    assert "Nothing was sent" not in done.stderr
+    assert (done.code, done.out) == (2, "")
+    assert "it ends after 5 ids, but the journal has 50; restore the input" in done.err
+    assert "Nothing was sent" not in done.err
 
 
 def test_the_input_is_not_taken_for_a_journal(bulk: Bulk, sandbox: Sandbox, users: Path) -> None:
     before = users.read_bytes()
     done = bulk(users, "--journal", users)
-    assert done.returncode == 2
-    assert f"the journal: {users} is the input; choose another file" in done.stderr
+    assert done.code == 2
+    assert f"the journal: {users} is the input; choose another file" in done.err
     assert users.read_bytes() == before
     assert sandbox.stats().requests == 0
 
 
 def test_options_that_contradict_each_other_are_an_error_of_usage(bulk: Bulk, users: Path) -> None:
     done = bulk(users, "--journal", "x", "--no-journal")
-    assert done.returncode == 2
-    assert "contradict" in done.stderr
+    assert done.code == 2
+    assert "contradict" in done.err
 
 
 def test_a_place_that_cannot_be_written_names_the_ways_out(bulk: Bulk, users: Path) -> None:
     done = bulk(users, "--journal", users.parent / "missing" / "j")
-    assert done.returncode == 2
-    assert "No such file or directory; name another path, or run without a journal" in done.stderr
+    assert done.code == 2
+    assert "No such file or directory; name another path, or run without a journal" in done.err
 
 
 def test_a_run_that_is_interrupted_before_it_read_anything_does_not_call_the_input_empty(
@@ -166,10 +164,10 @@ def test_a_run_that_is_refused_leaves_the_failures_of_the_last_one(
     assert failed.read_text() == "nobody\n"
     ids = users.read_text()
     users.write_text(ids.replace("nobody", "nobody2"))
-    assert bulk(users, "--failures", failed).returncode == 2
+    assert bulk(users, "--failures", failed).code == 2
     assert failed.read_text() == "nobody\n"
     users.write_text(ids)
-    assert bulk(users, "--failures", failed).returncode == 1
+    assert bulk(users, "--failures", failed).code == 1
     assert failed.read_text() == "nobody\n"
 
 
@@ -179,14 +177,14 @@ def test_the_failures_do_not_go_into_the_journal(bulk: Bulk, users: Path) -> Non
     before = journal.read_bytes()
     for name in (journal, users.with_name("users.txt.journal-wal")):
         done = bulk(users, "--failures", name)
-        assert done.returncode == 2
-        assert f"--failures: {name} is a file of the journal; choose another file" in done.stderr
+        assert done.code == 2
+        assert f"--failures: {name} is a file of the journal; choose another file" in done.err
     assert journal.read_bytes() == before
 
 
 def test_a_name_that_only_looks_like_the_journals_is_fine(bulk: Bulk, users: Path) -> None:
     failed = users.with_name("users.txt.journal.failed")
-    assert bulk(users, "--failures", failed).returncode == 1
+    assert bulk(users, "--failures", failed).code == 1
     assert failed.read_text() == "nobody\n"
 
 
@@ -234,35 +232,34 @@ def test_a_success_on_the_word_of_an_old_journal_has_its_date_and_the_way_out(
         " --no-journal or another --journal asks for everybody again"
     )
     done = bulk(users)
-    assert (done.returncode, told in done.stdout) == (0, True)
+    assert (done.code, told in done.out) == (0, True)
     done = bulk(users, "--json")
-    assert (done.returncode, told in done.stderr) == (0, True)
+    assert (done.code, told in done.err) == (0, True)
     users.write_text(users.read_text() + "nobody\n")
-    assert "Some of them were enabled by 2026-09-21" in bulk(users).stdout
+    assert "Some of them were enabled by 2026-09-21" in bulk(users).out
 
 
 def test_bad_lines_are_in_the_journal(bulk: Bulk, users: Path) -> None:
     table = users.with_suffix(".csv")
     table.write_text("user_id,note\n,nobody\nghost-of-a-user,x\n,nobody\n")
-    assert bulk(table).returncode == 1
+    assert bulk(table).code == 1
     journal = users.with_name("users.csv.journal")
     assert [line for (line,) in query(journal, "SELECT line FROM bad_lines")] == [2, 4]
     assert query(journal, "SELECT ids, bad_lines FROM input") == [(1, 2)]
 
 
 def test_a_report_of_a_colleague_does_not_lock_the_owner_out(
-    bulk: Bulk, sandbox: Sandbox, users: Path
+    bulk: Bulk, cli: Cli, sandbox: Sandbox, users: Path
 ) -> None:
     ids = users.read_text()
     few = "".join(ids.splitlines(keepends=True)[:10])
     journal = users.with_name("users.journal")
     bulk("-", "--journal", journal, text=few)
     before = sorted(entry.name for entry in users.parent.iterdir())
-    command = [*PROGRAM, "report", str(journal)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = cli("report", journal)
     assert sorted(entry.name for entry in users.parent.iterdir()) == before
-    assert "Finished: all 10 users were asked for" in done.stdout
-    assert bulk("-", "--journal", journal, text=ids).returncode == 1
+    assert "Finished: all 10 users were asked for" in done.out
+    assert bulk("-", "--journal", journal, text=ids).code == 1
     assert sandbox.stats().users["enabled"] == 50
 
 
@@ -274,6 +271,6 @@ def test_a_journal_that_another_program_locks_is_refused_before_the_run_begins(
         sql.execute("PRAGMA locking_mode = EXCLUSIVE")
         sql.execute("BEGIN EXCLUSIVE")
         done = bulk(users)
-    assert done.returncode == 2
-    assert "another program has locked it" in done.stderr
-    assert "Enabling" not in done.stderr
+    assert done.code == 2
+    assert "another program has locked it" in done.err
+    assert "Enabling" not in done.err

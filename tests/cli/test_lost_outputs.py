@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from terminal import PROGRAM, environment
+from terminal import PROGRAM, Cli, environment
 
 from monocloud_async.sandbox import Sandbox
 
@@ -152,14 +152,18 @@ def recorded() -> int:
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("way", WAYS)
 def test_a_lost_output_is_told_and_changes_nothing_else(
-    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str, command: str
+    sandbox: Sandbox,
+    cli: Cli,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    way: str,
+    command: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("\u0436.txt").write_text("\n".join(IDS) + "\n", encoding="utf-8")
     argv, own = COMMANDS[command]
     if command == "report":
-        ran = [*PROGRAM, *COMMANDS["bulk"][0]]
-        subprocess.run(ran, env=environment(sandbox), capture_output=True, check=False)
+        cli(*COMMANDS["bulk"][0])
     with ExitStack() as stack:
         streams = WAYS[way][0](stack)
         done = subprocess.run(

@@ -89,7 +89,7 @@ def test_a_worker_s_rate_counts_after_its_chunk_and_not_if_the_result_waited() -
     assert rate.value(102.0) == 360.0
 
 
-@given(st.integers(1, 10**7), st.floats(0.1, 10**5), st.floats(1, 1000))
+@given(st.integers(1, 10**5), st.floats(0.1, 10**5), st.floats(1, 1000))
 def test_chunks_follow_one_another_to_the_end(size: int, max_rate: float, line: float) -> None:
     found = cut(state(size, max_rate, line=line))
     assert [span.start for span in found] == [0, *(span.end for span in found[:-1])]

@@ -41,10 +41,10 @@ def bulk(sandbox: Sandbox, users: Path, *options: object) -> subprocess.Complete
 
 def test_kill_9_at_random_moments_loses_nobody(tmp_path: Path) -> None:
     rng = random.Random(4)
-    with Sandbox(users=6000, latency=LATENCY) as sandbox:
+    with Sandbox(users=3000, latency=LATENCY) as sandbox:
         users = write_ids(tmp_path / "users.txt", sandbox)
         journal = tmp_path / "users.txt.journal"
-        for _ in range(20):
+        for _ in range(10):
             requests = sandbox.stats().requests
             enabled = journals.outcomes(journal)["enabled"] if journal.exists() else 0
             with started(sandbox, "bulk", users, "--concurrency", CONCURRENCY) as process:
@@ -59,7 +59,7 @@ def test_kill_9_at_random_moments_loses_nobody(tmp_path: Path) -> None:
             assert 0 <= repeated <= PER_KILL
         done = bulk(sandbox, users)
         assert done.returncode == 0, done.stderr
-        assert sandbox.stats().users == {"enabled": 6000, "disabled": 0}
+        assert sandbox.stats().users == {"enabled": 3000, "disabled": 0}
         rows = journals.rows(journal)
         assert [row[1] for row in rows] == sandbox.user_ids()
         assert {row[2] for row in rows} == {"enabled"}
