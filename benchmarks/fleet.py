@@ -619,7 +619,7 @@ async def measured(drill: Drill) -> str:
     """Return a row of the table; raises unless every user is enabled and recorded exactly once."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory()))
-        server = stack.enter_context(temporal(folder))
+        server = stack.enter_context(temporal(folder, folder / "temporal.db"))
         options = dict(drill.coordinator)
         if drill.disk:
             options["folder"] = folder / "disk"
