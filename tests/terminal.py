@@ -63,7 +63,7 @@ def stdin_from(path: Path) -> Iterator[None]:
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 90  # a process may take long to start, on a busy machine
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)

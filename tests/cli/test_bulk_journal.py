@@ -147,12 +147,12 @@ def test_a_run_that_is_interrupted_before_it_read_anything_does_not_call_the_inp
         assert process.stderr
         process.stderr.readline()
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=30) == 130
+        assert process.wait(timeout=90) == 130
         assert process.stdout
         assert "no ids in" not in process.stdout.read()
     users.write_text("")
     with started(sandbox, "bulk", users) as process:
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=90)
     assert "there are no ids in" in err
 
 
@@ -210,7 +210,7 @@ def test_the_journal_knows_the_signal_that_ended_a_run(
     with started(sandbox, "bulk", users, "--concurrency", 2) as process:
         wait_for(lambda: sandbox.stats().requests > 5)
         process.send_signal(number)
-        assert process.wait(timeout=30) == 130
+        assert process.wait(timeout=90) == 130
     journal = users.with_name("users.txt.journal")
     assert query(journal, "SELECT how, signal FROM sittings JOIN commands USING (sitting)") == [
         ("interrupted", number.name)

@@ -76,7 +76,7 @@ def test_a_demo_that_is_interrupted_ends_its_tenant_too() -> None:
             pass
         time.sleep(0.5)  # time for the step's process to be started, and much less than it needs
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
+        process.communicate(timeout=90)
     assert process.returncode == 130
     port = int(url.rpartition(":")[2])
     probe = f"import socket; socket.create_connection(('127.0.0.1', {port}), 1)"

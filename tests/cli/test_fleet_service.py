@@ -149,7 +149,7 @@ async def test_a_watchdog_of_no_time_is_none(
         async with watched(NOBODY):
             await asyncio.sleep(0)
             tell_stopping()
-        systemd.settimeout(5)
+        systemd.settimeout(30)
         assert [systemd.recv(100), systemd.recv(100)] == [b"READY=1", b"STOPPING=1"]
 
 
@@ -190,7 +190,7 @@ def test_systemd_is_told_of_the_end_before_the_calls_in_flight_finish(
     monkeypatch.setattr(commands, "connect", nothing)
     monkeypatch.setattr(commands, "run_coordinator", run_coordinator)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
-        systemd.settimeout(5)
+        systemd.settimeout(30)
         systemd.bind(str(tmp_path / "notify"))
         assert commands.coordinator("acme.eu.monocloud.com", [], commands.Service()) == 0
     assert seen == [b"READY=1", b"STOPPING=1"]

@@ -36,7 +36,7 @@ def test_everybody_is_accounted_for(tmp_path: Path, number: signal.Signals) -> N
             wait_for(lambda: sandbox.stats().requests > begun)
             time.sleep(rng.uniform(0, 0.1))  # time for the process to work
             process.send_signal(number)
-            process.wait(timeout=30)
+            process.wait(timeout=90)
         wait_for(lambda: sandbox.stats().in_flight == 0)
         journal, again = tmp_path / "users.txt.journal", tmp_path / "again.txt"
         done = report(journal, "--json", "--failures", again, "--exit-code")

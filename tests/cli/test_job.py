@@ -57,7 +57,7 @@ def test_ids_are_read_from_a_pipe_as_they_come(sandbox: Sandbox) -> None:
         process.stdin.write(f"{first}\n")
         process.stdin.flush()
         wait_for(lambda: not sandbox.is_disabled(first))
-        out, _ = process.communicate(f"{second}\n", timeout=30)
+        out, _ = process.communicate(f"{second}\n", timeout=90)
     assert process.returncode == 0
     assert json.loads(out.splitlines()[-1])["summary"]["enabled"] == 2
     assert not sandbox.is_disabled(second)
@@ -71,13 +71,13 @@ def test_a_pipe_that_says_no_more_does_not_hold_up_the_end(sandbox: Sandbox) -> 
         process.stdin.flush()
         wait_for(lambda: sandbox.stats().users["enabled"] == 1)
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=30) == 130
+        assert process.wait(timeout=90) == 130
 
 
 @pytest.mark.process
 def test_a_bad_header_on_a_pipe_is_an_error_of_usage(sandbox: Sandbox) -> None:
     with started(sandbox, "bulk", "-", "--format", "csv") as process:
-        _, err = process.communicate("a,b\nx,y\n", timeout=30)
+        _, err = process.communicate("a,b\nx,y\n", timeout=90)
     assert process.returncode == 2
     assert "stdin" in err
     assert "--column" in err

@@ -29,7 +29,7 @@ def test_a_reader_that_leaves_stops_the_run_quietly(sandbox: Sandbox, users: Pat
         process.stdout.readline()
         process.stdout.close()
         process.stdout = None
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=90)
     assert process.returncode == 3
     assert "Stopping: cannot write to stdout (Broken pipe)" in err
     assert "Traceback" not in err
@@ -41,7 +41,7 @@ def test_a_full_disk_for_the_failures_stops_the_run(sandbox: Sandbox, users: Pat
     sandbox.script(sandbox.user_ids()[0], 404)
     sandbox.latency = 0.02
     with started(sandbox, "bulk", users, "--concurrency", 2, "--failures", "/dev/full") as process:
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=90)
     assert process.returncode == 3
     assert "the file of failures cannot be written (No space left on device)" in err
     assert sandbox.stats().users["disabled"] > 1

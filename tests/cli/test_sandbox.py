@@ -35,10 +35,10 @@ def test_a_sandbox_in_the_terminal(tmp_path: Path) -> None:
             stderr=subprocess.PIPE,
             text=True,
         ) as second:
-            _, err = second.communicate(timeout=30)
+            _, err = second.communicate(timeout=90)
             assert second.returncode == 2
             assert "cannot listen on 127.0.0.1 port" in err
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=90)
     assert process.returncode == 0
     assert err == "5 requests: 4 answered 200, 1 answered 422\n"

@@ -76,7 +76,7 @@ def test_find_preview_enable_verify_undo(sandbox: Sandbox, tmp_path: Path) -> No
     with started(sandbox, "bulk", "lost.csv", "--check", "--yes", cwd=tmp_path) as process:
         wait_for(lambda: sandbox.stats().users["disabled"] < len(before) + LOST - 400)
         process.send_signal(signal.SIGKILL)
-        process.communicate(timeout=30)
+        process.communicate(timeout=90)
     assert len(disabled(sandbox)) > len(before)
     sandbox.latency = 0
     code, out, err = run("bulk", "lost.csv", "--check", "--yes")

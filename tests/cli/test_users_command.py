@@ -354,7 +354,7 @@ def test_an_interrupted_list_leaves_nothing(sandbox: Sandbox, tmp_path: Path) ->
     with started(sandbox, "users", "-o", lost) as process:
         wait_for(lambda: sandbox.stats().requests > 2)
         process.send_signal(signal.SIGTERM)
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=90)
     assert process.returncode == 130
     assert "Interrupted" in err
     assert list(tmp_path.iterdir()) == []

@@ -75,7 +75,7 @@ async def started(
 
 
 async def end(process: asyncio.subprocess.Process, stdin: str = "") -> Told:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(90):
         out, err = await process.communicate(stdin.encode())
     assert KEY.encode() not in out + err
     return Told(process.returncode, out.decode(), err.decode())
@@ -225,7 +225,7 @@ async def test_from_queue_ends_on_sigterm_with_its_calls_finished(
         await process.stdin.drain()
         process.send_signal(signal.SIGTERM)
         # Its stdin is still open, so only the signal can have ended it.
-        await asyncio.wait_for(process.wait(), 30)
+        await asyncio.wait_for(process.wait(), 90)
         code, _, err = await end(process)
     assert code == 0
     assert logged(err) == [f"{first}: enabled", "Done: 1 of 1 enabled"]
@@ -262,7 +262,7 @@ def logged(err: str) -> list[str]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(90):
         while not condition():  # noqa: ASYNC110  what it looks at sets no event
             await asyncio.sleep(0.01)
 

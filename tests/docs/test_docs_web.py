@@ -185,7 +185,7 @@ async def test_a_tenant_that_hangs_is_a_504_in_time_and_holds_nobody_else_up(
 async def comes_back(backend: Backend) -> None:
     """Be ready again when the pause ends, without a request; then the next call is the probe."""
     requests = backend.tenant.stats().requests
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(90):
         while (answer := await backend.ready()).status != 200:
             assert answer.status == 503
             assert answer.retry_after is not None
@@ -205,7 +205,7 @@ async def test_an_outage_is_not_ready_until_the_next_probe_is_due(
         answers = await asyncio.gather(*(backend.enable(f"user-{n}", wait=1) for n in range(20)))
         # 504: its last attempt came late; 503: it was not sent at all
         assert {answer.status for answer in answers} <= {502, 503, 504}
-        async with asyncio.timeout(15):  # the first pauses may be over too soon for a slow machine
+        async with asyncio.timeout(90):  # the first pauses may be over too soon for a slow machine
             while (answer := await backend.enable("ada", wait=1)).status != 503:
                 assert answer.status in {502, 504}
             assert answer.retry_after is not None
@@ -251,7 +251,7 @@ async def test_sigterm_lets_a_request_in_flight_finish(name: str, tmp_path: Path
         await asyncio.to_thread(wait_for, lambda: backend.tenant.stats().in_flight == 1)
         backend.process.send_signal(signal.SIGTERM)
         assert (await call).status == 200
-        code = await asyncio.to_thread(backend.process.wait, 5)
+        code = await asyncio.to_thread(backend.process.wait, 60)
         idle.close()
         # uvicorn ends by the signal that it was sent, once all is done: a shell sees 143.
         assert code == (-signal.SIGTERM if "uvicorn" in COMMANDS[name] else 0)

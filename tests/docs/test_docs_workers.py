@@ -59,7 +59,7 @@ def worker(sandbox: Sandbox, queue: Queue) -> Iterator[subprocess.Popen[Any]]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(90):
         while not condition():  # noqa: ASYNC110  what it looks at sets no event
             await asyncio.sleep(0.02)
 
@@ -133,7 +133,7 @@ async def test_sigterm_cuts_no_call(sandbox: Sandbox, queue: Queue) -> None:
             await queue.send(user_id)
         await until(lambda: sandbox.stats().in_flight == IN_FLIGHT)
         started.send_signal(signal.SIGTERM)
-        await asyncio.to_thread(started.wait, 20)
+        await asyncio.to_thread(started.wait, 60)
     done = sandbox.stats()
     assert done.by_status == {"200": done.users["enabled"]}
 

@@ -32,7 +32,7 @@ async def parts(tmp_path: Path, server: Temporal) -> AsyncIterator[Fleet]:
 
 async def asked(parts: Fleet, members: int) -> list[Finding]:
     """Ask when so many processes can be asked."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(150):
         while True:
             found = await check_fleet(
                 parts.ids, domain=parts.sandbox.url, client=await parts.server.client()

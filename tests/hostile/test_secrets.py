@@ -263,7 +263,7 @@ def test_the_command_line_tells_nothing(
             if command != "a look":
                 wait_for(lambda: sandbox.stats().requests > 0)
                 is_not_in(Path(f"/proc/{process.pid}/cmdline").read_bytes())
-            is_not_in(*process.communicate(timeout=60))
+            is_not_in(*process.communicate(timeout=90))
     if Path("ids.txt.journal").exists():
         report = subprocess.run(
             [*PROGRAM, "report", "ids.txt.journal", "-o", "run.html"],

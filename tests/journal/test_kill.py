@@ -74,7 +74,7 @@ def test_a_signal_leaves_nothing_to_repeat(tmp_path: Path, number: signal.Signal
         with started(sandbox, "bulk", users, "--concurrency", CONCURRENCY) as process:
             wait_for(lambda: sandbox.stats().requests > 100)
             process.send_signal(number)
-            _, err = process.communicate(timeout=30)
+            _, err = process.communicate(timeout=90)
         assert process.returncode == 130
         assert "The same command resumes the run" in err
         assert sandbox.stats().requests < 1000
