@@ -22,6 +22,7 @@ pytestmark = pytest.mark.process
 
 OWN = -1  # the exit code that the command has with all its outputs
 IDS = ["ada", "nobody", "bob", "cyd"]
+ROOM = 1 << 20  # bytes that a file may have in `little_room`
 
 
 class Streams(NamedTuple):
@@ -92,7 +93,7 @@ def gone_terminal(stack: ExitStack) -> int:
 
 def little_room() -> None:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (ROOM, resource.RLIM_INFINITY))
 
 
 # Where it is measured, its own file would be longer than `little_room` allows.
@@ -100,8 +101,8 @@ NO_COVERAGE = (("COVERAGE_PROCESS_START", ""), ("COVERAGE_PROCESS_CONFIG", ""))
 
 
 def nearly_full_disk(stack: ExitStack) -> Streams:
-    """A log that may grow by only a few bytes; the journal is smaller."""
-    Path("log").write_bytes(bytes((1 << 16) - 10))
+    """A log that may grow by only a few bytes; the journal is smaller, however many its writes."""
+    Path("log").write_bytes(bytes(ROOM - 10))
     log = os.open("log", os.O_WRONLY | os.O_APPEND)
     stack.callback(os.close, log)
     return Streams(stdout=log, preexec=little_room, environ=NO_COVERAGE)
