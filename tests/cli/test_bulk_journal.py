@@ -206,7 +206,7 @@ def test_the_journal_knows_who_ran_which_command_and_no_secret(
 def test_the_journal_knows_the_signal_that_ended_a_run(
     sandbox: Sandbox, users: Path, number: signal.Signals
 ) -> None:
-    sandbox.latency = 0.05
+    sandbox.latency = 0.3
     with started(sandbox, "bulk", users, "--concurrency", 2) as process:
         wait_for(lambda: sandbox.stats().requests > 5)
         process.send_signal(number)

@@ -208,17 +208,17 @@ def test_a_fleet_on_one_machine_and_ctrl_c_in_the_middle(tmp_path: Path) -> None
     with Sandbox(users=1000) as sandbox:
         ids = tmp_path / "ids.txt"
         ids.write_text("".join(f"{user_id}\n" for user_id in sandbox.user_ids()))
-        command = ("fleet", "dev", ids, "--max-rate", 300)
-        with started(sandbox, *command, cwd=tmp_path) as process:
-            wait_for(lambda: sandbox.stats().requests > 300)
+        command = ("fleet", "dev", ids, "--max-rate")
+        with started(sandbox, *command, 100, cwd=tmp_path) as process:
+            wait_for(lambda: sandbox.stats().requests > 100)
             process.send_signal(signal.SIGINT)
-            out, err = process.communicate(timeout=60)
+            out, err = process.communicate(timeout=90)
         assert process.returncode == 130, err
         assert "no coordinator answers" not in err
         assert "Cancelling" in err
         assert "The run was cancelled" in out
-        with started(sandbox, *command, cwd=tmp_path) as process:
-            out, err = process.communicate(timeout=60)
+        with started(sandbox, *command, 300, cwd=tmp_path) as process:
+            out, err = process.communicate(timeout=90)
         assert process.returncode == 0, err
         assert "1,000  enabled" in out
         assert "The journal covers the whole file" in out

@@ -26,7 +26,7 @@ def report(*argv: object) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_everybody_is_accounted_for(tmp_path: Path, number: signal.Signals) -> None:
     rng = random.Random(number)
-    with Sandbox(users=USERS, latency=0.02) as sandbox:
+    with Sandbox(users=USERS, latency=0.06) as sandbox:
         ids = [*sandbox.user_ids(), "nobody-of-this-name"]
         rng.shuffle(ids)
         users = tmp_path / "users.txt"
@@ -38,6 +38,7 @@ def test_everybody_is_accounted_for(tmp_path: Path, number: signal.Signals) -> N
             process.send_signal(number)
             process.wait(timeout=90)
         wait_for(lambda: sandbox.stats().in_flight == 0)
+        sandbox.latency = 0
         journal, again = tmp_path / "users.txt.journal", tmp_path / "again.txt"
         done = report(journal, "--json", "--failures", again, "--exit-code")
         assert done.returncode == 3

@@ -72,7 +72,7 @@ def test_find_preview_enable_verify_undo(sandbox: Sandbox, tmp_path: Path) -> No
     assert (seen["states"]["disabled"], seen["states"]["enabled"]) == (LOST - 50, 50)
     assert disabled(sandbox) == (lost | before) - by_hand
 
-    sandbox.latency = 0.02
+    sandbox.latency = 0.2
     with started(sandbox, "bulk", "lost.csv", "--check", "--yes", cwd=tmp_path) as process:
         wait_for(lambda: sandbox.stats().users["disabled"] < len(before) + LOST - 400)
         process.send_signal(signal.SIGKILL)

@@ -349,7 +349,7 @@ def test_a_request_that_is_repeated_is_told_with_its_cause(
 
 @pytest.mark.process
 def test_an_interrupted_list_leaves_nothing(sandbox: Sandbox, tmp_path: Path) -> None:
-    sandbox.latency = 0.2
+    sandbox.latency = 1
     lost = tmp_path / "lost.csv"
     with started(sandbox, "users", "-o", lost) as process:
         wait_for(lambda: sandbox.stats().requests > 2)

@@ -215,7 +215,7 @@ async def test_from_queue_enables_what_comes_until_no_more_does(
 async def test_from_queue_ends_on_sigterm_with_its_calls_finished(
     tenant: Sandbox, tmp_path: Path
 ) -> None:
-    tenant.latency = 0.3
+    tenant.latency = 2
     first, *others = tenant.user_ids()
     async with started(tenant, tmp_path, sys.executable, EXAMPLES / "from_queue.py") as process:
         assert process.stdin

@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -170,14 +169,13 @@ async def test_a_tenant_that_hangs_is_a_504_in_time_and_holds_nobody_else_up(
     with started(name, tmp_path, users=["ada"]) as backend:
         for user_id in hanging:
             backend.tenant.script(user_id, "hang")
-        begin = time.monotonic()
-        calls = [asyncio.create_task(backend.enable(user_id, wait=1)) for user_id in hanging]
+        calls = [asyncio.create_task(backend.enable(user_id, wait=5)) for user_id in hanging]
         await asyncio.to_thread(wait_for, lambda: backend.tenant.stats().in_flight == 50)
         assert (await backend.enable("ada")).status == 200
         assert not any(call.done() for call in calls)
         answers = await asyncio.gather(*calls)
-        assert time.monotonic() - begin < 1.5  # a busy machine needs longer; the log is exact:
-        assert re.search(r"no complete answer within 0\.(9|8\d+) s", backend.output.read_text())
+        # How long it took here is not told: a busy machine needs longer. The log is exact.
+        assert re.search(r"no complete answer within 4\.\d+ s", backend.output.read_text())
         assert {answer.status for answer in answers} == {504}
         await comes_back(backend)
 
@@ -220,7 +218,7 @@ async def test_200_requests_at_once_succeed_and_the_next_200_open_no_connection(
     name: str, tmp_path: Path
 ) -> None:
     """Of a session that no 429 has slowed down; after one, the number in flight starts small."""
-    with started(name, tmp_path, users=200, latency=0.5) as backend:
+    with started(name, tmp_path, users=200, latency=2) as backend:
         for _ in range(2):
             answers = await asyncio.gather(*map(backend.enable, backend.tenant.user_ids()))
             assert {answer.status for answer in answers} == {200}

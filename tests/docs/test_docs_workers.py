@@ -141,7 +141,7 @@ async def test_sigterm_cuts_no_call(sandbox: Sandbox, queue: Queue) -> None:
 @AS_EXAMPLES
 @pytest.mark.parametrize("again_after", [1])
 async def test_kill_9_loses_nobody(sandbox: Sandbox, queue: Queue) -> None:
-    sandbox.latency = 0.6
+    sandbox.latency = 10
     with worker(sandbox, queue):
         for user_id in sandbox.user_ids():
             await queue.send(user_id)

@@ -69,7 +69,7 @@ def test_kill_9_at_random_moments_loses_nobody(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_leaves_nothing_to_repeat(tmp_path: Path, number: signal.Signals) -> None:
-    with Sandbox(users=1000, latency=LATENCY) as sandbox:
+    with Sandbox(users=1000, latency=0.05) as sandbox:
         users = write_ids(tmp_path / "users.txt", sandbox)
         with started(sandbox, "bulk", users, "--concurrency", CONCURRENCY) as process:
             wait_for(lambda: sandbox.stats().requests > 100)
@@ -78,6 +78,7 @@ def test_a_signal_leaves_nothing_to_repeat(tmp_path: Path, number: signal.Signal
         assert process.returncode == 130
         assert "The same command resumes the run" in err
         assert sandbox.stats().requests < 1000
+        sandbox.latency = 0
         done = bulk(sandbox, users, "--json")
         assert done.returncode == 0
         told = json.loads(done.stdout.splitlines()[-1])["summary"]
@@ -141,7 +142,7 @@ def test_two_processes_do_not_share_a_journal(tmp_path: Path) -> None:
 
 
 def test_only_this_users_own_processes_see_the_journal_and_ps_shows_no_key(tmp_path: Path) -> None:
-    with Sandbox(users=50, latency=0.05) as sandbox:
+    with Sandbox(users=50, latency=0.5) as sandbox:
         users = write_ids(tmp_path / "users.txt", sandbox)
         with started(sandbox, "bulk", users, "--concurrency", 1) as process:
             wait_for(lambda: sandbox.stats().requests > 3)
