@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from importlib import import_module
 from typing import Any, Literal
 
@@ -299,7 +300,8 @@ def packed(coding: str, data: bytes) -> bytes | None:
         compressor = import_module(CODINGS[coding])
     except ImportError:
         return None
-    return bytes(compressor.compress(data))
+    # Brotli's usual quality takes seconds for a bomb, which all processes of the tests make.
+    return bytes(compressor.compress(data, **({"quality": 9} if coding == "br" else {})))
 
 
 def _bombs() -> Iterator[Fault]:
@@ -545,6 +547,7 @@ def certificate(tls: Tls) -> ssl.SSLContext:
     return context
 
 
+@cache
 def faults() -> list[Fault]:
     """Return all faults."""
     return [
