@@ -98,13 +98,13 @@ class Deadlines:
         self._closed = False
 
     @asynccontextmanager
-    async def at(self, when: float) -> AsyncIterator[None]:
+    async def at(self, when: float) -> AsyncIterator[asyncio.Timeout]:
         """Raise `TimeoutError` inside the block at this time of the event loop's clock."""
         try:
             async with asyncio.timeout_at(when) as deadline:
                 self._open.add(deadline)
                 try:
-                    yield
+                    yield deadline
                 finally:
                     self._open.discard(deadline)
         except TimeoutError:
@@ -195,12 +195,14 @@ class StandardTransport:
         waited = clock() - began
         self._in_progress += 1
         try:
-            async with self._deadlines.at(due):
+            async with self._deadlines.at(due) as deadline:
                 response = await self._send_again_if_stale(operation, target, timeout - waited)
         except TimeoutError as error:
             sent = not isinstance(error, aiohttp.ConnectionTimeoutError)
             if waited > _LONG_WAIT * timeout or (not sent and self._is_full()):
                 raise NoFreeConnectionError(sent=sent) from None
+            if self._is_of_a_hook(error) and not deadline.expired():
+                raise ClientGaveUpError from None
             raise
         finally:
             self._in_progress -= 1
@@ -214,8 +216,7 @@ class StandardTransport:
         self, operation: Operation[object], target: str, timeout: float
     ) -> Response:
         connector, left = self._client.connector, _REUSED_AT_MOST
-        clock = asyncio.get_running_loop().time
-        due, until = clock() + timeout, clock() + CONNECT_SHARE * timeout
+        until = asyncio.get_running_loop().time() + CONNECT_SHARE * timeout
         lost: Exception | None = None
         while True:
             self._close_stale(connector)
@@ -227,11 +228,7 @@ class StandardTransport:
                 if is_exhausted(error) and others and await self._exhaustion.wait(until):
                     continue
                 raise lost or error from None
-            except TimeoutError as error:
-                # Only aiohttp's own, and ETIMEDOUT, may be about the tenant; ours comes at `due`.
-                is_foreign = not isinstance(error, aiohttp.ServerTimeoutError) and not error.errno
-                if is_foreign and clock() < due:
-                    raise ClientGaveUpError from None
+            except TimeoutError:
                 raise
             except (aiohttp.ServerDisconnectedError, OSError) as error:
                 if not reuses:
@@ -243,6 +240,15 @@ class StandardTransport:
                 for idle in self._idle_pools(connector):
                     for protocol, _since in idle:
                         protocol.close()
+
+    def _is_of_a_hook(self, error: TimeoutError) -> bool:
+        """Whether a middleware or a trace may have raised this, and neither aiohttp nor the system.
+
+        Where there is none, it is a mock's.
+        """
+        if isinstance(error, aiohttp.ServerTimeoutError) or error.errno:
+            return False
+        return bool(self._client.trace_configs or getattr(self._client, "_middlewares", ()))
 
     def close(self) -> None:
         """End the requests in flight."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import re
 import socket
 from collections.abc import Callable
 from typing import Any, cast
@@ -9,7 +10,9 @@ from typing import Any, cast
 import aiohappyeyeballs
 import aiohttp
 import pytest
+import uvloop
 from aiohttp.abc import AbstractResolver, ResolveResult
+from aioresponses import aioresponses
 from raw_server import Act, Peer, RawServer, answering, http
 from virtual_time import run
 from ways import Way, session_by
@@ -236,15 +239,16 @@ def test_that_a_middleware_gives_up_is_no_news_of_the_tenant(when: str) -> None:
     run(main())
 
 
-def test_that_the_tenant_hangs_is_news_of_it_also_under_a_middleware() -> None:
-    async def renaming(
-        request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
-    ) -> aiohttp.ClientResponse:
-        try:
-            return await handler(request)
-        except asyncio.CancelledError:
-            raise TimeoutError from None
+async def renaming(
+    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    try:
+        return await handler(request)
+    except asyncio.CancelledError:
+        raise TimeoutError from None
 
+
+def test_that_the_tenant_hangs_is_news_of_it_also_under_a_middleware() -> None:
     async def main() -> None:
         async with (
             RawServer(Peer.silence) as server,
@@ -256,6 +260,33 @@ def test_that_the_tenant_hangs_is_news_of_it_also_under_a_middleware() -> None:
             assert not caught.value.local
 
     run(main())
+
+
+def test_that_the_tenant_hangs_is_news_of_it_also_where_timers_are_rounded() -> None:
+    async def main() -> None:
+        async with (
+            RawServer(Peer.silence) as server,
+            aiohttp.ClientSession(middlewares=[renaming]) as client,
+            MonoCloudSession(server.url, KEY, retry=ONCE, client_session=client) as ours,
+        ):
+            calls = (ours.enable_user("ada", timeout=0.1 + 0.0137 * n) for n in range(20))
+            for error in await asyncio.gather(*calls, return_exceptions=True):
+                assert isinstance(error, m.RequestTimeoutError)
+                assert not error.local
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())
+
+
+async def test_a_timeout_of_a_mock_is_the_tenant_s() -> None:
+    with aioresponses() as mocked:
+        mocked.post(re.compile(".*"), exception=TimeoutError(), repeat=True)
+        async with MonoCloudSession("http://127.0.0.1:9", KEY, retry=ONCE) as session:
+            for number in range(5):
+                with pytest.raises(m.RequestTimeoutError, match="no complete answer") as caught:
+                    await session.enable_user(f"user-{number}")
+                assert not caught.value.local
+            assert session.pace.down
 
 
 class Body:
