@@ -35,7 +35,7 @@ _TRIES: Final = 3  # for a page that contradicts its header: users may have chan
 _NUMBER: Final = (1 << 64) - 1
 
 FetchPage = Callable[[int, int], Awaitable[UserPage]]
-Users = Generator[User | int, UserPage, T]  # yields users, and numbers of pages to be sent in
+Steps = Generator[User | int, UserPage, T]  # yields users, and numbers of pages to be sent in
 
 logger = logging.getLogger("monocloud_async")
 
@@ -163,7 +163,7 @@ class UserList:
                 self._error = error
                 raise
 
-    def _users(self) -> Users[None]:
+    def _users(self) -> Steps[None]:
         again = 0
         is_known = False  # a pass was read to its end
         while self.passes < _MAX_PASSES:
@@ -218,7 +218,7 @@ class UserList:
         """
         return (self.total or 0) // self.page_size + 1
 
-    def _newest(self, latest: int) -> Users[int]:
+    def _newest(self, latest: int) -> Steps[int]:
         """Yield the users who signed up while the list was read; they are on its last pages.
 
         Returns:

@@ -1,4 +1,4 @@
-"""Selects the next user of a run, as soon as a request may be sent, and not earlier."""
+"""Selects the next user of a run, and hands the user out as soon as a request may be sent."""
 
 import asyncio
 import time

@@ -39,7 +39,7 @@ from monocloud_async.user_list import UserList
 
 InProgress = Callable[["BulkRun"], AbstractContextManager[None]]
 
-_PATIENCE: Final = 5.0  # seconds for the caller's code to end after a cancellation
+_GRACE: Final = 5.0  # seconds for the caller's code to end after a cancellation
 
 logger = logging.getLogger("monocloud_async")
 
@@ -153,7 +153,7 @@ class BulkRun:
         self._session_closed = False
         self._interrupted = False  # a call ended before its last attempt
         self._loop: asyncio.AbstractEventLoop | None = None  # while the run is in progress
-        self._patience: asyncio.TimerHandle | None = None  # once the run was cancelled
+        self._cancel_timer: asyncio.TimerHandle | None = None  # once the run was cancelled
 
     @property
     def in_flight(self) -> int:
@@ -223,10 +223,13 @@ class BulkRun:
         Code of the caller that has not ended after 5 seconds is cancelled again, with a warning in
         the log: the clean-up of `user_ids`, and a write of a journal of the caller's own class.
         """
+        self._cancel_calls()
+        self._limit_end()
+
+    def _cancel_calls(self) -> None:
         self.drain()
         for task in self._workers:
             task.cancel()
-        self._limit_end()
 
     def __await__(self) -> Generator[object, None, BulkReport]:
         self._check_not_started()
@@ -314,16 +317,16 @@ class BulkRun:
                 cancelled = True
                 self._limit_end()
         self._loop = None
-        if self._patience is not None:
-            self._patience.cancel()
+        if self._cancel_timer is not None:
+            self._cancel_timer.cancel()
         closing.result()
         if cancelled:
             raise asyncio.CancelledError
 
     def _limit_end(self) -> None:
         """Limit the time until the run ends: the caller's code may hang when it is cancelled."""
-        if self._loop is not None and self._patience is None:
-            self._patience = self._loop.call_later(_PATIENCE, self._cancel_again, self._loop)
+        if self._loop is not None and self._cancel_timer is None:
+            self._cancel_timer = self._loop.call_later(_GRACE, self._cancel_again, self._loop)
 
     def _cancel_again(self, loop: asyncio.AbstractEventLoop) -> None:
         """Cancel what did not end after the last cancellation; repeated until the run ends."""
@@ -340,10 +343,10 @@ class BulkRun:
         if hanging:
             logger.warning(
                 "a cancelled run has not ended after %.0f s; what hangs is cancelled again: %s",
-                _PATIENCE,
+                _GRACE,
                 ", ".join(hanging),
             )
-        self._patience = loop.call_later(_PATIENCE, self._cancel_again, loop)
+        self._cancel_timer = loop.call_later(_GRACE, self._cancel_again, loop)
 
     async def _close(self) -> None:
         """End all tasks, complete the counts and write the journal, in any case."""
@@ -450,7 +453,7 @@ class BulkRun:
             self.drain()
         else:
             self._results.error = self._results.error or error
-            self.cancel()
+            self._cancel_calls()
 
     def _interrupt(self, call: RunCall) -> None:
         """Record the outcome of a call whose task ended first, perhaps before its first step."""
@@ -458,7 +461,7 @@ class BulkRun:
         try:
             self._results.record(call.interrupted())
         except BaseException:  # noqa: BLE001  of `on_outcome`; the run raises it at its end
-            self.cancel()
+            self._cancel_calls()
 
 
 def _error(task: asyncio.Task[None]) -> BaseException | None:

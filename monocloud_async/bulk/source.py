@@ -76,7 +76,7 @@ class Source:
         opened: whether `open` was called.
         is_ready: whether `open` has succeeded, so that the journal belongs to this run.
         skipped: how many users the journal records as done.
-        held: an id that was read but not handed out, because the run was cancelled meanwhile.
+        held: an id that was read, and is not handed out before a request may be sent.
 
     Raises:
         ConfigurationError: `user_ids` is not an iterable of ids.

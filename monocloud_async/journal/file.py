@@ -317,8 +317,12 @@ class JournalFile:
         return round(1000 * self._now())
 
     async def _run(self, work: Callable[[*Args], T], *args: *Args) -> T:
-        """Run the function in the journal's thread and return its result."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
+        """Run the function in the journal's thread and return its result.
+
+        If the caller is cancelled, the function runs all the same, also if it has not begun yet.
+        """
+        work_done = asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
+        return await asyncio.shield(work_done)
 
 
 def _clock() -> float:

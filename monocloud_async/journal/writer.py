@@ -185,11 +185,11 @@ class JournalWriter:
         self._let_go_on()
 
     def _failure(self, task: asyncio.Task[None]) -> BaseException | None:
-        """Return why the task failed; that somebody cancels it between two writes is no failure."""
+        """Return why the task failed; a cancellation is a failure only if it cut a write."""
         if not task.cancelled():
             return task.exception()
-        # Or nobody asked this task to end: what the journal awaited was cancelled.
-        if self._is_group_out or not task.cancelling():
+        # A file writes on in its thread. If nobody cancelled the task, then what it awaited was.
+        if (self._file is None and self._is_group_out) or not task.cancelling():
             return RuntimeError("the write was cancelled before it ended")
         return None
 

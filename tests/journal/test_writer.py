@@ -1,9 +1,11 @@
 """Outcomes get to the journal in groups, soon, or hold up the calls that have not begun."""
 
 import asyncio
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import virtual_time
@@ -12,8 +14,9 @@ from runs import bulk, enable
 from tenant_in_memory import Tenant
 
 from monocloud_async import MonoCloudSession, Outcome, RunStoppedError, User
-from monocloud_async.journal import Journal
+from monocloud_async.journal import Journal, file
 from monocloud_async.journal.file import JournalFile
+from monocloud_async.journal.store import JournalStore
 from monocloud_async.sandbox import Sandbox
 
 
@@ -201,18 +204,65 @@ def test_a_cancelled_run_waits_for_a_write_that_takes_seconds() -> None:
 def test_the_write_of_a_journal_file_is_never_cut(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def commit(self: JournalFile) -> None:
-        await asyncio.sleep(60)
-        await written(self)
-
-    written = JournalFile.commit
-    monkeypatch.setattr(JournalFile, "commit", commit)
-
     async def main() -> None:
+        async def commit(self: JournalFile) -> None:
+            running.cancel()
+            await asyncio.sleep(60)
+            await written(self)
+
+        written = JournalFile.commit
+        monkeypatch.setattr(JournalFile, "commit", commit)
         path = tmp_path / "journal"
         running = bulk(["ada", "bob"], enable, journal=JournalFile(path, "acme"))
-        asyncio.get_running_loop().call_later(1, running.cancel)
         assert (await running).enabled == 2
         assert outcomes(path) == {"enabled": 2}
 
     virtual_time.run(main())
+
+
+@pytest.mark.parametrize("first", ["write", "add_sample"])
+async def test_nothing_is_lost_when_every_task_is_cancelled(
+    first: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As at the end of `asyncio.run`: the write is in the journal's thread, or waits for it."""
+    begun, goes_on = threading.Event(), threading.Event()
+    work = getattr(JournalStore, first)
+
+    def slow(self: JournalStore, *args: Any, **options: Any) -> None:
+        begun.set()
+        assert goes_on.wait(60)
+        work(self, *args, **options)
+
+    async def send(user_id: str, _seconds: float) -> User:
+        if user_id != "ada":
+            await asyncio.sleep(600)
+        return User(user_id=user_id)
+
+    monkeypatch.setattr(JournalStore, first, slow)
+    monkeypatch.setattr(file, "_SAMPLE_EVERY", 0.001)
+    journal = JournalFile(tmp_path / "journal", "acme")
+    running = asyncio.ensure_future(bulk(["ada", "bob", "cleo"], send, journal=journal))
+    await asyncio.to_thread(begun.wait, 60)
+    while first == "add_sample" and journal._rows.done:  # noqa: ASYNC110  it has no event
+        await asyncio.sleep(0.001)  # until it is asked to write them
+    for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        task.cancel()
+    asyncio.get_running_loop().call_later(0.1, goes_on.set)
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert outcomes(tmp_path / "journal") == {"enabled": 1, "unknown": 2}
+
+
+def test_a_write_in_progress_ends_although_on_outcome_raised() -> None:
+    def refuse(_outcome: Outcome) -> None:
+        raise ValueError("a fault of the caller's")
+
+    async def main() -> None:
+        store = Store()
+        store.seconds = 6
+        running = bulk(["ada", "bob"], enable, journal=store, on_outcome=refuse)
+        with pytest.raises(ValueError, match="a fault of the caller's"):
+            await running
+        assert len(store.kept) == running.report.total
+
+    virtual_time.run(main(), sockets=False)
