@@ -38,7 +38,7 @@ from monocloud_async.journal.store import (
     StateBefore,
     quoted,
 )
-from monocloud_async.outcome import BulkReport, Outcome
+from monocloud_async.outcome import DONE, BulkReport, Outcome
 from monocloud_async.ratelimit.limiter import RateLimiter
 
 Args = TypeVarTuple("Args")
@@ -90,7 +90,10 @@ class JournalFile:
         self._numbered: list[tuple[int, str]] = []  # bad lines to write in the next commit
         self._is_refused = False
         self._thread: ThreadPoolExecutor | None = None
-        self._rows = Rows([], [])  # rows to write in the next commit
+        # What to write in the next commit: of users who are done as few values as possible, since
+        # each takes time in the middle of a run, and their time of day once for all.
+        self._done: list[object] = []  # see `Rows.add_done`
+        self._others: list[Outcome] = []
         self._before: list[StateBefore] = []  # the same
         self._sampling: asyncio.Task[None] | None = None
         self._paused_before = 0.0  # seconds, in earlier runs of the same session
@@ -181,7 +184,11 @@ class JournalFile:
 
     def add(self, outcome: Outcome, /) -> None:
         """Add an outcome to the next commit."""
-        self._rows.add(outcome, round(1000 * self._now()))
+        if outcome.status in DONE:
+            position, user_id = outcome.position, outcome.user_id
+            self._done.extend((position, user_id, outcome.attempts, outcome.seconds, None))
+        else:
+            self._others.append(outcome)
 
     def add_before(self, position: int, user_id: str, disabled: bool | None) -> None:  # noqa: FBT001  a state
         """Add to the next commit whether the user was disabled before the run; None: unknown."""
@@ -189,11 +196,14 @@ class JournalFile:
 
     async def commit(self) -> None:
         """Write what was added; raises `sqlite3.Error` if that fails."""
-        rows, self._rows = self._rows, Rows([], [])
+        now = self._milliseconds()
+        rows = Rows.of(self._others, now)
+        rows.add_done(self._done, now)
+        self._done, self._others = [], []
         before, self._before = self._before, []
         state = self._state() if self._numbered or self._report.exhausted else None
         write = partial(self._store.write, before=before, state=state)
-        await self._run(write, rows, self._milliseconds())
+        await self._run(write, rows, now)
 
     def add_bad_line(self, number: int, problem: str) -> None:
         """Add a line of the input that has no valid id, for the report."""

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -182,6 +182,10 @@ class Rows(NamedTuple):
 
     The outcomes themselves are not kept: each user is about thirty objects, and keeping hundreds of
     them alive costs more CPU time than writing the rows.
+
+    Attributes:
+        done: position, id, attempts, milliseconds and time of each user who is done.
+        others: the values of each other user, in the order of `USER_COLUMNS`.
     """
 
     done: list[object]
@@ -202,6 +206,13 @@ class Rows(NamedTuple):
             self.done.extend((outcome.position, outcome.user_id, outcome.attempts, ms, now))
         else:
             self.others.extend(_row(outcome, ms, now))
+
+    def add_done(self, values: list[Any], now: int) -> None:
+        """Add rows of `done` that have seconds, and nothing in the place of the time yet."""
+        durations = values[3::_DONE_VALUES]
+        values[3::_DONE_VALUES] = [math.ceil(1000 * seconds) for seconds in durations]
+        values[4::_DONE_VALUES] = [now] * len(durations)
+        self.done.extend(values)
 
     def positions(self) -> set[object]:
         """Return the positions of these users."""

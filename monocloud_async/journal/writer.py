@@ -27,7 +27,6 @@ class JournalWriter:
 
     Attributes:
         error: why the journal could not be written, or None.
-        unwritten: how many outcomes are not known to be in the journal.
         is_done: tells whether the user at a position is done, see `Journal.enabled`.
         reached: the journal has no record from this position on.
         is_behind: whether an outcome has waited too long for the disk; see `caught_up`.
@@ -41,7 +40,6 @@ class JournalWriter:
         on_failure: Callable[[], None],
     ) -> None:
         self.error: BaseException | None = None
-        self.unwritten = 0
         self.is_done = journal.enabled
         self.reached = math.inf
         self._journal = journal
@@ -49,15 +47,22 @@ class JournalWriter:
         self._report = report
         self._limiter = limiter
         self._on_failure = on_failure
-        self._waiting = 0
+        self._waiting = 0  # outcomes of the next group
+        self._in_write = 0  # outcomes of the group that is written, or could not be written
         # When the first one of the next group came, by the loop's clock.
         self._waiting_since: float | None = None
-        self._outcomes: list[Outcome] = []  # to be written; a file has its own list
+        self._outcomes: list[Outcome] = []  # to be written; a file has its own lists
+        self._add = self._outcomes.append if self._file is None else self._file.add
         self._writing: asyncio.Task[None] | None = None
         self._next_commit: asyncio.Future[None] | None = None  # if a call waits for it
         self._caught_up = asyncio.Event()
         self._caught_up.set()
         self.is_behind = False  # an attribute, because it is asked for each user
+
+    @property
+    def unwritten(self) -> int:
+        """How many outcomes are not known to be in the journal."""
+        return self._waiting + self._in_write
 
     async def open(self, user_ids: Iterable[str] | AsyncIterable[str]) -> None:
         """Open the journal; raises `ConfigurationError` if it does not belong to this run."""
@@ -80,12 +85,8 @@ class JournalWriter:
 
     def add(self, outcome: Outcome) -> None:
         """Add an outcome, to be written soon."""
-        self.unwritten += 1
         self._waiting += 1
-        if self._file is None:
-            self._outcomes.append(outcome)
-        else:
-            self._file.add(outcome)
+        self._add(outcome)
         if self._waiting_since is None:
             self._begin_group()
 
@@ -150,7 +151,7 @@ class JournalWriter:
     @property
     def _is_group_out(self) -> bool:
         """Whether a group is being written, or its write was cancelled."""
-        return self.unwritten > self._waiting
+        return self._in_write > 0
 
     async def _write(self) -> None:
         """Write groups until no outcome is left."""
@@ -159,16 +160,17 @@ class JournalWriter:
             timer = loop.call_at(self._waiting_since + _LATE, self._hold_back)
             try:
                 await asyncio.sleep(self._waiting_since + _GROUP - loop.time())
-                group, self._waiting, self._waiting_since = self._waiting, 0, None
+                self._in_write, self._waiting, self._waiting_since = self._waiting, 0, None
                 committed, self._next_commit = self._next_commit, None
                 if self._file is None:
-                    outcomes, self._outcomes = self._outcomes, []
+                    outcomes = self._outcomes.copy()
+                    self._outcomes.clear()
                     await self._journal.write(outcomes)
                 else:
                     await self._file.commit()
             finally:
                 timer.cancel()
-            self.unwritten -= group
+            self._in_write = 0
             if committed is not None:
                 committed.set_result(None)
             if self._waiting_since is None or loop.time() < self._waiting_since + _LATE:

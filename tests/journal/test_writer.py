@@ -243,7 +243,7 @@ async def test_nothing_is_lost_when_every_task_is_cancelled(
     journal = JournalFile(tmp_path / "journal", "acme")
     running = asyncio.ensure_future(bulk(["ada", "bob", "cleo"], send, journal=journal))
     await asyncio.to_thread(begun.wait, 60)
-    while first == "add_sample" and journal._rows.done:  # noqa: ASYNC110  it has no event
+    while first == "add_sample" and journal._done:  # noqa: ASYNC110  it has no event
         await asyncio.sleep(0.001)  # until it is asked to write them
     for task in asyncio.all_tasks() - {asyncio.current_task()}:
         task.cancel()
