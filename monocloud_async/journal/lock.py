@@ -6,6 +6,7 @@ import socket
 import sys
 import time
 from contextlib import suppress
+from enum import Enum, auto
 from pathlib import Path
 
 from monocloud_async.errors import ConfigurationError
@@ -29,7 +30,7 @@ _FAR = 1 << 20
 _START = b"process "
 _TAKEN = {errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK}
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # and a pipe could block
-_LOOKS, _LOOK = 5, 0.01  # `is_held` has the lock for a moment, in seconds
+_LOOKS, _LOOK = 5, 0.01  # `lock_state` has the lock for a moment, in seconds
 
 
 def _take_soon(descriptor: int) -> None:
@@ -41,21 +42,30 @@ def _take_soon(descriptor: int) -> None:
     _take(descriptor)
 
 
-def is_held(path: Path) -> bool | None:
-    """Return whether a process holds this lock; None if this user may not know."""
+class LockState(Enum):
+    """Whether a process holds a lock."""
+
+    HELD = auto()
+    FREE = auto()  # nobody holds it, as after a kill, which leaves the file behind
+    MISSING = auto()  # there is no lock file
+    UNKNOWN = auto()  # this user may not open it
+
+
+def lock_state(path: Path) -> LockState:
+    """Return whether a process holds the lock of this file."""
     try:
         descriptor = os.open(path, os.O_RDONLY | _NO_LINK)
     except FileNotFoundError:
-        return False
+        return LockState.MISSING
     except OSError:
-        return None
+        return LockState.UNKNOWN
     try:
         _take(descriptor)
     except OSError as error:
-        return True if error.errno in _TAKEN else None
+        return LockState.HELD if error.errno in _TAKEN else LockState.UNKNOWN
     finally:
         os.close(descriptor)
-    return False
+    return LockState.FREE
 
 
 class JournalInUseError(ConfigurationError):

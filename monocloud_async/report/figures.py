@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from msgspec import Struct, field
 
-from monocloud_async.journal.lock import is_held
+from monocloud_async.journal.lock import LockState, lock_state
 from monocloud_async.journal.paths import lock_path, resolved
 from monocloud_async.journal.snapshot import reading
 from monocloud_async.report.rows import UserRow, is_fleet, kind_and_message, operation_of
@@ -89,7 +89,7 @@ class State(StrEnum):
     AT_WORK = "at work"
     ENDED = "ended"  # early: it was interrupted, or stopped
     KILLED = "killed"
-    UNKNOWN = "killed, or at work"  # on another machine, or as another user
+    UNKNOWN = "killed, or at work"  # on another machine, or this is a copy of the journal
 
 
 class Figures(Struct):
@@ -260,7 +260,7 @@ def read(path: Path) -> Figures:
     Raises:
         ConfigurationError: the file is not a journal, or cannot be read.
     """
-    is_locked = is_held(lock_path(resolved(path)))
+    lock = lock_state(lock_path(resolved(path)))
     with reading(path) as (sql, form):
         tenant, created, source, form_of_input, column = sql.execute(
             "SELECT tenant, created / 1000.0, input, form, input_column FROM header"
@@ -281,7 +281,7 @@ def read(path: Path) -> Figures:
         figures.unrecorded = 0 if figures.is_fleet else reached - figures.users
         figures.runs = list(_runs(sql, form))
         _read_input(figures, sql, form, reached)
-        figures.state = _state(figures, is_locked=is_locked)
+        figures.state = _state(figures, lock)
         _read_groups(figures, sql)
         figures.attempts = sql.execute(
             "SELECT min(attempts, 6), count(*) FROM users WHERE outcome = ? GROUP BY 1",
@@ -422,10 +422,11 @@ def _read_input(figures: Figures, sql: sqlite3.Connection, form: int, reached: i
         figures.ids = None  # it has grown
 
 
-def _state(figures: Figures, *, is_locked: bool | None) -> State:
+def _state(figures: Figures, lock: LockState) -> State:
     last = figures.runs[-1] if figures.runs else None
     is_complete = figures.ids is not None and figures.asked >= figures.ids
-    if is_locked and not (is_complete and last is not None and last.ended is not None):
+    has_ended = is_complete and last is not None and last.ended is not None
+    if lock is LockState.HELD and not has_ended:
         return State.AT_WORK
     if is_complete:
         return State.FINISHED
@@ -433,9 +434,11 @@ def _state(figures: Figures, *, is_locked: bool | None) -> State:
         return State.ENDED
     if last.host != socket.gethostname():
         return State.UNKNOWN  # this may be a copy
-    if _is_alive(last.pid):  # if nobody holds the lock, this may be a copy of its journal
-        return State.AT_WORK if is_locked is None else State.UNKNOWN
-    return State.KILLED
+    # A kill leaves the lock file behind. Its process number may be another process's by now.
+    if lock is LockState.FREE or not _is_alive(last.pid):
+        return State.KILLED
+    # Without a lock file, this may be a copy of the journal of a run at work.
+    return State.UNKNOWN if lock is LockState.MISSING else State.AT_WORK
 
 
 def _is_alive(process: int) -> bool:

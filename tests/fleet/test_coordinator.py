@@ -25,7 +25,7 @@ from monocloud_async.fleet.id_file import IdFile, digest_of, inspect_file
 from monocloud_async.fleet.journal import FleetJournal
 from monocloud_async.fleet.messages import Chunk, ChunkResult, FleetReport, Plan, Span, new_state
 from monocloud_async.fleet.sources import Sources
-from monocloud_async.journal.lock import JournalInUseError, is_held
+from monocloud_async.journal.lock import JournalInUseError, LockState, lock_state
 from monocloud_async.journal.paths import lock_path
 from monocloud_async.journal.store import Rows
 from monocloud_async.outcome import Status
@@ -500,7 +500,7 @@ async def test_a_step_that_is_cancelled_leaves_no_journal_locked(
         await coordinator.do(coordinator.records.left, run)
         await coordinator.records.end()
     thread.shutdown()
-    assert not is_held(lock_path(coordinator.journal))
+    assert lock_state(lock_path(coordinator.journal)) is LockState.MISSING
 
 
 async def test_a_journal_that_cannot_be_written_names_the_machine(

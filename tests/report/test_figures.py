@@ -170,6 +170,16 @@ def test_a_copy_of_the_journal_of_a_process_that_is_there_is_not_called_killed(
     assert read(journal).state is State.KILLED
 
 
+def test_a_killed_run_is_told_by_its_free_lock_also_if_its_process_number_is_in_use_again(
+    journal: Path,
+) -> None:
+    change(journal, KILLED, f"UPDATE sittings SET process = {os.getppid()}")  # noqa: S608  a number
+    lock_path(journal).write_text(f"process {os.getppid()} on this host")  # nobody holds it
+    figures = read(journal)
+    assert figures.state is State.KILLED
+    assert figures.headline().startswith("Not finished, cut off (killed): ")
+
+
 @pytest.mark.parametrize(
     ("statement", "state"),
     [("SELECT 1", State.FINISHED), (STOPPED, State.ENDED), (KILLED, State.KILLED)],
