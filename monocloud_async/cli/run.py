@@ -18,7 +18,7 @@ def run(arguments: list[str]) -> int:
     from monocloud_async.errors import MonoCloudError  # noqa: PLC0415  help is quick
     from monocloud_async.sanitize import clean  # noqa: PLC0415  help is quick
 
-    if COMPLETE in os.environ:
+    if os.environ.get(COMPLETE):  # Click ignores an empty value, too
         return _complete(arguments)
     try:
         code = app(arguments, prog_name=PROGRAM, standalone_mode=False)

@@ -265,13 +265,14 @@ def test_no_command_writes_into_the_file_that_it_reads(
 def test_a_table_may_go_to_stdout_by_its_name(ids: Path, tmp_path: Path) -> None:
     table = tmp_path / "table.csv"
     with Sandbox(users=["ada"]) as sandbox, table.open("wb") as stdout:
-        subprocess.run(
+        code = subprocess.run(
             [*PROGRAM, "check", ids, "-o", "/dev/stdout"],
             env=environment(sandbox),
             stdout=stdout,
             timeout=100,
             check=False,
-        )
+        ).returncode
+    assert code == 1  # somebody is not enabled
     assert "ada,disabled" in table.read_text()
 
 

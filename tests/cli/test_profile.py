@@ -263,10 +263,18 @@ def test_completion_prints_no_error_into_the_line(
     assert (done.out.strip(), done.err) == (shown, "")
 
 
-@pytest.mark.parametrize("instruction", ["", "complete_tcsh", "wrong"])
+@pytest.mark.parametrize("instruction", ["complete_tcsh", "wrong"])
 def test_a_shell_that_is_not_known_gets_nothing(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, instruction: str
 ) -> None:
     monkeypatch.setenv("_MONOCLOUD_ASYNC_COMPLETE", instruction)
-    done = cli("--version")
-    assert (done.out + done.err).strip() in {"", f"monocloud-async {__version__}"}
+    assert cli("--version") == (2, "", "")
+
+
+def test_an_empty_variable_asks_for_no_completion(
+    cli: Cli, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("_MONOCLOUD_ASYNC_COMPLETE", "")
+    assert cli("--version") == (0, f"monocloud-async {__version__}\n", "")
+    user_id, *_ = sandbox.user_ids()
+    assert cli("enable", user_id) == (0, f"{user_id}: enabled\n", "")
