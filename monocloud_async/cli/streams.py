@@ -297,8 +297,8 @@ def _text(output: Output, file: TextIO | None) -> TextIO:
 
 def _is_plain_locale() -> bool:
     """Return whether the locale says that the terminal knows ASCII only; Python assumes UTF-8."""
-    named = (os.environ.get(name) for name in ("LC_ALL", "LC_CTYPE", "LANG"))
-    return next(filter(None, named), "") in {"C", "POSIX"} and "PYTHONIOENCODING" not in os.environ
+    named = next(filter(None, map(os.environ.get, ("LC_ALL", "LC_CTYPE", "LANG"))), "")
+    return named in {"C", "POSIX"} and not os.environ.get("PYTHONIOENCODING")
 
 
 @contextmanager

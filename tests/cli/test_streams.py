@@ -249,3 +249,20 @@ def test_no_width_of_the_terminal_loses_a_count_or_a_word(
     report = BulkReport(enabled=20)
     streams.out().print(summary(ENABLE, report, Tally(), skipped=0))
     assert "".join(capsys.readouterr().out.split()) == "20enabled"
+
+
+@pytest.mark.parametrize(
+    ("named", "encoding"), [(None, "ascii"), ("", "ascii"), ("utf-8", "utf-8")]
+)
+def test_a_terminal_of_a_plain_locale_gets_ascii_unless_python_is_told_an_encoding(
+    monkeypatch: pytest.MonkeyPatch, named: str | None, encoding: str
+) -> None:
+    monkeypatch.setenv("LC_ALL", "C")
+    monkeypatch.delenv("PYTHONIOENCODING", raising=False)
+    if named is not None:
+        monkeypatch.setenv("PYTHONIOENCODING", named)
+    master, slave = os.openpty()
+    with os.fdopen(master), os.fdopen(slave, "w", encoding="utf-8") as terminal:
+        monkeypatch.setattr(sys, "stdout", terminal)
+        with own_streams():
+            assert sys.stdout.encoding == encoding
