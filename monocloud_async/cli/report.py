@@ -435,7 +435,7 @@ def _ids(path: Path, given: InputFile) -> Iterator[str]:
 def _is_same(one: Path, other: Path) -> bool:
     try:
         return one.samefile(other)
-    except OSError:
+    except (OSError, ValueError):  # a journal may name anything, even a path with a NUL byte
         return False
 
 

@@ -485,6 +485,26 @@ def test_of_the_recorded_command_only_the_tenant_and_the_key_are_taken(
     assert first.endswith(f"; go on with: monocloud-async bulk {tmp_path}/users.txt{options}")
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE commands SET command = 'monocloud-async bulk x --api-key-file a' || char(0)",
+        "UPDATE commands SET folder = char(0), command = 'monocloud-async bulk --api-key-file a x'",
+        "UPDATE header SET input = 'a' || char(0)",
+        "UPDATE input SET path = '/a' || char(0)",
+    ],
+)
+def test_a_path_that_cannot_be_one_is_no_fault(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], statement: str
+) -> None:
+    path = unfinished(tmp_path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as sql:
+        sql.execute(statement)
+    first, *_ = told(capsys, path).splitlines()
+    assert "; go on with: monocloud-async bulk " in first
+    assert first.isprintable()
+
+
 @pytest.mark.process
 def test_a_command_with_control_characters_can_be_pasted_into_a_shell(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
