@@ -122,12 +122,17 @@ def _folded(path: Path) -> str:
     return os.path.realpath(path).casefold()
 
 
+def is_open_file(path: Path) -> bool:
+    """Return whether this names an open file of a process, such as /dev/fd/63."""
+    return any(path.is_relative_to(place) for place in _OPEN_FILES)
+
+
 def _is_device(path: Path) -> bool:
     """Return whether it is a device, a pipe or a socket, where nothing can be replaced.
 
     So is an open file of this process, such as /dev/stdout, even if it leads to a file.
     """
-    if any(path.absolute().is_relative_to(place) for place in _OPEN_FILES):
+    if is_open_file(path.absolute()):
         return True
     with suppress(OSError):
         mode = path.stat().st_mode

@@ -20,7 +20,7 @@ from rich.text import Text
 from monocloud_async.cli import streams
 from monocloud_async.cli.display import say
 from monocloud_async.cli.exit_codes import ALL_DONE, SOME_FAILED, STOPPED
-from monocloud_async.cli.files import Kept, whole
+from monocloud_async.cli.files import Kept, is_open_file, whole
 from monocloud_async.cli.options import PROFILE
 from monocloud_async.cli.profile import is_name
 from monocloud_async.cli.tables import no_formula
@@ -370,7 +370,7 @@ class Report:
         if not given.name or figures.done_status != ENABLE.done:
             return "the same call" + (" without the journal" if again else "")
         words = ["monocloud-async", "bulk", word]
-        if given.name == "stdin" and not given.paths:
+        if (given.name == "stdin" and not given.paths) or is_open_file(path):
             words[-1] = "-"
         words += _options(given)
         if words[2] == "-" or _named_format(path) != given.form:
@@ -390,8 +390,10 @@ class Report:
             value = options.get(name, "")
             if not value or HIDDEN in value or (name == PROFILE and not is_name(value)):
                 continue
-            if name == "--api-key-file" and given.folder:  # the path is relative to that folder
-                path = Path(given.folder, value)
+            if name == "--api-key-file":
+                path = Path(given.folder, value)  # it is relative to that folder
+                if is_open_file(path) or not path.is_file():
+                    continue  # such as that of `<(pass key)`, which only the run could read
                 value = value if _is_same(Path(value), path) else str(path)
             yield from (name, value)
 

@@ -14,7 +14,7 @@ from typing import Any
 import journals
 import pytest
 from recorded import NASTY, TENANT, outcome, told, write
-from terminal import PROGRAM, Cli
+from terminal import PROGRAM, Cli, stdin_from
 
 from monocloud_async import MonoCloudSession, RetryPolicy
 from monocloud_async.cli import main
@@ -483,6 +483,45 @@ def test_of_the_recorded_command_only_the_tenant_and_the_key_are_taken(
         sql.execute("UPDATE commands SET command = ?", (recorded,))
     first, *_ = told(capsys, path).splitlines()
     assert first.endswith(f"; go on with: monocloud-async bulk {tmp_path}/users.txt{options}")
+
+
+@pytest.mark.parametrize(
+    ("named", "options"),
+    [
+        ("key", " --api-key-file {folder}/key"),
+        ("missing", ""),
+        ("pipe", ""),
+        ("folder", ""),
+        ("/dev/stdin", ""),
+    ],
+)
+def test_of_key_files_only_one_that_is_there_is_named_to_go_on_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], named: str, options: str
+) -> None:
+    path = unfinished(tmp_path)
+    key = tmp_path / "key"
+    key.touch()
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    command = f"monocloud-async bulk users.txt --api-key-file {named}"
+    with closing(sqlite3.connect(path, isolation_level=None)) as sql:
+        sql.execute("UPDATE commands SET folder = ?, command = ?", (str(tmp_path), command))
+    with stdin_from(key):
+        first, *_ = told(capsys, path).splitlines()
+    _, _, going_on = first.partition("; go on with: ")
+    options = options.format(folder=tmp_path)
+    assert going_on == f"monocloud-async bulk {tmp_path}/users.txt{options}"
+
+
+def test_an_input_that_was_an_open_file_is_to_come_from_stdin_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = unfinished(tmp_path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as sql:
+        sql.execute("UPDATE header SET input = '/dev/fd/63'")
+        sql.execute("UPDATE input SET path = NULL")
+    first, *_ = told(capsys, path).splitlines()
+    assert first.endswith(f"; go on with: monocloud-async bulk - --format txt --journal {path}")
 
 
 @pytest.mark.parametrize(
