@@ -267,10 +267,11 @@ def bulk(
     if journal is not None and no_journal:
         raise typer.BadParameter("--journal and --no-journal contradict each other")
     check_is_text("--failures", failures)
+    files = commands.kept(file, api_key_file, None)
     access = commands.access(domain, api_key_file, timeout, attempts)
     with commands.open_ids(file, form, column, sheet=sheet, by=by) as reader:
         place = commands.journal_path(reader, journal, wanted=not no_journal)
-        files = commands.kept(file, api_key_file, place)
+        files.add_journal(place)
         files.check("--failures", failures)
         emails.refuse_addresses(reader)
         plan = commands.Plan(
@@ -337,10 +338,10 @@ def check(
     from monocloud_async.journal.before import is_journal  # noqa: PLC0415  help is quick
     from monocloud_async.report.figures import input_file  # noqa: PLC0415  help is quick
 
-    access = commands.access(domain, api_key_file, timeout, attempts)
     of_journal = is_journal(file)
     ids, journal = (None, file) if of_journal else (file, None)
     files = commands.kept(ids, api_key_file, journal)
+    access = commands.access(domain, api_key_file, timeout, attempts)
     if of_journal:
         files.add_inputs(input_file(file).paths)
     files.check("--output", output)
@@ -389,9 +390,9 @@ def undo(
     from monocloud_async.endpoint import DISABLE  # noqa: PLC0415  help is quick
     from monocloud_async.journal.paths import undo_path  # noqa: PLC0415  help is quick
 
-    access = commands.access(domain, api_key_file, timeout, attempts)
     files = commands.kept(None, api_key_file, journal)
     files.add_journal(undo_path(journal))
+    access = commands.access(domain, api_key_file, timeout, attempts)
     with locked(journal):
         ids = UndoIds(journal, access.tenant)
         plan = commands.Plan(

@@ -19,7 +19,8 @@ from monocloud_async.inputs.reader import STDIN
 from monocloud_async.journal.before import is_journal
 from monocloud_async.journal.paths import files_of, real_path, resolved
 
-_STREAMS = {1: "stdout", 2: "stderr"}
+_STDERR = 2
+_STREAMS = {1: "stdout", _STDERR: "stderr"}
 _OPEN_FILES = ("/dev/fd", "/dev/stdin", "/dev/stdout", "/dev/stderr", "/dev/tty", "/proc")
 
 
@@ -89,11 +90,16 @@ def check_streams(what: str, file: Path | int) -> None:
     """Check that neither stdout nor stderr is this file: a command would read what it says.
 
     Raises:
-        ConfigurationError: one of them is.
+        ConfigurationError: one of them is. If that is stderr, the error goes to stdout or nowhere,
+            because it would spoil the file.
     """
-    for number, stream in _STREAMS.items():
-        if _same(number, file):
-            raise ConfigurationError(f"{stream} is written to {what}; send it to another file")
+    found = [number for number in _STREAMS if _same(number, file)]
+    if _STDERR in found:
+        streams.leave_stderr(for_stdout=found == [_STDERR])
+    if found:
+        raise ConfigurationError(
+            f"{_STREAMS[found[0]]} is written to {what}; send it to another file"
+        )
 
 
 def _refuse_stream(option: str, path: Path) -> None:

@@ -91,6 +91,8 @@ class Report:
     """
 
     def __init__(self, journal: Path, options_given: OptionsGiven, *, quiet: bool) -> None:
+        self._files = Kept()
+        self._files.add_journal(journal)
         self.figures = read(journal)
         self._journal = journal
         self._input = input_file(journal)
@@ -99,10 +101,8 @@ class Report:
 
     def kept(self) -> Kept:
         """Return the files that no output of the report may replace."""
-        files = Kept()
-        files.add_inputs(self._input.paths)
-        files.add_journal(self._journal)
-        return files
+        self._files.add_inputs(self._input.paths)
+        return self._files
 
     @property
     def exit_code(self) -> int:

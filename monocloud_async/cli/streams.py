@@ -386,6 +386,11 @@ def _has_left(error: OSError) -> bool:
     return error.errno in {errno.EPIPE, errno.EBADF}
 
 
+def leave_stderr(*, for_stdout: bool) -> None:
+    """Write the rest of what is for stderr to stdout, or nowhere."""
+    sys.stderr = sys.stdout if for_stdout else _text(Output(None, display=True), None)
+
+
 def results() -> Output:
     """Return the output for the results of a command, which are bytes."""
     output = getattr(sys.stdout, "buffer", None)

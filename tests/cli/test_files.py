@@ -255,10 +255,51 @@ def test_no_command_writes_into_the_file_that_it_reads(
                 stderr=same if stream == "stderr" else elsewhere,
             ).returncode
         assert (code, sandbox.stats().requests) == (2, 0)
-    told = other.read_text() + file.read_bytes().removeprefix(before).decode()
+    assert file.read_bytes() == before
+    told = other.read_text()
     assert told.startswith(f"Error: {stream} is written to ")
     assert told.endswith("; send it to another file\n")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ids.jsonl", "other"]
+
+
+SPOILED = {
+    "the key": ("key", ("whoami", "--api-key-file", "key")),
+    "the ids of a run whose key may be read by others": (
+        "ids.txt",
+        ("bulk", "ids.txt", "--api-key-file", "key"),
+    ),
+    "the ids of a run without a key": ("ids.txt", ("check", "ids.txt", "--api-key-file", "none")),
+    "a default journal": ("ids.txt.journal", ("bulk", "ids.txt", "--yes")),
+    "a file that is no journal": ("ids.txt", ("report", "ids.txt")),
+    "a journal to undo": ("ids.txt", ("undo", "ids.txt", "--api-key-file", "none")),
+}
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("both", ["", "with stdout"])
+@pytest.mark.parametrize(("name", "argv"), SPOILED.values(), ids=SPOILED)
+def test_no_message_spoils_the_file_that_stderr_is_by_mistake(
+    tmp_path: Path, name: str, argv: tuple[str, ...], both: str
+) -> None:
+    file, other = tmp_path / name, tmp_path / "other"
+    (tmp_path / "ids.txt").write_text("ada\n")
+    (tmp_path / "key").write_text("k" * 32)
+    (tmp_path / "key").chmod(0o644)
+    before = file.read_bytes() if file.exists() else b""
+    with Sandbox(users=["ada"]) as sandbox, file.open("ab") as same, other.open("wb") as elsewhere:
+        code = subprocess.run(
+            [*PROGRAM, *argv],
+            cwd=tmp_path,
+            env=environment(sandbox),
+            timeout=100,
+            check=False,
+            stdout=same if both else elsewhere,
+            stderr=same,
+        ).returncode
+        assert (code, sandbox.stats().requests) == (2, 0)
+    assert file.read_bytes() == before
+    told = other.read_text()
+    assert told == "" if both else told.startswith("Error: stderr is written to ")
 
 
 @pytest.mark.process

@@ -48,8 +48,8 @@ def dev(
     journal: str | None,
 ) -> int:
     """Run the fleet, print a summary, and return the exit code."""
-    access.check()
     keep(file)
+    access.check()
     url = "://" in file
     name = urlsplit(file).path.rpartition("/")[2] if url else file
     source = ["--source", file if url else str(Path(file).absolute())]
