@@ -12,7 +12,7 @@ _LONGEST: Final = 500  # characters
 UNSAFE: Final = (
     r"[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]+"
 )
-_BYTE: Final = r"[\udc80-\udcff]"  # one of a name that is not UTF-8, as Python has it
+_BYTE: Final = r"[\udc80-\udcff]"  # a surrogateescape byte (PEP 383)
 
 
 def clean(text: str, longest: int = _LONGEST) -> str:

@@ -19,22 +19,22 @@ UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 
 class Commands(TyperGroup):
-    """The commands, which know all arguments."""
+    """The group of all commands; it also handles `--profile` and `disable`."""
 
     def __init__(self, **attributes: Any) -> None:
-        """Let help and completion know the option that `parse_args` replaces."""
+        """Add `--profile` for help and completion; `parse_args` replaces it."""
         super().__init__(**attributes)
         self.params += _add_profile(self)[:1]
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Keep the arguments, which the journal of a run records, and apply a profile."""
+        """Store the arguments for the journal of a run, and replace `--profile`."""
         ctx.meta[ARGUMENTS] = list(args)
         if any(arg.startswith(PROFILE) for arg in args):
-            args = self._with_profile(args, is_known=not ctx.resilient_parsing)
+            args = self._with_profile(args, resolve=not ctx.resilient_parsing)
         return super().parse_args(ctx, args)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Return the command; for `disable`, say what there is, and never suggest the opposite."""
+        """Return the command; for `disable`, raise an error that does not suggest `enable`."""
         if args[0] == "disable" and not ctx.resilient_parsing:
             raise UsageError(
                 "No such command 'disable': `undo JOURNAL` disables again whom a run has enabled;"
@@ -43,10 +43,10 @@ class Commands(TyperGroup):
             )
         return super().resolve_command(ctx, args)
 
-    def _with_profile(self, args: list[str], *, is_known: bool) -> list[str]:
-        """Replace the name of a profile by the options that it stands for.
+    def _with_profile(self, args: list[str], *, resolve: bool) -> list[str]:
+        """Return the arguments with the options of the profile instead of `--profile`.
 
-        For completion, `is_known` is False: nobody asks then what the profile has.
+        For completion, `resolve` is False: `--profile` is only left out, and no profile is read.
         """
         from monocloud_async.cli.profile import options_of  # noqa: PLC0415  help is quick
 
@@ -59,7 +59,7 @@ class Commands(TyperGroup):
             rest += piece.words
             if piece.command is not command:
                 command, words = piece.command, len(rest)
-        if profile is None or not is_known or command is None or hasattr(command, "get_command"):
+        if profile is None or not resolve or command is None or hasattr(command, "get_command"):
             return rest
         return [*rest[:words], *options_of(profile, _flags(command)), *rest[words:]]
 
@@ -83,9 +83,13 @@ def _add_profile(command: Any) -> list[Any]:
 
 
 class _Piece(NamedTuple):
-    """An argument, with its value if it is an option that has one, and the command up to here.
+    """One argument: a word, or an option with its value.
 
-    `option` is empty for a word that is no option.
+    Attributes:
+        command: the command that the arguments up to this one name.
+        option: the name of the option; empty for a word that is no option.
+        value: the value of the option, or an empty string.
+        words: the piece as it was written.
     """
 
     command: Any
@@ -95,7 +99,7 @@ class _Piece(NamedTuple):
 
 
 def _pieces(command: Any, args: Iterable[str]) -> Iterator[_Piece]:
-    """Yield the arguments of this command and its subcommands; what is behind `--` as one piece."""
+    """Yield the arguments piece by piece; everything from `--` on is one piece."""
     left = iter(args)
     for arg in left:
         if arg == "--":
@@ -114,7 +118,7 @@ def _pieces(command: Any, args: Iterable[str]) -> Iterator[_Piece]:
 
 
 def options_given(app: typer.Typer, command: str) -> dict[str, str]:
-    """Return the options of a command that the journal of a run has recorded, and their values."""
+    """Return the options of a recorded command line, and their values."""
     try:
         _, *args = shlex.split(command)
     except ValueError:  # it is empty, or only its start was recorded
@@ -130,10 +134,10 @@ def _flags(command: Any) -> dict[str, bool]:
 
 
 class TakesIds(TyperCommand):
-    """A command whose arguments may begin with a dash, as one in 64 ids does."""
+    """A command whose arguments are ids; one id in 64 begins with a dash."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Refuse what is no option of the command, and say how an id is written."""
+        """Refuse unknown options, and tell how to write an id that begins with a dash."""
         flags = _flags(self)
         rest = iter(() if ctx.resilient_parsing else args)  # completion refuses nothing
         for arg in rest:

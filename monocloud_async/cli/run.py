@@ -1,4 +1,4 @@
-"""Runs a command: what its user did wrong is one line, and each exit code has a meaning."""
+"""Runs a command: prints a user's mistake as one line, and each exit code has a meaning."""
 
 import io
 import os

@@ -323,7 +323,7 @@ class FleetRun:
     async def cancel(self) -> None:
         """Cancel the run: the calls in flight finish and are recorded; `result` has the report."""
         if await self.over():  # Temporal accepts it, which looks like success
-            raise no_run(self.tenant, has_been=True)
+            raise no_run(self.tenant, has_ended=True)
         with translated(self.tenant):
             await self._handle.cancel()
             await self._check()

@@ -198,7 +198,7 @@ def to_fleet_error(error: RPCError, tenant: str) -> FleetError:
     if error.status == RPCStatusCode.NOT_FOUND and "amespace" in error.message:
         return FleetError(f"{_NO_NAMESPACE} ({error.message})")
     if error.status == RPCStatusCode.NOT_FOUND:
-        return no_run(tenant, has_been="completed" in error.message)
+        return no_run(tenant, has_ended="completed" in error.message)
     if error.status in _NO_WORKER:
         return FleetError(
             f"no coordinator answers for {tenant}: check that `monocloud-async fleet coordinator`"
@@ -207,9 +207,9 @@ def to_fleet_error(error: RPCError, tenant: str) -> FleetError:
     return FleetError(f"Temporal refused ({error.status.name}): {error.message}")
 
 
-def no_run(tenant: str, *, has_been: bool) -> FleetError:
+def no_run(tenant: str, *, has_ended: bool) -> FleetError:
     """Return the error for an order to a run that is not there, or has ended."""
-    if has_been:
+    if has_ended:
         return FleetError(
             f"no run is in progress for {tenant}: the latest one has ended; to see how:"
             " monocloud-async fleet status"

@@ -48,7 +48,7 @@ def resolved(path: Path) -> Path:
     """Return the whole path without links.
 
     Raises:
-        ConfigurationError: it is none, or begins in a folder that was removed.
+        ConfigurationError: it has a NUL byte, or begins in a folder that was removed.
     """
     try:
         return Path(os.path.realpath(path))  # `Path.resolve` fails for a link to itself

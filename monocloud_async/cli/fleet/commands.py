@@ -122,7 +122,7 @@ async def _until_interrupted(
     return ALL_DONE
 
 
-def keep(file: str | None) -> None:
+def check_outputs(file: str | None) -> None:
     """Check that no output of a command goes to the file of ids, which the fleet reads.
 
     Raises:
@@ -143,7 +143,7 @@ def start(
     domain: str | None,
 ) -> None:
     """Start a run, and print how to watch it; raises if the coordinator refuses it at once."""
-    keep(file)
+    check_outputs(file)
 
     async def begin() -> tuple[FleetRun, bool]:
         run = await FleetRun.start(
@@ -202,7 +202,7 @@ def doctor(
     json: bool,
 ) -> int:
     """Show what is fine and what is not, one line each, and return the exit code."""
-    keep(file)
+    check_outputs(file)
     findings = ask(check_fleet(file, form=form, column=column, journal=journal, domain=domain))
     if json:
         _write_json(*findings)

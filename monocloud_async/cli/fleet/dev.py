@@ -23,7 +23,7 @@ from monocloud_async.cli.access import Access
 from monocloud_async.cli.display import say
 from monocloud_async.cli.exit_codes import INTERRUPTED
 from monocloud_async.cli.fleet import guard
-from monocloud_async.cli.fleet.commands import PROGRAM, ask, exit_code, keep, sum_up, watch
+from monocloud_async.cli.fleet.commands import PROGRAM, ask, check_outputs, exit_code, sum_up, watch
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.fleet import FleetError, FleetReport, FleetRun, connect
 from monocloud_async.inputs import Format
@@ -48,7 +48,7 @@ def dev(
     journal: str | None,
 ) -> int:
     """Run the fleet, print a summary, and return the exit code."""
-    keep(file)
+    check_outputs(file)
     access.check()
     url = "://" in file
     name = urlsplit(file).path.rpartition("/")[2] if url else file
