@@ -196,13 +196,16 @@ class StandardTransport:
         self._in_progress += 1
         try:
             async with self._deadlines.at(due) as deadline:
-                response = await self._send_again_if_stale(operation, target, timeout - waited)
+                try:
+                    response = await self._send_again_if_stale(operation, target, timeout - waited)
+                except TimeoutError as error:
+                    if self._is_of_a_hook(error) and not deadline.expired():
+                        raise ClientGaveUpError from None
+                    raise
         except TimeoutError as error:
             sent = not isinstance(error, aiohttp.ConnectionTimeoutError)
             if waited > _LONG_WAIT * timeout or (not sent and self._is_full()):
                 raise NoFreeConnectionError(sent=sent) from None
-            if self._is_of_a_hook(error) and not deadline.expired():
-                raise ClientGaveUpError from None
             raise
         finally:
             self._in_progress -= 1
