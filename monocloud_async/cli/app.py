@@ -576,7 +576,7 @@ def sandbox(
     from monocloud_async.cli.tables import check_is_text  # noqa: PLC0415  help is quick
 
     check_is_text("--ids", ids, ".txt")
-    with server.usage_errors():
+    with server.usage_errors(db):
         tenant = server.Sandbox(
             users=users,
             db=db or ":memory:",

@@ -26,12 +26,17 @@ def an_hour_ago() -> float:
 
 
 @contextmanager
-def usage_errors() -> Iterator[None]:
+def usage_errors(db: Path | None) -> Iterator[None]:
     """Turn errors of the sandbox's options into a `ConfigurationError`."""
     try:
         yield
-    except (ValueError, sqlite3.Error) as error:
+    except ValueError as error:
         raise ConfigurationError(clean(str(error))) from None
+    except sqlite3.Error as error:
+        raise ConfigurationError(
+            f"--db {clean(str(db))}: {clean(str(error))}; name a database of the sandbox, or a new"
+            " file in a folder that is there"
+        ) from None
 
 
 def parse_script(text: str) -> tuple[str, ...]:

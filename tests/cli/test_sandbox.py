@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from terminal import PROGRAM
+from terminal import PROGRAM, Cli
 
 
 @pytest.mark.process
@@ -42,3 +42,12 @@ def test_a_sandbox_in_the_terminal(tmp_path: Path) -> None:
         _, err = process.communicate(timeout=90)
     assert process.returncode == 0
     assert err == "5 requests: 4 answered 200, 1 answered 422\n"
+
+
+@pytest.mark.parametrize("db", ["missing/tenant.db", "", "ids.txt"])
+def test_a_database_that_cannot_be_used_is_named(db: str, cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "ids.txt").write_text("ada\n" * 1000)
+    done = cli("sandbox", "--port", "0", "--db", tmp_path / db)
+    assert done.code == 2
+    assert f"--db {tmp_path / db}: " in done.err.replace("\n", " ")
+    assert "a new file in a folder that is there" in done.err.replace("\n", " ")
