@@ -90,11 +90,11 @@ class JournalFile:
         self._numbered: list[tuple[int, str]] = []  # bad lines to write in the next commit
         self._is_refused = False
         self._thread: ThreadPoolExecutor | None = None
-        # What to write in the next commit: of users who are done as few values as possible, since
-        # each takes time in the middle of a run, and their time of day once for all.
-        self._done: list[object] = []  # see `Rows.add_done`
+        # What the next commit writes. Of users who are done, only a few values are kept, because
+        # most users are, and an outcome takes memory and time; see `Rows.add_done`.
+        self._done: list[object] = []
         self._others: list[Outcome] = []
-        self._before: list[StateBefore] = []  # the same
+        self._before: list[StateBefore] = []
         self._sampling: asyncio.Task[None] | None = None
         self._paused_before = 0.0  # seconds, in earlier runs of the same session
         self._page = _NO_PAGE
