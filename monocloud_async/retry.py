@@ -12,8 +12,9 @@ import asyncio
 import math
 import sys
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
 from typing import TypeVar
+
+from msgspec import Struct, structs
 
 from monocloud_async import config
 from monocloud_async.errors import ConfigurationError, MonoCloudError, StatusError, TransportError
@@ -25,8 +26,7 @@ _RECENT = 10.0  # seconds after which a request counts for about a third
 _FEW_RETRIES = 10  # retries that are always allowed in that time
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RetryPolicy:
+class RetryPolicy(Struct, frozen=True, kw_only=True):
     """The limits for retries; `RetryPolicy(attempts=1)` never retries.
 
     Waits have full jitter: a random time up to a bound that starts at `wait_initial` and doubles up
@@ -67,7 +67,7 @@ class RetryPolicy:
 
     def patient(self, seconds: float) -> "RetryPolicy":
         """Return a policy for a call of a long job: it retries for so many seconds, if at all."""
-        return replace(
+        return structs.replace(
             self,
             attempts=1 if self.attempts == 1 else sys.maxsize,
             total=max(self.total, seconds),
