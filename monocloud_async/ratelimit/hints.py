@@ -1,12 +1,12 @@
-"""What answers say of the limit before it is met: rate limit headers, and how far to believe them.
+"""Reads rate limit headers, and decides how far to trust them.
 
-A hint says how many requests are left, and in how many seconds there are more. With it, a session
-pauses before the 429 and not after it. A hint can only pause: it never raises a rate.
+A hint tells how many requests are left, and after how many seconds there will be more. With it, a
+session pauses before a 429 and not after it. A hint can only cause a pause; it never raises a rate.
 
-It may be wrong: it may count something else, such as the requests of a day, or of one endpoint; and
-a token bucket that says "none left, reset in 1 s" has the next token in a moment. So it has a say
-only while its counter falls with our requests; a pause by a hint that was not tested is short, the
-request after it is the test, and `Forecast` keeps the score.
+A hint may be wrong. It may count something else, such as the requests of a day or those to one
+endpoint. A token bucket that says "none left, reset in 1 s" may have its next token much sooner. So
+a hint is only used while its counter falls with our requests. A pause because of a hint that was
+never confirmed is short, and the request after it is the test; `Forecast` keeps the score.
 
 Sources: draft-ietf-httpapi-ratelimit-headers-10 (`RateLimit`, `RateLimit-Policy`); its revision 07
 (`limit=, remaining=, reset=`); its revision 06 (`RateLimit-Limit`, `-Remaining` and `-Reset`); and
@@ -38,7 +38,7 @@ _LINE: Final = re.compile(
 )
 _NAME: Final = re.compile(rb"\n(?:x-)?rate-?limit", re.IGNORECASE)
 _LONGEST_VALUE: Final = 500  # characters; longer ones are no hints
-_UNREAD: Final = 16  # answers in a row that are not looked at, after one without hints
+_UNREAD: Final = 16  # responses in a row whose headers are not read, after one without hints
 # RFC 9651: an item of a list with its parameters, whose values may be quoted strings.
 _ITEM: Final = re.compile(
     r'\s*("[^"\\]*"|[\w*][\w:/*.%-]*)\s*((?:;[^;,"]*(?:"[^"\\]*"\s*)?)*)(?:,|$)'
@@ -46,32 +46,32 @@ _ITEM: Final = re.compile(
 _PARAMETER: Final = re.compile(r";\s*(\w+)=(\"[^\"]*\"|[^;,\s]*)")
 _MEMBER: Final = re.compile(r"(?:^|,)\s*(\w+)=([0-9.]+)")
 _NUMBER: Final = re.compile(r"[0-9]{1,15}(?:\.[0-9]{1,9})?")
-_EPOCH: Final = 1e9  # so many seconds are 31 years, so it is a moment
-_MILLISECONDS: Final = 1e12
-_ABSURD: Final = 3600.0  # seconds; what is reset later, if ever, is not what a run could wait for
+_EPOCH: Final = 1e9  # a larger number is a time since 1970: as a duration, it would be 31 years
+_MILLISECONDS: Final = 1e12  # a larger one is in milliseconds
+_ABSURD: Final = 3600.0  # seconds; a hint with a later reset is ignored
 
-# Believing
-_FEW: Final = 3  # requests of ours that a counter must have counted, and so many
-_MANY: Final = 20  # where the rate is known, at which a bucket's counter hardly falls
-_COUNTED: Final = 0.5  # of our requests, at least; a bucket that fills up meanwhile counts less
-_ALONE: Final = 0.9  # of what a counter counts is ours, at least, if nobody else takes part
-_EARLY: Final = 0.45  # of the time told, after which hints are tested that were not right yet,
-_EARLIEST: Final = 0.5  # seconds; but not before, as after a 429
-_SHORT: Final = 0.8  # seconds; less is no pause then, as its end would be too late for a test
-_TRUST: Final = 1.5  # so many times longer may a pause be for each time that they were right
-_PROVED: Final = 10  # times that they were right, and more make no difference
-_LONGEST_PAUSE: Final = 60.0  # seconds; a longer one is for a 429 to ask for
-_SURE: Final = 0.75  # of the time told; a request that is granted before proves them wrong
-_RISE, _SOON = 5, 0.1  # a counter that rises by so many in so many seconds proves them wrong, too
-_LOST: Final = 3.0  # times that they were wrong; then they have lost their say for good
-_PARDON: Final = 0.1  # so much of that is forgotten each time that they were right
+# Trusting
+_FEW: Final = 3  # requests of ours after which a counter is used
+_MANY: Final = 20  # the same if the rate is known: a bucket's counter hardly falls at that rate
+_COUNTED: Final = 0.5  # share of our requests that the counter must have counted
+_ALONE: Final = 0.9  # our share of what it counted, at least, if no other client takes part
+_EARLY: Final = 0.45  # share of the time to the reset after which an unconfirmed hint is tested
+_EARLIEST: Final = 0.5  # seconds; not tested sooner than this, as after a 429
+_SHORT: Final = 0.8  # seconds to the reset; if there are fewer, there is no time for a test
+_TRUST: Final = 1.5  # how much longer a pause may be with each confirmation
+_PROVED: Final = 10  # confirmations that count at most
+_LONGEST_PAUSE: Final = 60.0  # seconds; only a 429 can ask for a longer pause
+_SURE: Final = 0.75  # share of the time to the reset; a grant before that proves the hint wrong
+_RISE, _SOON = 5, 0.1  # a counter that rises by this many in so many seconds proves it wrong, too
+_LOST: Final = 3.0  # errors after which hints are ignored for good
+_PARDON: Final = 0.1  # how much of the errors each confirmation makes up for
 
 
 class Hint(Struct, frozen=True, gc=False):
-    """What an answer says of the limit.
+    """What a response tells about the limit.
 
     Attributes:
-        remaining: requests that are left.
+        remaining: how many requests are left.
         reset: seconds until there are more.
     """
 
@@ -83,13 +83,13 @@ class Hint(Struct, frozen=True, gc=False):
 
 
 class HintReader:
-    """Finds the hints in answers; where there are none, it looks at few of the answers."""
+    """Finds hints in responses; if there are none, it only reads a few of the responses."""
 
     def __init__(self) -> None:
         self._unread = 0
 
     def read(self, response: Response) -> Hint | None:
-        """Return the hint in the headers of an answer, if there is one."""
+        """Return the hint in the headers of a response, or None."""
         if self._unread and response.status == _OK:
             self._unread -= 1
             return None
@@ -106,13 +106,13 @@ def _has_hints(head: Head) -> bool:
 
 
 def read_hint(head: Head, now: float) -> Hint | None:
-    """Return the hint in these headers: of several, the one that leaves least.
+    """Return the hint in these headers, or None; of several, the one with the fewest requests left.
 
-    Whatever is not as the drafts and the known servers send it is no hint.
+    Headers in any other form than those of the module's docstring are ignored.
 
     Args:
         head: the headers, or the bytes of a response that begins with them.
-        now: seconds since 1970, for an answer without a date.
+        now: seconds since 1970, for a response without a date.
     """
     fields = _fields(head)
     hints = [
@@ -126,7 +126,7 @@ def read_hint(head: Head, now: float) -> Hint | None:
 
 
 def _fields(head: Head) -> dict[str, str]:
-    """Return the headers that matter, by names without `x-` and with `ratelimit` as one word."""
+    """Return the relevant headers, with names without `x-` and with `ratelimit` as one word."""
     lines: Iterable[tuple[str, str]]
     if isinstance(head, bytes):
         found = _LINE.findall(head, 0, head.find(b"\r\n\r\n") + 1)
@@ -137,20 +137,20 @@ def _fields(head: Head) -> dict[str, str]:
     for name, value in lines:
         key = name.lower().removeprefix("x-").replace("rate-limit", "ratelimit")
         if key == "date" or key.startswith("ratelimit"):
-            # Several lines of one name are one list (RFC 9110, section 5.3).
+            # Several lines with one name are one list (RFC 9110, section 5.3).
             fields[key] = f"{fields[key]}, {value}" if key in fields else value.strip()
     return {name: value for name, value in fields.items() if len(value) <= _LONGEST_VALUE}
 
 
 def _pairs(fields: dict[str, str]) -> list[tuple[str, str]]:
-    """Return what remains and the reset of each policy, as texts."""
+    """Return the texts of remaining and reset for each policy."""
     limit, policy = fields.get("ratelimit", ""), fields.get("ratelimit-policy", "")
     if ";" in limit:
         policies = dict(_items(policy))
         pairs = []
         for name, state in _items(limit):
             fixed = policies.get(name, {})
-            if fixed.get("qu", '"requests"') == '"requests"':  # else it counts bytes, for example
+            if fixed.get("qu", '"requests"') == '"requests"':  # or it counts bytes, for example
                 pairs.append((state.get("r", ""), state.get("t") or fixed.get("w", "")))
         return pairs
     members = dict(_MEMBER.findall(limit)) or {
@@ -161,7 +161,7 @@ def _pairs(fields: dict[str, str]) -> list[tuple[str, str]]:
 
 
 def _items(text: str) -> list[tuple[str, dict[str, str]]]:
-    """Return the items of a list and their parameters; none if any of it is malformed."""
+    """Return the items of a list and their parameters; an empty list if any is malformed."""
     items, at = [], 0
     while at < len(text):
         found = _ITEM.match(text, at)
@@ -173,7 +173,7 @@ def _items(text: str) -> list[tuple[str, dict[str, str]]]:
 
 
 def _seconds(text: str, date: str, now: float) -> float | None:
-    """Return the seconds until a reset, from a number of seconds or from a moment."""
+    """Return the seconds until a reset, which is a duration or a time; None if it is neither."""
     if _NUMBER.fullmatch(text):
         value = float(text)
         if value < _EPOCH:
@@ -183,7 +183,7 @@ def _seconds(text: str, date: str, now: float) -> float | None:
         moment = _moment(text)
     if moment is None:
         return None
-    sent = _moment(date)  # where the answer has a date, a wrong clock here does not matter
+    sent = _moment(date)  # by the server's date, so that a wrong clock here does not matter
     return moment - (now if sent is None else sent)
 
 
@@ -198,44 +198,44 @@ def _moment(text: str) -> float | None:
         return None
 
 
-# Believing
+# Trusting
 
 
 class Forecast:
-    """Says when the tenant will refuse, as far as its hints have been right until now.
+    """Predicts from hints when the tenant will refuse requests, as far as hints were right so far.
 
     Attributes:
-        room: requests in flight at most, or infinity.
+        room: maximum requests in flight, or infinity.
     """
 
     def __init__(self) -> None:
         self.room = math.inf
-        self._right = 0  # times, since the hints were wrong for the last time
-        self._wrong = 0.0  # times, less those that are forgotten
-        self._first: Ticket | None = None  # of the requests that the counter has counted
-        self._most = 0  # that remained after it
+        self._right = 0  # confirmations since the last error
+        self._wrong = 0.0  # errors, less what confirmations have made up for
+        self._first: Ticket | None = None  # the first request that the counter has counted
+        self._most = 0  # how many remained after it
         self._last: Ticket | None = None
         self._remaining = 1
         self._until = -math.inf  # when there are more
         self._latency = 0.0
-        self._empty_since = math.inf  # when it was known that none remains
+        self._empty_since = math.inf  # when a hint first told that none remain
 
     @property
     def lost(self) -> bool:
-        """Whether the hints have lost their say for good."""
+        """Whether hints are ignored for good, because they were wrong too often."""
         return self._wrong >= _LOST
 
-    def take_in(
+    def update(
         self, ticket: Ticket, hint: Hint | None, now: float, latency: float, *, is_known: bool
     ) -> None:
-        """Take in what the answer to this request says.
+        """Use the hint in the response to this request.
 
         Args:
             ticket: of the request.
-            hint: what the answer says, if it does.
-            now: when the answer came.
-            latency: seconds from a request to its answer.
-            is_known: whether the rate is measured.
+            hint: the hint, or None if the response has none.
+            now: when the response arrived.
+            latency: seconds from a request to its response.
+            is_known: whether the rate was measured.
         """
         last = self._last
         if hint is None:
@@ -244,7 +244,7 @@ class Forecast:
         if last is None or ticket.interval > last.interval:
             is_new = True
         elif (ticket.interval, ticket.index) < (last.interval, last.index):
-            return  # it is older than what is known
+            return  # a newer response has arrived before
         else:
             is_new = now >= self._until or hint.remaining >= max(1, self._most)
             risen = hint.remaining - self._remaining
@@ -258,20 +258,20 @@ class Forecast:
             self._first, self._most, self._until = ticket, hint.remaining, math.inf
             self._empty_since = math.inf
         self._last, self._remaining = ticket, hint.remaining
-        # Most servers round up, so the earliest is right.
+        # Most servers round up, so the earliest time is the right one.
         self._until = min(self._until, now + hint.reset)
         if hint.remaining:
             self._empty_since = math.inf
         elif self._empty_since == math.inf:
             self._empty_since = now
         share = self._share(ticket.index, _FEW if self._right or not is_known else _MANY)
-        # What is sent now may arrive when there are more.
+        # A request that is sent now may arrive after the reset.
         is_over = self._until - now <= latency
         self.room = math.inf if is_over or not share else max(1.0, share * hint.remaining)
         self._latency = latency
 
     def _share(self, index: float, least: int) -> float:
-        """Return our part of what was counted; 0.0 for a counter that does not count us."""
+        """Return our share of what was counted; 0.0 if the counter does not count our requests."""
         assert self._first is not None  # noqa: S101  for the type checkers
         sent, fell = index - self._first.index, self._most - self._remaining
         if self.lost or sent < least or fell < _COUNTED * sent:
@@ -280,18 +280,18 @@ class Forecast:
 
     @property
     def shows_others(self) -> bool:
-        """Whether the counter falls by more than our requests, so that others take part."""
+        """Whether the counter falls by more than our requests, so that others share the limit."""
         if self._first is None or self._last is None or not self._right:
             return False
         sent, fell = self._last.index - self._first.index, self._most - self._remaining
         return fell - sent > _MANY and sent < _ALONE * fell
 
     def pause(self, now: float) -> float:
-        """Return the seconds for which a request would be refused; 0.0 where that is not known."""
+        """Return the seconds for which a request would be refused; 0.0 if that is not known."""
         return 0.0 if self.room == math.inf else self.time_left(now) or 0.0
 
     def time_left(self, now: float) -> float | None:
-        """Return the seconds until there are more requests, as far as that is to be believed."""
+        """Return the seconds until there are more requests, or None if hints do not tell."""
         if self._last is None or self._remaining or self.lost:
             return None
         left = max(0.0, self._until - now - self._latency / 2)
@@ -301,14 +301,14 @@ class Forecast:
         return 0.0 if left < _SHORT else min(max(_EARLY * left, _EARLIEST), longest)
 
     def granted(self, ticket: Ticket, now: float) -> None:
-        """Judge the hints by a request that was granted."""
+        """Check the hints against a request that was granted."""
         since = self._empty_since
-        seen_at = (ticket.sent_at + now) / 2  # by the tenant, at a guess
+        seen_at = (ticket.sent_at + now) / 2  # by the tenant, approximately
         if since <= ticket.sent_at and seen_at - since < _SURE * (self._until - since):
             self._was_wrong()
 
     def refused(self, ticket: Ticket, hint: Hint | None) -> None:
-        """Judge the hints by the first request that was refused, or by a probe that was."""
+        """Check the hints against the first request, or a probe, that was refused."""
         if self.lost:
             return
         if ticket.sent_at >= self._empty_since:

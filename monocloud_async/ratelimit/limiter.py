@@ -1,6 +1,6 @@
-"""The tenant's pace: when a request may go out.
+"""Decides when a request may be sent.
 
-One pace per session, shared by everything that goes through it. These are its states:
+Each session has one limiter, which all its calls and runs share. These are its states:
 
              429, outage                granted after a 429
       OPEN ───────────────▶ PAUSED     ┌─────────────────▶ PACED ──── 429, outage ───▶ PAUSED
@@ -13,22 +13,22 @@ One pace per session, shared by everything that goes through it. These are its s
        │                               └── lost, or one user's own failure ─▶ PAUSED, for 0 s
        └─ granted after an outage, where no limit was seen; else it is PACED
 
-- `OPEN`: no limit was seen. It costs nothing.
-- `PAUSED`: nobody is sent until a moment. Then one request goes ahead, the probe.
-- `PROBING`: the probe is on its way, and everybody waits for its answer.
-- `PACED`: a limit was seen. Requests go out evenly, at the rate that `estimator` learns.
+- `OPEN`: no limit was seen. Requests are sent at once.
+- `PAUSED`: no request is sent until a certain time. Then a single one is sent, the probe.
+- `PROBING`: the probe is in flight, and all other requests wait for its response.
+- `PACED`: a limit was seen. Requests are sent evenly, at the rate that `estimator` learns.
 
-A pause comes from a 429, which pauses everyone once, or from an outage: several users in a row
-whose requests failed. The moment then is that of the next probe.
+A 429 starts a pause, and so does an outage, when the requests of several users in a row failed. In
+an outage, the pause ends when the next probe is due.
 
-In `OPEN` and `PACED`, a window bounds the requests in flight, as TCP's slow start does. It begins
-small, also after an outage, and each request that the tenant grants makes it larger by one. While
-it is full, one goes out now and then all the same; and as often as the calls that wait need it,
-unless there was a pause shortly before: caution alone must not fail a call.
+In `OPEN` and `PACED`, a window limits the requests in flight, as in TCP's slow start. It begins
+small, also after an outage, and grows by one with each request that the tenant grants. Caution
+alone must not fail a call: while the window is full, a request is sent now and then all the same,
+and as often as the waiting calls need it, unless there was a pause shortly before.
 
-Here are the rules, and nothing that waits: they take `now`, monotonic seconds. Only what happens
-(`send`, `granted`, `refused`, `failed`, `abandoned`) changes the state; a question never does.
-`admission_queue` is the queue in front of them, and docs/pace.md says why they are what they are.
+These are only the rules; the waiting is in `admission_queue`. Methods take `now`, in seconds of a
+monotonic clock. Only events (`send`, `granted`, `refused`, `failed`, `abandoned`) change the state;
+questions never do. docs/pace.md explains the reasons for the rules.
 """
 
 import asyncio
@@ -51,21 +51,19 @@ from monocloud_async.ratelimit.hints import Forecast, Hint, HintReader
 from monocloud_async.ratelimit.pacer import SLACK, Pacer
 from monocloud_async.response import Response
 
-_FIRST_PAUSE: Final = 0.5  # seconds, where a 429 does not say how long
-_BACKOFF_FACTOR: Final = (
-    1.3  # how that grows while the probes are refused: what is waited too long is lost
-)
+_FIRST_PAUSE: Final = 0.5  # seconds, after a 429 without Retry-After
+_BACKOFF_FACTOR: Final = 1.3  # how that grows with each refused probe; a long pause wastes quota
 _MAX_BACKOFF: Final = 30.0  # seconds
-_MAX_PAUSE: Final = 3600.0  # seconds; a tenant that asks for a year may well be asked again
-_JITTER: Final = 0.02  # seconds at most; several clients of one tenant do not come back as one
+_MAX_PAUSE: Final = 3600.0  # seconds, even if the tenant asks for a year
+_JITTER: Final = 0.02  # seconds at most, so that several clients do not resume at the same time
 _FIRST_WINDOW: Final = 20  # requests in flight, before the tenant has granted one
-_WINDOW_GRACE: Final = 0.02  # seconds; so often one goes out all the same: some answers never come
-_SHORTEST_GAP: Final = 0.0005  # seconds, however many calls are in a hurry
-_CALM: Final = 10.0  # seconds since the last pause, after which the window fails no call
-ANSWERS: Final = 2.0  # times the quickest answer's time, in which nearly every answer comes
-_DOUBT: Final = 1.1  # the learnt rate may be so much too low: no call is refused because of that
-_RECENT: Final = 0.1  # weight of one request in what is said of the last ones
-_BURST_SHARE: Final = 0.5  # of what the tenant can grant at once after a rest; others share it
+_WINDOW_GRACE: Final = 0.02  # seconds between requests in a full window; some get no response
+_SHORTEST_GAP: Final = 0.0005  # seconds; the least that this is shortened to for waiting calls
+_CALM: Final = 10.0  # seconds since the last pause, before which it is not shortened
+ANSWERS: Final = 2.0  # times the quickest response; nearly all responses arrive within that time
+_DOUBT: Final = 1.1  # times the learnt rate, by which calls are refused: it may be too low
+_RECENT: Final = 0.1  # weight of one request in the averages over recent requests
+_BURST_SHARE: Final = 0.5  # of the tenant's burst that is used after a pause; others share it
 
 logger = logging.getLogger("monocloud_async")
 
@@ -88,7 +86,7 @@ class _EndedInterval(NamedTuple):
     Attributes:
         interval: what was sent.
         rate: the rate at which the refused request was sent.
-        paused_at: when sending stopped.
+        paused_at: when the pause began.
         calls: the limiter's `calls` at that time.
     """
 
@@ -99,16 +97,22 @@ class _EndedInterval(NamedTuple):
 
 
 class RateLimiter:
-    """When a request may go out; people may look at it as `session.pace`.
+    """Decides when a request may be sent; users see it as `session.pace`.
+
+    Args:
+        max_rate: maximum requests per second, or None.
+        burst: maximum requests at once under `max_rate`, after an idle time.
+        tenant: the address of the tenant, for the log.
+        seed: for the jitter, so that simulations can be repeated.
 
     Attributes:
-        tenant: whose it is.
-        throttled: requests that were answered 429.
-        waiting: requests that wait in the session's queue.
-        calls: single calls that had to wait, so far.
-        listeners: called when somebody who waits should look again.
-        changes: how often something changed that says how long a request has to wait.
-        hint: what the answer says of the limit that `granted` or `refused` is told of next.
+        tenant: the address of the tenant.
+        throttled: how many requests were answered 429.
+        waiting: how many requests wait in the session's queue.
+        calls: how many single calls have had to wait.
+        listeners: called when a request may be allowed earlier than it was expected.
+        changes: a counter that changes whenever the expected delays change.
+        hint: the hint in the response that is passed to `granted` or `refused` next.
     """
 
     def __init__(
@@ -130,56 +134,54 @@ class RateLimiter:
         # The module's own generator is seeded anew in each process that is forked.
         self._uniform = (random if seed is None else random.Random(seed)).uniform  # noqa: S311  jitter, no secret
         self._estimator: Estimator | None = None
-        self._leader: Estimator | None = None  # what `follow` was told
+        self._leader: Estimator | None = None  # the argument of `follow`
         self._pacer = Pacer()
         self._interval = MeasurementInterval(0)
         self._state = State.OPEN
         self._until = -math.inf  # the end of the last pause
         self._paused_at = 0.0
-        self._paused_seconds = 0.0  # without the pause that is going on
-        self._probe: Ticket | None = None  # the one that is on its way in PROBING
+        self._paused_seconds = 0.0  # without the current pause
+        self._probe: Ticket | None = None  # in PROBING
         self._backoff = _FIRST_PAUSE
-        # The interval that ended in a 429, the rate at its end, when the pause began, and how many
-        # calls had come by then.
-        self._to_learn: _EndedInterval | None = None
-        self._preview = math.inf  # the rate that the next grant will confirm, after two refusals
-        self._starved_since: float | None = None  # the first 429 after the last grant
+        self._to_learn: _EndedInterval | None = None  # learnt from when the tenant grants again
+        self._preview = math.inf  # the highest rate that can be learnt from it
+        self._starved_since: float | None = None  # the first 429 since a request was granted
         self._breaker = CircuitBreaker(tenant)
         self._reader = HintReader()
-        self._forecast: Forecast | None = None  # once there was a hint
-        self._room = math.inf  # requests in flight, by the forecast
+        self._forecast: Forecast | None = None  # since the first hint
+        self._room = math.inf  # maximum requests in flight according to the forecast
         self._in_flight = 0
         self._most_in_flight = 0  # since the window was made small
         self._window: float = _FIRST_WINDOW
-        self._gap = _WINDOW_GRACE  # seconds from one request to the next while the window is full
+        self._gap = _WINDOW_GRACE  # seconds between requests while the window is full
         self._sent_at = -math.inf
 
     def __repr__(self) -> str:
         rate = "" if self.rate is None else f" {self.rate:.1f}/s"
         return f"<RateLimiter {self.state}{rate}{' down' if self.down else ''}>"
 
-    # What people see
+    # For users
 
     @property
     def state(self) -> Literal["open", "paced", "paused"]:
-        """One of "open", "paced" and "paused"."""
+        """The state: "open", "paced" or "paused"."""
         if self._state in {State.PAUSED, State.PROBING}:
             return "paused"
         return "open" if self.is_open else "paced"
 
     @property
     def rate(self) -> float | None:
-        """Requests a second that the tenant is thought to grant; None while nothing is known."""
+        """How many requests per second the tenant grants, as learnt; None if not known yet."""
         return (
             self._estimator.rate if self._estimator is not None and self._estimator.known else None
         )
 
     @property
     def pause_left(self) -> float:
-        """Seconds until a request may go out again, after a 429 or in an outage; else 0.0.
+        """Seconds until a request may be sent again, after a 429 or in an outage; else 0.0.
 
-        While the probe of an outage is on its way, it is the time until the next one, if it fails.
-        A pause ends by itself: in an outage, the next request is then the probe.
+        While the probe of an outage is in flight, it is the time until the next probe, if this one
+        fails. In an outage, the first request after the pause is the probe.
         """
         now = current_time()
         if self.down and self._state is State.PROBING:
@@ -188,47 +190,45 @@ class RateLimiter:
 
     @property
     def holds_back(self) -> bool:
-        """Whether nobody is sent now: until a pause ends, and while the probe is on its way.
+        """Whether no request is sent now: during a pause, and while the probe is in flight.
 
-        `state` stays "paused" after that, until somebody sends a request.
+        `state` stays "paused" after a pause until a request is sent.
         """
         return self._state is State.PROBING or self.pause_from(current_time()) > 0
 
     @property
     def down(self) -> bool:
-        """Whether the tenant is out of order, and only probes go out."""
+        """Whether the tenant is down, so that only probes are sent."""
         return self._breaker.down_since is not None
 
     @property
     def failure(self) -> str:
-        """Why the last request failed, if the tenant has answered none since; else empty."""
+        """Why the last request failed; empty once the tenant has answered a later one."""
         return self._breaker.failure
 
-    # What the queue and runs ask
+    # For the queue and for runs
 
     @property
     def is_open(self) -> bool:
-        """Whether nobody is held back."""
+        """Whether requests may be sent at once."""
         return self._state is State.OPEN
 
     def down_for(self, now: float) -> float:
-        """Seconds since the outage began; 0.0 when there is none."""
+        """Return the seconds since the outage began; 0.0 if the tenant is not down."""
         return 0.0 if self._breaker.down_since is None else now - self._breaker.down_since
 
     def paused_seconds(self, now: float) -> float:
-        """Seconds of all pauses so far, those of outages included."""
+        """Return the seconds of all pauses so far, including those of outages."""
         if self._state is not State.PAUSED:
             return self._paused_seconds
         return self._paused_seconds + max(0.0, min(now, self._until) - self._paused_at)
 
     def starved_for(self, now: float) -> float:
-        """Seconds, from the first 429 since the tenant granted something to the pause's end."""
+        """Return the seconds from the first 429 without a later grant to the end of the pause."""
         return 0.0 if self._starved_since is None else max(now, self._until) - self._starved_since
 
-    # The rules
-
     def delay(self, now: float) -> float:
-        """Seconds until a request may go out; infinity while the probe is on its way."""
+        """Return the seconds until a request may be sent; infinity while the probe is in flight."""
         wait = 0.0 if self._limit is None else self._limit.delay(now)
         match self._state:
             case State.OPEN if self._window > self._in_flight < self._room:  # nearly always
@@ -243,13 +243,13 @@ class RateLimiter:
                 return max(wait, self._pacer.delay(now), self._window_delay(now))
 
     def pause_from(self, now: float) -> float:
-        """Seconds that are left of a pause; 0.0 where there is none."""
+        """Return the seconds until the pause ends; 0.0 if there is none."""
         return max(0.0, self._until - now) if self._state is State.PAUSED else 0.0
 
     def expected_delay(self, now: float, place: int) -> float:
-        """Seconds until a request may go out that has to let `place` others go first.
+        """Return the seconds until a request may be sent, after `place` others.
 
-        It may be longer, because of what is not known: a limit that nobody met yet.
+        It may take longer, for example because of a limit that is not known yet.
         """
         begin = now + self.pause_from(now)
         when = begin if self._limit is None else self._limit.when(begin, place)
@@ -263,13 +263,13 @@ class RateLimiter:
 
     @property
     def latency(self) -> float:
-        """Seconds from a request to its answer, where that is quick; 0.0 where nobody knows."""
+        """Seconds from a request to its response, for the quickest one; 0.0 if not known."""
         return self._interval.latency if self._interval.latency < math.inf else 0.0
 
     def bottleneck(self, *, is_foreseen: bool) -> Bottleneck:
-        """What requests wait for, besides a pause.
+        """Return what requests wait for, other than a pause.
 
-        `is_foreseen` is whether `expected_delay` tells of the wait, which knows of no window.
+        `is_foreseen` is whether `expected_delay` includes the wait; it does not know the window.
         """
         limit = self._limit
         match self._state:
@@ -284,9 +284,10 @@ class RateLimiter:
                 return "rate_limit"
 
     def retry_after(self, now: float, place: int, bottleneck: Bottleneck) -> float:
-        """Seconds after which a new request probably has a place, behind `place` others.
+        """Return the seconds after which a new request will probably be sent, after `place` others.
 
-        What is only guessed counts here, and not in `expected_delay`, by which calls are refused.
+        This includes estimates that `expected_delay` leaves out, because it decides which calls are
+        refused.
         """
         wait = self.expected_delay(now, place)
         match bottleneck:
@@ -298,21 +299,21 @@ class RateLimiter:
                 return wait
 
     def probe_delay(self, now: float) -> float:
-        """Seconds until a tenant that is down is asked again, as far as that is known."""
+        """Return the seconds until the next probe of a tenant that is down, as far as known."""
         return self.pause_from(now) or self._breaker.wait
 
     def _window_delay(self, now: float) -> float:
         if self._window > self._in_flight < self._room:
             return 0.0
         gap = self._gap
-        if self._in_flight >= self._room:  # an answer says whether there is a place
+        if self._in_flight >= self._room:  # the next response may make room
             gap = max(_WINDOW_GRACE, ANSWERS * self.latency)
         return max(0.0, self._sent_at + gap - now)
 
     def hurry(self, gap: float, now: float) -> None:
-        """Send a request this often at least, although the window is full, until `calm_down`.
+        """Send requests at least this often while the window is full, until `calm_down`.
 
-        A call that needs too small a gap has come too late: the others need not hurry for it.
+        A gap that is too small is ignored: that call came too late in any case.
         """
         if self._state not in {State.OPEN, State.PACED} or now - self._until < _CALM:
             return
@@ -320,11 +321,11 @@ class RateLimiter:
             self._gap = gap
 
     def calm_down(self) -> None:
-        """End the hurry: while the window is full, requests go out as seldom as before."""
+        """Go back to the usual gap between requests while the window is full."""
         self._gap = _WINDOW_GRACE
 
     def send(self, now: float) -> Ticket:
-        """Record that a request goes out now, and return the ticket for its answer."""
+        """Record that a request is sent now, and return its ticket."""
         if self._limit is not None:
             self._limit.take(now)
         is_probe = self._state is State.PAUSED and now >= self._until
@@ -332,7 +333,7 @@ class RateLimiter:
             self._end_pause(now)
         estimator = self._estimator
         ticket = self._interval.send(now, math.inf if estimator is None else estimator.rate)
-        # Timers fire late, and a gap may be shorter than that.
+        # Timers fire late, by more than a short gap.
         self._sent_at = (
             now
             if self._gap == _WINDOW_GRACE
@@ -355,24 +356,24 @@ class RateLimiter:
         return ticket
 
     def read_hint(self, response: Response) -> None:
-        """Read what an answer says of the limit; the outcome of its request has to follow at once.
+        """Read the rate limit headers of a response.
 
-        That is a call of `granted`, `refused`, `failed` or `abandoned`.
+        A call of `granted`, `refused`, `failed` or `abandoned` for its request has to follow.
         """
         if self._forecast is None or not self._forecast.lost:
             self.hint = self._reader.read(response)
 
     def granted(self, ticket: Ticket, now: float) -> None:
-        """Record that the tenant considered the request, whatever it said of the user."""
+        """Record that the tenant processed the request, whatever the result for the user."""
         self._starved_since = None
         if self._interval.answered_at is None:
-            self._changed()  # from now on, the latency counts in what a call has to wait
+            self._changed()  # the latency, which is part of the expected delays
         self._interval.grant(ticket, now)
         self._answered()
         if self._window < 2 * self._most_in_flight:
             self._window += 1
         if self._breaker.answered():
-            if self._state is State.PAUSED:  # the answer is to an older request, not to a probe
+            if self._state is State.PAUSED:  # the response is to an older request, not to the probe
                 self._end_pause(now)
             self._resume()
         elif ticket is self._probe:
@@ -381,13 +382,13 @@ class RateLimiter:
                 self._learn(self._to_learn, ticket.sent_at)
             self._resume()
         if self.hint is not None or not (self._forecast is None or self._forecast.lost):
-            self._foresee(ticket, now)
+            self._pause_if_exhausted(ticket, now)
 
-    def _foresee(self, ticket: Ticket, now: float) -> None:
-        """Pause where the answer to a granted request says that the next one would be refused."""
+    def _pause_if_exhausted(self, ticket: Ticket, now: float) -> None:
+        """Pause if, according to hints, the tenant would refuse the next request."""
         forecast, interval = self._forecast or Forecast(), self._interval
         forecast.granted(ticket, now)
-        self._hear(forecast, ticket, now)
+        self._update_forecast(forecast, ticket, now)
         wait = forecast.pause(now)
         if wait <= 0 or ticket.interval != interval.number or self._state is State.PAUSED:
             return
@@ -397,14 +398,14 @@ class RateLimiter:
         fields = {"tenant": self.tenant, "seconds": wait}
         logger.info("paused for %.1f s: the tenant has no request left", wait, extra=fields)
 
-    def _hear(self, forecast: Forecast, ticket: Ticket, now: float) -> None:
+    def _update_forecast(self, forecast: Forecast, ticket: Ticket, now: float) -> None:
         hint, self.hint = self.hint, None
         known = self._estimator is not None and self._estimator.known
-        forecast.take_in(ticket, hint, now, self.latency, is_known=known)
+        forecast.update(ticket, hint, now, self.latency, is_known=known)
         self._forecast, self._room = forecast, forecast.room
 
     def refused(self, ticket: Ticket, retry_after: float | None, now: float) -> None:
-        """Record that the request was answered 429: everyone pauses, once."""
+        """Record that the request was answered 429; the first of several starts the pause."""
         self.throttled += 1
         self._answered()
         if retry_after is not None:
@@ -414,7 +415,7 @@ class RateLimiter:
             self._starved_since = now
         paused = self._state is State.PAUSED
         if ticket.interval != self._interval.number or (paused and now >= self._until):
-            return  # sent before the last pause ended: that is no news
+            return  # it was sent before the last pause ended
         self._interval.refuse(ticket)
         if paused:
             if retry_after is not None:
@@ -423,7 +424,7 @@ class RateLimiter:
         if self.hint is not None or self._forecast is not None:
             forecast = self._forecast or Forecast()
             forecast.refused(ticket, self.hint)
-            self._hear(forecast, ticket, now)
+            self._update_forecast(forecast, ticket, now)
             if retry_after is None:
                 retry_after = forecast.time_left(now)
         if ticket is self._probe:
@@ -437,7 +438,7 @@ class RateLimiter:
         logger.info("paused for %.1f s: the tenant answered 429", wait, extra=fields)
 
     def _refuse(self, ticket: Ticket, now: float) -> None:
-        """End the interval; the estimator learns from it when the tenant grants again."""
+        """Keep the interval; the estimator learns from it when the tenant grants again."""
         self._to_learn = _EndedInterval(self._interval, ticket.rate, now, self.calls)
         self._interval.others = self._forecast is not None and self._forecast.shows_others
         if self._estimator is not None:
@@ -454,13 +455,20 @@ class RateLimiter:
         cut_short: bool = False,
         why: str = "",
     ) -> None:
-        """Record a passing fault: the user's, or with several users in a row, an outage.
+        """Record a transient failure: of this user, or an outage, after several users in a row.
 
-        `down` tells which. With `repeated` the user failed before, and was to blame for it.
-        A 503 says with `retry_after` how long the service is expected to be unavailable (RFC 9110,
-        section 10.2.3). One of them may be one machine's, so only in an outage everyone waits.
-        With `cut_short` it had only the rest of a call's time, which says nothing of the tenant. A
-        probe does nevertheless: those who wait for it may never have more than that.
+        Args:
+            ticket: of the request.
+            user_id: whose request it was.
+            now: the current time.
+            repeated: whether an earlier failure of this user was the user's own.
+            retry_after: seconds for which a 503 expects the service to be unavailable (RFC 9110,
+                section 10.2.3). A single 503 may be of a single machine, so all requests wait that
+                long only in an outage.
+            cut_short: whether the request had only the rest of its call's time, so that its timeout
+                says nothing about the tenant. That of a probe counts nevertheless: the calls that
+                wait for it may never have more time.
+            why: what failed, for people.
         """
         is_probe = ticket is self._probe
         if cut_short and not is_probe:
@@ -477,19 +485,19 @@ class RateLimiter:
             self._pause(now, 0.0)
 
     def abandoned(self, ticket: Ticket, now: float) -> None:
-        """Record that nobody waits for this request's answer any more, so it says nothing."""
+        """Record that the response of this request will not be seen, so nothing is learnt."""
         self._answered()
         if ticket is self._probe:
             self._pause(now, 0.0)
 
-    # Sessions that keep one rate together
+    # For sessions that share one learnt rate
 
     def follow(self, leader: Estimator | None, weight: float = 1) -> None:
-        """Ask this one for the rate, and tell it alone what was granted; None to learn here again.
+        """Take the rate from another estimator, or learn it here again.
 
         Args:
-            leader: knows the rate of this session, or that there is no limit yet.
-            weight: how many requests of all sessions one of this session stands for.
+            leader: gives the rate, or infinity as long as no limit was seen; None to learn here.
+            weight: how many requests of all sessions each request of this session stands for.
         """
         known = leader if leader is not None and leader.rate < math.inf else None
         if leader is not self._leader:
@@ -506,7 +514,7 @@ class RateLimiter:
         self._interval.weight = weight
 
     def hold(self, now: float, seconds: float) -> None:
-        """Pause for so long, or longer: another session was refused."""
+        """Pause for at least so many seconds, because another session was refused."""
         if self._state is State.PAUSED:
             self._until = max(self._until, now + seconds)
             self._changed()
@@ -514,11 +522,11 @@ class RateLimiter:
             self._pause(now, seconds)
 
     def release(self, now: float, rested: float) -> None:
-        """End the pause, of which another session says that the tenant grants again.
+        """End the pause, because the tenant has granted a request of another session.
 
         Args:
-            now: as everywhere.
-            rested: seconds for which this one has sent nothing.
+            now: the current time.
+            rested: seconds for which this session has sent nothing.
         """
         if self.down:
             return
@@ -537,7 +545,7 @@ class RateLimiter:
             self._notify()
 
     def _pause(self, now: float, seconds: float) -> None:
-        """Nobody is sent for so long; with 0 seconds, the next probe is due."""
+        """Pause for so many seconds; with 0 seconds, the next request is the probe."""
         self._paused_seconds, self._paused_at = self.paused_seconds(now), now
         self._state, self._probe = State.PAUSED, None
         self._until = max(self._until, now + seconds)
@@ -554,7 +562,7 @@ class RateLimiter:
         self._interval.weight = weight
 
     def _resume(self) -> None:
-        """The tenant grants again."""
+        """Leave a pause: the tenant has granted a request."""
         self._probe = None
         self.calm_down()
         self._state = State.OPEN if self._estimator is None else State.PACED
@@ -566,16 +574,16 @@ class RateLimiter:
             self._estimator = RateEstimator() if self._leader is None else self._leader
         estimator = self._estimator
         paused = resumed_at - ended.paused_at
-        coming = (self.calls - ended.calls) / paused
-        estimator.learn(ended.interval, ended.rate, ended.paused_at, resumed_at, coming)
+        arrival_rate = (self.calls - ended.calls) / paused
+        estimator.learn(ended.interval, ended.rate, ended.paused_at, resumed_at, arrival_rate)
         self._pace_from(estimator, resumed_at, paused)
         if estimator.known:
             fields = {"tenant": self.tenant, "rate": estimator.rate}
             logger.info("paced: at %.1f requests/s at most, for now", estimator.rate, extra=fields)
 
     def _pace_from(self, estimator: Estimator, resumed_at: float, rested: float) -> None:
-        """Send evenly from now on; a bucket filled up meanwhile, and a part of that is used."""
-        self._window = math.inf  # from now on, the rate is the bound
+        """Send evenly from now on, with a part of the burst that came back during the pause."""
+        self._window = math.inf  # the rate is the limit from now on
         pacer = self._pacer
         pacer.rate = estimator.rate
         pacer.burst = max(1.0, _BURST_SHARE * estimator.burst)
@@ -592,7 +600,7 @@ class RateLimiter:
 
 
 def current_time() -> float:
-    """Seconds by the running event loop's clock, or by the one that event loops use."""
+    """Return the time of the running event loop, or else of the clock that event loops use."""
     try:
         return asyncio.get_running_loop().time()
     except RuntimeError:

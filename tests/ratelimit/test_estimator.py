@@ -422,7 +422,7 @@ def learn(
     refused_rate: float = 50.0,
     age: float = 0.0,
     unheld: float = 0.0,
-    coming: float = 0.0,
+    arrival_rate: float = 0.0,
 ) -> None:
     """So many were granted in a second and the last one refused, after `age` seconds of sending."""
     for _ in range(round(age * 100)):
@@ -430,7 +430,7 @@ def learn(
     begin = estimator._began
     found = interval(*evenly(granted, granted + 1, begin=begin), number=1)
     found.unheld = unheld
-    estimator.learn(found, refused_rate, begin + 1, begin + 2, coming)
+    estimator.learn(found, refused_rate, begin + 1, begin + 2, arrival_rate)
 
 
 def test_a_search_that_grants_few_shows_others_where_the_tenant_is_no_slow_one() -> None:
@@ -548,7 +548,7 @@ def test_calls_that_are_refused_within_the_burst_take_it_away_as_well() -> None:
     learner = Learner(burst=50)
     learner.cycle(100, 100)
     before = learner.estimator.rate
-    learn(learner.estimator, 5, unheld=0.9, coming=60.0)
+    learn(learner.estimator, 5, unheld=0.9, arrival_rate=60.0)
     assert (learner.estimator.rate, learner.estimator.burst) == (before, 0)
 
 
@@ -563,7 +563,7 @@ def test_among_others_a_refusal_lowers_the_rate_that_was_refused() -> None:
 def test_among_others_a_session_of_calls_keeps_what_they_need() -> None:
     estimator = holding()
     learn(estimator, 50, age=0.4)
-    learn(estimator, 60, age=1, refused_rate=60.0, coming=25.0)
+    learn(estimator, 60, age=1, refused_rate=60.0, arrival_rate=25.0)
     assert estimator.rate == 50
 
 
@@ -580,9 +580,9 @@ def test_three_measurements_that_agree_end_the_sharing() -> None:
 def test_a_session_that_sends_less_than_it_may_keeps_its_rate_for_the_calls_that_come() -> None:
     estimator = holding()
     before = estimator.rate
-    learn(estimator, 10, age=0.5, unheld=0.9, coming=10.0, refused_rate=before)
+    learn(estimator, 10, age=0.5, unheld=0.9, arrival_rate=10.0, refused_rate=before)
     assert (estimator.rate, estimator.is_shared) == (before, False)
-    learn(estimator, 10, age=0.5, unheld=0.9, coming=80.0, refused_rate=120.0)
+    learn(estimator, 10, age=0.5, unheld=0.9, arrival_rate=80.0, refused_rate=120.0)
     assert estimator.rate == 120  # twice what comes, but no more than what was refused
 
 

@@ -208,7 +208,7 @@ def test_a_hint_never_raises_the_rate() -> None:
 
 
 def told(forecast: Forecast, limiter: Ours, remaining: int, reset: float, now: float) -> None:
-    forecast.take_in(limiter.send(now), Hint(remaining, reset), now, 0.02, is_known=False)
+    forecast.update(limiter.send(now), Hint(remaining, reset), now, 0.02, is_known=False)
 
 
 def test_a_pause_by_hints_that_were_not_tested_is_short_and_grows_as_they_prove_right() -> None:
