@@ -233,7 +233,7 @@ class Connector(TCPConnector):
     async def connect(
         self, req: ClientRequest, traces: list[Trace], timeout: ClientTimeout
     ) -> Connection:
-        """A connection that is new, or over which nothing came since its last response."""
+        """Return a connection that is new, or has received nothing since its last response."""
         while True:
             connection = await super().connect(req, traces, timeout)
             protocol = connection.protocol

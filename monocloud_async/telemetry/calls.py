@@ -41,7 +41,7 @@ Sleep = Callable[[float], Awaitable[None]]
 
 
 class Call:
-    """A single call that nobody observes."""
+    """The observer of a call, which does nothing without OpenTelemetry."""
 
     def __enter__(self) -> Self:
         return self
@@ -52,16 +52,16 @@ class Call:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """The call has ended."""
+        """Record the end of the call."""
 
     def queues(self, queue: AdmissionQueue) -> None:
-        """A request is going to the queue, where it may have to wait."""
+        """Record that a request is about to enter the queue, where it may have to wait."""
 
     def sends(self) -> None:
-        """A request is sent now."""
+        """Record that a request is sent now."""
 
     def failed(self, error: BaseException) -> None:
-        """The last request failed."""
+        """Record that the last request failed."""
 
     def sleeps(self, sleep: Sleep) -> Sleep:
         """Return a function that sleeps before a retry."""

@@ -65,7 +65,7 @@ class FastProtocol(GuardedProtocol):
     def send_request(
         self, method: str, path: str, head: str, time_slice: TimeSlice | None
     ) -> asyncio.Future[tuple[bytes, bytes | None]]:
-        """The response and its body if it is a plain one; else None for the body.
+        """Send a request; return the response and its body, or no body if it is not plain.
 
         Raises:
             ServerDisconnectedError, ClientOSError: the connection ended before any byte came.
@@ -124,14 +124,14 @@ class FastProtocol(GuardedProtocol):
             max_field_size=MAX_HEADERS,
             max_headers=MAX_LINES,
         )
-        # Each piece as it came: what is wrong in one does not undo what the ones before it said.
+        # Piece by piece: the parser keeps what it has read before the piece in which it fails.
         for piece in (*pieces, data):
             super().data_received(piece)
         if waiter is not None and not waiter.done():
             waiter.set_result((b"", None))
 
     def fail(self, error: Exception) -> None:
-        """Raise this error in the task that waits for the first bytes, if one does."""
+        """Raise this error in the task that waits for the first bytes, if there is one."""
         waiter, self._pending = self._pending, None
         if waiter is not None and not waiter.done():
             waiter.set_exception(error)
@@ -149,7 +149,7 @@ class BufferedFastProtocol(FastProtocol, asyncio.BufferedProtocol):
         self._read_buffer = buffer
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """The shared buffer; its bytes are taken before another connection reads."""
+        """Return the shared buffer; its bytes are taken out before another connection reads."""
         del sizehint
         return self._read_buffer
 
@@ -225,7 +225,7 @@ class FastTransport:
         self._connecting = 0  # requests
         self._due_at: dict[FastProtocol, float] = {}
         self._deadline_timer: asyncio.TimerHandle | None = None  # one timer, for the first deadline
-        self._timer_at = math.inf  # uvloop's handles do not always tell
+        self._timer_at = math.inf  # uvloop's handles do not always have their time
         self._hooks: object = None
         self._unhooked = True
 
@@ -233,7 +233,7 @@ class FastTransport:
     def for_client(
         cls, client: ClientSession, base_url: str, credentials: Credentials
     ) -> "FastTransport | None":
-        """The fast transport for this client, or None where the standard one has to be used."""
+        """Return the fast transport for this client, or None if the standard one has to be used."""
         missing = [f"{kind.__name__}.{name}" for kind, name in REQUIRED if not hasattr(kind, name)]
         if missing:
             _warn_once(f"aiohttp {aiohttp.__version__} has no {', '.join(missing)}")
@@ -256,7 +256,7 @@ class FastTransport:
         timeout: float,
         time_slice: TimeSlice | None = None,
     ) -> Response:
-        """The response to this operation on this target; errors are aiohttp's."""
+        """Return the response to this operation on this target; errors are aiohttp's."""
         path, due = operation.path(target), self._loop.time() + timeout
         head = self._heads.get(operation) or self._head(operation)
         taken = self._take_idle()
@@ -268,7 +268,7 @@ class FastTransport:
                 if is_exhausted(error) and await self._other_ends(due - timeout, timeout):
                     taken = self._take_idle()
                     continue
-                self._exhaustion.wake_next()  # this one will end nothing
+                self._exhaustion.wake_next()  # it has no connection that could become free
                 raise lost or error from None
             self._set_deadline(protocol, due)
             keep = False
@@ -321,7 +321,7 @@ class FastTransport:
         )
 
     def _head(self, operation: Operation[object]) -> MaskedKey:
-        """All but the first line of this operation's request, as aiohttp would send it."""
+        """Return all but the first line of this operation's request, as aiohttp would send it."""
         headers = self._request(operation).headers.items()
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers)
         head = self._heads[operation] = MaskedKey(f"{lines}\r\n{operation.body}")
@@ -371,7 +371,7 @@ class FastTransport:
         self._deadline_timer = self._loop.call_at(due, self._time_out, due)
 
     def _time_out(self, now: float) -> None:
-        """Raise `TimeoutError` where the deadline has passed."""
+        """Raise `TimeoutError` in every request whose deadline has passed."""
         self._deadline_timer = None
         for protocol, due in self._due_at.items():
             if due <= now:
@@ -405,7 +405,7 @@ class FastTransport:
 
 
 async def _read(protocol: FastProtocol, operation: Operation[object]) -> tuple[Response, bool]:
-    """The response from aiohttp's parser, and whether its body is complete."""
+    """Return the response from aiohttp's parser, and whether its body is complete."""
     while True:
         message, content = await protocol.read()
         check_length(message.raw_headers)

@@ -1,4 +1,4 @@
-"""One request and its response through `aiohttp.ClientSession`: it works with any of them."""
+"""One request and its response through any `aiohttp.ClientSession`."""
 
 import asyncio
 import errno
@@ -60,7 +60,7 @@ _EXHAUSTED: Final = {
 
 
 def is_exhausted(error: Exception) -> bool:
-    """Whether this machine had no more of what a connection, or a look-up of a name, needs."""
+    """Whether this machine lacked a resource that a connection or a DNS lookup needs."""
     if not isinstance(error, aiohttp.ClientConnectorError):
         return False
     reason = error.os_error  # the numbers of a `gaierror` are others
@@ -68,10 +68,10 @@ def is_exhausted(error: Exception) -> bool:
 
 
 class NoFreeConnectionError(TimeoutError):
-    """All connections that the client session may have were in use, until it was too late.
+    """All connections that the client session may have were in use for too long.
 
     Attributes:
-        sent: whether the request was sent at last, but had only little time for its response.
+        sent: whether the request was sent in the end, with too little time for its response.
     """
 
     def __init__(self, *, sent: bool = False) -> None:
@@ -80,7 +80,7 @@ class NoFreeConnectionError(TimeoutError):
 
 
 class ClientGaveUpError(TimeoutError):
-    """What the client session calls, such as a middleware, set a time limit of its own."""
+    """A time limit of a middleware or a trace of the client session has passed."""
 
 
 class ClosedError(aiohttp.ClientConnectionError):
@@ -121,13 +121,13 @@ class Deadlines:
 
 
 class Exhaustion:
-    """Requests for which this machine allows no connection now, until others have ended.
+    """Lets requests wait if this machine lacks the resources for another connection.
 
     Args:
         deadlines: of the requests.
 
     Attributes:
-        waiting: how many wait.
+        waiting: how many requests wait.
     """
 
     def __init__(self, deadlines: Deadlines) -> None:
@@ -169,8 +169,8 @@ class StandardTransport:
         self._base_url = base_url
         self._credentials = credentials
         self._address = (url := URL(base_url)).raw_host, url.port
-        # Where the connector has a limit, requests wait here and not there: aiohttp hands a
-        # connection to who waits for one without a chance to check it.
+        # If the connector has a limit, requests wait here: aiohttp hands a connection to a request
+        # that waits in the connector without a chance to check it.
         self._places = _places(client.connector)
         self._deadlines = Deadlines()
         self._exhaustion = Exhaustion(self._deadlines)
@@ -183,7 +183,7 @@ class StandardTransport:
         timeout: float,
         time_slice: TimeSlice | None = None,
     ) -> Response:
-        """The response to this operation on this target; errors are aiohttp's."""
+        """Return the response to this operation on this target; errors are aiohttp's."""
         clock = asyncio.get_running_loop().time
         began = clock()
         due = began + timeout
@@ -245,9 +245,9 @@ class StandardTransport:
                         protocol.close()
 
     def _is_of_a_hook(self, error: TimeoutError) -> bool:
-        """Whether a middleware or a trace may have raised this, and neither aiohttp nor the system.
+        """Whether a middleware or a trace may have raised this, and not aiohttp or the system.
 
-        Where there is none, it is a mock's.
+        If the client session has neither, a mock has raised it.
         """
         if isinstance(error, aiohttp.ServerTimeoutError) or error.errno:
             return False
@@ -272,7 +272,7 @@ class StandardTransport:
             max_field_size=MAX_HEADERS,
             max_headers=_LINES if counted else _LINES_UNCOUNTED,
         ) as response:
-            # Once the body is read, nothing else has it; and a mocked response has none.
+            # Kept now, because the response loses it with the end of its body. Mocks have none.
             protocol = getattr(response, "_protocol", None)
             check_length(response.raw_headers)
             connection = response.connection  # None once the body has arrived
@@ -302,7 +302,7 @@ class StandardTransport:
     def _idle_pools(
         self, connector: aiohttp.BaseConnector | None
     ) -> Iterator[deque[tuple[ResponseHandler, float]]]:
-        """The idle connections to this tenant, in the order in which aiohttp reuses them."""
+        """Return the idle connections to this tenant, in the order in which aiohttp reuses them."""
         pools: dict[Any, deque[tuple[ResponseHandler, float]]] = getattr(connector, "_conns", {})
         return (kept for key, kept in pools.items() if (key.host, key.port) == self._address)
 
@@ -332,7 +332,7 @@ def _places(connector: aiohttp.BaseConnector | None) -> asyncio.Semaphore:
 
 
 def request_options(operation: Operation[object], credentials: Credentials) -> dict[str, Any]:
-    """The headers and the body of this operation's request, as aiohttp takes them."""
+    """Return the headers and the body of this operation's request as arguments for aiohttp."""
     if not operation.body:
         # aiohttp would call an empty body an octet-stream.
         return {"headers": credentials.headers, "skip_auto_headers": ("Content-Type",)}
@@ -342,7 +342,7 @@ def request_options(operation: Operation[object], credentials: Credentials) -> d
 
 
 def client_timeout(timeout: float) -> aiohttp.ClientTimeout:
-    """The timeouts for aiohttp; `Deadlines` limits the whole request."""
+    """Return the timeouts for aiohttp; `Deadlines` limits the whole request."""
     return aiohttp.ClientTimeout(
         # Without a connection by then there would be no response in time either, and this error
         # tells that nothing was sent.
@@ -359,7 +359,7 @@ def check_length(headers: Iterable[tuple[bytes, bytes]]) -> None:
 
 
 async def read_body(content: aiohttp.StreamReader, status: int, limit: int) -> tuple[bytes, bool]:
-    """The decompressed body, up to this limit and one chunk; and whether that is all of it.
+    """Return the decompressed body, up to this limit and one chunk, and whether it is complete.
 
     `response.read()` has no limit: 1 MiB of gzip made it use 2 GiB.
     """
