@@ -80,6 +80,18 @@ _LATER: Final = (
 )
 
 
+_forks = 0  # that led to this process
+
+
+def _count_fork() -> None:
+    global _forks  # noqa: PLW0603  there is one count for each process
+    _forks += 1
+
+
+if hasattr(os, "register_at_fork"):  # to ask for the process number would be a system call
+    os.register_at_fork(after_in_child=_count_fork)
+
+
 class _State(Enum):
     """OPEN ── close() ──▶ CLOSING ── all calls ended, or the time is over ──▶ CLOSED."""
 
@@ -150,6 +162,7 @@ class MonoCloudSession:
         self._standard: StandardTransport | None = None  # until the first request
         self._fast: FastTransport | None = None
         self._loop: asyncio.AbstractEventLoop | None = None  # until the first call
+        self._forks = 0  # before that call
         self._calls = 0  # single calls in progress
         self._runs: set[monocloud_async.BulkRun] = set()  # in progress
         self._idle = asyncio.Event()  # set once nothing is in progress, and nothing can begin
@@ -205,7 +218,8 @@ class MonoCloudSession:
         arrived; one that sent nothing raises a `ConfigurationError`. A run that did not reach its
         end raises a `RunStoppedError`, with the true outcomes in its report and its journal.
 
-        A second `close()` ends the wait of the first one.
+        A second `close()` ends the wait of the first one. In a process that was forked after the
+        first call, it closes no connection, because the parent uses them.
 
         Args:
             drain: seconds that calls in progress may go on.
@@ -215,6 +229,9 @@ class MonoCloudSession:
                 there. If its event loop does not run any more, it closes with that.
         """
         config.not_negative("drain", drain)
+        if self._is_forked:
+            self._state = _State.CLOSED  # nothing more: the connections are in use elsewhere
+            return
         if self._loop is not None and self._loop is not config.event_loop():
             if self._loop.is_running():
                 raise ConfigurationError(
@@ -258,20 +275,28 @@ class MonoCloudSession:
         """Let a call or a run begin, and return the event loop.
 
         Raises:
-            ConfigurationError: the session is closed, or belongs to another event loop, or this
-                runs in none of asyncio.
+            ConfigurationError: the session is closed, or belongs to another event loop or process,
+                or this runs in no event loop of asyncio.
         """
         loop = config.event_loop()
         self._check_usable(loop)
-        self._loop = loop
+        self._loop, self._forks = loop, _forks
         return loop
 
     def _check_usable(self, loop: asyncio.AbstractEventLoop | None) -> None:
-        """Raise `ConfigurationError` if the session is closed, or belongs to another event loop."""
+        """Raise `ConfigurationError` if the session is closed, or belongs to somebody else."""
         if self._state is not _State.OPEN:
             raise closed_error()
+        if self._is_forked:
+            # Its connections are shared: one process would read the responses of another.
+            raise ConfigurationError("this session belongs to another process; open one here")
         if loop is not None and self._loop is not None and self._loop is not loop:
             raise ConfigurationError("this session belongs to another event loop; open one here")
+
+    @property
+    def _is_forked(self) -> bool:
+        """Whether the session was used before this process was forked, and so in another one."""
+        return self._loop is not None and self._forks != _forks
 
     def _note_end(self) -> None:
         """Note that a call or a run has ended, if the session is being closed."""
@@ -620,10 +645,10 @@ class MonoCloudSession:
                 for longer than `max_outage` or answered only 429 for 15 minutes, or the journal
                 cannot be written. Its `report` has the results, and the rest of the ids stays
                 unread.
-            ConfigurationError: the session is closed, or belongs to another event loop. Or (from
-                the run) the journal is in use, or of another tenant, another input or a newer
-                version; or `user_ids` is a set or has no stable order for another reason, so that
-                no journal can resume it.
+            ConfigurationError: the session is closed, or belongs to another event loop or process.
+                Or (from the run) the journal is in use, or of another tenant, another input or a
+                newer version; or `user_ids` is a set or has no stable order for another reason, so
+                that no journal can resume it.
         """
         return self.bulk(
             ENABLE,

@@ -1,4 +1,5 @@
 import asyncio
+import os
 import random
 import re
 import socket
@@ -456,6 +457,44 @@ def test_a_session_of_another_event_loop_says_so() -> None:
 
     asyncio.run(call())
     asyncio.run(call_again())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks here")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # about threads and forks
+def test_a_session_of_another_process_says_so_and_leaves_its_connections_alone() -> None:
+    async def use() -> str:
+        said = []
+        for call in (
+            session.enable_user,
+            session.get_user,
+            lambda user: session.bulk_enable([user]),
+        ):
+            try:
+                await call(user)
+            except m.ConfigurationError as error:
+                said.append(str(error))
+        await session.close()
+        return "\n".join(said)
+
+    with Sandbox(users=2) as sandbox, asyncio.Runner() as runner:
+        session = MonoCloudSession(sandbox.url, sandbox.api_key, retry=NEVER)
+        user = sandbox.user_ids()[0]
+        runner.run(session.enable_user(user))
+        theirs, ours = os.pipe()
+        if os.fork() == 0:  # pragma: no cover  another process, with a copy of the event loop
+            try:
+                os.write(ours, runner.run(use()).encode())
+            finally:
+                os._exit(0)
+        os.close(ours)
+        with os.fdopen(theirs) as told:
+            lines = told.read().splitlines()
+        os.wait()
+        assert len(lines) == 3
+        assert all("belongs to another process; open one here" in line for line in lines)
+        runner.run(session.enable_user(user))
+        runner.run(session.close())
+        assert sandbox.stats().requests == 2
 
 
 @pytest.mark.parametrize("what", ["call", "run", "outcomes", "list"])
