@@ -30,6 +30,7 @@ from monocloud_async.retry import RetryPolicy, retry_after
 _CALLS_FOR_A_RUN: Final = 9  # single calls that may overtake a waiting run in a row
 _TIME_TO_WAIT: Final = 1 / 3  # of a call's time, where only the session's caution holds it back
 _SHORT: Final = 0.5  # of a request's usual time: a timeout after less says nothing of the tenant
+_LEFT_IN_LINE: Final = 64  # requests that left early; fewer are not worth a cleanup
 _CUT: Final = 0.9  # the same, where answers may take longer than the request had
 
 _WHY: Final[dict[Bottleneck, str]] = {
@@ -92,6 +93,16 @@ class _WaitList(Generic[W]):
     def pop(self) -> W:
         """Remove and return the next request."""
         return heapq.heappop(self._heap)[1]
+
+    def leave(self) -> None:
+        """Record that a request no longer waits; forget those that left before their turn.
+
+        Behind one that waits for an hour, there may be any number of them.
+        """
+        self.waiting -= 1
+        if len(self._heap) > 2 * self.waiting + _LEFT_IN_LINE:
+            self._heap = [entry for entry in self._heap if not entry[1].admission.done()]
+            heapq.heapify(self._heap)
 
     def everybody(self) -> list[W]:
         """Return all requests that wait, in order."""
@@ -203,7 +214,7 @@ class AdmissionQueue:
                     self.limiter.abandoned(ticket, asyncio.get_running_loop().time())
             raise
         finally:
-            line.waiting -= 1
+            line.leave()
             self.limiter.waiting -= 1
 
     async def sleep(self, seconds: float) -> None:

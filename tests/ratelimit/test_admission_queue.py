@@ -1,8 +1,10 @@
 """Everything that a session sends waits in one queue: single calls first, then runs."""
 
 import asyncio
+import gc
 import random
 import statistics
+import tracemalloc
 from collections import Counter
 from collections.abc import Coroutine
 from itertools import pairwise
@@ -322,6 +324,35 @@ def test_a_place_that_comes_in_the_moment_of_a_cancellation_is_given_back() -> N
             assert not second.exception()
 
     run(main(), sockets=False)
+
+
+def test_whoever_left_the_queue_takes_no_memory_while_another_one_waits() -> None:
+    async def main() -> int:
+        _, session = paused(1800)
+        patient = RetryPolicy(total=3000, max_retry_after=3000)
+        async with session:
+            first = asyncio.ensure_future(session.enable_user("first", retry=patient))
+            await asyncio.sleep(1)
+            tracemalloc.start()
+            for _ in range(10):
+                calls = [
+                    asyncio.ensure_future(session.enable_user(user, retry=patient))
+                    for user in users(500)
+                ]
+                await asyncio.sleep(0.01)
+                assert session.pace.waiting == 501
+                for call in calls:
+                    call.cancel()
+                await asyncio.wait(calls)
+                del call, calls
+            gc.collect()
+            held = tracemalloc.get_traced_memory()[0]
+            tracemalloc.stop()
+            assert session.pace.waiting == 1
+            first.cancel()
+        return held
+
+    assert run(main(), sockets=False) < 500_000  # of 5,000 who left; it was 500 bytes for each
 
 
 # While the tenant is down
