@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import inspect
 import sys
 from typing import TYPE_CHECKING, Final
 
@@ -9,10 +10,13 @@ import msgspec
 
 from monocloud_async.bulk import OnOutcome
 from monocloud_async.endpoint import BulkOperation
+from monocloud_async.errors import ConfigurationError
 from monocloud_async.models import User
 from monocloud_async.outcome import BulkReport, Outcome, add_outcome
 
 if TYPE_CHECKING:  # loads SQLite and threads, which only a journal needs
+    from collections.abc import Callable
+
     from monocloud_async.journal.writer import JournalWriter
 
 _ROOM: Final = 16 << 20  # bytes of users that may wait for the iterating caller
@@ -114,7 +118,7 @@ class Results:
         self._operation = operation
         self._report = report
         self._writer = writer
-        self._on_outcome = on_outcome
+        self._on_outcome: Callable[[Outcome], object] | None = on_outcome
         self._slots = asyncio.BoundedSemaphore(slots)
         self.streamed = False
         self._waiting: Waiting | None = None  # only if the caller iterates
@@ -170,7 +174,22 @@ class Results:
     def _call_back(self, outcome: Outcome) -> None:
         try:
             if self._on_outcome is not None:
-                self._on_outcome(outcome)
+                _check_returned(self._on_outcome(outcome))
         except BaseException as error:
             self.error = self.error or error
             raise
+
+
+def _check_returned(returned: object) -> None:
+    """Refuse a coroutine; a lambda does not show beforehand that it returns one."""
+    if inspect.iscoroutine(returned):
+        returned.close()
+        raise nobody_awaits()
+
+
+def nobody_awaits() -> ConfigurationError:
+    """Return the error of an `on_outcome` that would have to be awaited."""
+    return ConfigurationError(
+        "on_outcome must be a plain function, because nobody awaits it; to await something for each"
+        " outcome, iterate over `session.bulk_enable(...)`"
+    )

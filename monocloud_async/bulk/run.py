@@ -24,7 +24,7 @@ from monocloud_async.bulk import MAX_OUTAGE, OnOutcome, OnSkippedMany, UserIds
 from monocloud_async.bulk.attempts import CallRunner, RunCall, Send
 from monocloud_async.bulk.dispatcher import Dispatcher
 from monocloud_async.bulk.lookup import Lookup
-from monocloud_async.bulk.results import Results
+from monocloud_async.bulk.results import Results, nobody_awaits
 from monocloud_async.bulk.source import Source
 from monocloud_async.bulk.stop_rules import StopReason, StopRules
 from monocloud_async.endpoint import BulkOperation
@@ -87,11 +87,10 @@ class BulkRun:
             raise ConfigurationError(f"concurrency must be 1 or more, not {concurrency!r}")
         if on_outcome is not None and not callable(on_outcome):
             raise ConfigurationError(f"on_outcome must be a function, not {on_outcome!r}")
-        if inspect.iscoroutinefunction(on_outcome):
-            raise ConfigurationError(
-                "on_outcome must be a plain function, because nobody awaits it; to await something"
-                " for each outcome, iterate over `session.bulk(...)`"
-            )
+        if inspect.iscoroutinefunction(on_outcome) or (
+            inspect.iscoroutinefunction(type(on_outcome).__call__)
+        ):
+            raise nobody_awaits()
         if journal is not None and not isinstance(journal, Journal):
             raise ConfigurationError(f"journal must be a path or a Journal, not {journal!r}")
         for name, value in (("limit", limit), ("max_same_failures", max_same_failures)):

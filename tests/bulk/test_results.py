@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from functools import partial
 from typing import cast
 
 import msgspec
@@ -9,7 +10,8 @@ import pytest
 from runs import adds_up, bulk, enable
 from virtual_time import run
 
-from monocloud_async import Outcome, User
+from monocloud_async import ConfigurationError, Outcome, User
+from monocloud_async.bulk import OnOutcome
 
 
 async def test_outcomes_come_as_they_finish() -> None:
@@ -26,6 +28,49 @@ async def test_outcomes_come_as_they_finish() -> None:
     assert order[-1].seconds >= 0.03
     assert running.report.unconfirmed == 1
     assert order[0].user == User(user_id="a", disabled=False)
+
+
+async def _save(outcome: Outcome) -> None:
+    raise AssertionError(outcome)
+
+
+class Saver:
+    async def __call__(self, outcome: Outcome) -> None:
+        await _save(outcome)
+
+
+@pytest.mark.parametrize(
+    "callback",
+    [_save, Saver(), partial(_save), partial(Saver()), lambda o: _save(outcome=o)],
+    ids=["function", "object", "partial function", "partial object", "lambda"],
+)
+async def test_an_on_outcome_that_nobody_awaits_ends_the_run_at_once(
+    callback: OnOutcome,
+) -> None:
+    sent: list[str] = []
+
+    async def send(user_id: str, _seconds: float) -> User:
+        sent.append(user_id)
+        return await enable(user_id, 0)
+
+    with pytest.raises(ConfigurationError, match="on_outcome must be a plain function"):
+        await bulk(["a", "b", "c"], send, on_outcome=callback)
+    assert len(sent) <= 2  # the second one may be in flight
+
+
+async def test_an_on_outcome_may_start_a_task() -> None:
+    saved: list[str] = []
+
+    async def save(outcome: Outcome) -> None:
+        saved.append(outcome.user_id)
+
+    async with asyncio.TaskGroup() as tasks:
+
+        def begin_to_save(outcome: Outcome) -> None:
+            tasks.create_task(save(outcome))
+
+        await bulk(["a", "b"], enable, on_outcome=begin_to_save)
+    assert saved == ["a", "b"]
 
 
 @pytest.mark.parametrize(

@@ -335,16 +335,15 @@ def test_whoever_left_the_queue_takes_no_memory_while_another_one_waits() -> Non
             await asyncio.sleep(1)
             tracemalloc.start()
             for _ in range(10):
-                calls = [
-                    asyncio.ensure_future(session.enable_user(user, retry=patient))
-                    for user in users(500)
-                ]
+                calls = asyncio.gather(
+                    *(session.enable_user(user, retry=patient) for user in users(500)),
+                    return_exceptions=True,
+                )
                 await asyncio.sleep(0.01)
                 assert session.pace.waiting == 501
-                for call in calls:
-                    call.cancel()
-                await asyncio.wait(calls)
-                del call, calls
+                calls.cancel()
+                await asyncio.wait([calls])
+                del calls
             gc.collect()
             held = tracemalloc.get_traced_memory()[0]
             tracemalloc.stop()
