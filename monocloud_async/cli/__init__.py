@@ -27,6 +27,9 @@ def _run(arguments: list[str]) -> int:
         import rich  # noqa: F401, PLC0415  optional for the library
         import typer  # noqa: F401, PLC0415  as well
     except ModuleNotFoundError:
+        from monocloud_async.cli.streams import keep_out_of_inputs  # noqa: PLC0415  see above
+
+        keep_out_of_inputs(arguments)
         sys.stderr.write(MISSING_EXTRA)
         return USAGE
     try:

@@ -23,7 +23,7 @@ from monocloud_async.cli import loop, streams
 from monocloud_async.cli.access import Access, Say, read_key
 from monocloud_async.cli.display import say
 from monocloud_async.cli.exit_codes import ALL_DONE, INTERRUPTED, SOME_FAILED
-from monocloud_async.cli.files import Kept, check_streams
+from monocloud_async.cli.files import Kept
 from monocloud_async.cli.job import DEFAULT_LIMITS, Job, Limits
 from monocloud_async.cli.outputs import FailuresFile, JsonLines, open_failures
 from monocloud_async.cli.preview import Preview
@@ -75,7 +75,7 @@ def access(
         ConfigurationError: the key file cannot be used, or stdout or stderr is written to it.
     """
     if api_key_file is not None:
-        check_streams(_KEY_FILE, api_key_file)
+        streams.check_streams(_KEY_FILE, api_key_file)
     warn = warn or partial(say, streams.err())
     key = None if api_key_file is None else read_key(api_key_file, warn)
     return Access(domain=domain, api_key=key, timeout=timeout, attempts=attempts)

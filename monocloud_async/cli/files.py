@@ -19,8 +19,6 @@ from monocloud_async.inputs.reader import STDIN
 from monocloud_async.journal.before import is_journal
 from monocloud_async.journal.paths import files_of, real_path, resolved
 
-_STDERR = 2
-_STREAMS = {1: "stdout", _STDERR: "stderr"}
 _OPEN_FILES = ("/dev/fd", "/dev/stdin", "/dev/stdout", "/dev/stderr", "/dev/tty", "/proc")
 
 
@@ -42,7 +40,7 @@ class Kept:
             ConfigurationError: stdout or stderr is written to it.
         """
         if file is not None:
-            check_streams(what, file)
+            streams.check_streams(what, file)
             self._files.append((what, file))
 
     def add_inputs(self, files: Iterable[Path]) -> None:
@@ -86,37 +84,21 @@ class Kept:
                 raise ConfigurationError(f"{option}: {output} is {what}; choose another file")
 
 
-def check_streams(what: str, file: Path | int) -> None:
-    """Check that neither stdout nor stderr is this file: a command would read what it says.
-
-    Raises:
-        ConfigurationError: one of them is. If that is stderr, the error goes to stdout or nowhere,
-            because it would spoil the file.
-    """
-    found = [number for number in _STREAMS if _same(number, file)]
-    if _STDERR in found:
-        streams.leave_stderr(for_stdout=found == [_STDERR])
-    if found:
-        raise ConfigurationError(
-            f"{_STREAMS[found[0]]} is written to {what}; send it to another file"
-        )
-
-
 def _refuse_stream(option: str, path: Path) -> None:
     if path == STDIN:
         raise ConfigurationError(f"{option}: - is a stream elsewhere, and no file; name a file")
 
 
-def _same(output: Path | int, file: Path | int) -> bool:
+def _same(output: Path, file: Path | int) -> bool:
     try:
         there = os.stat(file)  # noqa: PTH116  a descriptor has no path
     except OSError:
-        if isinstance(output, int) or isinstance(file, int):
+        if isinstance(file, int):
             return False
         # The file may appear later, and then in a file system that ignores case.
         return _folded(output) == _folded(file)
     try:
-        mine = os.stat(output)  # noqa: PTH116  as above
+        mine = output.stat()
     except OSError:
         return False
     return os.path.samestat(mine, there) and (

@@ -8,6 +8,7 @@ from collections.abc import Container
 from pathlib import Path
 from typing import Final
 
+from monocloud_async.cli.streams import check_streams
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.sanitize import clean
 
@@ -25,11 +26,13 @@ def options_of(name: str, known: Container[str]) -> list[str]:
     """Return the options that a profile stands for, as far as the command knows them.
 
     Raises:
-        ConfigurationError: there is no such profile, or other users may read or change it.
+        ConfigurationError: there is no such profile, or other users may read or change it, or
+            stdout or stderr is written to it or to the file of its key.
     """
     if not is_name(name):
         raise ConfigurationError(f"{clean(name)!r} is no name of a profile")
     path = _folder() / f"{name}.toml"
+    check_streams("the profile", path)
     try:
         if path.exists() and not path.is_file():  # to open a named pipe would wait for its writer
             raise ConfigurationError(f"the profile {path} is no regular file")
@@ -45,7 +48,9 @@ def options_of(name: str, known: Container[str]) -> list[str]:
     if content.keys() - _OPTIONS or not all(isinstance(value, str) for value in content.values()):
         raise ConfigurationError(f"the profile {path} may have domain and api_key_file, as strings")
     if "api_key_file" in content:  # a path is relative to the profile
-        content["api_key_file"] = str(path.parent / Path(content["api_key_file"]).expanduser())
+        key_file = path.parent / Path(content["api_key_file"]).expanduser()
+        check_streams("the file of the API key", key_file)
+        content["api_key_file"] = str(key_file)
     given = [(_OPTIONS[member], value) for member, value in content.items()]
     return [f"{option}={value}" for option, value in given if option in known]
 

@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 from monocloud_async.cli.app import COMPLETE, PROGRAM, app
 from monocloud_async.cli.arguments import UsageError
 from monocloud_async.cli.exit_codes import ALL_DONE, INTERRUPTED, STOPPED, USAGE
+from monocloud_async.cli.streams import keep_out_of_inputs
 
 
 def run(arguments: list[str]) -> int:
@@ -20,6 +21,7 @@ def run(arguments: list[str]) -> int:
 
     if os.environ.get(COMPLETE):  # Click ignores an empty value, too
         return _complete(arguments)
+    above = list[str]()
     try:
         code = app(arguments, prog_name=PROGRAM, standalone_mode=False)
     except typer.Abort as error:
@@ -31,12 +33,12 @@ def run(arguments: list[str]) -> int:
             raise
         message = "this folder was removed; go to another one, or give the whole path of each file"
     except UsageError as error:
-        message = _explain(error)
-        if not message:  # the help was shown
-            return USAGE
+        above, message = _explain(error)
     else:
         return code if isinstance(code, int) else ALL_DONE
-    typer.echo(f"Error: {clean(message)}", err=True)
+    keep_out_of_inputs(arguments)
+    for line in [*above, f"Error: {clean(message)}"] if message else above:
+        typer.echo(line, err=True)
     return USAGE
 
 
@@ -67,22 +69,20 @@ def _has_folder() -> bool:
     return True
 
 
-def _explain(error: Any) -> str:
-    """Print the usage of the command; return what is wrong."""
-    if type(error).__name__ == "NoArgsIsHelpError":
-        typer.echo(error.format_message(), err=True)
-        return ""
-    context = error.ctx
+def _explain(error: Any) -> tuple[list[str], str]:
+    """Return the usage or the help of the command, and what is wrong, unless that is nothing."""
     message: str = error.format_message()
+    if type(error).__name__ == "NoArgsIsHelpError":
+        return [message], ""
+    context = error.ctx
     if context is None:
-        return message
-    typer.echo(context.get_usage(), err=True)
-    typer.echo(f"Try '{context.command_path} --help' for help.", err=True)
+        return [], message
+    usage = [context.get_usage(), f"Try '{context.command_path} --help' for help."]
     if type(error).__name__ != "NoSuchOption":
-        return message
+        return usage, message
     if isinstance(context.command, TyperGroup):
         message += f"; options of a command go behind it: {context.command_path} COMMAND ..."
         message += f" {error.option_name}"
     else:
         message += "; an id or a file that begins with a dash goes after --, which ends the options"
-    return message
+    return usage, message

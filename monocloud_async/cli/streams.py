@@ -10,11 +10,12 @@ import io
 import os
 import select
 import signal
+import stat
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import FrameType
@@ -31,7 +32,11 @@ _MOST: Final = 1 << 20  # bytes after which `write` itself waits
 _PIECE: Final = 4096  # bytes that a pipe takes at once if it takes any
 _RETRY: Final = 0.05  # seconds between two looks at streams that take nothing
 _LAST_WORDS: Final = 5.0  # seconds that the end of the process waits for the reader of stderr
+_JOURNALS: Final = (".journal", ".undo")  # the ends of their default names
+_STDIN: Final = 0
+_STDOUT: Final = 1
 _STDERR: Final = 2
+_NAMES: Final = {_STDOUT: "stdout", _STDERR: "stderr"}
 _LEFT_OUT: Final = b"... some lines are left out here: this output was slow\n"
 _SIZE: Final = r"[1-9][0-9]{0,3}"  # of a terminal, in COLUMNS and LINES
 
@@ -386,9 +391,52 @@ def _has_left(error: OSError) -> bool:
     return error.errno in {errno.EPIPE, errno.EBADF}
 
 
-def leave_stderr(*, for_stdout: bool) -> None:
-    """Write the rest of what is for stderr to stdout, or nowhere."""
-    sys.stderr = sys.stdout if for_stdout else _text(Output(None, display=True), None)
+def keep_out_of(files: Iterable[str | Path | int]) -> list[str]:
+    """Return which of stdout and stderr are written to one of these files, or descriptors.
+
+    From then on, messages go to stdout instead of stderr, or nowhere: they would spoil the file.
+    """
+    written = [number for number in _NAMES if any(_is_written(number, file) for file in files)]
+    if _STDERR in written and _is_stderr(_STDERR):
+        sys.stderr = sys.stdout
+    if _STDOUT in written and _is_stderr(_STDOUT):
+        sys.stderr = _text(Output(None, display=True), None)
+    return [_NAMES[number] for number in written]
+
+
+def keep_out_of_inputs(arguments: Iterable[str]) -> None:
+    """Keep messages out of the files that a command of these arguments may read.
+
+    For what ends a command before it knows its files. Any word may name one, or the value after its
+    equals sign; next to a file may be its journal, and stdin may be a file.
+    """
+    words = {word for argument in arguments for word in (argument, argument.partition("=")[2])}
+    keep_out_of([_STDIN, *words, *(f"{word}{end}" for word in words for end in _JOURNALS)])
+
+
+def _is_written(number: int, file: str | Path | int) -> bool:
+    try:
+        mine, there = os.fstat(number), os.stat(file)  # noqa: PTH116  a descriptor has no path
+    except (OSError, ValueError):  # there is none, or no file may have this name
+        return False
+    return os.path.samestat(mine, there) and stat.S_ISREG(mine.st_mode)
+
+
+def _is_stderr(number: int) -> bool:
+    """Return whether what is for stderr goes to this descriptor."""
+    return _descriptor(_raw(sys.stderr)) == number
+
+
+def check_streams(what: str, file: Path | int) -> None:
+    """Check that neither stdout nor stderr is this file: a command would read what it says.
+
+    Raises:
+        ConfigurationError: one of them is. The error goes elsewhere.
+    """
+    from monocloud_async.errors import ConfigurationError  # noqa: PLC0415  help is quick
+
+    if written := keep_out_of([file]):
+        raise ConfigurationError(f"{written[0]} is written to {what}; send it to another file")
 
 
 def results() -> Output:

@@ -302,6 +302,63 @@ def test_no_message_spoils_the_file_that_stderr_is_by_mistake(
     assert told == "" if both else told.startswith("Error: stderr is written to ")
 
 
+MISTAKES = {
+    "an unknown option": ("other", "ids.txt", ("bulk", "ids.txt", "--no-such")),
+    "a missing value": ("other", "key", ("whoami", "--api-key-file=key", "--timeout")),
+    "a bad value": ("other", "ids.txt", ("users", "--by-email", "ids.txt", "--timeout", "x")),
+    "two options": ("other", "ids.txt", ("bulk", "ids.txt", "--journal", "j", "--no-journal")),
+    "an option with stdin": ("other", "ids.txt", ("bulk", "-", "--no-such")),
+    "a profile that is no TOML": ("other", "acme.toml", ("whoami", "--profile", "acme")),
+    "an option with a profile": ("other", "key", ("whoami", "--profile", "beta", "--no-such")),
+    "stdout, too": ("ids.txt", "key", ("bulk", "ids.txt", "--api-key-file", "key")),
+    "stdout and a default journal": ("ids.txt", "ids.txt.journal", ("bulk", "ids.txt")),
+    "stdout and an option": ("ids.txt", "key", ("check", "ids.txt", "--api-key-file=key", "-x")),
+}
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(("stdout", "stderr", "argv"), MISTAKES.values(), ids=MISTAKES)
+def test_no_mistake_of_usage_spoils_a_file_of_the_command(
+    tmp_path: Path, stdout: str, stderr: str, argv: tuple[str, ...]
+) -> None:
+    contents = {
+        "ids.txt": b"ada\n",
+        "key": b"k" * 32,
+        "ids.txt.journal": b"",
+        "acme.toml": b"domain",
+        "beta.toml": b'api_key_file = "key"\n',
+        "other": b"",
+    }
+    folder = tmp_path / "monocloud-async"
+    folder.mkdir()
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+        (folder / name).chmod(0o600)
+    with (
+        Sandbox(users=["ada"]) as sandbox,
+        (folder / "ids.txt").open("rb") as stdin,
+        (folder / stdout).open("ab") as out,
+        (folder / stderr).open("ab") as err,
+    ):
+        code = subprocess.run(
+            [*PROGRAM, *argv],
+            cwd=folder,
+            env={**environment(sandbox), "XDG_CONFIG_HOME": str(tmp_path)},
+            timeout=100,
+            check=False,
+            stdin=stdin,
+            stdout=out,
+            stderr=err,
+        ).returncode
+        assert (code, sandbox.stats().requests) == (2, 0)
+    told = (folder / "other").read_bytes()
+    assert (b"Error: " in told) == (stdout == "other")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
+        **contents,
+        "other": told,
+    }
+
+
 @pytest.mark.process
 def test_a_table_may_go_to_stdout_by_its_name(ids: Path, tmp_path: Path) -> None:
     table = tmp_path / "table.csv"

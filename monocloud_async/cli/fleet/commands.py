@@ -18,7 +18,6 @@ from monocloud_async.cli.access import Access
 from monocloud_async.cli.display import PLAIN_TICK, LiveBar, say
 from monocloud_async.cli.estimate import Estimate
 from monocloud_async.cli.exit_codes import ALL_DONE, INTERRUPTED, SOME_FAILED, STOPPED
-from monocloud_async.cli.files import check_streams
 from monocloud_async.cli.fleet import logs
 from monocloud_async.config import base_url
 from monocloud_async.endpoint import bulk_operation
@@ -129,7 +128,7 @@ def check_outputs(file: str | None) -> None:
         ConfigurationError: stdout or stderr does.
     """
     if file is not None and "://" not in file:
-        check_streams("the input", Path(file))
+        streams.check_streams("the input", Path(file))
 
 
 def start(
