@@ -221,6 +221,7 @@ class BulkRun:
 
         Code of the caller that has not ended after 5 seconds is cancelled again, with a warning in
         the log: the clean-up of `user_ids`, and a write of a journal of the caller's own class.
+        A write of a journal's file is never cut; if its disk hangs, the log tells.
         """
         self._cancel_calls()
         self._limit_end()
@@ -336,14 +337,23 @@ class BulkRun:
             hanging.append(f"calls ({in_flight:,})")
         for task in tasks:
             task.cancel()
-        if self._writer is not None and self._writer.cancel_write():
-            unwritten = f"{self._writer.unwritten:,} outcomes are not in it"
-            hanging.append(f"a write of the journal ({unwritten})")
+        writer = self._writer
+        if writer is not None and writer.cancel_write():
+            hanging.append(f"a write of the journal ({writer.unwritten:,} outcomes are not in it)")
         if hanging:
             logger.warning(
                 "a cancelled run has not ended after %.0f s; what hangs is cancelled again: %s",
                 _GRACE,
                 ", ".join(hanging),
+            )
+        if writer is not None and writer.path is not None and (writer.unwritten or not tasks):
+            logger.warning(
+                "a cancelled run has not ended after %.0f s: it waits for the disk of the journal"
+                " %s, and %s outcomes are not known to be in it. If the disk does not answer, kill"
+                " the process: the same run then does the rest",
+                _GRACE,
+                writer.path,
+                f"{writer.unwritten:,}",
             )
         self._cancel_timer = loop.call_later(_GRACE, self._cancel_again, loop)
 

@@ -61,6 +61,7 @@ class JournalFile:
         now: returns the current time in seconds since 1970.
 
     Attributes:
+        path: where it is.
         ending: how the run ended, if the caller ends it early, such as "stopped: a full disk".
         signal: the name of the signal that interrupted the run, if any.
     """
@@ -75,12 +76,12 @@ class JournalFile:
         caller: Caller | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
-        self._path = real_path(path)  # one lock per file, whatever leads to its folder
+        self.path = real_path(path)  # one lock per file, whatever leads to its folder
         self._input_info = input_info or InputInfo()
         self._now = now
-        self._lock = Lock(lock_path(self._path), f"the journal {path}")
+        self._lock = Lock(lock_path(self.path), f"the journal {path}")
         self._store = JournalStore(
-            self._path, tenant, operation, self._input_info, caller or Caller()
+            self.path, tenant, operation, self._input_info, caller or Caller()
         )
         self.ending = ""
         self.signal: str | None = None
@@ -101,7 +102,7 @@ class JournalFile:
         self._next_page: asyncio.Future[Page] | None = None
 
     def __repr__(self) -> str:
-        return f"<JournalFile {self._path}>"
+        return f"<JournalFile {self.path}>"
 
     async def open(
         self, report: BulkReport, limiter: RateLimiter, user_ids: Iterable[str] | AsyncIterable[str]
@@ -119,7 +120,7 @@ class JournalFile:
             raise ConfigurationError("a JournalFile serves one run; make another, or pass its path")
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
         with self._readable():
-            await self._run(check_files, self._path)
+            await self._run(check_files, self.path)
             await self._run(self._lock.take)
             await self._run(self._store.open)
             await self._check(self._reread(user_ids))
@@ -299,7 +300,7 @@ class JournalFile:
             yield
         except OSError as error:
             raise ConfigurationError(
-                f"cannot write the journal {error.filename or self._path}: {error.strerror};"
+                f"cannot write the journal {error.filename or self.path}: {error.strerror};"
                 " name another path, or run without a journal"
             ) from None
         except (sqlite3.Error, msgspec.MsgspecError) as error:
@@ -307,7 +308,7 @@ class JournalFile:
             if isinstance(error, sqlite3.Error) and is_locked(error):
                 advice = "another program has locked it: close that program"
             raise ConfigurationError(
-                f"cannot read the journal {self._path}: {error}; {advice}"
+                f"cannot read the journal {self.path}: {error}; {advice}"
             ) from None
 
     def _compare(self, position: int, there: str | None, user_id: str) -> None:
@@ -319,7 +320,7 @@ class JournalFile:
     def _changed(self, how: str) -> ConfigurationError:
         self._is_refused = True
         return ConfigurationError(
-            f"the input is not the one that the journal {self._path} was started with: {how};"
+            f"the input is not the one that the journal {self.path} was started with: {how};"
             f" {self._input_info.if_changed}"
         )
 

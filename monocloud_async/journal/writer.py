@@ -3,6 +3,7 @@
 import asyncio
 import math
 from collections.abc import AsyncIterable, Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Final
 
 from monocloud_async.journal import Journal
@@ -63,6 +64,11 @@ class JournalWriter:
     def unwritten(self) -> int:
         """How many outcomes are not known to be in the journal."""
         return self._waiting + self._in_write
+
+    @property
+    def path(self) -> Path | None:
+        """The path of the file; None for a journal of the caller's own class."""
+        return None if self._file is None else self._file.path
 
     async def open(self, user_ids: Iterable[str] | AsyncIterable[str]) -> None:
         """Open the journal; raises `ConfigurationError` if it does not belong to this run."""

@@ -1,6 +1,7 @@
 """Outcomes get to the journal in groups, soon, or hold up the calls that have not begun."""
 
 import asyncio
+import logging
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
@@ -218,6 +219,58 @@ def test_the_write_of_a_journal_file_is_never_cut(
         assert outcomes(path) == {"enabled": 2}
 
     virtual_time.run(main())
+
+
+@pytest.mark.parametrize(("work", "unwritten"), [("open", 0), ("write", 2), ("close", 0)])
+@pytest.mark.parametrize("how", ["cancel", "timeout"])
+def test_a_cancelled_run_tells_whose_disk_hangs_and_waits_for_it(
+    how: str,
+    work: str,
+    unwritten: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    begun, told = threading.Event(), threading.Event()
+    of_store = getattr(JournalStore, work)
+
+    def hang(self: JournalStore, *args: Any, **options: Any) -> None:
+        begun.set()
+        assert told.wait(60)
+        of_store(self, *args, **options)
+
+    async def main() -> None:
+        running = bulk(["ada", "bob"], enable, journal=JournalFile(path, "acme"))
+        task = asyncio.ensure_future(running)
+        await asyncio.to_thread(begun.wait, 60)
+        if how == "cancel":
+            running.cancel()
+            await task
+        else:
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    def tell(record: logging.LogRecord) -> bool:
+        if "a cancelled run" in record.msg:
+            told.set()
+        return True
+
+    path = tmp_path / "journal"
+    monkeypatch.setattr(JournalStore, work, hang)
+    caplog.handler.addFilter(tell)
+    try:
+        virtual_time.run(main())
+    finally:
+        caplog.handler.removeFilter(tell)
+    assert (
+        f"it waits for the disk of the journal {path}, and {unwritten} outcomes are not known to be"
+        " in it. If the disk does not answer, kill the process: the same run then does the rest"
+    ) in caplog.text
+    assert "is cancelled again" not in caplog.text
+    if work != "open":
+        assert outcomes(path) == {"enabled": 2}
 
 
 @pytest.mark.parametrize("first", ["write", "add_sample"])
