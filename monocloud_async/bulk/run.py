@@ -202,7 +202,8 @@ class BulkRun:
     def drain(self) -> None:
         """Start no more calls: those in flight finish, and those that wait for a retry end at once.
 
-        The run then ends normally, with `exhausted` False in its report.
+        The run then ends normally, with `exhausted` False in its report. It waits for all that is
+        in progress, also for code of the caller's that hangs; `cancel` limits that time.
         """
         self._runner.draining = True
         if self._reader is not None:
