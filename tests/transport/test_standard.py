@@ -233,8 +233,92 @@ def test_that_a_middleware_gives_up_is_no_news_of_the_tenant(when: str) -> None:
                 assert isinstance(error, m.RequestTimeoutError)
                 assert "the client_session gave up by itself, before 10 s were over" in str(error)
                 assert "time limits in its middlewares" in str(error)
-                assert (error.local, error.sent) == (True, True)
+                assert (error.local, error.sent) == (True, when == "after")
             assert not ours.pace.down
+
+    run(main())
+
+
+async def reset(peer: Peer) -> None:
+    await peer.request()
+    peer.reset()
+
+
+async def drop(peer: Peer) -> None:
+    await peer.request()
+    peer.drop()
+
+
+TOKENS: dict[str, tuple[Act, dict[str, Any], str]] = {
+    "silence": (Peer.silence, {"sock_read": 2}, "gave up by itself, before 10 s were over"),
+    "no TLS": (Peer.silence, {"connect": 2}, "gave up by itself, before 10 s were over"),
+    "a reset": (reset, {}, "a middleware of the client_session failed (ClientOSError)"),
+    "a FIN": (drop, {}, "a middleware of the client_session failed (ServerDisconnectedError)"),
+    "a 500": (
+        answering(http(b"{}", status=500)),
+        {},
+        "a middleware of the client_session failed (ClientResponseError)",
+    ),
+}
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize(("act", "limits", "told"), TOKENS.values(), ids=TOKENS)
+def test_that_the_token_service_of_a_middleware_fails_is_no_news_of_the_tenant(
+    act: Act, limits: dict[str, float], told: str, when: str
+) -> None:
+    async def main() -> None:
+        async def with_token(
+            request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+        ) -> aiohttp.ClientResponse:
+            if when == "after":
+                await handler(request)
+            timeout = aiohttp.ClientTimeout(**limits, ceil_threshold=60)
+            async with tokens.get(url, timeout=timeout, raise_for_status=True):
+                raise AssertionError
+
+        async with (
+            RawServer(answering(ADA)) as server,
+            RawServer(act) as service,
+            aiohttp.ClientSession() as tokens,
+            aiohttp.ClientSession(middlewares=[with_token]) as client,
+            MonoCloudSession(server.url, KEY, retry=ONCE, client_session=client) as ours,
+        ):
+            url = service.url.replace("http:", "https:") if "connect" in limits else service.url
+            for number in range(10):
+                with pytest.raises(m.TransportError) as caught:
+                    await ours.enable_user(f"user-{number}")
+                assert told in str(caught.value)
+                assert (caught.value.local, caught.value.sent) == (True, when == "after")
+            assert not ours.pace.down
+            assert len(server.requests) == (10 if when == "after" else 0)
+
+    run(main())
+
+
+@pytest.mark.parametrize("act", [Peer.silence, reset, drop])
+def test_that_the_tenant_fails_is_news_of_it_also_under_a_middleware_with_requests(
+    act: Act,
+) -> None:
+    async def twice(
+        request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        try:
+            return await handler(request)
+        except aiohttp.ClientError:
+            return await handler(request)
+
+    async def main() -> None:
+        async with (
+            RawServer(act) as server,
+            aiohttp.ClientSession(middlewares=[twice]) as client,
+            MonoCloudSession(server.url, KEY, retry=ONCE, client_session=client) as ours,
+        ):
+            for number in range(5):
+                with pytest.raises(m.TransportError) as caught:
+                    await ours.enable_user(f"user-{number}")
+                assert not caught.value.local
+            assert ours.pace.down
 
     run(main())
 
