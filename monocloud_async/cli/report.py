@@ -32,6 +32,7 @@ from monocloud_async.inputs.lines import line_parser
 from monocloud_async.inputs.reader import is_header, named_format, open_ids
 from monocloud_async.journal.before import is_journal, undoable
 from monocloud_async.journal.paths import undo_path
+from monocloud_async.journal.store import LONGEST_COMMAND
 from monocloud_async.report.figures import (
     Figures,
     Group,
@@ -365,8 +366,8 @@ class Report:
         word = f"./{word}" if word.startswith("-") and word != "-" else word
         if is_journal(path) and _is_same(undo_path(path), self._journal):
             words = ["monocloud-async", "undo", word, *self._access()]
-            command = " ".join(map(_quoted, words))
-            return f"{command}, without the file {self.figures.journal}" if again else command
+            without = f", without the file {self.figures.journal}" if again else ""
+            return self._whole(words, "") + without
         if not given.name or figures.done_status != ENABLE.done:
             return "the same call" + (" without the journal" if again else "")
         words = ["monocloud-async", "bulk", word]
@@ -380,6 +381,15 @@ class Report:
         elif not _is_same(Path(f"{path}.journal"), self._journal):
             words += ["--journal", str(self._journal)]
         words += self._access()
+        return self._whole(words, " with another --journal" if again else "")
+
+    def _whole(self, words: Iterable[str], otherwise: str) -> str:
+        """Return the command of these words, if the journal has all that it takes.
+
+        Of a long command, only the start was recorded: an option may be missing, or its end.
+        """
+        if len(self._input.command) >= LONGEST_COMMAND:
+            return f"the same command{otherwise}"
         return " ".join(map(_quoted, words))
 
     def _access(self) -> Iterator[str]:

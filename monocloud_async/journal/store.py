@@ -33,7 +33,7 @@ from monocloud_async.version import __version__
 PAGE: Final = 8192  # positions read by one query
 _LONGEST_PAGE: Final = 1 << 26  # bytes: its ids as JSON, where a byte can take six
 _MAX_TEXT: Final = 1000
-_LONGEST_COMMAND: Final = 4000  # characters
+LONGEST_COMMAND: Final = 4000  # characters; readers take a longer text for damage
 
 # `sqlite3` releases the GIL at each step of a statement. Beside a busy event loop, it then waits up
 # to 5 ms to get the GIL back. So one step writes many rows. Rows of users who are done have the
@@ -390,7 +390,7 @@ class JournalStore:
         told = (_login(), _folder(), self._caller.command, self._caller.note)
         sql.execute(
             "INSERT INTO commands VALUES (?, ?, ?, ?, ?, NULL)",
-            (added.lastrowid, *(_text(text, _LONGEST_COMMAND) for text in told)),
+            (added.lastrowid, *(_text(text, LONGEST_COMMAND) for text in told)),
         )
         path = self._input_info.path.encode(errors="replace").decode()
         sheet, about, by = self._input_info.sheet, self._input_info.about, self._input_info.by

@@ -485,6 +485,19 @@ def test_of_the_recorded_command_only_the_tenant_and_the_key_are_taken(
     assert first.endswith(f"; go on with: monocloud-async bulk {tmp_path}/users.txt{options}")
 
 
+def test_a_command_that_was_recorded_in_part_is_not_told_in_part(cli: Cli, tmp_path: Path) -> None:
+    ids, key = tmp_path / "ids.txt", tmp_path / "key"
+    ids.write_text("ada\nbob\n")
+    with Sandbox(users=["ada", "bob"]) as sandbox:
+        key.write_text(sandbox.api_key)
+        argv = ("bulk", ids, "--note", "a" * 3900, "--domain", sandbox.url, "--api-key-file", key)
+        assert cli(*argv, "--limit", 1).code == 0
+        assert "; go on with: the same command\n" in cli("report", f"{ids}.journal").out
+        assert cli(*argv).code == 0
+    text = cli("report", f"{ids}.journal").out
+    assert text.endswith("; to ask again: the same command with another --journal\n")
+
+
 @pytest.mark.parametrize(
     ("named", "options"),
     [
