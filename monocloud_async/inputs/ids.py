@@ -13,8 +13,21 @@ from monocloud_async.errors import InvalidUserIdError
 from monocloud_async.inputs import By
 from monocloud_async.user_id import check_user_id
 
-# Of columns and members, in lower case and without "_", "-" and spaces; and how messages list them.
-_NAMES: Final = {By.ID: {"userid", "id"}, By.EMAIL: {"email", "emailaddress", "mail"}}
+# Of columns and members, in lower case and without "_", "-" and spaces: what MonoCloud, other
+# directories (Auth0, Okta, Entra ID, Google Workspace) and Outlook call them in English, German,
+# French and Spanish. None is a name that also means something else, such as a login or another
+# system's id; "emails" is a list in MonoCloud's own JSON.
+_NAMES: Final = {
+    By.ID: {"userid", "id", "benutzerid", "idutilisateur", "idusuario"},
+    By.EMAIL: {
+        *("email", "emailaddress", "mail", "primaryemail", "emailaddress[required]"),
+        *("emailadresse", "mailadresse"),
+        *("adresseemail", "adressemail", "adressedemessagerie", "courriel"),
+        *("correoelectrónico", "correoelectronico"),
+        *("direccióndecorreoelectrónico", "direcciondecorreoelectronico"),
+    },
+}
+# How messages list them.
 LISTED: Final = {By.ID: "user_id or id", By.EMAIL: "email"}
 
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_-]{1,1024}")
@@ -30,7 +43,7 @@ _EMAIL: Final = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
 _ROUNDED: Final = re.compile(r"-?[0-9](?:[.,][0-9]+)?E[+-][0-9]+")
 _RULE: Final = re.compile(r"[-=+_|:*~]+")
 _NO_VALUE: Final = {"null", "(null)", "<null>", "none", "nil", "nan", "n/a", "undefined"}
-_LONGEST_WORD: Final = 12  # characters of a word for no value, or of a column's name
+_LONGEST_WORD: Final = 14  # characters of a word for no value, or of a column's name
 _PLAIN_LINE: Final = re.compile(
     rf"([A-Za-z0-9][A-Za-z0-9_-]{{{_LONGEST_WORD},1000}})(?:\r\n|\n|\r)?"
 )

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from monocloud_async.inputs.ids import NotAnIdError, find, plain_id
+from monocloud_async.inputs import By
+from monocloud_async.inputs.ids import NotAnIdError, find, is_column_name, plain_id
 
 ID = "UOtBaOybB6dTpIJNrnkRw"
 
@@ -28,13 +29,38 @@ def test_what_programs_put_around_an_id_is_removed(text: str) -> None:
     assert find(text) == ID
 
 
+@pytest.mark.parametrize(
+    ("by", "names"),
+    [
+        (By.ID, "user_id; userId; User ID; ID; Benutzer-ID; ID utilisateur; id_usuario"),
+        (By.EMAIL, "email; E-Mail; E-mail Address; Email Address [Required]; mail; primaryEmail"),
+        (By.EMAIL, "Primary email; E-Mail-Adresse; Mailadresse; Adresse e-mail; Courriel"),
+        (By.EMAIL, "Adresse de messagerie; Correo electrónico; Dirección de correo electrónico"),
+    ],
+)
+def test_columns_are_known_by_the_names_that_exports_give_them(by: By, names: str) -> None:
+    assert [name for name in names.split("; ") if not is_column_name(name, by)] == []
+
+
+@pytest.mark.parametrize(
+    ("by", "names"),
+    [
+        (By.ID, "objectId; uid; sub; login; username; external_id; client id; Kennung; email"),
+        (By.EMAIL, "emails; Recovery Email; secondEmail; alternateEmailAddress; email_verified"),
+        (By.EMAIL, "userPrincipalName; login; username; Email domain; New Primary Email; id"),
+    ],
+)
+def test_a_column_whose_name_may_mean_something_else_is_not_guessed(by: By, names: str) -> None:
+    assert [name for name in names.split("; ") if is_column_name(name, by)] == []
+
+
 @pytest.mark.parametrize("user_id", ["ada", "-ada", "a.b", "a:b", "Ω", "ada@acme", "+1", "auth0:7"])
 def test_an_id_is_itself(user_id: str) -> None:
     assert find(user_id) == user_id
 
 
 @example("-----------------\n")
-@example("emailaddress\n")
+@example("id-utilisateur\n")
 @given(st.from_regex(r"[A-Za-z0-9_.+-]{10,20}(\r\n|\n|\r| )?", fullmatch=True))
 def test_a_plain_line_is_the_id_that_is_found_in_it(line: str) -> None:
     user_id = plain_id(line)
