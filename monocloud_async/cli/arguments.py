@@ -77,9 +77,18 @@ def _add_profile(command: Any) -> list[Any]:
             option.name, option.opts, option.metavar = "profile", [PROFILE], "NAME"
             option.help = "The profile that names the tenant and the file of its key."
             option.expose_value = False  # for the functions, `parse_args` has replaced it
+            option._custom_shell_complete = _profile_names  # noqa: SLF001  a copy has no other way
             command.params.insert(place, option)
             return [*added, option]
     return added
+
+
+def _profile_names(_ctx: Any, _option: Any, incomplete: str) -> list[str]:
+    """Return the names of profiles that begin so."""
+    from monocloud_async.cli.profile import is_name, profiles  # noqa: PLC0415  help is quick
+
+    names = sorted(path.stem for path in profiles())
+    return [name for name in names if name.startswith(incomplete) and is_name(name)]
 
 
 class _Piece(NamedTuple):

@@ -263,6 +263,28 @@ def test_completion_prints_no_error_into_the_line(
     assert (done.out.strip(), done.err) == (shown, "")
 
 
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        ("--profile ", "acme acme-test beta"),
+        ("whoami --profile ", "acme acme-test beta"),
+        ("whoami --profile acme", "acme acme-test"),
+        ("fleet start --profile=b", "beta"),
+        ("whoami --profile none", ""),
+        ("whoami --domain ", ""),
+    ],
+)
+def test_completion_knows_the_names_of_the_profiles(
+    cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch, words: str, shown: str
+) -> None:
+    for name in ("beta.toml", "acme.toml", "acme-test.toml", "-x.toml", "a b.toml", "key"):
+        (folder / name).touch()
+    monkeypatch.setenv("_MONOCLOUD_ASYNC_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", f"monocloud-async {words}")
+    monkeypatch.setenv("COMP_CWORD", str(1 + words.count(" ")))
+    assert cli().out.split() == shown.split()
+
+
 @pytest.mark.parametrize("instruction", ["complete_tcsh", "wrong"])
 def test_a_shell_that_is_not_known_gets_nothing(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, instruction: str
