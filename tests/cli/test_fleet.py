@@ -302,6 +302,22 @@ def test_a_journal_that_another_process_has_is_refused_before_anything_starts(
     lock.release()
 
 
+def test_a_journal_that_the_coordinator_refuses_is_told_in_one_line(tmp_path: Path) -> None:
+    ids, journal = tmp_path / "ids.txt", tmp_path / "ids.txt.journal"
+    ids.write_text("ada\n")
+    journal.write_text("no journal" * 100)
+    with (
+        Sandbox(users=["ada"]) as sandbox,
+        started(sandbox, "fleet", "dev", ids, cwd=tmp_path) as process,
+    ):
+        out, err = process.communicate(timeout=90)
+        assert (process.returncode, out, sandbox.stats().requests) == (2, "", 0)
+    *shown, last = err.splitlines()
+    assert last.startswith("Error: the run ended: refused: ")
+    assert last.endswith("ids.txt.journal is not a journal of this program; name another file")
+    assert not [line for line in shown if "refused" in line or "Traceback" in line]
+
+
 def test_without_the_extra_it_is_said_how_to_get_it() -> None:
     script = (
         "import sys; sys.modules['temporalio'] = None; from monocloud_async.cli import main;"

@@ -19,6 +19,7 @@ import pytest
 from fleets import Fleet, Part, fleet, temporal
 from msgspec import structs
 from recipes import free_port
+from temporalio.exceptions import ApplicationError
 
 from monocloud_async import ConfigurationError, NotFoundError
 from monocloud_async.cli.fleet import commands, logs
@@ -242,6 +243,12 @@ def test_our_own_errors_are_one_line_and_others_have_a_traceback() -> None:
     assert line["error"].startswith("NotFoundError: 404. Check the id")
     assert "traceback" not in line
     assert "Traceback" in json.loads(logs._Json().format(other))["traceback"]
+
+
+def test_what_a_part_of_the_fleet_refuses_is_one_line_in_its_log() -> None:
+    refused = error_of(ApplicationError("it is no journal", type="refused"))
+    assert logs._Text("%(message)s").format(refused) == "it failed: refused: it is no journal"
+    assert "traceback" not in json.loads(logs._Json().format(refused))
 
 
 class Meter:

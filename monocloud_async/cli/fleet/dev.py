@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 WORKERS = 2
 _START = 20.0  # seconds that Temporal may take to start
+_LOG_LINES = 30  # of the parts, shown after an error that does not say why
 _END = 70.0  # seconds that a process may take to end before it is killed
 
 
@@ -96,9 +97,12 @@ def dev(
 
         try:
             report = ask(run())
+        except FleetError:  # its text says why
+            raise
         except BaseException:
             if log.exists():
-                err.file.write(log.read_text(errors="replace")[-2000:])
+                lines = log.read_text(errors="replace").splitlines(keepends=True)
+                err.file.write("".join(lines[-_LOG_LINES:]))
             raise
     sum_up(out, report)
     say(out, f"For a report: monocloud-async report {record}")

@@ -22,12 +22,22 @@ def set_up(*, json: bool) -> logging.Logger:
     return log
 
 
+def _is_ours(error: BaseException | None) -> bool:
+    """Return whether this is an error of ours, by itself or as a part of the fleet tells Temporal.
+
+    Its text says what to do, and its traceback nothing.
+    """
+    from temporalio.exceptions import ApplicationError  # noqa: PLC0415  optional
+
+    return isinstance(error, (MonoCloudError, ApplicationError))
+
+
 class _Text(logging.Formatter):
-    """Writes our own errors without a traceback: their text says what to do."""
+    """Writes our own errors without a traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
         error = record.exc_info[1] if record.exc_info else None
-        if not isinstance(error, MonoCloudError):
+        if not _is_ours(error):
             return super().format(record)
         plain = logging.makeLogRecord({**record.__dict__, "exc_info": None, "exc_text": None})
         return f"{super().format(plain)}: {error}"
@@ -44,6 +54,6 @@ class _Json(logging.Formatter):
         error = record.exc_info[1] if record.exc_info else None
         if error is not None:
             line["error"] = f"{type(error).__name__}: {error}"
-        if error is not None and not isinstance(error, MonoCloudError):
+        if error is not None and not _is_ours(error):
             line["traceback"] = self.formatException(record.exc_info)  # type: ignore[arg-type]  # there is an error
         return msgspec.json.encode(line).decode()
