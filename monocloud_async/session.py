@@ -92,7 +92,7 @@ if hasattr(os, "register_at_fork"):  # to ask for the process number would be a 
     os.register_at_fork(after_in_child=_count_fork)
 
 
-class _State(Enum):
+class _SessionState(Enum):
     """OPEN ── close() ──▶ CLOSING ── all calls ended, or the time is over ──▶ CLOSED."""
 
     OPEN = auto()
@@ -133,7 +133,7 @@ class MonoCloudSession:
 
     # A traceback with locals also prints sessions whose constructor has failed.
     _base_url = "of no tenant yet"
-    _state = _State.OPEN
+    _state = _SessionState.OPEN
     _connected: AsyncGenerator[None, None] | None = None
 
     def __init__(
@@ -189,11 +189,11 @@ class MonoCloudSession:
         return self._limiter
 
     def __repr__(self) -> str:
-        closed = ", closed" if self._state is _State.CLOSED else ""
+        closed = ", closed" if self._state is _SessionState.CLOSED else ""
         return f"<MonoCloudSession {self._base_url}{closed}>"
 
     def __del__(self) -> None:
-        if self._connected is not None and self._state is not _State.CLOSED:
+        if self._connected is not None and self._state is not _SessionState.CLOSED:
             warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=1, source=self)
 
     async def __aenter__(self) -> Self:
@@ -230,7 +230,7 @@ class MonoCloudSession:
         """
         config.not_negative("drain", drain)
         if self._is_forked:
-            self._state = _State.CLOSED  # nothing more: the connections are in use elsewhere
+            self._state = _SessionState.CLOSED  # nothing more: the connections are in use elsewhere
             return
         if self._loop is not None and self._loop is not config.event_loop():
             if self._loop.is_running():
@@ -239,8 +239,8 @@ class MonoCloudSession:
                 )
             self._end_calls()
             return
-        if self._state is _State.OPEN:
-            self._state = _State.CLOSING
+        if self._state is _SessionState.OPEN:
+            self._state = _SessionState.CLOSING
         for run in self._runs:
             run.session_closed()
         self._note_end()
@@ -259,7 +259,7 @@ class MonoCloudSession:
 
     def _end_calls(self) -> None:
         """End everything that is in progress, now."""
-        self._state = _State.CLOSED
+        self._state = _SessionState.CLOSED
         self._telemetry.end()
         if self._loop is None or self._loop.is_closed():
             return  # nobody waits
@@ -285,7 +285,7 @@ class MonoCloudSession:
 
     def _check_usable(self, loop: asyncio.AbstractEventLoop | None) -> None:
         """Raise `ConfigurationError` if the session is closed, or belongs to somebody else."""
-        if self._state is not _State.OPEN:
+        if self._state is not _SessionState.OPEN:
             raise closed_error()
         if self._is_forked:
             # Its connections are shared: one process would read the responses of another.
@@ -300,7 +300,7 @@ class MonoCloudSession:
 
     def _note_end(self) -> None:
         """Note that a call or a run has ended, if the session is being closed."""
-        if self._state is not _State.OPEN and not self._calls and not self._runs:
+        if self._state is not _SessionState.OPEN and not self._calls and not self._runs:
             self._idle.set()
 
     @contextmanager
@@ -582,7 +582,7 @@ class MonoCloudSession:
     def _is_final(self, error: MonoCloudError, policy: RetryPolicy) -> bool:
         """Whether the call cannot go again: the queue would refuse it, or the session is closed."""
         is_down = self._limiter.down and not policy.wait_if_down
-        is_closed = self._state is _State.CLOSED
+        is_closed = self._state is _SessionState.CLOSED
         return is_closed or is_down or isinstance(error, RateLimitedError)
 
     def _may_retry(self, policy: RetryPolicy, error: MonoCloudError) -> bool:
@@ -830,7 +830,7 @@ class MonoCloudSession:
 
     def _transport(self) -> Transport:
         """Return the transport to use now."""
-        if self._state is _State.CLOSED:
+        if self._state is _SessionState.CLOSED:
             raise closed_error()
         return self._choose_transport()
 

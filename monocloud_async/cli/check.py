@@ -13,7 +13,7 @@ from monocloud_async.cli.access import Access
 from monocloud_async.cli.display import counted, say
 from monocloud_async.cli.exit_codes import ALL_DONE, SOME_FAILED
 from monocloud_async.cli.options import TableFormat
-from monocloud_async.cli.states import Looked, State, look_up
+from monocloud_async.cli.states import Looked, UserState, look_up
 from monocloud_async.cli.tables import Row, open_table
 from monocloud_async.cli.times import iso
 from monocloud_async.config import tenant_name
@@ -26,17 +26,17 @@ from monocloud_async.report import figures
 _COLUMNS: Final = ("user_id", "state", "block_until", "recorded")
 _SHOWN: Final = 10  # users that are listed one by one
 _WORDS: Final = {
-    State.ENABLED: "enabled",
-    State.LOCKED: "enabled, but locked out after failed sign-ins, which an enable does not end",
-    State.DISABLED: "disabled",
-    State.MISSING: "missing from the tenant",
-    State.UNKNOWN: "in a state that the tenant does not tell",
+    UserState.ENABLED: "enabled",
+    UserState.LOCKED: "enabled, but locked out after failed sign-ins, which an enable does not end",
+    UserState.DISABLED: "disabled",
+    UserState.MISSING: "missing from the tenant",
+    UserState.UNKNOWN: "in a state that the tenant does not tell",
 }
 _RUN: Final = {
-    figures.State.AT_WORK: "is at work",
-    figures.State.ENDED: "ended early",
-    figures.State.KILLED: "was killed",
-    figures.State.UNKNOWN: "was killed, or is at work",
+    figures.JournalState.AT_WORK: "is at work",
+    figures.JournalState.ENDED: "ended early",
+    figures.JournalState.KILLED: "was killed",
+    figures.JournalState.UNKNOWN: "was killed, or is at work",
 }
 _DONE: Final = {"enabled", "disabled", "already_enabled", "already_disabled"}
 
@@ -50,9 +50,9 @@ def check_journal(
         raise ConfigurationError(
             f"the journal {journal} belongs to the tenant {head.tenant}, not to {access.tenant}"
         )
-    wanted = {State.DISABLED}
+    wanted = {UserState.DISABLED}
     if head.operation.endpoint == ENABLE.endpoint:
-        wanted = {State.ENABLED, State.LOCKED}
+        wanted = {UserState.ENABLED, UserState.LOCKED}
     run = figures.read(journal)
     with recorded(journal) as (count, users):
         checking = _Check(access, str(journal), wanted, json=json, run=run)
@@ -78,7 +78,9 @@ def check_file(
 
     again = (reader.lines_again() if lines is None else lines) or ()
     users = (Record(line.user_id, "") for line in again if line.user_id is not None)
-    checking = _Check(access, reader.name, {State.ENABLED, State.LOCKED}, json=json, bad_lines=bad)
+    checking = _Check(
+        access, reader.name, {UserState.ENABLED, UserState.LOCKED}, json=json, bad_lines=bad
+    )
     return checking.run(users, count, output=output, form=form)
 
 
@@ -98,7 +100,7 @@ class _Check:
         self,
         access: Access,
         name: str,
-        wanted: set[State],
+        wanted: set[UserState],
         *,
         json: bool,
         bad_lines: int = 0,
@@ -110,7 +112,7 @@ class _Check:
         self._json = json
         self._bad_lines = bad_lines if run is None else run.bad_lines or 0
         self._run = run
-        self._states = Counter[State]()
+        self._states = Counter[UserState]()
         self._lost = 0  # done by the journal, and not so any more
         self._mended = 0  # not done by the journal, and so now
         self._unsaid = 0  # not in the table
@@ -179,7 +181,7 @@ class _Check:
 
     def _sum_up(self) -> None:
         if self._json:
-            summary = {state.value: self._states[state] for state in State}
+            summary = {state.value: self._states[state] for state in UserState}
             summary["bad_lines"] = self._bad_lines
             members: dict[str, object] = {**summary}
             if self._run is not None:
@@ -187,19 +189,19 @@ class _Check:
             typer.echo(msgspec.json.encode({"summary": members}))
             return
         out = streams.out()
-        for state in State:
-            if self._states[state] or state is State.ENABLED:
+        for state in UserState:
+            if self._states[state] or state is UserState.ENABLED:
                 say(out, f"{self._states[state]:,} {_WORDS[state]}")
         if self._bad_lines:
             say(out, counted(self._bad_lines, "bad line"))
-        done = (DISABLE if State.DISABLED in self._wanted else ENABLE).done
+        done = (DISABLE if UserState.DISABLED in self._wanted else ENABLE).done
         if self._lost:
             say(out, f"{self._lost:,} of them were {done} by the journal, and are not any more")
         if self._mended:
             say(out, f"{self._mended:,} of them are {done} now, although the run failed for them")
         if self._run is not None and not self._run.is_finished:
             say(out, f"The run {_RUN[self._run.state]}: {self._rest()}")
-            if self._run.state is not figures.State.AT_WORK:
+            if self._run.state is not figures.JournalState.AT_WORK:
                 say(out, "The command that started the run resumes it")
 
     def _left(self) -> int | None:

@@ -12,7 +12,7 @@ from rich.console import Console
 from monocloud_async.cli import loop
 from monocloud_async.cli.access import Access
 from monocloud_async.cli.display import counted, say
-from monocloud_async.cli.states import State, look_up
+from monocloud_async.cli.states import UserState, look_up
 from monocloud_async.cli.times import iso
 from monocloud_async.endpoint import ENABLE, BulkOperation
 from monocloud_async.inputs.lines import Line
@@ -26,8 +26,8 @@ _SHOWN: Final = 20  # bad lines that are listed one by one
 _SAMPLE: Final = 2  # ids from the start, and from the end
 _AROUND: Final = "<>'\"= "  # what programs put around an id
 _ASKED_ANYWAY: Final = {
-    State.MISSING: "and the tenant does not know them",
-    State.UNKNOWN: "and the tenant does not tell whether they are disabled",
+    UserState.MISSING: "and the tenant does not know them",
+    UserState.UNKNOWN: "and the tenant does not tell whether they are disabled",
 }
 _RATES: Final = (10, 100)  # users per second, where nobody knows the tenant's limit
 
@@ -141,15 +141,15 @@ class Preview(msgspec.Struct, kw_only=True):
         """
 
         async def ask() -> None:
-            states, seen = Counter[State](), IdSet()
+            states, seen = Counter[UserState](), IdSet()
             to_send = 0
             async with access.session() as session:
                 async for looked in look_up(access, session, ids, self.left, err):
                     states[looked.state] += seen.add(looked.user_id)
-                    to_send += looked.state not in {State.ENABLED, State.LOCKED}
-            self.states = {state.value: states[state] for state in State}
+                    to_send += looked.state not in {UserState.ENABLED, UserState.LOCKED}
+            self.states = {state.value: states[state] for state in UserState}
             self.tried = self.tried or bool(self.left)
-            self.left, self.users = to_send, states[State.DISABLED]
+            self.left, self.users = to_send, states[UserState.DISABLED]
 
         loop.ask_tenant(ask(), err)
 

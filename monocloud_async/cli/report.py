@@ -37,8 +37,8 @@ from monocloud_async.report.figures import (
     Figures,
     Group,
     InputFile,
+    JournalState,
     Run,
-    State,
     ended,
     input_file,
     read,
@@ -70,8 +70,8 @@ _NAMES = {
     "not_attempted": "not attempted",
 }
 _IN_FLIGHT = {
-    State.AT_WORK: "in flight",
-    State.UNKNOWN: "in flight, or were when a run was killed: unknown",
+    JournalState.AT_WORK: "in flight",
+    JournalState.UNKNOWN: "in flight, or were when a run was killed: unknown",
 }
 _CSV = (
     "number", "user_id", "status", "http_status", "attempts", "seconds", "at", "error", "message",
@@ -116,7 +116,7 @@ class Report:
     def headline(self) -> str:
         """Return whether the run is finished, and if not, what goes on with it."""
         text = self.figures.headline()
-        if self.figures.is_finished or self.figures.state is State.AT_WORK:
+        if self.figures.is_finished or self.figures.state is JournalState.AT_WORK:
             return text
         return f"{text}; go on with: {self._go_on()}"
 

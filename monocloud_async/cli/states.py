@@ -20,7 +20,7 @@ from monocloud_async.session import MonoCloudSession
 _AT_ONCE: Final = 50  # users that are requested at once
 
 
-class State(StrEnum):
+class UserState(StrEnum):
     """What a tenant says of a user."""
 
     ENABLED = "enabled"
@@ -34,20 +34,20 @@ class Looked(NamedTuple):
     """A user, the state, and until when the user is locked out, if so."""
 
     user_id: str
-    state: State
+    state: UserState
     block_until: int | None = None
 
 
 def looked(user_id: str, user: User | None, now: float) -> Looked:
     """Return what a lookup found; None for a user whom the tenant does not have."""
     if user is None:
-        return Looked(user_id, State.MISSING)
+        return Looked(user_id, UserState.MISSING)
     until = user.block_until if user.block_until and user.block_until > now else None
     if user.disabled is None:
-        return Looked(user_id, State.UNKNOWN, until)
+        return Looked(user_id, UserState.UNKNOWN, until)
     if user.disabled:
-        return Looked(user_id, State.DISABLED, until)
-    return Looked(user_id, State.LOCKED if until else State.ENABLED, until)
+        return Looked(user_id, UserState.DISABLED, until)
+    return Looked(user_id, UserState.LOCKED if until else UserState.ENABLED, until)
 
 
 async def look_up(

@@ -71,7 +71,7 @@ Listener = Callable[[], None]
 Bottleneck = Literal["max_rate", "rate_limit", "probe", "slow_start"]
 
 
-class State(Enum):
+class LimiterState(Enum):
     """What the limiter does; the module's docstring has the transitions."""
 
     OPEN = auto()
@@ -137,7 +137,7 @@ class RateLimiter:
         self._leader: Estimator | None = None  # the argument of `follow`
         self._pacer = Pacer()
         self._interval = MeasurementInterval(0)
-        self._state = State.OPEN
+        self._state = LimiterState.OPEN
         self._until = -math.inf  # the end of the last pause
         self._paused_at = 0.0
         self._paused_seconds = 0.0  # without the current pause
@@ -165,7 +165,7 @@ class RateLimiter:
     @property
     def state(self) -> Literal["open", "paced", "paused"]:
         """The state: "open", "paced" or "paused"."""
-        if self._state in {State.PAUSED, State.PROBING}:
+        if self._state in {LimiterState.PAUSED, LimiterState.PROBING}:
             return "paused"
         return "open" if self.is_open else "paced"
 
@@ -184,7 +184,7 @@ class RateLimiter:
         fails. In an outage, the first request after the pause is the probe.
         """
         now = current_time()
-        if self.down and self._state is State.PROBING:
+        if self.down and self._state is LimiterState.PROBING:
             return self.probe_delay(now)
         return self.pause_from(now)
 
@@ -194,7 +194,7 @@ class RateLimiter:
 
         `state` stays "paused" after a pause until a request is sent.
         """
-        return self._state is State.PROBING or self.pause_from(current_time()) > 0
+        return self._state is LimiterState.PROBING or self.pause_from(current_time()) > 0
 
     @property
     def down(self) -> bool:
@@ -211,7 +211,7 @@ class RateLimiter:
     @property
     def is_open(self) -> bool:
         """Whether requests may be sent at once."""
-        return self._state is State.OPEN
+        return self._state is LimiterState.OPEN
 
     def down_for(self, now: float) -> float:
         """Return the seconds since the outage began; 0.0 if the tenant is not down."""
@@ -219,7 +219,7 @@ class RateLimiter:
 
     def paused_seconds(self, now: float) -> float:
         """Return the seconds of all pauses so far, including those of outages."""
-        if self._state is not State.PAUSED:
+        if self._state is not LimiterState.PAUSED:
             return self._paused_seconds
         return self._paused_seconds + max(0.0, min(now, self._until) - self._paused_at)
 
@@ -231,20 +231,20 @@ class RateLimiter:
         """Return the seconds until a request may be sent; infinity while the probe is in flight."""
         wait = 0.0 if self._limit is None else self._limit.delay(now)
         match self._state:
-            case State.OPEN if self._window > self._in_flight < self._room:  # nearly always
+            case LimiterState.OPEN if self._window > self._in_flight < self._room:  # nearly always
                 return wait
-            case State.OPEN:
+            case LimiterState.OPEN:
                 return max(wait, self._window_delay(now))
-            case State.PAUSED:
+            case LimiterState.PAUSED:
                 return max(wait, self._until - now)
-            case State.PROBING:
+            case LimiterState.PROBING:
                 return math.inf
-            case State.PACED:
+            case LimiterState.PACED:
                 return max(wait, self._pacer.delay(now), self._window_delay(now))
 
     def pause_from(self, now: float) -> float:
         """Return the seconds until the pause ends; 0.0 if there is none."""
-        return max(0.0, self._until - now) if self._state is State.PAUSED else 0.0
+        return max(0.0, self._until - now) if self._state is LimiterState.PAUSED else 0.0
 
     def expected_delay(self, now: float, place: int) -> float:
         """Return the seconds until a request may be sent, after `place` others.
@@ -273,12 +273,12 @@ class RateLimiter:
         """
         limit = self._limit
         match self._state:
-            case State.PROBING:
+            case LimiterState.PROBING:
                 return "probe"
-            case State.OPEN if self._in_flight < self._room:
+            case LimiterState.OPEN if self._in_flight < self._room:
                 is_limit = limit and (is_foreseen or limit.rate * self._gap <= 1)
                 return "max_rate" if is_limit else "slow_start"
-            case State.PACED if limit and (self.rate is None or limit.rate < self.rate):
+            case LimiterState.PACED if limit and (self.rate is None or limit.rate < self.rate):
                 return "max_rate"
             case _:
                 return "rate_limit"
@@ -315,7 +315,7 @@ class RateLimiter:
 
         A gap that is too small is ignored: that call came too late in any case.
         """
-        if self._state not in {State.OPEN, State.PACED} or now - self._until < _CALM:
+        if self._state not in {LimiterState.OPEN, LimiterState.PACED} or now - self._until < _CALM:
             return
         if _SHORTEST_GAP <= gap < self._gap:
             self._gap = gap
@@ -328,7 +328,7 @@ class RateLimiter:
         """Record that a request is sent now, and return its ticket."""
         if self._limit is not None:
             self._limit.take(now)
-        is_probe = self._state is State.PAUSED and now >= self._until
+        is_probe = self._state is LimiterState.PAUSED and now >= self._until
         if is_probe:
             self._end_pause(now)
         estimator = self._estimator
@@ -343,7 +343,7 @@ class RateLimiter:
         if self._in_flight > self._most_in_flight:  # noqa: PLR1730  `max` costs twice as much
             self._most_in_flight = self._in_flight
         if is_probe:
-            self._state, self._probe = State.PROBING, ticket
+            self._state, self._probe = LimiterState.PROBING, ticket
         elif estimator is not None:
             self._pacer.rate = estimator.rate
             gap = self._pacer.take(now)
@@ -373,7 +373,7 @@ class RateLimiter:
         if self._window < 2 * self._most_in_flight:
             self._window += 1
         if self._breaker.answered():
-            if self._state is State.PAUSED:  # the response is to an older request, not to the probe
+            if self._state is LimiterState.PAUSED:  # the response is to an older request, not to the probe
                 self._end_pause(now)
             self._resume()
         elif ticket is self._probe:
@@ -390,7 +390,7 @@ class RateLimiter:
         forecast.granted(ticket, now)
         self._update_forecast(forecast, ticket, now)
         wait = forecast.pause(now)
-        if wait <= 0 or ticket.interval != interval.number or self._state is State.PAUSED:
+        if wait <= 0 or ticket.interval != interval.number or self._state is LimiterState.PAUSED:
             return
         interval.exhaust(ticket)
         self._refuse(ticket, now)
@@ -413,7 +413,7 @@ class RateLimiter:
         self._breaker.answered()
         if self._starved_since is None:
             self._starved_since = now
-        paused = self._state is State.PAUSED
+        paused = self._state is LimiterState.PAUSED
         if ticket.interval != self._interval.number or (paused and now >= self._until):
             return  # it was sent before the last pause ended
         self._interval.refuse(ticket)
@@ -504,21 +504,21 @@ class RateLimiter:
             self._leader, self._to_learn = leader, None
             self._estimator = known
             self._window, self._most_in_flight = _FIRST_WINDOW, 0
-            if self._state in {State.OPEN, State.PACED}:
+            if self._state in {LimiterState.OPEN, LimiterState.PACED}:
                 self._begin_interval()
                 self._resume()
         elif known is not None and self._estimator is None:
             self._estimator = known
-            if self._state is State.OPEN:
+            if self._state is LimiterState.OPEN:
                 self._resume()
         self._interval.weight = weight
 
     def hold(self, now: float, seconds: float) -> None:
         """Pause for at least so many seconds, because another session was refused."""
-        if self._state is State.PAUSED:
+        if self._state is LimiterState.PAUSED:
             self._until = max(self._until, now + seconds)
             self._changed()
-        elif not self.down and self._state is not State.PROBING:
+        elif not self.down and self._state is not LimiterState.PROBING:
             self._pause(now, seconds)
 
     def release(self, now: float, rested: float) -> None:
@@ -530,7 +530,7 @@ class RateLimiter:
         """
         if self.down:
             return
-        if self._state is State.PAUSED:
+        if self._state is LimiterState.PAUSED:
             self._end_pause(now)
         self._until, self._backoff, self._to_learn = now, _FIRST_PAUSE, None
         if self._leader is not None and self._leader.rate < math.inf:
@@ -547,7 +547,7 @@ class RateLimiter:
     def _pause(self, now: float, seconds: float) -> None:
         """Pause for so many seconds; with 0 seconds, the next request is the probe."""
         self._paused_seconds, self._paused_at = self.paused_seconds(now), now
-        self._state, self._probe = State.PAUSED, None
+        self._state, self._probe = LimiterState.PAUSED, None
         self._until = max(self._until, now + seconds)
         self.calm_down()
         self._changed()
@@ -565,7 +565,7 @@ class RateLimiter:
         """Leave a pause: the tenant has granted a request."""
         self._probe = None
         self.calm_down()
-        self._state = State.OPEN if self._estimator is None else State.PACED
+        self._state = LimiterState.OPEN if self._estimator is None else LimiterState.PACED
         self._changed()
 
     def _learn(self, ended: _EndedInterval, resumed_at: float) -> None:

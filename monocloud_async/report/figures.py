@@ -82,7 +82,7 @@ class Halt(Struct, frozen=True):
     seconds: float  # how long, within this interval
 
 
-class State(StrEnum):
+class JournalState(StrEnum):
     """Whether the runs of a journal have come to the end of the input."""
 
     FINISHED = "finished"
@@ -137,7 +137,7 @@ class Figures(Struct):
     halts: list[Halt] = field(default_factory=list)
     borders: list[float] = field(default_factory=list)
     done_before_status: str = ""
-    state: State = State.FINISHED
+    state: JournalState = JournalState.FINISHED
     is_fleet: bool = False
     ids: int | None = None
     at_least: int = 0
@@ -203,13 +203,13 @@ class Figures(Struct):
     @property
     def is_finished(self) -> bool:
         """Whether every user of the input was asked for."""
-        return self.state is State.FINISHED
+        return self.state is JournalState.FINISHED
 
     def headline(self) -> str:
         """Return whether the run is finished and who is left, in one line."""
         run = self.runs[-1] if self.runs else None
         match self.state:
-            case State.FINISHED:
+            case JournalState.FINISHED:
                 failed = self.asked - self.done
                 are = "is" if failed == 1 else "are"
                 but = f"; {failed:,} of them {are} not {self.done_status}" if failed else ""
@@ -217,13 +217,13 @@ class Figures(Struct):
                 if self.asked != 1:
                     all_were = f"all {_users(self.asked)} were"
                 return f"Finished: {all_were} asked for{but}"
-            case State.AT_WORK:
+            case JournalState.AT_WORK:
                 start = f"At work ({run.process})" if run and run.ended is None else "At work"
                 flight = f", {self.unrecorded:,} in flight" if self.unrecorded else ""
                 return f"{start}: {self._progress()}{flight}"
-            case State.KILLED:
+            case JournalState.KILLED:
                 start = "Not finished, cut off (killed)"
-            case State.UNKNOWN:
+            case JournalState.UNKNOWN:
                 start = f"Not finished: killed, or at work as {run.process if run else 'unknown'}"
             case _:
                 how = run.how.removeprefix("finished, ") if run else "ended early"
@@ -245,7 +245,7 @@ def ended(figures: Figures, run: Run) -> str:
     """Return how this run ended, or that it is at work."""
     if run.ended is not None:
         return run.how
-    if run is not figures.runs[-1] or figures.state in {State.KILLED, State.FINISHED}:
+    if run is not figures.runs[-1] or figures.state in {JournalState.KILLED, JournalState.FINISHED}:
         return f"killed: {run.process}"
     return f"{figures.state}: {run.process}"
 
@@ -422,23 +422,23 @@ def _read_input(figures: Figures, sql: sqlite3.Connection, form: int, reached: i
         figures.ids = None  # it has grown
 
 
-def _state(figures: Figures, lock: LockState) -> State:
+def _state(figures: Figures, lock: LockState) -> JournalState:
     last = figures.runs[-1] if figures.runs else None
     is_complete = figures.ids is not None and figures.asked >= figures.ids
     has_ended = is_complete and last is not None and last.ended is not None
     if lock is LockState.HELD and not has_ended:
-        return State.AT_WORK
+        return JournalState.AT_WORK
     if is_complete:
-        return State.FINISHED
+        return JournalState.FINISHED
     if last is None or last.ended is not None:
-        return State.ENDED
+        return JournalState.ENDED
     if last.host != socket.gethostname():
-        return State.UNKNOWN  # this may be a copy
+        return JournalState.UNKNOWN  # this may be a copy
     # A kill leaves the lock file behind. Its process number may be another process's by now.
     if lock is LockState.FREE or not _is_alive(last.pid):
-        return State.KILLED
+        return JournalState.KILLED
     # Without a lock file, this may be a copy of the journal of a run at work.
-    return State.UNKNOWN if lock is LockState.MISSING else State.AT_WORK
+    return JournalState.UNKNOWN if lock is LockState.MISSING else JournalState.AT_WORK
 
 
 def _is_alive(process: int) -> bool:

@@ -160,7 +160,7 @@ def test_a_run_that_begins_during_a_check_changes_nothing_of_what_is_checked(
                     sql.execute("UPDATE users SET user_id = user_id || 'x' WHERE position % 3")
                     sql.commit()
                     sql.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            yield states.Looked(name, states.State.ENABLED)
+            yield states.Looked(name, states.UserState.ENABLED)
 
     monkeypatch.setattr(check, "look_up", look_up)
     done = cli("check", journal, "-o", users.with_name("states.csv"))

@@ -18,7 +18,7 @@ from limiters import Ours
 
 from monocloud_async.cli.display import limiter_status
 from monocloud_async.ratelimit.estimator import RateEstimator, Ticket
-from monocloud_async.ratelimit.limiter import RateLimiter, State
+from monocloud_async.ratelimit.limiter import LimiterState, RateLimiter
 from monocloud_async.ratelimit.pacer import Pacer
 
 
@@ -558,7 +558,7 @@ class Checked(Ours):
 
     def send(self, now: float) -> Ticket:
         assert now >= self._until, "sent in a pause"
-        assert self._state is not State.PROBING, "sent beside the probe"
+        assert self._state is not LimiterState.PROBING, "sent beside the probe"
         if self._limit_rate is not None:
             since = [at for at in self.sent if at > now - 1]
             assert len(since) <= self._limit_rate * 1.02 + 1, "over max_rate"

@@ -13,7 +13,7 @@ import pytest
 from monocloud_async import ConfigurationError, MonoCloudSession
 from monocloud_async.journal.lock import Lock
 from monocloud_async.journal.paths import lock_path
-from monocloud_async.report.figures import Halt, State, ended, read
+from monocloud_async.report.figures import Halt, JournalState, ended, read
 from monocloud_async.report.rows import failures
 from monocloud_async.sandbox import Sandbox
 
@@ -102,7 +102,7 @@ STOPPED = "UPDATE sittings SET how = 'interrupted by SIGTERM' WHERE sitting = 2"
 def test_a_run_that_came_to_the_end_of_its_input_is_finished(journal: Path) -> None:
     change(journal, "UPDATE input SET ids = 235")
     figures = read(journal)
-    assert figures.state is State.FINISHED
+    assert figures.state is JournalState.FINISHED
     assert (figures.left, figures.percent) == (0, 100)
     assert (
         figures.headline() == "Finished: all 235 users were asked for; 35 of them are not enabled"
@@ -112,7 +112,7 @@ def test_a_run_that_came_to_the_end_of_its_input_is_finished(journal: Path) -> N
 def test_a_run_that_was_interrupted_tells_how_and_how_many_are_left(journal: Path) -> None:
     change(journal, STOPPED, "UPDATE input SET ids = 1500")
     figures = read(journal)
-    assert figures.state is State.ENDED
+    assert figures.state is JournalState.ENDED
     told = "Not finished (interrupted by SIGTERM): 15 %, 1,265 of 1,500 users not yet"
     assert figures.headline() == told
 
@@ -120,7 +120,7 @@ def test_a_run_that_was_interrupted_tells_how_and_how_many_are_left(journal: Pat
 def test_before_the_input_was_read_to_its_end_the_numbers_are_about(journal: Path) -> None:
     change(journal, KILLED, "UPDATE input SET about = 1502, bad_lines = 2")
     figures = read(journal)
-    assert figures.state is State.KILLED
+    assert figures.state is JournalState.KILLED
     told = "Not finished, cut off (killed): about 15 %, about 1,265 of about 1,500 users not yet"
     assert figures.headline() == told
     change(journal, "UPDATE input SET about = NULL")
@@ -144,12 +144,12 @@ def test_the_lock_tells_a_run_at_work_from_a_killed_one(journal: Path) -> None:
     lock = Lock(lock_path(journal), "the journal")
     lock.take()
     figures = read(journal)
-    assert figures.state is State.AT_WORK
+    assert figures.state is JournalState.AT_WORK
     assert figures.headline().startswith(f"At work (process {os.getpid()} on ")
     assert figures.headline().endswith("77 %, 69 of 300 users not yet, 4 in flight")
     lock.release()
     figures = read(journal)
-    assert figures.state is State.KILLED
+    assert figures.state is JournalState.KILLED
     assert figures.headline().endswith("69 of 300 users not yet, 4 were in flight")
     assert [ended(figures, run).split(":")[0] for run in figures.runs] == ["killed", "killed"]
 
@@ -157,7 +157,7 @@ def test_the_lock_tells_a_run_at_work_from_a_killed_one(journal: Path) -> None:
 def test_of_a_run_on_another_machine_the_lock_says_nothing(journal: Path) -> None:
     change(journal, KILLED, "UPDATE sittings SET host = 'elsewhere'")
     figures = read(journal)
-    assert figures.state is State.UNKNOWN
+    assert figures.state is JournalState.UNKNOWN
     assert "killed, or at work as process" in figures.headline()
 
 
@@ -165,9 +165,9 @@ def test_a_copy_of_the_journal_of_a_process_that_is_there_is_not_called_killed(
     journal: Path,
 ) -> None:
     change(journal, KILLED, f"UPDATE sittings SET process = {os.getppid()}")  # noqa: S608  a number
-    assert read(journal).state is State.UNKNOWN
+    assert read(journal).state is JournalState.UNKNOWN
     change(journal, f"UPDATE sittings SET process = {os.getpid()}")  # noqa: S608  as above
-    assert read(journal).state is State.KILLED
+    assert read(journal).state is JournalState.KILLED
 
 
 def test_a_killed_run_is_told_by_its_free_lock_also_if_its_process_number_is_in_use_again(
@@ -176,21 +176,25 @@ def test_a_killed_run_is_told_by_its_free_lock_also_if_its_process_number_is_in_
     change(journal, KILLED, f"UPDATE sittings SET process = {os.getppid()}")  # noqa: S608  a number
     lock_path(journal).write_text(f"process {os.getppid()} on this host")  # nobody holds it
     figures = read(journal)
-    assert figures.state is State.KILLED
+    assert figures.state is JournalState.KILLED
     assert figures.headline().startswith("Not finished, cut off (killed): ")
 
 
 @pytest.mark.parametrize(
     ("statement", "state"),
-    [("SELECT 1", State.FINISHED), (STOPPED, State.ENDED), (KILLED, State.KILLED)],
+    [
+        ("SELECT 1", JournalState.FINISHED),
+        (STOPPED, JournalState.ENDED),
+        (KILLED, JournalState.KILLED),
+    ],
 )
 def test_a_journal_of_format_1_is_read_as_far_as_it_knows(
-    journal: Path, statement: str, state: State
+    journal: Path, statement: str, state: JournalState
 ) -> None:
     figures = read(change(old(journal), statement))
     assert figures.state is state
     assert figures.bad_lines is None
-    assert figures.ids == (235 if state is State.FINISHED else None)
+    assert figures.ids == (235 if state is JournalState.FINISHED else None)
 
 
 async def test_a_run_of_today_adds_to_a_journal_of_format_1_what_it_lacks(
@@ -202,7 +206,7 @@ async def test_a_run_of_today_adds_to_a_journal_of_format_1_what_it_lacks(
     assert read(old(path)).ids == 5
     await session.bulk_enable(ids, journal=path)
     figures = read(path)
-    assert (figures.ids, figures.bad_lines, figures.state) == (20, 0, State.FINISHED)
+    assert (figures.ids, figures.bad_lines, figures.state) == (20, 0, JournalState.FINISHED)
     assert [bool(run.login) for run in figures.runs] == [False, True]
 
 
