@@ -11,6 +11,7 @@ from monocloud_async.cli.arguments import ARGUMENTS, Commands, TakesIds, options
 from monocloud_async.cli.exit_codes import ALL_DONE, SOME_FAILED
 from monocloud_async.cli.fleet.app import app as fleet_app
 from monocloud_async.cli.options import (
+    CHECK,
     Attempts,
     ByWhat,
     Column,
@@ -227,7 +228,7 @@ def bulk(
     check: Annotated[
         bool,
         typer.Option(
-            "--check",
+            CHECK,
             help="Look first, also in a dry run, and leave out who is enabled already. The journal"
             " of a run then records what was before, which `undo` needs.",
         ),

@@ -10,6 +10,7 @@ import typer
 from monocloud_async.inputs import By, Format
 
 PROFILE = "--profile"  # of all commands; see `cli.profile`
+CHECK = "--check"  # of `bulk`
 
 
 class TableFormat(StrEnum):

@@ -21,7 +21,7 @@ from monocloud_async.cli import streams
 from monocloud_async.cli.display import say
 from monocloud_async.cli.exit_codes import ALL_DONE, SOME_FAILED, STOPPED
 from monocloud_async.cli.files import Kept, is_open_file, whole
-from monocloud_async.cli.options import PROFILE
+from monocloud_async.cli.options import CHECK, PROFILE
 from monocloud_async.cli.profile import is_name
 from monocloud_async.cli.tables import no_formula
 from monocloud_async.config import HIDDEN
@@ -374,6 +374,9 @@ class Report:
         if (given.name == "stdin" and not given.paths) or is_open_file(path):
             words[-1] = "-"
         words += _options(given)
+        # A run that was interrupted while it read the list has looked at nobody yet.
+        if given.looked or CHECK in self._options_given(given.command):
+            words.append(CHECK)
         if words[2] == "-" or _named_format(path) != given.form:
             words += ["--format", given.form]
         if again:
@@ -429,8 +432,6 @@ def _options(given: InputFile) -> Iterator[str]:
         yield from ("--sheet", given.sheet)
     if given.by == By.EMAIL:
         yield from ("--by", By.EMAIL)
-    if given.looked:
-        yield "--check"
 
 
 def _ids(path: Path, given: InputFile) -> Iterator[str]:

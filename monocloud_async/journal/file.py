@@ -138,7 +138,10 @@ class JournalFile:
             if self._sampling is not None:
                 self._sampling.cancel()
                 await asyncio.gather(self._sampling, return_exceptions=True)
-                if (report.total or self._bad_lines) and not self._is_refused:
+                # A run that is in the file gets its end, also before it has read an id. Its first
+                # sample may be on the way there, so the journal's thread is asked.
+                has_read = report.total or self._bad_lines
+                if await self._run(self._store.has_begun) or (has_read and not self._is_refused):
                     if how == "interrupted" and self.ending:
                         how = self.ending
                     await self._add_sample(report, limiter, how)
@@ -260,9 +263,11 @@ class JournalFile:
             limiter.down,
         )
         now = self._milliseconds()
+        # What was read of a refused input is no news of the journal's.
+        state = None if self._is_refused else self._state()
         with suppress(sqlite3.Error):  # a report works without this sample
-            await self._run(self._store.add_sample, sample, now, how, self._state(), self.signal)
-            if how is not None and report.exhausted:
+            await self._run(self._store.add_sample, sample, now, how, state, self.signal)
+            if how is not None and report.exhausted and not self._is_refused:
                 await self._run(self._store.forget_mended_lines, now)
 
     def _reread(self, user_ids: Iterable[str] | AsyncIterable[str]) -> Iterable[str] | None:

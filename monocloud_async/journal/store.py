@@ -365,6 +365,10 @@ class JournalStore:
         """The connection, without adding this run to the file; None for a new file."""
         return self._sql
 
+    def has_begun(self) -> bool:
+        """Return whether this run is in the file."""
+        return self._run_id is not None
+
     def connection(self, now: int) -> sqlite3.Connection:
         """Return the connection, after adding this run to the file."""
         if self._sql is None:

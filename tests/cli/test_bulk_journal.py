@@ -218,6 +218,35 @@ def test_the_journal_knows_the_signal_that_ended_a_run(
     assert query(journal, "SELECT path, about FROM input") == [(str(users), 51)]
 
 
+def test_a_run_that_is_interrupted_while_it_reads_the_list_was_not_killed(
+    cli: Cli, sandbox: Sandbox, users: Path
+) -> None:
+    sandbox.max_page_size, sandbox.latency = 10, 2.0  # the journal has it after a second
+    journal = users.with_name("users.txt.journal")
+    with started(sandbox, "bulk", users, "--check") as process:
+        wait_for(lambda: journal.exists() and journal.stat().st_size > 0)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=90) == 130
+    first, *_ = cli("report", journal).out.splitlines()
+    assert first.startswith("Not finished (interrupted by SIGTERM): about 0 %")
+    assert first.endswith(f"; go on with: monocloud-async bulk {users} --check")
+
+
+def test_a_run_that_is_refused_after_its_first_requests_was_not_killed(
+    bulk: Bulk, cli: Cli, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    journal, known = tmp_path / "j", sandbox.user_ids()[0]
+    first, other = (f"nobody\n{known}\n{third}\n" for third in ("nobody2", "nobody3\n.."))
+    assert bulk("-", "--journal", journal, text=first).code == 1
+    assert bulk("-", "--journal", journal, text=other).code == 2
+    assert query(journal, "SELECT how FROM sittings") == [
+        ("finished",),
+        ("stopped: ConfigurationError",),
+    ]
+    assert query(journal, "SELECT ids, bad_lines FROM input") == [(3, 0)]
+    assert "killed" not in cli("report", journal).out
+
+
 def test_a_success_on_the_word_of_an_old_journal_has_its_date_and_the_way_out(
     bulk: Bulk, sandbox: Sandbox, users: Path
 ) -> None:
