@@ -1,5 +1,6 @@
 """Reads the figures of a journal: counts, rates, times, and failures by kind."""
 
+import math
 import os
 import socket
 import sqlite3
@@ -391,7 +392,7 @@ def _runs(sql: sqlite3.Connection, form: int) -> Iterator[Run]:
 
 def _recorded_requests(sql: sqlite3.Connection, form: int) -> dict[int, int]:
     """Return how many requests the users have who were recorded by each run without an end."""
-    began = [(at, number, ended) for number, at, ended, *_ in sql.execute(_SITTINGS)]
+    began = sorted((at, number, ended) for number, at, ended, *_ in sql.execute(_SITTINGS))
     found: dict[int, int] = {}
     if all(ended is not None for _, _, ended in began):
         return found
@@ -556,17 +557,18 @@ def _read_timeline(figures: Figures, sql: sqlite3.Connection, form: int) -> None
     total = figures.seconds
     step = next((step for step in _STEPS if total / step <= _POINTS), total / _POINTS)
     figures.step = step
-    began = [run.began for run in figures.runs]
     offsets = [0.0]
     for run in figures.runs:
         offsets.append(offsets[-1] + run.seconds)
     figures.borders = offsets[1:-1]
     points = [Point(number * step) for number in range(int(total / step) + 1)]
+    run_at = _by_clock(figures.runs)
 
-    def place(at: float) -> float:
-        number = max(0, bisect_right(began, at) - 1)
+    def place(at: float, number: int | None = None) -> float:
+        number = run_at(at) if number is None else number
         # The clock may have been set back: keep every time within its run.
-        return max(offsets[number], min(offsets[number] + at - began[number], offsets[number + 1]))
+        start = offsets[number]
+        return max(start, min(start + at - figures.runs[number].began, offsets[number + 1]))
 
     for at, is_done, count in sql.execute(
         # A failure is counted when it happened, also if the user was asked for again.
@@ -583,8 +585,39 @@ def _read_timeline(figures: Figures, sql: sqlite3.Connection, form: int) -> None
     figures.idle = sum(halt.seconds for halt in figures.halts)
 
 
-def _halts(sql: sqlite3.Connection, place: Callable[[float], float]) -> Iterator[Halt]:
+def _by_clock(runs: list[Run]) -> Callable[[float], int]:
+    """Return a function that tells which run was at work at a time.
+
+    The clock may have been set back between two runs. Then the later one may have begun before the
+    earlier one by it, or during that one: of two runs, it is the one that began last.
+    """
+    began: list[float] = []
+    numbers: list[int] = []
+    at_work: list[tuple[float, int]] = []  # ends and numbers of runs, the first to end last
+
+    def end_until(now: float) -> None:
+        while at_work and at_work[-1][0] <= now:
+            end, _ = at_work.pop()
+            if at_work:  # one that began before goes on
+                began.append(end)
+                numbers.append(at_work[-1][1])
+
+    for number in sorted(range(len(runs)), key=lambda number: runs[number].began):
+        run = runs[number]
+        end_until(run.began)
+        began.append(run.began)
+        numbers.append(number)
+        end = run.began + run.seconds
+        while at_work and at_work[-1][0] <= end:
+            at_work.pop()
+        at_work.append((end, number))
+    end_until(math.inf)
+    return lambda at: numbers[max(0, bisect_right(began, at) - 1)]
+
+
+def _halts(sql: sqlite3.Connection, place: Callable[[float, int | None], float]) -> Iterator[Halt]:
     rows = sql.execute(_PAUSES)
+    numbers = {sitting: number for number, (sitting, *_) in enumerate(sql.execute(_SITTINGS))}
     parts: list[Halt] = []
     for (run, at, paused, was_down), (its, then, later, is_down) in pairwise(rows):
         what = "outage" if was_down or is_down else "paused" if later > paused else ""
@@ -592,7 +625,7 @@ def _halts(sql: sqlite3.Connection, place: Callable[[float], float]) -> Iterator
             yield _joined(parts)
             parts = []
         if what and its == run:
-            start, end = place(at), place(then)
+            start, end = place(at, numbers.get(run)), place(then, numbers.get(run))
             seconds = end - start
             if what == "paused":
                 seconds = min(seconds, (later - paused) / 1000)

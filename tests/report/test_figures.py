@@ -17,6 +17,9 @@ from monocloud_async.report.figures import Halt, JournalState, ended, read
 from monocloud_async.report.rows import failures
 from monocloud_async.sandbox import Sandbox
 
+DAY = 86_400_000  # milliseconds
+SECOND_RUN = 1_790_000_000_000 + DAY  # see `recorded.write`
+
 
 def test_the_figures_put_the_runs_one_after_the_other(journal: Path) -> None:
     figures = read(journal)
@@ -232,6 +235,47 @@ def test_the_speed_is_that_of_the_time_in_which_requests_were_let_through(journa
     # Two pauses of 0.2 s, each somewhere within 0.3 s, and an outage of 0.4 s.
     assert figures.idle == pytest.approx(0.8)
     assert figures.rate == pytest.approx(235 / 1.2)
+
+
+def set_back(journal: Path, milliseconds: int) -> None:
+    """Set the clock back between the two runs of this journal."""
+    with closing(sqlite3.connect(journal, isolation_level=None)) as sql:
+        for text in (
+            f"UPDATE users SET at = at - ? WHERE at >= {SECOND_RUN}",  # noqa: S608  a number
+            "UPDATE samples SET at = at - ? WHERE sitting = 2",
+            "UPDATE sittings SET began = began - ? WHERE sitting = 2",
+            "UPDATE sittings SET ended = ended - ? WHERE sitting = 2",
+        ):
+            sql.execute(text, (milliseconds,))
+
+
+def test_where_the_clock_was_set_back_between_two_runs_each_has_its_own_users_and_pauses(
+    journal: Path,
+) -> None:
+    before = read(journal)
+    set_back(journal, DAY + 5_000)
+    figures = read(journal)
+    assert [halt.what for halt in figures.halts] == [halt.what for halt in before.halts]
+    assert figures.idle == pytest.approx(before.idle)
+    assert [run.requests for run in figures.runs] == [run.requests for run in before.runs]
+    for point, was in zip(figures.timeline, before.timeline, strict=True):
+        assert [point.done, point.other] == pytest.approx([was.done, was.other])
+
+
+def test_of_runs_that_overlap_by_the_clock_the_one_that_began_last_has_the_users(
+    journal: Path,
+) -> None:
+    # The first run lasts 5 s, with its 117 users in the last second, and the second one 1 s.
+    change(journal, "UPDATE users SET at = at + 4000 WHERE position < 117")
+    change(journal, "UPDATE samples SET at = at + 4000 WHERE sitting = 1")
+    set_back(journal, DAY - 500)  # within the first one
+    figures = read(journal)
+    assert figures.borders == [pytest.approx(5.0)]
+    users = {(0, 4): 0.0, (4, 5): 117.0, (5, 7): 118.0}
+    for (start, end), count in users.items():
+        part = [point for point in figures.timeline if start - 0.05 <= point.seconds < end - 0.05]
+        done = sum(point.done + point.other for point in part) * figures.step
+        assert done == pytest.approx(count), (start, end)
 
 
 def test_a_pause_over_several_samples_is_drawn_where_it_was(journal: Path) -> None:
