@@ -40,6 +40,11 @@ def format_time(seconds: float) -> str:
         return f"{max(-1e18, min(seconds, 1e18)):,.0f} s after 1970"
 
 
+def format_rate(per_second: float) -> str:
+    """Return how many there are in a second, with two digits where these are few."""
+    return f"{per_second:,.0f}" if per_second >= 9.95 else f"{per_second:.2g}"  # noqa: PLR2004  rounded
+
+
 def redirect_origin(location: str | None) -> str:
     """Return the origin that a redirect leads to: paths and queries may contain tokens."""
     try:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monocloud_async.sanitize import clean, format_time, redirect_origin
+from monocloud_async.sanitize import clean, format_rate, format_time, redirect_origin
 
 
 @pytest.mark.parametrize(
@@ -52,6 +52,24 @@ def test_whatever_is_cleaned_can_be_printed_and_is_clean(text: str) -> None:
 )
 def test_a_time_is_a_date_as_far_as_calendars_go(seconds: float, shown: str) -> None:
     assert format_time(seconds) == shown
+
+
+@pytest.mark.parametrize(
+    ("rate", "shown"),
+    [
+        (0, "0"),
+        (0.0417, "0.042"),
+        (0.4, "0.4"),
+        (1.38, "1.4"),
+        (2.0, "2"),
+        (9.949, "9.9"),
+        (9.96, "10"),
+        (12.5, "12"),
+        (1234.5, "1,234"),
+    ],
+)
+def test_a_slow_rate_is_told_in_two_digits(rate: float, shown: str) -> None:
+    assert format_rate(rate) == shown
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ from monocloud_async.errors import (
 )
 from monocloud_async.outcome import BulkReport, Outcome, Status
 from monocloud_async.ratelimit.limiter import RateLimiter
-from monocloud_async.sanitize import clean
+from monocloud_async.sanitize import clean, format_rate
 
 TICK = 0.2  # seconds between two updates of a terminal
 PLAIN_TICK = 10.0  # seconds between two plain lines, so that logs of long runs stay short
@@ -271,9 +271,7 @@ class _Speed(ProgressColumn):
 
 
 def _speed(rate: float | None) -> str:
-    if rate is None:
-        return ""
-    return f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.1f}/s"  # noqa: PLR2004  digits
+    return "" if rate is None else f"{format_rate(rate)}/s"
 
 
 def _left(seconds: float | None) -> str:
@@ -296,7 +294,7 @@ def limiter_status(limiter: RateLimiter) -> str:
         return f"the tenant is down for {down:.0f} s: probing, for at most {MAX_OUTAGE:.0f} s"
     if (left := limiter.pause_left) > _SHORT:
         return f"waiting {math.ceil(left)} s for the tenant"
-    return "" if limiter.rate is None else f"limited to {limiter.rate:,.0f}/s"
+    return "" if limiter.rate is None else f"limited to {format_rate(limiter.rate)}/s"
 
 
 def _amount(done: int, total: int | None) -> str:
@@ -351,7 +349,7 @@ def speed(report: BulkReport) -> str:
     asked = finished(report) - report.skipped - report.not_attempted
     per_second = asked / report.seconds if report.seconds else 0.0
     return (
-        f"{report.seconds:,.1f} s, {per_second:,.0f} users a second;"
+        f"{report.seconds:,.1f} s, {format_rate(per_second)} users a second;"
         f" {counted(report.requests, 'request')}, {report.retries:,} of them retries,"
         f" {report.throttled:,} answered 429"
         + (f"; paused for {report.paused_seconds:,.1f} s" if report.paused_seconds else "")

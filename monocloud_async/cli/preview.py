@@ -19,7 +19,7 @@ from monocloud_async.inputs.lines import Line
 from monocloud_async.journal.file import JournalFile
 from monocloud_async.outcome import BulkReport
 from monocloud_async.ratelimit.limiter import RateLimiter
-from monocloud_async.sanitize import clean, visible
+from monocloud_async.sanitize import clean, format_rate, visible
 from monocloud_async.user_list import IdSet
 
 _SHOWN: Final = 20  # bad lines that are listed one by one
@@ -236,7 +236,8 @@ class Preview(msgspec.Struct, kw_only=True):
         if not self.left:
             return ""
         if self.rate:
-            return f", in about {_time(self.left / self.rate)} at {self.rate:,.0f} a second"
+            time, rate = _time(self.left / self.rate), format_rate(self.rate)
+            return f", in about {time} at {rate} a second"
         guesses = " or ".join(f"{_time(self.left / rate)} at {rate} a second" for rate in _RATES)
         return f"; how long that takes depends on the tenant's limit: {guesses}"
 

@@ -54,7 +54,7 @@ from monocloud_async.report.rows import (
     recorded_as,
     users,
 )
-from monocloud_async.sanitize import UNSAFE, clean, format_time, visible
+from monocloud_async.sanitize import UNSAFE, clean, format_rate, format_time, visible
 
 MISSING_EXTRA = "the page needs its extra: pip install 'monocloud-async[report]'"
 
@@ -537,7 +537,7 @@ def _rate(figures: Figures) -> str:
     if figures.seconds - figures.idle < 0.1:  # noqa: PLR2004  seconds
         return ""
     when = " while requests were let through" if figures.idle else ""
-    return f", {figures.rate:,.0f} users a second{when}"
+    return f", {format_rate(figures.rate)} users a second{when}"
 
 
 def _outcomes(figures: Figures) -> Table:

@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 import vl_convert
 
 from monocloud_async.report.figures import Figures
+from monocloud_async.sanitize import format_rate
 
 Spec = dict[str, Any]
 
@@ -125,7 +126,7 @@ def _timeline(figures: Figures) -> Chart:
 
     peak = max(point.done for point in figures.timeline)
     summary = (
-        f"{figures.rate:,.0f} users a second on average, {peak:,.0f} at most;"
+        f"{format_rate(figures.rate)} users a second on average, {format_rate(peak)} at most;"
         f" {seconds('paused'):,.0f} s of pauses and {seconds('outage'):,.0f} s of outage."
     )
     done = f"{figures.done_status.capitalize()} a second"

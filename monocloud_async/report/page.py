@@ -13,7 +13,7 @@ import jinja2
 from monocloud_async.report.charts import charts
 from monocloud_async.report.figures import Figures, ended, read
 from monocloud_async.report.rows import UserRow, bad_lines, failures, users
-from monocloud_async.sanitize import format_time, visible
+from monocloud_async.sanitize import format_rate, format_time, visible
 from monocloud_async.version import __version__
 
 _HERE: Final = Path(__file__).parent
@@ -57,7 +57,12 @@ def page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"count": _count, "moment": _moment, "visible": visible}
+    environment.filters |= {
+        "count": _count,
+        "rate": format_rate,
+        "moment": _moment,
+        "visible": visible,
+    }
     return environment.get_template("page.html").render(
         figures=figures,
         headline=headline or figures.headline(),

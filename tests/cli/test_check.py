@@ -659,6 +659,8 @@ def test_a_dry_run_says_what_it_knows_and_how(
         f"\n200 would be enabled on {sandbox.url}, with 201 requests, in about 4 s at 50 a second"
         in done.out
     )
+    slow = cli("bulk", table, "--dry-run", "--max-rate", 0.5).out
+    assert "in about 6.7 min at 0.5 a second" in slow
     assert "no enabled users" in done.out
     assert "Neither the key nor the tenant was tried; --check asks the tenant" in done.out
     assert not table.with_name("users.csv.journal").exists()

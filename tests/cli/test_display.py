@@ -101,3 +101,5 @@ def test_the_speed_counts_nobody_who_was_not_asked(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(BulkReport, "seconds", 2.0)
     report = BulkReport(total=100, failed=4, already_enabled=6, not_attempted=90)
     assert speed(report).startswith("2.0 s, 2 users a second; 0 requests")
+    report.failed = 1
+    assert speed(report).startswith("2.0 s, 0.5 users a second; 0 requests")

@@ -72,6 +72,12 @@ def test_the_timeline_is_summed_up_and_tells_pauses_from_outages() -> None:
     ]
 
 
+def test_a_slow_run_has_a_speed_and_a_peak() -> None:
+    points = [Point(0.0, 0.4), Point(1.0, 0.2)]
+    drawn = chart("Users a second", figures(400.0, timeline=points))
+    assert drawn.summary.startswith("0.25 users a second on average, 0.4 at most;")
+
+
 @pytest.mark.parametrize(("seconds", "unit"), [(300.0, "seconds"), (301.0, "minutes")])
 def test_a_long_run_is_drawn_in_minutes(seconds: float, unit: str) -> None:
     drawn = chart("Users a second", figures(seconds, borders=[200.0]))

@@ -23,7 +23,7 @@ from monocloud_async.config import base_url
 from monocloud_async.endpoint import bulk_operation
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.inputs import Format
-from monocloud_async.sanitize import clean
+from monocloud_async.sanitize import clean, format_rate
 
 try:
     from monocloud_async.fleet import (
@@ -389,9 +389,9 @@ def progress_lines(progress: Progress, program: str = PROGRAM) -> list[str]:
 
 
 def _rates(progress: Progress) -> str:
-    rates = f"{progress.rate:,.0f} requests a second now"
+    rates = f"{format_rate(progress.rate)} requests a second now"
     if progress.learnt is not None:
-        rates += f", the tenant grants about {progress.learnt:,.0f}"
+        rates += f", the tenant grants about {format_rate(progress.learnt)}"
     return rates if progress.max_rate is None else f"{rates}, at most {progress.max_rate:g}"
 
 
