@@ -1,4 +1,4 @@
-"""Makes text from outside harmless for a terminal, a log or a page."""
+"""Makes text from outside harmless for a terminal, a log, a page or a spreadsheet."""
 
 import re
 from datetime import UTC, datetime
@@ -13,6 +13,10 @@ UNSAFE: Final = (
     r"[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]+"
 )
 _BYTE: Final = r"[\udc80-\udcff]"  # a surrogateescape byte (PEP 383)
+# Where spreadsheets find a formula: at the start of a cell, by characters that East Asia also has
+# in another width. Where semicolons delimit cells, as in much of Europe, a cell of a csv also
+# begins behind each of them, whatever quotes are around it; elsewhere, behind tabs and line breaks.
+_FORMULA: Final = "(?:^|(?<=[;\t\r\n]))(?=[=+\\-@\t\r\uff1d\uff0b\uff0d\uff20])"
 
 
 def clean(text: str, longest: int = _LONGEST) -> str:
@@ -29,6 +33,14 @@ def visible(text: str) -> str:
 
 def _escaped(found: re.Match[str]) -> str:
     return f"\\x{ord(found[0]) - 0xDC00:02x}"
+
+
+def no_formula(text: str) -> str:
+    """Return the text of a cell in a form that spreadsheets do not treat as a formula.
+
+    A space before it is enough, and the readers of this package ignore spaces around a cell.
+    """
+    return re.sub(_FORMULA, " ", text)
 
 
 def format_time(seconds: float) -> str:

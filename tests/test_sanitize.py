@@ -6,7 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monocloud_async.sanitize import clean, format_rate, format_time, redirect_origin
+from monocloud_async.sanitize import (
+    clean,
+    format_rate,
+    format_time,
+    no_formula,
+    redirect_origin,
+)
 
 
 @pytest.mark.parametrize(
@@ -52,6 +58,23 @@ def test_whatever_is_cleaned_can_be_printed_and_is_clean(text: str) -> None:
 )
 def test_a_time_is_a_date_as_far_as_calendars_go(seconds: float, shown: str) -> None:
     assert format_time(seconds) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "harmless"),
+    [
+        ("", ""),
+        ("ada; -", "ada; -"),
+        ("=1+1", " =1+1"),
+        ("x;=cmd|'/C calc'!A0;y", "x; =cmd|'/C calc'!A0;y"),
+        ("x;-1;@SUM(A1);\uff1d1", "x; -1; @SUM(A1); \uff1d1"),
+        ("x\t+1\n=1", "x\t +1\n =1"),
+    ],
+)
+def test_no_cell_is_a_formula_whatever_a_spreadsheet_takes_for_the_end_of_one(
+    text: str, harmless: str
+) -> None:
+    assert no_formula(text) == harmless
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,6 @@ from monocloud_async.cli.exit_codes import ALL_DONE, SOME_FAILED, STOPPED
 from monocloud_async.cli.files import Kept, is_open_file, whole
 from monocloud_async.cli.options import CHECK, PROFILE
 from monocloud_async.cli.profile import is_name
-from monocloud_async.cli.tables import no_formula
 from monocloud_async.config import HIDDEN
 from monocloud_async.endpoint import ENABLE
 from monocloud_async.errors import ConfigurationError
@@ -54,7 +53,7 @@ from monocloud_async.report.rows import (
     recorded_as,
     users,
 )
-from monocloud_async.sanitize import UNSAFE, clean, format_rate, format_time, visible
+from monocloud_async.sanitize import UNSAFE, clean, format_rate, format_time, no_formula, visible
 
 MISSING_EXTRA = "the page needs its extra: pip install 'monocloud-async[report]'"
 

@@ -15,10 +15,7 @@ from monocloud_async.cli.options import TableFormat
 from monocloud_async.cli.streams import results
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.inputs.ids import NotAnIdError, find
-from monocloud_async.sanitize import UNSAFE
-
-# What spreadsheets take for a formula at the start of a cell, in the widths of East Asia as well.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+from monocloud_async.sanitize import UNSAFE, no_formula
 
 _JSON_LINES: Final = {".jsonl", ".ndjson"}
 # What is in files of these names for other programs; a table is csv or JSON lines.
@@ -28,14 +25,6 @@ _PIECE: Final = 1 << 16  # characters
 
 Cell = str | bool | None
 Row = Callable[[Sequence[Cell]], bool]
-
-
-def no_formula(text: str) -> str:
-    """Return the text in a form that spreadsheets do not treat as a formula.
-
-    A leading space is enough, and `bulk` ignores spaces around a cell.
-    """
-    return f" {text}" if text.startswith(_FORMULA) else text
 
 
 def table_format(path: Path | None, form: TableFormat | None) -> TableFormat:

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, Final
 
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.inputs.content import refuse_archive
-from monocloud_async.sanitize import clean
+from monocloud_async.sanitize import clean, no_formula
 
 _SAVE: Final = "save the sheet as CSV UTF-8 and use that file"
 
@@ -124,4 +124,6 @@ def _without_value(found: re.Match[bytes]) -> bytes:
 def _text(value: Any) -> str:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return f"{value:E}"
-    return " ".join(str(value).splitlines())
+    text = " ".join(str(value).splitlines())
+    # In a workbook, a text is no formula; in the file of failures, which is a csv, it could be one.
+    return no_formula(text) if isinstance(value, str) else text

@@ -82,7 +82,7 @@ def test_a_row_has_what_people_know_a_user_by(cli: Cli, sandbox: Sandbox, tmp_pa
             {"email": "old@example.com", "primary": False},
             {"email": "ada@example.com", "primary": True},
         ],
-        username={"username": "=cmd"},
+        username={"username": "=cmd;=cmd"},
         last_updated=HOUR,
         last_sign_in_success=HOUR + 1,
         block_until=2_000_000_000,
@@ -91,7 +91,7 @@ def test_a_row_has_what_people_know_a_user_by(cli: Cli, sandbox: Sandbox, tmp_pa
         "user_id": "ada",
         "disabled": False,
         "email": "ada@example.com",
-        "username": "=cmd",
+        "username": "=cmd;=cmd",
         "name": "Ada =1+1",
         "last_updated": "2025-11-25T14:00:00Z",
         "last_sign_in": "2025-11-25T14:00:01Z",
@@ -103,7 +103,7 @@ def test_a_row_has_what_people_know_a_user_by(cli: Cli, sandbox: Sandbox, tmp_pa
     table = tmp_path / "found.csv"
     assert cli("users", "--filter", "ada@example", "-o", table).code == 0
     (row,) = rows(table)
-    assert (row["username"], row["disabled"]) == (" =cmd", "false")  # no formula
+    assert (row["username"], row["disabled"]) == (" =cmd; =cmd", "false")  # no formula
 
 
 def test_addresses_find_their_users_and_doubts_are_told(

@@ -480,6 +480,13 @@ def test_a_sheet_is_read_by_its_name(tmp_path: Path) -> None:
     assert [line.user_id for line in read(tmp_path, "a.xlsx", book, sheet="two")[1]] == IDS
 
 
+def test_a_text_of_a_workbook_is_no_formula_in_the_csv_of_its_lines(tmp_path: Path) -> None:
+    cells = xlsx({"x": [["user_id", "name"], [A, "=cmd|' /C calc'!A0"], [f"-{B}", "x;=1+1"]]})
+    _, lines = read(tmp_path, "a.xlsx", cells)
+    assert [line.user_id for line in lines] == [A, f"-{B}"]
+    assert [line.text for line in lines] == [f"{A}, =cmd|' /C calc'!A0\n", f" -{B},x; =1+1\n"]
+
+
 def test_a_journal_holds_against_the_same_file_packed(tmp_path: Path) -> None:
     (tmp_path / "a.csv.gz").write_bytes(gzip.compress(TABLE.encode()))
     with open_ids(tmp_path / "a.csv.gz", None, None) as reader:
