@@ -12,7 +12,7 @@ import stat
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -189,8 +189,14 @@ def _opened(path: Path, name: Path) -> Iterator[sqlite3.Connection]:
             raise ConfigurationError(f"cannot read the journal {name}: {_LOCKED}")
         with closing(_connected(path)) as sql:
             sql.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST)
-            sql.set_progress_handler(_bound(status.st_size + _size(_next_to(path, "-wal"))), _STEP)
-            yield sql
+            bound = _Bound(status.st_size + _size(_next_to(path, "-wal")))
+            sql.set_progress_handler(bound, _STEP)
+            try:
+                yield sql
+            except sqlite3.OperationalError as error:
+                if _code(error) == sqlite3.SQLITE_INTERRUPT and not bound.is_reached:
+                    raise KeyboardInterrupt from None  # in the handler, where SQLite swallowed it
+                raise
     finally:
         os.close(descriptor)
 
@@ -239,19 +245,23 @@ def _keep_log(descriptor: int) -> bool:
             return True
 
 
-def _bound(size: int) -> Callable[[], bool]:
-    """Return a handler that ends queries with more steps than a file of this size can need.
+class _Bound:
+    """A handler that ends queries with more steps than a file of this size can need.
 
     In a damaged file, the pages of a table can lead in a circle.
     """
-    left = (_STEPS + _STEPS_PER_BYTE * size) // _STEP
 
-    def is_over() -> bool:
-        nonlocal left
-        left -= 1
-        return left < 0
+    def __init__(self, size: int) -> None:
+        self._left = (_STEPS + _STEPS_PER_BYTE * size) // _STEP
 
-    return is_over
+    def __call__(self) -> bool:
+        self._left -= 1
+        return self.is_reached
+
+    @property
+    def is_reached(self) -> bool:
+        """Whether the queries have taken that many steps."""
+        return self._left < 0
 
 
 def _check_values(sql: sqlite3.Connection, tables: Collection[str]) -> None:

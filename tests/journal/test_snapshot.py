@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -248,6 +249,23 @@ def test_a_table_whose_pages_lead_in_a_circle_is_given_up(path: Path) -> None:
     path.write_bytes(pages)
     with pytest.raises(ConfigurationError, match="more rows than its size allows"):
         reading(path).__enter__()
+
+
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Interrupt the process as Ctrl-C does, once it has worked for another 0.05 s."""
+    before = signal.signal(signal.SIGVTALRM, signal.default_int_handler)
+    signal.setitimer(signal.ITIMER_VIRTUAL, 0.05)
+    yield
+    signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+    signal.signal(signal.SIGVTALRM, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
+def test_a_reader_that_is_interrupted_does_not_call_the_journal_damaged(path: Path) -> None:
+    endless = "WITH RECURSIVE n AS (SELECT 1 UNION ALL SELECT 1 FROM n) SELECT count(*) FROM n"
+    with pytest.raises(KeyboardInterrupt), reading(path) as (sql, _):
+        sql.execute(endless)
 
 
 def other_database(path: Path) -> None:
