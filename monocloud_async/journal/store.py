@@ -398,9 +398,11 @@ class JournalStore:
         )
         path = self._input_info.path.encode(errors="replace").decode()
         sheet, about, by = self._input_info.sheet, self._input_info.about, self._input_info.by
+        # An input of another length has grown: until it is read to its end, nobody knows its ids.
         sql.execute(
-            "UPDATE input SET path = ?, sheet = ?, named_by = ?, about = ?",
-            (path, None if sheet is None else _text(sheet), by, about),
+            "UPDATE input SET path = ?, sheet = ?, named_by = ?, about = ?,"
+            " ids = iif(about IS ?, ids, NULL)",
+            (path, None if sheet is None else _text(sheet), by, about, about),
         )
         return added.lastrowid
 

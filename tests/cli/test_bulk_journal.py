@@ -232,6 +232,26 @@ def test_a_run_that_is_interrupted_while_it_reads_the_list_was_not_killed(
     assert first.endswith(f"; go on with: monocloud-async bulk {users} --check")
 
 
+def test_a_run_over_an_input_that_has_grown_is_not_finished_before_it_was_read_to_its_end(
+    cli: Cli, sandbox: Sandbox, users: Path
+) -> None:
+    known = sandbox.user_ids()
+    journal, failed = users.with_name("users.txt.journal"), users.with_name("failed.txt")
+    users.write_text("".join(f"{user_id}\n" for user_id in known[:20]))
+    assert cli("bulk", users).code == 0
+    users.write_text("".join(f"{user_id}\n" for user_id in known))
+    sandbox.max_page_size, sandbox.latency = 10, 2.0  # the journal has it after a second
+    with started(sandbox, "bulk", users, "--check") as process:
+        wait_for(lambda: len(query(journal, "SELECT * FROM sittings")) > 1)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=90) == 130
+    done = cli("report", journal, "--failures", failed, "--exit-code")
+    first, *_ = done.out.splitlines()
+    told = "Not finished (interrupted by SIGINT): about 40 %, about 30 of about 50 users not yet"
+    assert (done.code, first.partition("; go on")[0]) == (3, told)
+    assert failed.read_text().split() == known[20:]
+
+
 def test_a_run_that_is_refused_after_its_first_requests_was_not_killed(
     bulk: Bulk, cli: Cli, sandbox: Sandbox, tmp_path: Path
 ) -> None:
