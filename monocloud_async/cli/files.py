@@ -1,6 +1,7 @@
 """The rule for which files an output may replace, and outputs that appear whole or not at all."""
 
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterable, Iterator
@@ -20,6 +21,8 @@ from monocloud_async.journal.before import is_journal
 from monocloud_async.journal.paths import files_of, real_path, resolved
 
 _OPEN_FILES = ("/dev/fd", "/dev/stdin", "/dev/stdout", "/dev/stderr", "/dev/tty", "/proc")
+_STANDARD = {f"/dev/std{name}": f"/dev/fd/{n}" for n, name in enumerate(("in", "out", "err"))}
+_DESCRIPTOR = re.compile(r"/(?:dev/fd|proc/(?:self|thread-self)/fd)/([0-9]{1,9})")
 
 
 class Kept:
@@ -115,6 +118,21 @@ def is_open_file(path: Path) -> bool:
     return any(path.is_relative_to(place) for place in _OPEN_FILES)
 
 
+def opened(path: str, flags: int) -> int:
+    """Open an output, as `os.open` does; what a process has open is not emptied.
+
+    Of an open file of this process, such as /dev/stdout, the result is a copy of its descriptor,
+    which has the same place in the file: neither writes over what the other one has written.
+    """
+    whole_path = os.path.abspath(path)  # noqa: PTH100  `Path` has no function for it
+    found = _DESCRIPTOR.fullmatch(_STANDARD.get(whole_path, whole_path))
+    if found:
+        return os.dup(int(found[1]))
+    if is_open_file(Path(whole_path)):
+        flags = flags & ~os.O_TRUNC | os.O_APPEND
+    return os.open(path, flags, 0o666)
+
+
 def _is_device(path: Path) -> bool:
     """Return whether it is a device, a pipe or a socket, where nothing can be replaced.
 
@@ -144,7 +162,9 @@ def whole(path: Path) -> Iterator[TextIO]:
             raise ConfigurationError(f"cannot write {path}: it is a folder")
         draft = target.with_name(f".{secrets.token_hex(8)}.part")
     try:
-        file = draft.open("w" if is_device else "x", encoding="utf-8", newline="")
+        file = open(  # noqa: SIM115  closed below
+            draft, "w" if is_device else "x", encoding="utf-8", newline="", opener=opened
+        )
     except OSError as error:
         raise ConfigurationError(f"cannot write {path}: {error.strerror}") from None
     with written(str(path)), file:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from monocloud_async.cli.files import is_open_file, opened
 from monocloud_async.cli.streams import Output
 from monocloud_async.errors import ConfigurationError, MonoCloudError, StatusError
 from monocloud_async.inputs.lines import Line
@@ -84,7 +85,8 @@ class FailuresFile:
     def __init__(self, file: FileIO, reader: HasHeader) -> None:
         self._file = file  # unbuffered, so that a killed process loses nothing
         self._reader = reader
-        self._is_regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+        is_ours = not is_open_file(Path(str(file.name)).absolute())  # and not a log, as /dev/stdout
+        self._is_regular = is_ours and stat.S_ISREG(os.fstat(file.fileno()).st_mode)
         self.output = Output(file)  # for pipes and devices, which may be slow
         self._begun = False
         self.lines = 0
@@ -161,7 +163,7 @@ def open_failures(path: Path | None) -> Iterator[FileIO | None]:
         yield None
         return
     try:
-        file = path.open("ab", buffering=0)
+        file = open(path, "ab", buffering=0, opener=opened)  # noqa: SIM115  closed below
     except OSError as error:
         raise ConfigurationError(f"cannot write {path}: {error.strerror}") from None
     try:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from monocloud_async.cli import loop
+from monocloud_async.cli.files import opened
 from monocloud_async.config import API_KEY, DOMAIN
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.sandbox import Sandbox
@@ -51,7 +52,8 @@ def serve(sandbox: Sandbox, ids: Path | None) -> int:
     """Serve until Ctrl-C, and return the exit code. The first line on stdout is the address."""
     if ids is not None:
         try:
-            ids.write_text("".join(f"{user_id}\n" for user_id in sandbox.user_ids()))
+            with open(ids, "w", opener=opened) as file:
+                file.writelines(f"{user_id}\n" for user_id in sandbox.user_ids())
         except OSError as error:
             raise ConfigurationError(f"cannot write {ids}: {error.strerror}") from None
     return loop.run(_serve(sandbox))

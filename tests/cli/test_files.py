@@ -360,18 +360,40 @@ def test_no_mistake_of_usage_spoils_a_file_of_the_command(
 
 
 @pytest.mark.process
-def test_a_table_may_go_to_stdout_by_its_name(ids: Path, tmp_path: Path) -> None:
-    table = tmp_path / "table.csv"
-    with Sandbox(users=["ada"]) as sandbox, table.open("wb") as stdout:
+@pytest.mark.parametrize("mode", ["wb", "ab"])
+@pytest.mark.parametrize(
+    ("argv", "lines"),
+    [
+        (
+            ["check", "ids.txt", "-o", "/dev/stdout"],
+            ["user_id,state,block_until,recorded", "ada,disabled,,", "nobody,missing,,"],
+        ),
+        (["bulk", "ids.txt", "--failures", "/dev/fd/1"], ["nobody"]),
+        (["bulk", "ids.txt", "--failures", "/proc/self/fd/1"], ["nobody"]),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else value,
+)
+def test_an_output_may_go_to_stdout_by_its_name_and_neither_writes_over_the_other(
+    tmp_path: Path, argv: list[str], lines: list[str], mode: str
+) -> None:
+    ids, log = tmp_path / "ids.txt", tmp_path / "log"
+    ids.write_text("ada\nnobody\n")
+    log.write_text("before\n")
+    with Sandbox(users=["ada"]) as sandbox, log.open(mode) as stdout:
         code = subprocess.run(
-            [*PROGRAM, "check", ids, "-o", "/dev/stdout"],
+            [*PROGRAM, *argv],
+            cwd=tmp_path,
             env=environment(sandbox),
             stdout=stdout,
             timeout=100,
             check=False,
         ).returncode
     assert code == 1  # somebody is not enabled
-    assert "ada,disabled" in table.read_text()
+    told = log.read_text().splitlines()
+    assert told[:1] == ["before"] or mode == "wb"
+    assert [line for line in told if line in lines] == lines
+    summary = "1 disabled" if argv[0] == "check" else "1  enabled"
+    assert summary in (line.rstrip() for line in told)
 
 
 @pytest.fixture
