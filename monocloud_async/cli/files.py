@@ -72,13 +72,19 @@ class Kept:
 
         Raises:
             ConfigurationError: it is one of them, by whatever path or link, or would become one; or
-                it is a journal, of whatever run, or `-`.
+                it is a journal, of whatever run, or `-`; or stdout or stderr is written to it.
         """
         if output is not None:
             _refuse_stream(option, output)
             self._check(option, output)
             if is_journal(output):
                 raise ConfigurationError(f"{option}: {output} is a journal; choose another file")
+            if not is_open_file(output.absolute()):  # /dev/stdout is meant as it is
+                for number, name in _STREAMS.items():
+                    if _same(number, output):
+                        raise ConfigurationError(
+                            f"{option}: {name} is written to {output}, too; send it to another file"
+                        )
             self._files.append((f"the file of {option}", output))
 
     def _check(self, option: str, output: Path) -> None:

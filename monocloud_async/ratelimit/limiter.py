@@ -373,7 +373,7 @@ class RateLimiter:
         if self._window < 2 * self._most_in_flight:
             self._window += 1
         if self._breaker.answered():
-            if self._state is LimiterState.PAUSED:  # the response is to an older request, not to the probe
+            if self._state is LimiterState.PAUSED:  # the response is not the probe's
                 self._end_pause(now)
             self._resume()
         elif ticket is self._probe:

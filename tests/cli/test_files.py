@@ -396,6 +396,35 @@ def test_an_output_may_go_to_stdout_by_its_name_and_neither_writes_over_the_othe
     assert summary in (line.rstrip() for line in told)
 
 
+@pytest.mark.process
+@pytest.mark.parametrize(
+    "argv", [["bulk", "ids.txt", "--failures", "out"], ["check", "ids.txt", "-o", "out"]]
+)
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_a_file_of_an_output_gets_nothing_of_what_a_command_says(
+    tmp_path: Path, argv: list[str], name: str
+) -> None:
+    (tmp_path / "ids.txt").write_text("ada\nnobody\n")
+    out, other = tmp_path / "out", tmp_path / "other"
+    with (
+        Sandbox(users=["ada"]) as sandbox,
+        out.open("wb") as same,
+        other.open("wb") as elsewhere,
+    ):
+        code = subprocess.run(
+            [*PROGRAM, *argv],
+            cwd=tmp_path,
+            env=environment(sandbox),
+            timeout=100,
+            check=False,
+            stdout=same if name == "stdout" else elsewhere,
+            stderr=same if name == "stderr" else elsewhere,
+        ).returncode
+        assert (code, sandbox.stats().requests) == (2, 0)
+    said = f"{name} is written to out, too; send it to another file"
+    assert said in (out if name == "stderr" else other).read_text()
+
+
 @pytest.fixture
 def sandbox() -> Iterator[Sandbox]:
     with Sandbox(users=3) as sandbox:
