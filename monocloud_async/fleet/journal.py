@@ -293,7 +293,7 @@ class FleetJournal:
     def record(self, span: Span, result: ChunkResult, now: int) -> list[Failure]:
         """Commit the result of a chunk that was handed out, and return its first failures.
 
-        Each user is written once, also if the result arrives twice.
+        Each user is written once and each request counted once, also if the result arrives twice.
         """
         found = self._handed_out(span, now)
         if found is None:  # the chunk is complete, and this result arrives again
@@ -308,7 +308,8 @@ class FleetJournal:
         new = rows.without(self._known(found, now))
         self._store.write(new, now, *(ending if result.done else ()))
         self._recorded += (span.end - span.start) * result.done
-        self._count(span, result, now)
+        if new.positions() or not rows.positions():  # else this result arrives again
+            self._count(span, result, now)
         return first_failures(_failures(rows))
 
     def _completed(self, span: Span, now: int) -> HandedOut:

@@ -306,6 +306,27 @@ async def test_what_an_earlier_version_kept_as_begun_goes_on(coordinator: Coordi
     assert (await coordinator.do(records.left, run)).unfinished == [Chunk(span=lines(0, 10))]
 
 
+async def test_the_requests_of_a_result_count_once_also_if_it_arrives_again_or_its_users_are_older(
+    coordinator: Coordinator,
+) -> None:
+    run, records = await coordinator.plan(), coordinator.records
+    span = lines(0, 4)
+    await coordinator.do(records.begin_chunk, run, span)
+    part = result("enabled", "failed", done=False, requests=3)
+    await coordinator.do(records.record_result, run, span, part)
+    await records._let_go(None)  # as after a kill, which leaves no end
+    folder = coordinator.ids.parent
+    coordinator.records = successor = _Records(folder, Sources([folder]), no_pause)
+    await coordinator.do(successor.record_result, run, span, part)
+    others = [Outcome(user_id="", position=place, status="enabled", attempts=2) for place in (2, 3)]
+    rest = ChunkResult(rows=Rows.of(others, 0), done=True, requests=4)  # long before
+    await coordinator.do(successor.record_result, run, span, rest)
+    refused = result(done=False, requests=1, throttled=1)  # nobody is recorded
+    await coordinator.do(successor.begin_chunk, run, lines(4, 5))
+    await coordinator.do(successor.record_result, run, lines(4, 5), refused)
+    assert [run.requests for run in read(coordinator.journal).runs] == [3, 5]
+
+
 async def test_a_file_that_changed_is_refused_before_a_worker_gets_the_chunk(
     coordinator: Coordinator,
 ) -> None:
