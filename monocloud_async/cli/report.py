@@ -31,6 +31,7 @@ from monocloud_async.inputs.lines import line_parser
 from monocloud_async.inputs.reader import is_header, named_format, open_ids
 from monocloud_async.journal.before import is_journal, undoable
 from monocloud_async.journal.paths import undo_path
+from monocloud_async.journal.schema import COORDINATOR_ENDED
 from monocloud_async.journal.store import LONGEST_COMMAND
 from monocloud_async.report.figures import (
     Figures,
@@ -358,8 +359,16 @@ class Report:
         Only what is needed is taken from the journal, and quoted: it may be anybody's.
         """
         given, figures = self._input, self.figures
+        if figures.is_fleet and again:
+            return "the same `fleet start` with another --journal"
         if figures.is_fleet:
-            return "the same `fleet start`" + (" with another --journal" if again else "")
+            last = figures.runs[-1] if figures.runs else None
+            if last is None or (last.ended is not None and last.how != COORDINATOR_ENDED):
+                return "the same `fleet start`"
+            return (
+                "`fleet coordinator` in the folder of the journal, or if there is no such run any"
+                " more, the same `fleet start`"
+            )
         path = given.paths[0] if given.paths else Path(given.name)
         word = given.name if _is_same(Path(given.name), path) else str(path)
         word = f"./{word}" if word.startswith("-") and word != "-" else word

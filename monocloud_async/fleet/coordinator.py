@@ -50,6 +50,7 @@ from monocloud_async.fleet.temporal import (
 from monocloud_async.fleet.workflow import BEAT, RunWorkflow
 from monocloud_async.journal.lock import JournalInUseError
 from monocloud_async.journal.paths import real_path
+from monocloud_async.journal.schema import COORDINATOR_ENDED
 from monocloud_async.sanitize import clean
 
 Pause = Callable[[str, str, str], Awaitable[None]]
@@ -213,7 +214,7 @@ class _Records:
 
     async def end(self) -> None:
         """Close the open journal; another coordinator can continue a running run."""
-        await self._let_go(None)
+        await self._let_go(COORDINATOR_ENDED)
         self._thread.shutdown(wait=False)
 
     @asynccontextmanager

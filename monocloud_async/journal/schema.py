@@ -11,14 +11,17 @@ SMALLEST: Final = 512  # bytes of a page
 APPLICATION: Final = 0x4D4F4E43  # "MONC": marks the file as a journal, also for SQLite's tools
 MAGIC: Final = b"SQLite format 3\0"  # https://www.sqlite.org/fileformat.html, section 1.3
 
+# `how` the sitting of a coordinator ended whose run another one can go on with.
+COORDINATOR_ENDED: Final = "coordinator ended"
+
 USER_COLUMNS: Final = (
     "position", "user_id", "outcome", "status", "attempts",
     "ms", "at", "error", "title", "trace_id",
 )  # fmt: skip
 
 # Durations are milliseconds; times are milliseconds since 1970. A sitting is one run of the
-# command; its `ended` is NULL while it runs, and stays NULL if it was killed. A sample has the
-# counts of its sitting so far, once a second.
+# command; its `ended` is NULL while it runs, and stays NULL if it was killed. Of a fleet, it is one
+# coordinator. A sample has the counts of its sitting so far, once a second.
 _FIRST: Final = {
     "header": """CREATE TABLE header (
     tenant TEXT, endpoint TEXT, created INTEGER, input TEXT, form TEXT, input_column TEXT)""",

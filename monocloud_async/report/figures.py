@@ -359,8 +359,8 @@ def _runs(sql: sqlite3.Connection, form: int) -> Iterator[Run]:
         }
     samples = {number: values for number, *values in sql.execute(_SAMPLES)}
     latest = [at for (at,) in sql.execute(_LAST_TIMES)]
-    # In a fleet's journal, each result has its sample, and users may be recorded in a later run than
-    # that in which they were done.
+    # In a fleet's journal, each result has its sample, and users may be recorded by a later
+    # coordinator than the one under which they were done.
     recorded = {} if is_fleet(sql) else _recorded_requests(sql, form)
     for number, began, ended, how, process, host in sql.execute(_SITTINGS):
         end, requests, retries, throttled, paused = samples.get(number, (0, 0, 0, 0, 0))

@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from monocloud_async.endpoint import BULK_OPERATIONS, BulkOperation
 from monocloud_async.errors import ConfigurationError
+from monocloud_async.journal.schema import COORDINATOR_ENDED
 from monocloud_async.journal.snapshot import DAMAGED_USER, DamageError, reading
 from monocloud_async.journal.store import quoted
 from monocloud_async.sanitize import visible
@@ -19,6 +20,11 @@ _HEADER: Final = ("header",)  # the values of users are checked one by one
 _IN_FLIGHT: Final = "was in flight, and has no outcome"
 _NOT_YET: Final = "the run has not come to this user"
 _OR_IN_FLIGHT: Final = ", or was cut off when it had just come to it"
+# Workers of a fleet may have users when their coordinator ends.
+_CUT_OFF: Final = """
+SELECT 1 FROM sittings
+WHERE ended IS NULL OR how = ? AND sitting = (SELECT max(sitting) FROM sittings)
+"""
 
 
 class UserRow(Struct, frozen=True):
@@ -112,8 +118,8 @@ def everybody(path: Path, user_ids: Iterable[str]) -> Iterator[UserRow]:
         (reached,) = sql.execute("SELECT ifnull(max(position) + 1, 0) FROM users").fetchone()
         # A fleet does not go through the input in its order.
         begun = 0 if is_fleet(sql) else reached
-        killed = sql.execute("SELECT 1 FROM sittings WHERE ended IS NULL").fetchone()
-        why = _NOT_YET + (_OR_IN_FLIGHT if killed else "")
+        cut_off = sql.execute(_CUT_OFF, (COORDINATOR_ENDED,)).fetchone()
+        why = _NOT_YET + (_OR_IN_FLIGHT if cut_off else "")
         rows = _rows(sql, "users", "1 ORDER BY position")
         row = next(rows, None)
         if row is None:

@@ -14,6 +14,7 @@ import journals
 import pytest
 from msgspec import structs
 from plans import plan
+from recorded import told
 from temporalio.client import WorkflowQueryFailedError
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
@@ -30,6 +31,7 @@ from monocloud_async.journal.paths import lock_path
 from monocloud_async.journal.store import Rows
 from monocloud_async.outcome import Status
 from monocloud_async.report.figures import read
+from monocloud_async.report.rows import everybody
 from monocloud_async.sandbox import Sandbox
 
 T = TypeVar("T")
@@ -102,8 +104,8 @@ async def test_chunks_are_recorded_once_at_their_place_in_the_file_in_any_order(
     run, record = await coordinator.plan(), coordinator.records.record_chunk
     await coordinator.do(record, run, lines(7, 9), result("enabled", "failed"))
     for _ in range(2):
-        told = await coordinator.do(record, run, lines(2, 4), result("unknown", "enabled"))
-        assert [(each.user_id, each.position, each.outcome) for each in told] == [
+        first = await coordinator.do(record, run, lines(2, 4), result("unknown", "enabled"))
+        assert [(each.user_id, each.position, each.outcome) for each in first] == [
             ("user2", 2, "unknown")
         ]
     assert [row[:3] for row in journals.rows(coordinator.journal)] == [
@@ -552,14 +554,27 @@ async def test_a_journal_outside_the_coordinator_s_folder_is_refused(
         await coordinator.do(coordinator.records.left, await coordinator.plan(journal=name))
 
 
-async def test_a_coordinator_that_ends_leaves_its_run_open_for_the_next_one(
-    coordinator: Coordinator,
+async def test_a_coordinator_that_ends_is_not_told_as_killed_and_its_run_goes_on_with_another_one(
+    coordinator: Coordinator, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = await coordinator.plan()
-    await coordinator.do(coordinator.records.record_chunk, run, lines(0, 1), result("enabled"))
-    await coordinator.records.end()
-    with closing(sqlite3.connect(coordinator.journal)) as sql:
-        assert sql.execute("SELECT ended, how FROM sittings").fetchall() == [(None, None)]
+    run, records = await coordinator.plan(), coordinator.records
+    await coordinator.do(records.begin_chunk, run, lines(0, 1))
+    await coordinator.do(records.record_result, run, lines(0, 1), result("enabled"))
+    await records.end()
+    said = " ".join(told(capsys, coordinator.journal).split())
+    assert "Not finished (coordinator ended): " in said
+    assert "go on with: `fleet coordinator` in the folder of the journal" in said
+    assert "killed" not in said
+    (*_, last) = everybody(coordinator.journal, IDS)
+    assert last.message.endswith("or was cut off when it had just come to it")  # by a worker
+    folder = coordinator.ids.parent
+    coordinator.records = successor = _Records(folder, Sources([folder]), no_pause)
+    await coordinator.do(successor.close_journal, "cancelled", new_state(run))
+    said = " ".join(told(capsys, coordinator.journal).split())
+    assert "Not finished (cancelled): " in said
+    assert "go on with: the same `fleet start`" in said
+    (*_, last) = everybody(coordinator.journal, IDS)
+    assert last.message == "the run has not come to this user"
 
 
 async def test_a_slow_step_sends_heartbeats(
