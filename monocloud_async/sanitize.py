@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Final
 from urllib.parse import urlsplit
 
-_LONGEST: Final = 500  # characters
+LONGEST: Final = 500  # characters
 # Control characters, marks that reverse or hide text in a terminal, and surrogates, which cannot be
 # printed: they represent the bytes of a header or a file name that are not UTF-8. No compiled
 # pattern, because compiling it takes as long as loading a module, and few programs need it.
@@ -19,7 +19,7 @@ _BYTE: Final = r"[\udc80-\udcff]"  # a surrogateescape byte (PEP 383)
 _FORMULA: Final = "(?:^|(?<=[;\t\r\n]))(?=[=+\\-@\t\r\uff1d\uff0b\uff0d\uff20])"
 
 
-def clean(text: str, longest: int = _LONGEST) -> str:
+def clean(text: str, longest: int = LONGEST) -> str:
     """Return the text as one harmless line of at most so many characters."""
     shown = re.sub(_BYTE, _escaped, text[: longest + 1])
     return re.sub(UNSAFE, " ", shown)[:longest]

@@ -34,7 +34,7 @@ from monocloud_async.errors import (
 )
 from monocloud_async.outcome import BulkReport, Outcome, Status
 from monocloud_async.ratelimit.limiter import RateLimiter
-from monocloud_async.sanitize import clean, format_rate
+from monocloud_async.sanitize import LONGEST, clean, format_rate
 
 TICK = 0.2  # seconds between two updates of a terminal
 PLAIN_TICK = 10.0  # seconds between two plain lines, so that logs of long runs stay short
@@ -306,9 +306,9 @@ def finished(report: BulkReport) -> int:
     return sum(getattr(report, status) for status in get_args(Status))
 
 
-def say(console: Console, text: str) -> None:
-    """Print one line literally: no markup, no wrapping, no control characters."""
-    console.print(Text(clean(text)), soft_wrap=True)
+def say(console: Console, text: str, longest: int = LONGEST) -> None:
+    """Print one line literally: no markup, no wrapping, no control characters, and not too long."""
+    console.print(Text(clean(text, longest)), soft_wrap=True)
 
 
 def summary(operation: BulkOperation, report: BulkReport, tally: Tally, *, skipped: int) -> Table:

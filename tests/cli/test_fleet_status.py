@@ -1,7 +1,12 @@
 """What `fleet status` says, and that it says what to do next."""
 
+import sys
 from typing import Any
 
+import pytest
+from rich.console import Console
+
+from monocloud_async.cli.fleet import commands
 from monocloud_async.cli.fleet.commands import progress_lines
 from monocloud_async.fleet import Progress, WorkerProgress
 
@@ -69,3 +74,23 @@ def test_what_to_do_next_is_the_last_line() -> None:
         "Paused: by hand. Resume with: monocloud-async fleet resume"
     )
     assert lines(waiting=2)[-1].endswith("start one: monocloud-async fleet worker")
+
+
+def test_what_others_write_is_one_line_and_cuts_nothing_of_what_is_said(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    long = "\x1b[31mno\n" + 300 * "é so "
+    shown = lines(
+        source=long, done=200, rate=150.0, enabled=3000, kinds={long: 1}, trouble=[long],
+        away={long: long}, paused=long,
+        members=[WorkerProgress(name=long, role="worker", seconds=1.2, chunks=3)],
+    )  # fmt: skip
+    assert shown[0].endswith(" is processed, about 0:01:00 left")
+    assert shown[3].endswith(": last seen 1 s ago, 3 chunks")
+    assert shown[-1].endswith(". Resume with: monocloud-async fleet resume")
+    assert not any("\x1b" in line or "\n" in line for line in shown)
+    assert all(len(line) < 1100 for line in shown)
+    console = Console(file=sys.stdout)
+    for line in shown:
+        commands.say(console, line, commands._LONGEST)
+    assert capsys.readouterr().out.splitlines() == shown

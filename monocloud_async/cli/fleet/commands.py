@@ -52,6 +52,7 @@ PROGRAM = "monocloud-async"
 _ASK = 0.2  # seconds between two questions whether the run has begun
 _ASKED = 50
 _KINDS = 5  # of failures, in the status
+_LONGEST = 10_000  # characters of the status: each of its parts that others write is cut before
 _STARTING = 15.0  # seconds that a coordinator may take until it answers for the first time
 _TICK = 1.0  # seconds between two updates: workers report their progress once a second
 
@@ -285,7 +286,7 @@ async def _status(domain: str | None, *, follow: bool, json: bool) -> int:
             _write_json(progress)
             return ALL_DONE
         for line in progress_lines(progress):
-            say(out, line)
+            say(out, line, _LONGEST)
         return ALL_DONE
     task = asyncio.create_task(watch(run, streams.err()))
 
@@ -336,7 +337,7 @@ async def watch(run: FleetRun, console: Console, program: str = PROGRAM) -> Flee
                 bar.show(now, done, expected or None)
             elif now - said >= PLAIN_TICK:
                 said = now
-                say(console, " | ".join(lines))
+                say(console, " | ".join(lines), _LONGEST)
             await asyncio.wait({ended}, timeout=_TICK)
         return ended.result()
     finally:
@@ -355,11 +356,12 @@ def progress_lines(progress: Progress, program: str = PROGRAM) -> list[str]:
     ):
         counts += f", {count:,} {name}" if count else ""
     kinds = sorted(progress.kinds.items(), key=lambda each: -each[1])[:_KINDS]
-    counts += f" ({', '.join(f'{n:,} {kind}' for kind, n in kinds)})" if kinds else ""
+    shown = ", ".join(f"{n:,} {clean(kind)}" for kind, n in kinds)
+    counts += f" ({shown})" if kinds else ""
     rest = progress.seconds_left
     under_way = f"{progress.under_way:,} users under way in {_chunks(progress.chunks)}"
     lines = [
-        f"{progress.share:.1%} of {progress.source} is processed"
+        f"{progress.share:.1%} of {clean(progress.source)} is processed"
         + (f", about {timedelta(seconds=round(rest))} left" if rest is not None else ""),
         counts,
         f"{_rates(progress)}; {under_way}",
@@ -375,17 +377,19 @@ def progress_lines(progress: Progress, program: str = PROGRAM) -> list[str]:
     if progress.throttled or progress.retries:
         lines.append(f"{progress.throttled:,} answers 429, {progress.retries:,} retries")
     lines += [f"{member.role.capitalize()} {_described(member)}" for member in progress.members]
-    lines += [f"Left the run: worker {who}: {why}" for who, why in progress.away.items()]
+    lines += [
+        f"Left the run: worker {clean(who)}: {clean(why)}" for who, why in progress.away.items()
+    ]
     if progress.waiting:
         lines.append(
             f"{_chunks(progress.waiting)} without a worker; start one: {program} fleet worker"
         )
-    lines += [f"Trouble: {each}" for each in progress.trouble]
+    lines += [f"Trouble: {clean(each)}" for each in progress.trouble]
     if progress.paused is not None:
-        lines.append(f"Paused: {progress.paused}. Resume with: {program} fleet resume")
+        lines.append(f"Paused: {clean(progress.paused)}. Resume with: {program} fleet resume")
     elif progress.away:
         lines.append(f"When they are mended, take them in with: {program} fleet resume")
-    return [clean(line) for line in lines]
+    return lines
 
 
 def _rates(progress: Progress) -> str:
@@ -397,7 +401,7 @@ def _rates(progress: Progress) -> str:
 
 def _described(member: WorkerProgress) -> str:
     chunks = f", {_chunks(member.chunks)}" if member.chunks else ""
-    return f"{member.name}: last seen {member.seconds:.0f} s ago{chunks}"
+    return f"{clean(member.name)}: last seen {member.seconds:.0f} s ago{chunks}"
 
 
 def _chunks(number: int) -> str:
