@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 import re
 import shlex
 from collections import Counter
@@ -413,7 +414,8 @@ class Report:
                 continue
             if name == "--api-key-file":
                 path = Path(given.folder, value)  # it is relative to that folder
-                if is_open_file(path) or not path.is_file():
+                # Not `Path.is_file`, which raises for a name that is too long.
+                if is_open_file(path) or not os.path.isfile(path):  # noqa: PTH113
                     continue  # such as that of `<(pass key)`, which only the run could read
                 value = value if _is_same(Path(value), path) else str(path)
             yield from (name, value)

@@ -540,6 +540,11 @@ def test_an_input_that_was_an_open_file_is_to_come_from_stdin_again(
 @pytest.mark.parametrize(
     "statement",
     [
+        "UPDATE header SET input = 'https://bucket/ids.txt?Signature=' || hex(zeroblob(500))",
+        (
+            "UPDATE commands SET command = 'monocloud-async bulk x --api-key-file '"
+            " || hex(zeroblob(500))"
+        ),
         "UPDATE commands SET command = 'monocloud-async bulk x --api-key-file a' || char(0)",
         "UPDATE commands SET folder = char(0), command = 'monocloud-async bulk --api-key-file a x'",
         "UPDATE header SET input = 'a' || char(0)",
