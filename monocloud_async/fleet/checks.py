@@ -27,11 +27,10 @@ from monocloud_async.errors import (
     UnprocessableError,
 )
 from monocloud_async.fleet.heartbeats import beating
-from monocloud_async.fleet.id_file import IdFile
+from monocloud_async.fleet.id_file import IdFile, shown
 from monocloud_async.fleet.sources import Sources
 from monocloud_async.fleet.temporal import member_name, work, workflow_id
 from monocloud_async.retry import RetryPolicy
-from monocloud_async.sanitize import clean
 from monocloud_async.session import MonoCloudSession
 
 CHECK_ACTIVITY: Final = "check_member"
@@ -130,7 +129,7 @@ def source_check(sources: Sources) -> Check:
             await sources.read(source, source.begin, min(source.size, source.begin + 1))
         except (OSError, aiohttp.ClientError) as error:
             raise ConfigurationError(
-                f"cannot read {clean(source.where)}: {error}; give this machine the file"
+                f"cannot read {shown(source.where)}: {error}; give this machine the file"
             ) from None
         return "the file"
 

@@ -31,7 +31,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from monocloud_async import config
 from monocloud_async.endpoint import bulk_operation
 from monocloud_async.fleet.codec import PayloadRefusedError
-from monocloud_async.fleet.id_file import inspect_file
+from monocloud_async.fleet.id_file import inspect_file, without_query
 from monocloud_async.fleet.journal import journal_name
 from monocloud_async.fleet.lanes import RATE_OVER
 from monocloud_async.fleet.messages import (
@@ -153,7 +153,8 @@ class FleetRun:
                     new_state(plan),
                     id=workflow_id(tenant),
                     task_queue=coordinator_queue(tenant),
-                    static_summary=ids.where + (f" at {max_rate:g}/s" if max_rate else ""),
+                    static_summary=without_query(ids.where)
+                    + (f" at {max_rate:g}/s" if max_rate else ""),
                 )
             except WorkflowAlreadyStartedError:
                 raise FleetError(

@@ -26,7 +26,7 @@ from monocloud_async.endpoint import bulk_operation
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.fleet.checks import Question, answering, folder_check, source_check
 from monocloud_async.fleet.heartbeats import beating
-from monocloud_async.fleet.id_file import IdFile, digest_of
+from monocloud_async.fleet.id_file import IdFile, digest_of, shown
 from monocloud_async.fleet.journal import FleetJournal, HandedOut, OtherJournalError, name_in_folder
 from monocloud_async.fleet.messages import (
     Chunk,
@@ -51,7 +51,6 @@ from monocloud_async.fleet.workflow import BEAT, RunWorkflow
 from monocloud_async.journal.lock import JournalInUseError
 from monocloud_async.journal.paths import real_path
 from monocloud_async.journal.schema import COORDINATOR_ENDED
-from monocloud_async.sanitize import clean
 
 Pause = Callable[[str, str, str], Awaitable[None]]
 Args = TypeVarTuple("Args")
@@ -157,7 +156,7 @@ class _Records:
                 content = await self._sources.read(plan.source, span.start, span.end)
             except (OSError, aiohttp.ClientError) as error:
                 raise ApplicationError(
-                    f"the coordinator {member_name()} cannot read {clean(plan.source.where)}:"
+                    f"the coordinator {member_name()} cannot read {shown(plan.source.where)}:"
                     f" {error}"
                 ) from None
             lines = plan.source.parse(content)

@@ -28,7 +28,7 @@ from monocloud_async.errors import ConfigurationError
 from monocloud_async.fleet.checks import CHECK_ACTIVITY, Answer, Question, check_queue
 from monocloud_async.fleet.client import FleetRun
 from monocloud_async.fleet.codec import protection
-from monocloud_async.fleet.id_file import inspect_file
+from monocloud_async.fleet.id_file import inspect_file, shown
 from monocloud_async.fleet.journal import journal_name
 from monocloud_async.fleet.messages import WorkerProgress
 from monocloud_async.fleet.temporal import (
@@ -123,7 +123,7 @@ async def check_fleet(
         except ConfigurationError as error:
             findings.append(Finding(what="File", said=str(error), ok=False))
         else:
-            about = f"{clean(ids.where)}: {ids.form}, about {round(ids.size / ids.line):,} ids"
+            about = f"{shown(ids.where)}: {ids.form}, about {round(ids.size / ids.line):,} ids"
             findings.append(Finding(what="File", said=about))
             question = Question(source=ids, journal=journal, operation=operation)
     try:

@@ -87,7 +87,7 @@ class IdFile(Struct, frozen=True, kw_only=True):
 
     def parse(self, content: bytes) -> list[Line]:
         """Return the lines of this content, without blank ones, numbered from 0."""
-        parse = line_parser(self.form, self.column, clean(self.where), self.header)
+        parse = line_parser(self.form, self.column, shown(self.where), self.header)
         texts = filter(
             str.strip, split_lines(content.decode(self.encoding, errors="surrogateescape"))
         )
@@ -144,7 +144,7 @@ class IdFile(Struct, frozen=True, kw_only=True):
     def changed(self, how: str) -> ConfigurationError:
         """Return the error that says that the file has changed, and what to do."""
         return ConfigurationError(
-            f"{clean(self.where)} changed since the run was planned: {how}; restore the file and"
+            f"{shown(self.where)} changed since the run was planned: {how}; restore the file and"
             " resume the run, or cancel the run and start a new one"
         )
 
@@ -176,9 +176,9 @@ async def inspect_file(where: str, form: Format | None = None, column: str | Non
     with _translated(where):
         part = await _read(where, 0, _SAMPLE)
     mark = len(codecs.BOM_UTF8) if part.content.startswith(codecs.BOM_UTF8) else 0
-    encoding = _encoding(clean(where), part.content)
+    encoding = _encoding(shown(where), part.content)
     text = part.content[mark:].decode(encoding, errors="surrogateescape")
-    header = _header(clean(where), form, column, text).encode(errors="surrogateescape")
+    header = _header(shown(where), form, column, text).encode(errors="surrogateescape")
     content = part.content[mark + len(header) :]
     source = IdFile(
         where=where,
@@ -257,7 +257,7 @@ async def _read_whole(source: IdFile) -> str:
                 source.where
             )
             raise ConfigurationError(
-                f"{clean(source.where)} is being written to; try again later{why}"
+                f"{shown(source.where)} is being written to; try again later{why}"
             )
         hashed.update(part.content)
         is_empty = is_empty and not part.content[max(0, source.begin - place) :].strip()
@@ -266,7 +266,7 @@ async def _read_whole(source: IdFile) -> str:
         if rows is not None:
             rows.feed(part.content)
     if is_empty:
-        raise ConfigurationError(f"there are no ids in {clean(source.where)}")
+        raise ConfigurationError(f"there are no ids in {shown(source.where)}")
     if rows is not None:
         rows.feed(b"\n")
     return _shortened(hashed)
@@ -306,7 +306,7 @@ def _has_returns(line: bytes) -> bool:
 
 def _too_long(where: str) -> ConfigurationError:
     return ConfigurationError(
-        f"{clean(where)} has lines that end with a carriage return, and no line feed for more than"
+        f"{shown(where)} has lines that end with a carriage return, and no line feed for more than"
         f" {MAX_LINE:,} bytes; convert its line ends first: mac2unix"
     )
 
@@ -319,7 +319,7 @@ class _RowCheck:
     """
 
     def __init__(self, source: IdFile) -> None:
-        self._name = clean(source.where)
+        self._name = shown(source.where)
         self._table = read_header(self._name, split_lines(source.header), source.column, By.ID)
         self._number = 0
         self._header = source.header.count("\n")
@@ -348,10 +348,10 @@ def _translated(where: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ConfigurationError(f"cannot read {clean(where)}: {error.strerror or error}") from None
+        raise ConfigurationError(f"cannot read {shown(where)}: {error.strerror or error}") from None
     except (aiohttp.ClientError, TimeoutError) as error:
         raise ConfigurationError(
-            f"cannot read {clean(where)}: {type(error).__name__}; try: curl -r 0-99"
+            f"cannot read {shown(where)}: {type(error).__name__}; try: curl -r 0-99"
         ) from None
 
 
@@ -375,12 +375,23 @@ def is_url(where: str) -> bool:
     return "://" in where
 
 
+def without_query(where: str) -> str:
+    """Return the path, or the URL without its query: who knows its signature can read the ids."""
+    address, query, _ = where.partition("?")
+    return f"{address}?..." if query and is_url(where) else where
+
+
+def shown(where: str) -> str:
+    """Return the path, or the URL without its query, as one line."""
+    return clean(without_query(where))
+
+
 def check_url(where: str) -> str:
     """Return this URL; raises `ConfigurationError` if a fleet does not read it."""
     try:
         parts, _ = urlsplit(where), URL(where, encoded=True).port
     except ValueError as error:
-        raise ConfigurationError(f"{clean(where)} is not a URL: {error}") from None
+        raise ConfigurationError(f"{shown(where)} is not a URL: {error}") from None
     if parts.scheme not in {"http", "https"}:
         raise ConfigurationError(f"a URL of ids begins with https://, not {parts.scheme}://")
     if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
@@ -427,6 +438,13 @@ def _read_path(path: Path, start: int, end: int) -> _Part:
 
 
 async def _read_url(url: str, start: int, end: int) -> _Part:
+    try:
+        return await _ask_for_range(url, start, end)
+    except aiohttp.ClientResponseError as error:  # its text has the URL
+        raise OSError(f"the server's answer is malformed: {clean(error.message)}") from None
+
+
+async def _ask_for_range(url: str, start: int, end: int) -> _Part:
     """Read a range over a new connection, because servers close idle ones soon."""
     headers = {"Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"}
     async with (
@@ -437,7 +455,7 @@ async def _read_url(url: str, start: int, end: int) -> _Part:
     ):
         if response.status in _REDIRECT:
             raise ConfigurationError(
-                f"{clean(url)} redirects to another address (it answered {response.status}), and"
+                f"{shown(url)} redirects to another address (it answered {response.status}), and"
                 " redirects are not followed; name the address of the file itself"
             )
         if response.status == _TOO_MANY or response.status >= _SERVER:
@@ -452,19 +470,19 @@ async def _read_url(url: str, start: int, end: int) -> _Part:
                 return _Part(b"", size, tag or "", tag or "")
         if response.status >= _REFUSED:
             raise ConfigurationError(
-                f"{clean(url)} is refused (the server answered {response.status}): the file may be"
+                f"{shown(url)} is refused (the server answered {response.status}): the file may be"
                 " gone, or a signature of the URL may have expired; a run that has begun has to be"
                 " cancelled, and started with a new URL and the same --journal"
             )
         found = _CONTENT_RANGE.fullmatch(content_range)
         if response.status != _PARTIAL or found is None:
             raise ConfigurationError(
-                f"{clean(url)} does not serve ranges (it answered {response.status});"
+                f"{shown(url)} does not serve ranges (it answered {response.status});"
                 " serve the file with support for range requests, or use a path that all share"
             )
         if tag is None:
             raise ConfigurationError(
-                f"{clean(url)} has neither ETag nor Last-Modified, so a change would not be"
+                f"{shown(url)} has neither ETag nor Last-Modified, so a change would not be"
                 " noticed; serve it from a server that sends one of them"
             )
         content = await response.read()

@@ -20,7 +20,7 @@ from msgspec import convert, json, structs
 
 from monocloud_async.endpoint import BulkOperation
 from monocloud_async.errors import ConfigurationError
-from monocloud_async.fleet.id_file import IdFile
+from monocloud_async.fleet.id_file import IdFile, shown, without_query
 from monocloud_async.fleet.messages import (
     Chunk,
     ChunkResult,
@@ -107,7 +107,7 @@ class FleetJournal:
         self._file = 0, 0  # device and inode, from then on
         self._recorded = 0  # bytes of ids that are known to be in complete chunks, at least
         self._lock = Lock(lock_path(self.path), f"the journal {path}")
-        input_info = store.InputInfo(source.where, source.form, source.column)
+        input_info = store.InputInfo(without_query(source.where), source.form, source.column)
         self._store = JournalStore(self.path, tenant, operation, input_info)
         self._counts = Counts()  # of this run alone
         self._paused = 0.0  # seconds of this run
@@ -185,7 +185,7 @@ class FleetJournal:
         if not same:
             raise ConfigurationError(
                 f"the journal {self.path} was started with another file: it had {there[0]:,} bytes"
-                f" ({clean(there[1])}), {clean(source.where)} has {source.size:,}"
+                f" ({clean(there[1])}), {shown(source.where)} has {source.size:,}"
                 f" ({clean(source.mark)}); restore that file, or name another journal"
             )
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from msgspec import Struct, field, json
 
 from monocloud_async.endpoint import DoneCounts, bulk_operation
-from monocloud_async.fleet.id_file import IdFile
+from monocloud_async.fleet.id_file import IdFile, without_query
 from monocloud_async.journal.schema import USER_COLUMNS
 from monocloud_async.journal.store import Rows
 
@@ -299,7 +299,7 @@ class Progress(Counts, kw_only=True):
     """The progress of a run.
 
     Attributes:
-        tenant, source: the tenant, and the path or URL of the ids.
+        tenant, source: the tenant, and the path of the ids, or their URL without its query.
         size: bytes of ids in total.
         expected: about how many ids these are, estimated from samples.
         done: bytes of ids in complete chunks, which are in the journal.
@@ -446,7 +446,7 @@ def new_state(plan: Plan) -> RunState:
     size = source.size - source.begin
     progress = Progress(
         tenant=plan.tenant,
-        source=source.where,
+        source=without_query(source.where),
         size=size,
         expected=round(size / source.line),
         max_rate=plan.max_rate,

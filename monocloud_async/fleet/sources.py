@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
 from monocloud_async.errors import ConfigurationError
-from monocloud_async.fleet.id_file import IdFile, check_url, digest_of, is_url
+from monocloud_async.fleet.id_file import IdFile, check_url, digest_of, is_url, shown
 from monocloud_async.sanitize import clean
 from monocloud_async.user_id import leaves_folder
 
@@ -49,7 +49,7 @@ class Sources:
             allowed = any(path.is_relative_to(each) for each in self._folders)
         if not allowed:
             raise ConfigurationError(
-                f"{clean(where)} is not below a folder or URL that this process may read; if it"
+                f"{shown(where)} is not below a folder or URL that this process may read; if it"
                 " should be read, start the process with --source and that folder or URL"
             )
 

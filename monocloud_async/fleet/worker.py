@@ -31,6 +31,7 @@ from monocloud_async.fleet.checks import answering, key_check, source_check
 from monocloud_async.fleet.codec import PayloadRefusedError
 from monocloud_async.fleet.follower import Follower
 from monocloud_async.fleet.heartbeats import beating
+from monocloud_async.fleet.id_file import shown
 from monocloud_async.fleet.lanes import MAX_LANES, RATE_OVER
 from monocloud_async.fleet.messages import (
     Chunk,
@@ -58,7 +59,6 @@ from monocloud_async.fleet.temporal import (
 from monocloud_async.fleet.workflow import BEAT, CHUNK_ACTIVITY, HEARTBEAT, RunWorkflow
 from monocloud_async.journal.store import Rows
 from monocloud_async.outcome import DONE, BulkReport, Outcome
-from monocloud_async.sanitize import clean
 from monocloud_async.session import MonoCloudSession
 
 _GRACE: Final = timedelta(seconds=60)  # for the calls in flight, when a worker is asked to end
@@ -350,7 +350,7 @@ class _Activities:
     async def _run(
         self, plan: Plan, chunk: Chunk, before: ChunkResult, max_rate: float | None
     ) -> ChunkResult:
-        span, where = chunk.span, clean(plan.source.where)
+        span, where = chunk.span, shown(plan.source.where)
         async with beating():  # the source may be slow, and so may be the lane
             try:
                 operation = bulk_operation(plan.operation)

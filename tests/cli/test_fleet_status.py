@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from monocloud_async.cli.display import say
 from monocloud_async.cli.fleet import commands
 from monocloud_async.cli.fleet.commands import progress_lines
 from monocloud_async.fleet import Progress, WorkerProgress
@@ -92,5 +93,5 @@ def test_what_others_write_is_one_line_and_cuts_nothing_of_what_is_said(
     assert all(len(line) < 1100 for line in shown)
     console = Console(file=sys.stdout)
     for line in shown:
-        commands.say(console, line, commands._LONGEST)
+        say(console, line, commands._LONGEST)
     assert capsys.readouterr().out.splitlines() == shown

@@ -11,9 +11,12 @@ from aiohttp import web
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from msgspec import structs
+from plans import plan
 
 from monocloud_async import ConfigurationError
 from monocloud_async.fleet.id_file import IdFile, inspect_file
+from monocloud_async.fleet.messages import new_state
+from monocloud_async.fleet.sources import Sources
 from monocloud_async.inputs import Format
 from monocloud_async.inputs.reader import open_ids
 from monocloud_async.inputs.table import MAX_LINE
@@ -259,6 +262,9 @@ async def test_what_no_worker_could_read_is_refused(where: str, says: str) -> No
     assert "secret" not in str(caught.value)
 
 
+SIGNATURE = "X-Amz-Signature=" + 80 * "0123456789"
+
+
 def answer(status: int, text: str = "ada\nbob\n", span: str | None = None) -> web.Response:
     headers = {"ETag": "1"} if span is None else {"ETag": "1", "Content-Range": f"bytes {span}"}
     return web.Response(status=status, text=text, headers=headers)
@@ -293,10 +299,34 @@ async def test_a_server_that_does_not_serve_the_range_is_refused(
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     try:
-        with pytest.raises(ConfigurationError, match=says):
-            await inspect_file(f"http://127.0.0.1:{runner.addresses[0][1]}/ids.txt")
+        url = f"http://127.0.0.1:{runner.addresses[0][1]}/ids.txt?{SIGNATURE}"
+        with pytest.raises(ConfigurationError, match=says) as caught:
+            await inspect_file(url)
     finally:
         await runner.cleanup()
+    assert SIGNATURE not in str(caught.value)
+
+
+async def test_no_message_has_the_signature_of_a_url() -> None:
+    async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 206 Partial Content\r\nno header\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/ids.txt"
+    with pytest.raises(ConfigurationError, match="the server's answer is malformed") as caught:
+        await inspect_file(f"{address}?{SIGNATURE}")
+    server.close()
+    source = structs.replace(plan().source, where=f"{address}?{SIGNATURE}")
+    changed = source.changed("it has another size")
+    with pytest.raises(ConfigurationError, match="is not below") as found:
+        Sources().check(source.where)
+    for said in (caught.value, changed, found.value):
+        assert str(said).startswith((f"cannot read {address}?...: ", f"{address}?... "))
+        assert SIGNATURE[-20:] not in str(said)
+    state = new_state(structs.replace(plan(), source=source))
+    assert state.progress.source == f"{address}?..."
+    assert state.plan.source.where.endswith(SIGNATURE)
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,7 @@ try:
         run_worker,
     )
     from monocloud_async.fleet.health import tell_stopping, watched
+    from monocloud_async.fleet.id_file import shown
     from monocloud_async.fleet.metrics import run_metrics, runtime
 except ImportError as error:
     raise ConfigurationError(str(error)) from None
@@ -159,7 +160,7 @@ def start(
 
     run, hosted = ask(begin())
     out = streams.out()
-    say(out, f"The run of {file} on {run.tenant} has started, {at_most(max_rate)}")
+    say(out, f"The run of {shown(file)} on {run.tenant} has started, {at_most(max_rate)}")
     if not hosted:
         say(out, "It waits for a coordinator; start one with: monocloud-async fleet coordinator")
     say(out, "Watch it with: monocloud-async fleet status --follow")

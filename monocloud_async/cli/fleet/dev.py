@@ -26,6 +26,7 @@ from monocloud_async.cli.fleet import guard
 from monocloud_async.cli.fleet.commands import PROGRAM, ask, check_outputs, exit_code, sum_up, watch
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.fleet import FleetError, FleetReport, FleetRun, connect
+from monocloud_async.fleet.id_file import shown
 from monocloud_async.inputs import Format
 from monocloud_async.journal.lock import Lock
 from monocloud_async.journal.paths import lock_path, real_path
@@ -91,7 +92,8 @@ def dev(
             for _ in range(WORKERS):
                 keyed = keyless | {config.API_KEY: key}
                 parts.enter_context(_part([*program, "worker", *source], log, keyed, guarded))
-            say(err, f"Enabling {file} on {run.tenant} with a coordinator and {WORKERS} workers")
+            parts_of_it = f"a coordinator and {WORKERS} workers"
+            say(err, f"Enabling {shown(file)} on {run.tenant} with {parts_of_it}")
             say(err, f"Temporal's web page: http://127.0.0.1:{page}/namespaces/default/workflows")
             return await _to_its_end(run, err, f"TEMPORAL_ADDRESS=127.0.0.1:{port} {PROGRAM}")
 
