@@ -105,7 +105,8 @@ def test_a_run_that_is_cancelled(parts: Fleet, say: Say) -> None:
     started = say("start", parts.ids)
     assert "has started, at the rate that the tenant grants" in started
     asyncio.run(parts.until(50))
-    say("pause")
+    assert say("pause", "--why", "a deployment") == "The run is pausing\n"
+    assert say("pause") == "The run was already paused: a deployment\n"
     assert "A start with the same journal does the rest" in say("cancel")
     for options in ("--follow", "--domain", parts.sandbox.url), ("--domain", parts.sandbox.url):
         said = say("status", *options, code=3)

@@ -214,7 +214,15 @@ def pause(
     """Pause the run: the calls in flight finish, and no more are made."""
     from monocloud_async.cli.fleet import commands as fleet_commands  # noqa: PLC0415  help is quick
 
-    fleet_commands.steer(domain, lambda run: run.pause(why), lambda _: "The run is pausing")
+    fleet_commands.steer(
+        domain,
+        lambda run: run.pause(why),
+        lambda before: (
+            "The run is pausing"
+            if before.paused is None
+            else f"The run was already paused: {before.paused}"
+        ),
+    )
 
 
 @app.command()
