@@ -8,18 +8,21 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import msgspec
 import pytest
 from fleets import Fleet, Temporal, WatchedSandbox, temporal
+from rich.console import Console
 from terminal import PROGRAM, Cli, environment, started, wait_for
 
-from monocloud_async.cli.fleet import commands
+from monocloud_async.cli import loop
+from monocloud_async.cli.fleet import commands, dev
 from monocloud_async.fleet import FleetError, FleetRun
 from monocloud_async.journal.lock import Lock
 from monocloud_async.journal.paths import lock_path
@@ -227,6 +230,42 @@ def test_a_fleet_on_one_machine_and_ctrl_c_in_the_middle(tmp_path: Path) -> None
         assert sandbox.stats().users == {"enabled": 1000, "disabled": 0}
         assert sandbox.api_key not in out + err
         assert {path.name for path in tmp_path.iterdir()} == {"ids.txt", "ids.txt.journal"}
+
+
+async def test_of_a_run_that_ends_only_the_first_ctrl_c_is_an_order(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    orders: list[asyncio.Task[Any] | None] = []
+
+    class Run:
+        async def cancel(self) -> None:
+            orders.append(asyncio.current_task())
+            raise FleetError("it has just ended")
+
+    async def watch(*_given: object) -> str:
+        for _ in range(2):
+            interrupts[0](signal.SIGINT)
+            await asyncio.sleep(0)
+        return "report"
+
+    interrupts: list[Any] = []
+
+    def signals(interrupt: Any) -> AbstractContextManager[None]:
+        interrupts.append(interrupt)
+        return nullcontext()
+
+    monkeypatch.setattr(dev, "watch", watch)
+    monkeypatch.setattr(loop, "signals", signals)
+    run: Any = Run()
+    report: Any = await dev._to_its_end(run, Console(stderr=True), "monocloud-async")
+    assert report == "report"
+    (order,) = orders
+    assert order is not None
+    await asyncio.wait({order})
+    assert order.exception() is None  # else its traceback would be shown
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("Cancelling")
+    assert second.endswith("Ctrl-C again gives up")
 
 
 def listening(process: int) -> set[int]:

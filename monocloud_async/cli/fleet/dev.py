@@ -9,7 +9,7 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO, TYPE_CHECKING
@@ -122,12 +122,20 @@ def _check_free(journal: Path) -> None:
 
 
 async def _to_its_end(run: FleetRun, err: Console, program: str) -> FleetReport:
-    """Watch the run; the first Ctrl-C cancels it."""
-    cancels: set[asyncio.Task[None]] = set()
+    """Watch the run; the first Ctrl-C cancels it, and the third ends this process."""
+    cancelling: asyncio.Task[None] | None = None
+
+    async def cancel() -> None:
+        with suppress(FleetError):  # it has just ended, or `watch` says what is wrong
+            await run.cancel()
 
     def interrupt(_signal: signal.Signals) -> None:
-        say(err, "Cancelling: the calls in flight finish and are recorded; Ctrl-C again gives up")
-        cancels.add(asyncio.create_task(run.cancel()))
+        nonlocal cancelling
+        if cancelling is None:
+            say(err, "Cancelling: the calls in flight finish and are recorded")
+            cancelling = asyncio.create_task(cancel())
+        else:
+            say(err, "The calls in flight are not finished yet; Ctrl-C again gives up")
 
     with loop.signals(interrupt):
         return await watch(run, err, program)
