@@ -80,11 +80,7 @@ class Kept:
             if is_journal(output):
                 raise ConfigurationError(f"{option}: {output} is a journal; choose another file")
             if not is_open_file(output.absolute()):  # /dev/stdout is meant as it is
-                for number, name in _STREAMS.items():
-                    if _same(number, output):
-                        raise ConfigurationError(
-                            f"{option}: {name} is written to {output}, too; send it to another file"
-                        )
+                streams.check_streams(f"{output}, too", output)
             self._files.append((f"the file of {option}", output))
 
     def _check(self, option: str, output: Path) -> None:

@@ -360,16 +360,8 @@ class Report:
         Only what is needed is taken from the journal, and quoted: it may be anybody's.
         """
         given, figures = self._input, self.figures
-        if figures.is_fleet and again:
-            return "the same `fleet start` with another --journal"
         if figures.is_fleet:
-            last = figures.runs[-1] if figures.runs else None
-            if last is None or (last.ended is not None and last.how != COORDINATOR_ENDED):
-                return "the same `fleet start`"
-            return (
-                "`fleet coordinator` in the folder of the journal, or if there is no such run any"
-                " more, the same `fleet start`"
-            )
+            return _go_on_fleet(figures, again=again)
         path = given.paths[0] if given.paths else Path(given.name)
         word = given.name if _is_same(Path(given.name), path) else str(path)
         word = f"./{word}" if word.startswith("-") and word != "-" else word
@@ -432,6 +424,19 @@ def _quoted(word: str) -> str:
 def _bytes(found: re.Match[str]) -> str:
     """Return escapes of the bytes, which mean the same in every locale."""
     return "".join(f"\\x{byte:02x}" for byte in found[0].encode(errors="surrogateescape"))
+
+
+def _go_on_fleet(figures: Figures, *, again: bool) -> str:
+    """Return what goes on with the run of a fleet, or does all of it again."""
+    if again:
+        return "the same `fleet start` with another --journal"
+    last = figures.runs[-1] if figures.runs else None
+    if last is None or (last.ended is not None and last.how != COORDINATOR_ENDED):
+        return "the same `fleet start`"
+    return (
+        "`fleet coordinator` in the folder of the journal, or if there is no such run any more, the"
+        " same `fleet start`"
+    )
 
 
 def _options(given: InputFile) -> Iterator[str]:
