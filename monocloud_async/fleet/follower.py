@@ -246,7 +246,7 @@ class Follower:
         refused_rate: float,
         paused_at: float,
         now: float,
-        _coming: float = 0.0,
+        _arrival_rate: float = 0.0,
     ) -> None:
         """Keep what is to be told to the workflow."""
         self._sent = sent(interval, refused_rate * interval.weight, paused_at, now, self._clock())
