@@ -59,7 +59,11 @@ from monocloud_async.transport.error_translation import (
     transport_error,
     unusable_client_error,
 )
-from monocloud_async.transport.standard import ClosedError, StandardTransport
+from monocloud_async.transport.standard import (
+    ClosedBeforeSentError,
+    ClosedError,
+    StandardTransport,
+)
 from monocloud_async.transport.time_slice import TimeSlice
 from monocloud_async.user_id import exact_id
 from monocloud_async.user_list import UserList
@@ -215,8 +219,9 @@ class MonoCloudSession:
         everything that is left ends at once. When this returns, nothing is in progress any more.
 
         A call that sent a request raises its last error, or a `TransportError` if no response
-        arrived; one that sent nothing raises a `ConfigurationError`. A run that did not reach its
-        end raises a `RunStoppedError`, with the true outcomes in its report and its journal.
+        arrived; one that sent nothing raises a `ConfigurationError` (through a `client_session`, a
+        call that was still connecting counts as sent). A run that did not reach its end raises a
+        `RunStoppedError`, with the true outcomes in its report and its journal.
 
         A second `close()` ends the wait of the first one. In a process that was forked after the
         first call, it closes no connection, because the parent uses them.
@@ -810,6 +815,8 @@ class MonoCloudSession:
             response = await transport.send(operation, target, timeout, time_slice)
         except TimeoutError as error:
             fault: MonoCloudError = timeout_error(error, target, timeout)
+        except ClosedBeforeSentError:
+            fault = closed_error()
         except aiohttp.InvalidURL as error:
             fault = unusable_client_error(error, target, borrowed=self._borrowed is not None)
         except (aiohttp.ClientError, HttpProcessingError, OSError) as error:

@@ -15,6 +15,7 @@ from runs import adds_up
 
 import monocloud_async as m
 from monocloud_async import MonoCloudSession, RetryPolicy
+from monocloud_async.connector import Connector
 from monocloud_async.journal.snapshot import reading
 from monocloud_async.sandbox import Sandbox
 
@@ -104,6 +105,22 @@ async def test_what_lasts_longer_is_told_what_became_of_its_last_request(sandbox
     kinds = [m.TransportError, m.ServerError, m.RateLimitedError, m.ConfigurationError]
     assert [type(end) for end in ends] == kinds
     assert "the session was closed before an answer came" in str(ends[0])
+
+
+async def test_a_call_that_was_still_waiting_for_a_connection_sent_nothing(
+    sandbox: Sandbox,
+) -> None:
+    first, second, *_ = sandbox.user_ids()
+    sandbox.latency = 5
+    async with aiohttp.ClientSession(connector=Connector(limit=1)) as client:
+        session = MonoCloudSession(sandbox.url, sandbox.api_key, client_session=client, retry=NEVER)
+        sent = asyncio.ensure_future(session.enable_user(first))
+        await requested(sandbox, 1)
+        unsent = asyncio.ensure_future(session.enable_user(second))
+        await asyncio.sleep(0)
+        await session.close()
+        ends = await asyncio.gather(sent, unsent, return_exceptions=True)
+    assert [type(end) for end in ends] == [m.TransportError, m.ConfigurationError]
 
 
 @pytest.mark.parametrize("borrowed", [False, True], ids=["own", "borrowed"])

@@ -41,6 +41,7 @@ from monocloud_async.transport.plain_response import NoBody, plain_body
 from monocloud_async.transport.standard import (
     CONNECT_SHARE,
     NOT_SENT,
+    ClosedBeforeSentError,
     ClosedError,
     Deadlines,
     Exhaustion,
@@ -341,7 +342,7 @@ class FastTransport:
     async def _connect(self, timeout: float, due: float) -> tuple[Connection, FastProtocol]:
         self._connecting += 1
         try:
-            async with self._deadlines.at(due):
+            async with self._deadlines.at(due, ClosedBeforeSentError):
                 connection = await self._connector.connect(
                     self._template, [], client_timeout(timeout)
                 )

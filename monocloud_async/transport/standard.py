@@ -40,14 +40,6 @@ _LINES, _LINES_UNCOUNTED = MAX_LINES, 1024
 _BETWEEN: Final = len(": \r\n")
 # Others may put idle connections back meanwhile, which may be closed as well.
 _REUSED_AT_MOST: Final = 8
-# The errors of a request of which nothing was sent. The last one says that the session is closed.
-NOT_SENT: Final = (
-    aiohttp.ClientConnectorError,
-    aiohttp.ClientHttpProxyError,
-    aiohttp.ConnectionTimeoutError,
-    SpokeFirstError,
-    RuntimeError,
-)
 
 # No file descriptors, no memory for a socket, no local port, no thread for a look-up.
 _EXHAUSTED: Final = {
@@ -109,6 +101,21 @@ class ClosedError(aiohttp.ClientConnectionError):
     """The session was closed while a request was waiting."""
 
 
+class ClosedBeforeSentError(ClosedError):
+    """The session was closed before this request could be sent."""
+
+
+# The errors of a request of which nothing was sent. The last one says that the session is closed.
+NOT_SENT: Final = (
+    aiohttp.ClientConnectorError,
+    aiohttp.ClientHttpProxyError,
+    aiohttp.ConnectionTimeoutError,
+    SpokeFirstError,
+    ClosedBeforeSentError,
+    RuntimeError,
+)
+
+
 class Deadlines:
     """Deadlines that end the waiting task itself, whatever happens to its connection.
 
@@ -120,8 +127,13 @@ class Deadlines:
         self._closed = False
 
     @asynccontextmanager
-    async def at(self, when: float) -> AsyncIterator[asyncio.Timeout]:
-        """Raise `TimeoutError` inside the block at this time of the event loop's clock."""
+    async def at(
+        self, when: float, closed: type[ClosedError] = ClosedError
+    ) -> AsyncIterator[asyncio.Timeout]:
+        """Raise `TimeoutError` inside the block at this time of the event loop's clock.
+
+        `closed` is the error if the session is closed before.
+        """
         try:
             async with asyncio.timeout_at(when) as deadline:
                 self._open.add(deadline)
@@ -131,11 +143,11 @@ class Deadlines:
                     self._open.discard(deadline)
         except TimeoutError:
             if self._closed:
-                raise ClosedError from None
+                raise closed from None
             raise
 
     def close(self) -> None:
-        """Raise `ClosedError` in all open blocks now."""
+        """Raise the error for a closed session in all open blocks now."""
         self._closed = True
         for deadline in self._open:
             if not deadline.expired():  # an expiring one cannot be changed any more
@@ -161,9 +173,9 @@ class Exhaustion:
         """Wait until another request has ended; return whether one has by this time."""
         self.waiting += 1
         try:
-            async with self._deadlines.at(until):
+            async with self._deadlines.at(until, ClosedBeforeSentError):
                 await self._ended.acquire()
-        except TimeoutError:
+        except (TimeoutError, ClosedBeforeSentError):
             return False
         finally:
             self.waiting -= 1
@@ -210,7 +222,7 @@ class StandardTransport:
         began = clock()
         due = began + timeout
         try:
-            async with self._deadlines.at(began + CONNECT_SHARE * timeout):
+            async with self._deadlines.at(began + CONNECT_SHARE * timeout, ClosedBeforeSentError):
                 await self._places.acquire()
         except TimeoutError:
             raise NoFreeConnectionError from None

@@ -338,6 +338,18 @@ async def test_an_aiohttp_without_what_it_leans_on_means_the_standard_path_and_o
     )
 
 
+async def test_a_call_that_is_still_connecting_when_the_session_is_closed_sent_nothing() -> None:
+    async with RawServer(Peer.silence) as server:  # so the TLS handshake never ends
+        session = MonoCloudSession(server.url.replace("http", "https"), KEY, retry=ONCE)
+        call = asyncio.ensure_future(session.enable_user("ada"))
+        while not server.connections:  # noqa: ASYNC110  there is no event for it
+            await asyncio.sleep(0.001)
+        await session.close()
+        (end,) = await asyncio.gather(call, return_exceptions=True)
+    assert isinstance(end, m.ConfigurationError)
+    assert (end.refusal, end.attempts) == ("closed", 0)
+
+
 # The internals of aiohttp that it needs
 
 
