@@ -276,6 +276,8 @@ class BulkRun:
         try:
             with self._in_progress(self), observe(self.operation, self.report, self.pace):
                 return await self._observed()
+        except StopAsyncIteration as error:  # it would look like the end of the outcomes
+            raise RuntimeError("user_ids or on_outcome raised StopAsyncIteration") from error
         finally:
             self._results.end()  # also of a run that could not begin
 
@@ -451,6 +453,8 @@ class BulkRun:
         has_place, call = task in self._workers, self._workers.pop(task, None)
         if call is not None and not call.ended:
             self._interrupt(call)
+        if self._results.error is not None and not self._runner.draining:
+            self._cancel_calls()  # it may be a cancellation that `on_outcome` raised
         if task.cancelled() and has_place and not self._runner.draining and self._reader is None:
             self._start(self._work(), None)  # only this call was cancelled, not the run
             return

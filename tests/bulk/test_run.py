@@ -5,7 +5,7 @@ import gc
 import sys
 import tracemalloc
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
@@ -219,6 +219,55 @@ async def test_what_on_outcome_raises_for_a_call_that_never_began_ends_the_run()
     with pytest.raises(LookupError, match="u"):
         await running
     assert adds_up(running.report)
+
+
+@pytest.mark.parametrize("kind", [ValueError, StopIteration, asyncio.CancelledError])
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_whatever_on_outcome_raises_ends_the_run_at_once(
+    kind: type[BaseException],
+    is_async: bool,  # noqa: FBT001  a table
+) -> None:
+    def on_outcome(_: Outcome) -> None:
+        raise kind
+
+    async def source() -> AsyncIterator[str]:
+        for user_id in users(100):
+            yield user_id
+
+    running = bulk(
+        source() if is_async else users(100), enable, concurrency=5, on_outcome=on_outcome
+    )
+    expected = RuntimeError if kind is StopIteration else kind  # as Python has it
+    with pytest.raises(expected):
+        await running
+    assert running.report.total <= 6
+    assert adds_up(running.report)
+
+
+@pytest.mark.parametrize("whose", ["user_ids", "on_outcome"])
+@pytest.mark.parametrize("iterates", [False, True])
+async def test_what_would_look_like_the_end_of_the_outcomes_is_an_error(
+    whose: str,
+    iterates: bool,  # noqa: FBT001  a table
+) -> None:
+    def source() -> Iterator[str]:
+        yield from users(5)
+        if whose == "user_ids":
+            raise StopAsyncIteration  # as who reads an async iterator by hand may do
+
+    def on_outcome(_: Outcome) -> None:
+        if whose == "on_outcome":
+            raise StopAsyncIteration
+
+    running = bulk(source(), enable, on_outcome=on_outcome)
+    with pytest.raises(RuntimeError, match="raised StopAsyncIteration"):
+        if iterates:
+            async with running:
+                async for _ in running:
+                    pass
+        else:
+            await running
+    assert running.report.exhausted is False
 
 
 @pytest.mark.parametrize("how", ["cancel", "drain", "session_closed"])
