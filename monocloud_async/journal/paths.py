@@ -30,7 +30,7 @@ def lock_path(journal: Path) -> Path:
 
 def undo_path(journal: Path) -> Path:
     """Return the path of the journal of an undo of this journal's run."""
-    return journal.with_name(f"{journal.name}.undo")
+    return Path(f"{journal}.undo")
 
 
 def real_path(journal: str | os.PathLike[str]) -> Path:

@@ -357,6 +357,19 @@ def test_undo_checks_the_users_of_the_journal_once(
     assert checked.count("users") == 1
 
 
+@pytest.mark.parametrize("name", ["", ".", ".."])
+def test_undo_of_a_folder_is_an_error_of_usage(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    folder = tmp_path / "a" / "b"
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    done = cli("undo", name)
+    assert (done.code, done.out) == (2, "")
+    assert done.err == f"Error: {name or '.'} is not a journal of this program; name another file\n"
+    assert [path.name for path in tmp_path.rglob("*")] == ["a", "b"]
+
+
 def test_undo_refuses_a_run_that_did_not_look(cli: Cli, sandbox: Sandbox, users: Path) -> None:
     journal = users.with_name("users.txt.journal")
     cli("bulk", users)
