@@ -13,6 +13,7 @@ SAMPLE: Final = 1 << 16  # bytes from which the encoding is known
 
 _GZIP: Final = b"\x1f\x8b"
 _ZIP: Final = b"PK\x03\x04"
+_DATABASE: Final = b"SQLite f"
 _OLD_WORKBOOK: Final = bytes.fromhex("d0cf11e0a1b11ae1")
 _OTHERS: Final = {  # first bytes, and what unpacks the file
     b"BZh": "bzip2 -d",
@@ -98,6 +99,15 @@ def unpacked(name: str, stream: BinaryIO, start: bytes) -> BinaryIO:
         if start.startswith(magic):
             raise ConfigurationError(f"{name} is compressed; unpack it first: {command}")
     return stream
+
+
+def refuse_database(name: str, start: bytes) -> None:
+    """Raise `ConfigurationError` if a file that starts with these bytes is a database."""
+    if start.startswith(_DATABASE):
+        raise ConfigurationError(
+            f"{name} is a database, and no list of ids; if it is the journal of a run, `report`"
+            " tells what goes on with that run"
+        )
 
 
 def refuse_archive(name: str, stream: BinaryIO) -> None:

@@ -28,6 +28,7 @@ from monocloud_async.inputs.content import (
     encoding_of,
     is_workbook,
     peek,
+    refuse_database,
     text_of,
     unpacked,
 )
@@ -366,8 +367,9 @@ def open_ids(
     except OSError as error:
         raise ConfigurationError(f"cannot read {name}: {error.strerror}") from None
     try:
-        is_file = path != STDIN
-        if form is None and is_file and stream.seekable() and is_workbook(peek(stream, _START)):
+        start = peek(stream, _START) if path != STDIN and stream.seekable() else b""
+        refuse_database(name, start)
+        if form is None and is_workbook(start):
             form = Format.WORKBOOK
         form = named_format(path, form, column)
         reader = IdReader(

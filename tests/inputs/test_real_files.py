@@ -408,6 +408,7 @@ def test_a_page_with_an_id_of_its_own_is_read_by_the_column_that_is_named(tmp_pa
         assert [line.user_id for line in reader] == IDS
 
 
+DATABASE = b"SQLite format 3\0" + bytes(84) + f"\n{PLAIN}".encode()
 BOOK = xlsx({"one": ROWS, "two": ROWS})
 
 
@@ -453,6 +454,8 @@ BOOK = xlsx({"one": ROWS, "two": ROWS})
         ("a.csv", archive()[:80], None, "", "a damaged zip archive or workbook"),
         ("a.txt", bz2.compress(b"x"), None, "", "unpack it first: bzip2 -d"),
         ("a.txt", lzma.compress(b"x"), None, "", "unpack it first: xz -d"),
+        ("a.txt", DATABASE, None, "", "is a database, and no list of ids; if it is the journal"),
+        ("a.txt.journal", DATABASE, None, "", "is a database, and no list of ids; if it is the"),
         ("a.txt", gzip.compress(PLAIN.encode(), mtime=0)[:40], None, "", "is damaged"),
         (
             "a.xls",
