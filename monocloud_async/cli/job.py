@@ -1,6 +1,7 @@
 """Runs one input from the command line: reads lines, shows outcomes, obeys signals."""
 
 import asyncio
+import os
 import signal
 import threading
 from collections import deque
@@ -108,7 +109,7 @@ class Job:
             if self.operation is ENABLE
             else f"without the file {path}, everybody is asked for again"  # `undo` has no option
         )
-        before = path.exists() and path.stat().st_size > 0
+        before = os.path.exists(path) and path.stat().st_size > 0  # noqa: PTH110  the run tells why
         self._journal_told = (
             f"Resuming the run of the journal {path};"
             f" users {self.operation.done} there are not sent again"

@@ -59,7 +59,7 @@ def profiles() -> list[Path]:
     """Return the files of all profiles."""
     try:
         return list(_folder().glob("*.toml"))
-    except RuntimeError:  # this user has no home
+    except (OSError, RuntimeError):  # the folder is another user's, or this user has no home
         return []
 
 

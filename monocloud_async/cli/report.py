@@ -406,7 +406,7 @@ class Report:
                 continue
             if name == "--api-key-file":
                 path = Path(given.folder, value)  # it is relative to that folder
-                # Not `Path.is_file`, which raises for a name that is too long.
+                # Not `Path.is_file`, which raises for a long name, and for a closed folder.
                 if is_open_file(path) or not os.path.isfile(path):  # noqa: PTH113
                     continue  # such as that of `<(pass key)`, which only the run could read
                 value = value if _is_same(Path(value), path) else str(path)

@@ -335,7 +335,8 @@ def input_file(path: Path) -> InputFile:
     # By default, the journal of FILE is FILE.journal. A name that is not UTF-8 is recorded escaped.
     if clean(journal.stem) == Path(name or "").name:
         places.append(journal.with_name(journal.stem))
-    # Not `Path.is_file`, which raises for a name that is too long, such as a signed URL.
+    # Not `Path.is_file`, which raises for a name that is too long, such as a signed URL, and for a
+    # folder where this user may not look, such as another user's home.
     paths = [place for place in dict.fromkeys(places) if os.path.isfile(place)]  # noqa: PTH113
     form_of_input, by = form_of_input or "", _str_or_none(by) or "id"
     command, folder = (str(text or "") for text in command or ("", ""))

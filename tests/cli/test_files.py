@@ -425,6 +425,35 @@ def test_a_file_of_an_output_gets_nothing_of_what_a_command_says(
     assert (said in other.read_text(), out.read_bytes()) == (True, b"")
 
 
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["check", "ids.txt", "-o", "{}"], "cannot write {}: File name too long"),
+        (["users", "-o", "{}"], "cannot write {}: File name too long"),
+        (["bulk", "ids.txt", "--journal", "{}"], "File name too long; name another path, or run"),
+    ],
+)
+def test_a_place_that_cannot_be_looked_at_is_an_error_of_usage(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, argv: list[str], says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("ids.txt").write_text("ada\n")
+    name = "x" * 300
+    done = cli(*(word.format(name) for word in argv))
+    assert done.code == 2
+    assert says.format(name) in done.err
+
+
+def test_profiles_in_a_folder_that_cannot_be_looked_at_are_none(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", "/" + "x" * 300)
+    assert (
+        cli("bulk", "missing.txt").err
+        == "Error: cannot read missing.txt: No such file or directory\n"
+    )
+
+
 @pytest.fixture
 def sandbox() -> Iterator[Sandbox]:
     with Sandbox(users=3) as sandbox:

@@ -545,6 +545,9 @@ def test_an_input_that_was_an_open_file_is_to_come_from_stdin_again(
             "UPDATE commands SET command = 'monocloud-async bulk x --api-key-file '"
             " || hex(zeroblob(500))"
         ),
+        # To look at such a file is an error, as it is in a folder that is closed to this user.
+        "UPDATE input SET path = '/' || hex(zeroblob(150))",
+        "UPDATE commands SET folder = hex(zeroblob(150)), command = 'x bulk --api-key-file a x'",
         "UPDATE commands SET command = 'monocloud-async bulk x --api-key-file a' || char(0)",
         "UPDATE commands SET folder = char(0), command = 'monocloud-async bulk --api-key-file a x'",
         "UPDATE header SET input = 'a' || char(0)",

@@ -56,7 +56,7 @@ def dev(
     name = urlsplit(file).path.rpartition("/")[2] if url else file
     source = ["--source", file if url else str(Path(file).absolute())]
     record = Path(journal or f"{name}.journal").absolute()
-    if not record.parent.is_dir():
+    if not os.path.isdir(record.parent):  # noqa: PTH112  nor where this user may not look
         raise ConfigurationError(f"cannot write the journal {record}: its folder is not there")
     _check_free(record)
     out, err = streams.out(), streams.err()
