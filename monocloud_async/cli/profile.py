@@ -31,7 +31,12 @@ def options_of(name: str, known: Container[str]) -> list[str]:
     """
     if not is_name(name):
         raise ConfigurationError(f"{clean(name)!r} is no name of a profile")
-    path = _folder() / f"{name}.toml"
+    try:
+        path = _folder() / f"{name}.toml"
+    except RuntimeError:
+        raise ConfigurationError(
+            "this user has no home for profiles; XDG_CONFIG_HOME names another folder for them"
+        ) from None
     check_streams("the profile", path)
     try:
         if path.exists() and not path.is_file():  # to open a named pipe would wait for its writer
@@ -48,7 +53,14 @@ def options_of(name: str, known: Container[str]) -> list[str]:
     if content.keys() - _OPTIONS or not all(isinstance(value, str) for value in content.values()):
         raise ConfigurationError(f"the profile {path} may have domain and api_key_file, as strings")
     if "api_key_file" in content:  # a path is relative to the profile
-        key_file = path.parent / Path(content["api_key_file"]).expanduser()
+        try:
+            key_file = path.parent / Path(content["api_key_file"]).expanduser()
+        except RuntimeError:
+            key = clean(content["api_key_file"])
+            raise ConfigurationError(
+                f"the profile {path} has the key in {key}: there is no such home; write the whole"
+                " path"
+            ) from None
         check_streams("the file of the API key", key_file)
         content["api_key_file"] = str(key_file)
     given = [(_OPTIONS[member], value) for member, value in content.items()]

@@ -37,6 +37,27 @@ def write(folder: Path, sandbox: Sandbox, name: str = "acme", mode: int = 0o600)
     path.chmod(mode)
 
 
+def test_a_home_that_is_not_there_is_an_error_of_usage(
+    cli: Cli, sandbox: Sandbox, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(folder, sandbox)
+    profile = folder / "acme.toml"
+    profile.write_text('api_key_file = "~no such user/key"\n')
+    done = cli("whoami", "--profile", "acme")
+    assert (done.code, done.out) == (2, "")
+    said = f"the profile {profile} has the key in ~no such user/key: there is no such home; write"
+    assert said in done.err
+
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CONFIG_HOME")
+    monkeypatch.setattr(Path, "home", no_home)
+    done = cli("whoami", "--profile", "acme")
+    assert (done.code, done.out) == (2, "")
+    assert "this user has no home for profiles; XDG_CONFIG_HOME names another folder" in done.err
+
+
 @pytest.mark.parametrize(
     "argv",
     [
