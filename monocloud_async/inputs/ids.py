@@ -41,6 +41,7 @@ _HIDDEN: Final = re.compile(rf"[{_INVISIBLE}]")
 _MARKED: Final = re.compile(r"""="(.*)"|'(.*?)'?|"(.*)"|`(.*)`|<(.*)>""", re.DOTALL)
 _EMAIL: Final = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
 _ROUNDED: Final = re.compile(r"-?[0-9](?:[.,][0-9]+)?E[+-][0-9]+")
+_DATE: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9:]{8}")
 _RULE: Final = re.compile(r"[-=+_|:*~]+")
 _NO_VALUE: Final = {"null", "(null)", "<null>", "none", "nil", "nan", "n/a", "undefined"}
 _LONGEST_WORD: Final = 14  # characters of a word for no value, or of a column's name
@@ -142,6 +143,8 @@ def _problem(text: str) -> str | None:
         return "begins with #, as a comment or an error of a spreadsheet does"
     if _ROUNDED.fullmatch(text):
         return "has a number that a spreadsheet has rounded; format the column as text"
+    if _DATE.fullmatch(text):
+        return "has a date, as a spreadsheet makes of some texts; format the column as text"
     found = _HIDDEN.search(text) or _STRANGE.search(text)
     return found and _described(found[0])
 

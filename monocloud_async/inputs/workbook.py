@@ -6,6 +6,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Iterator
+from datetime import date
 from typing import Any, BinaryIO, Final
 
 from monocloud_async.errors import ConfigurationError
@@ -26,9 +27,9 @@ _NO_VALUE: Final = re.compile(
 def workbook_lines(name: str, stream: BinaryIO, sheet: str | None) -> Iterator[str]:
     """Yield the rows of one sheet as lines of csv.
 
-    A number is written in a form that is no id: a spreadsheet rounds long numbers, and drops zeros
-    in front. Rows that a filter hides are read as well. In an .xlsx, the cells of errors have their
-    names, such as `#N/A`; in other formats, they are empty.
+    Numbers and dates are written in a form that is no id: a spreadsheet rounds long numbers, drops
+    zeros in front, and takes some texts for dates. Rows that a filter hides are read as well. In an
+    .xlsx, the cells of errors have their names, such as `#N/A`; in other formats, they are empty.
 
     Args:
         name: the name of the file, for error messages.
@@ -124,6 +125,8 @@ def _without_value(found: re.Match[bytes]) -> bytes:
 def _text(value: Any) -> str:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return f"{value:E}"
+    if isinstance(value, date):  # a `datetime`, too
+        return f"{value:%Y-%m-%d %H:%M:%S}"  # the white space is in no id
     text = " ".join(str(value).splitlines())
     # In a workbook, a text is no formula; in the file of failures, which is a csv, it could be one.
     return no_formula(text) if isinstance(value, str) else text

@@ -394,6 +394,16 @@ def test_a_number_of_a_workbook_is_no_id(tmp_path: Path) -> None:
     assert all("format the column as text" in (line.problem or "") for line in lines[1:])
 
 
+@pytest.mark.parametrize("value", ["2026-03-01", "2026-03-01T12:00:00"])
+def test_a_date_of_a_workbook_is_no_id(tmp_path: Path, value: str) -> None:
+    """A spreadsheet takes MAR1 for a date, and nobody can tell."""
+    cell = f'<c t="d"><v>{value}</v></c>'
+    content = xlsx({"x": [["id"], [A], ["date"]]}, raw={"date": cell})
+    _, lines = read(tmp_path, "a.xlsx", content)
+    assert [line.user_id for line in lines] == [A, None]
+    assert "has a date, as a spreadsheet makes of some texts" in (lines[1].problem or "")
+
+
 def archive() -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as opened:
