@@ -148,16 +148,6 @@ def _is_device(path: Path) -> bool:
     return False
 
 
-def _is_folder(target: Path, path: Path) -> bool:
-    """Return whether the file to replace is a folder, as an error would come only at the end."""
-    try:
-        return stat.S_ISDIR(target.stat().st_mode)
-    except FileNotFoundError:
-        return False
-    except OSError as error:
-        raise ConfigurationError(f"cannot write {path}: {error.strerror}") from None
-
-
 @contextmanager
 def whole(path: Path) -> Iterator[TextIO]:
     """Open a text file that replaces `path` at the end, or, after an error, leaves it as it was.
@@ -168,12 +158,13 @@ def whole(path: Path) -> Iterator[TextIO]:
     """
     target = draft = path
     is_device = _is_device(path)
-    if not is_device:
-        target = Path(os.path.realpath(path))
-        if _is_folder(target, path):
-            raise ConfigurationError(f"cannot write {path}: it is a folder")
-        draft = target.with_name(f".{secrets.token_hex(8)}.part")
     try:
+        if not is_device:
+            target = Path(os.path.realpath(path))
+            with suppress(FileNotFoundError):
+                if stat.S_ISDIR(target.stat().st_mode):
+                    raise ConfigurationError(f"cannot write {path}: it is a folder")
+            draft = target.with_name(f".{secrets.token_hex(8)}.part")
         file = open(  # noqa: SIM115  closed below
             draft, "w" if is_device else "x", encoding="utf-8", newline="", opener=opened
         )

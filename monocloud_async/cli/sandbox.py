@@ -65,9 +65,10 @@ async def _serve(sandbox: Sandbox) -> int:
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     try:
         await sandbox.start()
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter of a host that is no name of one
+        why = error.strerror if isinstance(error, OSError) else "this is no name of a host"
         raise ConfigurationError(
-            f"cannot listen on {sandbox.host} port {sandbox.port}: {error.strerror}"
+            f"cannot listen on {clean(sandbox.host)} port {sandbox.port}: {why}"
         ) from None
     users = sandbox.stats().users
     print(sandbox.url)  # noqa: T201  the output of a program

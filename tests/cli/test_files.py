@@ -359,6 +359,34 @@ def test_no_mistake_of_usage_spoils_a_file_of_the_command(
     }
 
 
+LONG = "a" * 300
+NO_PATHS = {
+    "a journal": (("bulk", "ids.txt", "--journal", LONG), "File name too long"),
+    "a journal of a fleet": (("fleet", "dev", "ids.txt", "--journal", f"{LONG}/x"), "not there"),
+    "a table": (("users", "-o", LONG), "File name too long"),
+    "a folder to undo": (("undo", "."), ". is not a journal"),
+    "the root to undo": (("undo", "/"), "/ is not a journal"),
+}
+
+
+@pytest.mark.parametrize(("argv", "told"), NO_PATHS.values(), ids=NO_PATHS)
+def test_what_can_be_no_file_is_told_in_one_line(
+    cli: Cli,
+    ids: Path,
+    sandbox: Sandbox,
+    monkeypatch: pytest.MonkeyPatch,
+    argv: tuple[str, ...],
+    told: str,
+) -> None:
+    monkeypatch.chdir(ids.parent)
+    done = cli(*argv)
+    assert (done.code, done.out, sandbox.stats().requests) == (2, "", 0)
+    *_, last = done.err.splitlines()
+    assert last.startswith("Error: ")
+    assert told in last
+    assert "Traceback" not in done.err
+
+
 @pytest.mark.process
 @pytest.mark.parametrize("mode", ["wb", "ab"])
 @pytest.mark.parametrize(

@@ -485,6 +485,24 @@ def test_of_the_recorded_command_only_the_tenant_and_the_key_are_taken(
     assert first.endswith(f"; go on with: monocloud-async bulk {tmp_path}/users.txt{options}")
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE input SET path = ?",
+        "UPDATE commands SET command = 'monocloud-async bulk x --api-key-file ' || ?",
+    ],
+)
+def test_a_path_that_this_user_cannot_look_at_is_one_that_is_not_there(
+    cli: Cli, tmp_path: Path, statement: str
+) -> None:
+    path = unfinished(tmp_path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as sql:
+        sql.execute(statement, (str(tmp_path / ("a" * 300)),))
+    done = cli("report", path)
+    assert (done.code, done.err) == (0, "")
+    assert f"; go on with: monocloud-async bulk {tmp_path}/users.txt\n" in done.out
+
+
 def test_a_command_that_was_recorded_in_part_is_not_told_in_part(cli: Cli, tmp_path: Path) -> None:
     ids, key = tmp_path / "ids.txt", tmp_path / "key"
     ids.write_text("ada\nbob\n")
