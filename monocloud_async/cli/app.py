@@ -574,8 +574,14 @@ def sandbox(
 ) -> None:
     """Run a simulated MonoCloud tenant on this machine, with faults on demand."""
     from monocloud_async.cli import sandbox as server  # noqa: PLC0415  help is quick
+    from monocloud_async.cli.files import Kept  # noqa: PLC0415  help is quick
     from monocloud_async.cli.tables import check_is_text  # noqa: PLC0415  help is quick
+    from monocloud_async.journal.paths import files_of  # noqa: PLC0415  help is quick
 
+    files = Kept()
+    for file in () if db is None else files_of(db):  # SQLite's, as those of a journal
+        files.add("a file of the database", file)
+    files.check("--ids", ids)
     check_is_text("--ids", ids, ".txt")
     with server.usage_errors(db):
         tenant = server.Sandbox(

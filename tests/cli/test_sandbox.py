@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from recorded import outcome, write
 from terminal import PROGRAM, Cli
 
 
@@ -51,3 +52,32 @@ def test_a_database_that_cannot_be_used_is_named(db: str, cli: Cli, tmp_path: Pa
     assert done.code == 2
     assert f"--db {tmp_path / db}: " in done.err.replace("\n", " ")
     assert "a new file in a folder that is there" in done.err.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("ids", "told"),
+    [
+        ("db", "is a file of the database"),
+        ("db-wal", "is a file of the database"),
+        ("ids.journal", "is a journal"),
+        ("-", "name a file"),
+    ],
+)
+def test_the_ids_replace_no_database(ids: str, told: str, cli: Cli, tmp_path: Path) -> None:
+    for name in ("db", "db-wal"):
+        (tmp_path / name).write_text("old")
+    write(tmp_path / "ids.journal", [outcome(0, "ada")])
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    named = ids if ids == "-" else tmp_path / ids
+    done = cli("sandbox", "--port", "0", "--db", tmp_path / "db", "--ids", named)
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith("Error: --ids: ")
+    assert told in done.err
+    assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+
+@pytest.mark.parametrize("host", ["a" * 300, "a..b"])
+def test_a_host_that_is_no_name_of_one_is_told_in_one_line(host: str, cli: Cli) -> None:
+    done = cli("sandbox", "--host", host, "--port", "0")
+    assert (done.code, done.out) == (2, "")
+    assert f"Error: cannot listen on {host} port 0: this is no name of a host\n" in done.err
