@@ -14,6 +14,8 @@ from monocloud_async.inputs.content import refuse_archive
 from monocloud_async.sanitize import clean, no_formula
 
 _SAVE: Final = "save the sheet as CSV UTF-8 and use that file"
+# How the parts of a workbook are packed. Others fail with errors of other modules.
+_METHODS: Final = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
 
 # The reader returns the same for an empty cell, for one with an error, and for one with a formula
 # whose value was not saved. In the XML of a sheet (ECMA-376, part 1, 18.3.1.4) they are different.
@@ -84,9 +86,10 @@ def _with_errors(stream: BinaryIO) -> BinaryIO:
     """Return the workbook with texts for the cells that have none, or itself if it has no such."""
     try:
         with zipfile.ZipFile(stream) as archive:
+            known = all(part.compress_type in _METHODS for part in archive.infolist())
             sheets = {
                 name: named
-                for name in archive.namelist()
+                for name in (archive.namelist() if known else ())
                 if name.startswith("xl/worksheets/") and name.endswith(".xml")
                 if (named := _name_errors(part := archive.read(name))) != part
             }

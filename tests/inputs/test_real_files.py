@@ -597,3 +597,23 @@ def test_a_disk_that_cannot_be_read_is_told_in_one_line(tmp_path: Path) -> None:
         pytest.raises(ConfigurationError, match="cannot read input: Input/output error"),
     ):
         list(IdReader(file, Format.TXT))
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_workbook_packed_in_another_way_and_damaged_is_told_in_one_line(
+    tmp_path: Path, method: int
+) -> None:
+    file, packed = tmp_path / "ids.xlsx", io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(BOOK)) as book, zipfile.ZipFile(packed, "w", method) as other:
+        for name in book.namelist():
+            other.writestr(name, book.read(name))
+        (sheet, *_) = (one for one in other.infolist() if "worksheets" in one.filename)
+        start = sheet.header_offset + 30 + len(sheet.filename) + 20
+    content = bytearray(packed.getvalue())
+    content[start : start + 20] = bytes(20)
+    file.write_bytes(content)
+    with (
+        open_ids(file, None, None) as reader,
+        pytest.raises(ConfigurationError, match=r"cannot be read.*: save the sheet as CSV UTF-8"),
+    ):
+        list(reader)
