@@ -25,7 +25,7 @@ from monocloud_async.errors import (
 )
 from monocloud_async.journal.paths import close_to_others, owner
 from monocloud_async.journal.schema import FORMAT, create, upgrade
-from monocloud_async.journal.snapshot import EmptyJournalError, reading
+from monocloud_async.journal.snapshot import DamageError, EmptyJournalError, reading
 from monocloud_async.outcome import DONE, Outcome
 from monocloud_async.sanitize import clean
 from monocloud_async.version import __version__
@@ -330,6 +330,8 @@ class JournalStore:
                     " count(*) FILTER (WHERE outcome IN (?, ?)), ifnull(max(at), 0) FROM users",
                     (self._operation.done, self._operation.done_before),
                 ).fetchone()
+                if not isinstance(self.latest, int):
+                    raise DamageError("it has a time in `users` that no run writes")
         except EmptyJournalError:
             return  # a kill came before the first transaction
         self._form = form

@@ -117,6 +117,7 @@ async def test_ids_may_be_added_at_the_end(
         "DROP TABLE users",
         "DELETE FROM header",
         "UPDATE users SET user_id = NULL WHERE position = 7",
+        "UPDATE users SET at = 'x' WHERE position = 7",
     ],
 )
 async def test_a_damaged_journal_is_refused_in_words(
