@@ -568,7 +568,7 @@ DRILLS: list[Drill] = [
     Drill(kill_coordinator, silent=True),
     Drill(one_folder, silent=True),
     Drill(two_folders, 1000),
-    Drill(kill_temporal, 2000, silent=True),
+    Drill(kill_temporal, 3000, silent=True),
     Drill(temporal_gone, 3000, silent=True),
     Drill(workers_gone, 600),
     Drill(down, 300),

@@ -358,9 +358,12 @@ def _since(moment: Timestamp) -> float:
 
 
 def _resting(sign: Sign) -> Sign:
-    """Return the part in the rate of a worker that has had no chunk since it said this."""
+    """Return what a worker that has had no chunk since then has sent in the last seconds."""
     rested = min(RATE_OVER, max(0.0, time.time() - sign.moment))
-    return Sign(users=0, worker=sign.worker, rate=sign.rate * (1 - rested / RATE_OVER))
+    sent = sign.rate * min(sign.seconds, RATE_OVER - rested)
+    seconds = min(sign.seconds + rested, RATE_OVER)
+    rate = sent / seconds if seconds else 0.0
+    return Sign(users=0, rate=rate, seconds=seconds, worker=sign.worker)
 
 
 def _add_heartbeat(progress: Progress, result: ChunkResult) -> None:

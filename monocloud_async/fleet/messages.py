@@ -143,6 +143,7 @@ class Sign(Struct, frozen=True, kw_only=True):
         users: how many users of the chunk the worker has to do, those who are done included.
         worker: the name of the worker.
         rate: requests per second in the last seconds, over all chunks of the worker.
+        seconds: over how many seconds that was measured.
         learnt: the part of the worker in the requests per second that the tenant grants; None if
             they are not known.
         pause_left: seconds that the tenant asks to wait.
@@ -152,6 +153,7 @@ class Sign(Struct, frozen=True, kw_only=True):
 
     users: int
     rate: float
+    seconds: float
     worker: str = ""
     learnt: float | None = None
     pause_left: float = 0.0
@@ -366,7 +368,9 @@ class Progress(Counts, kw_only=True):
 
     def add_signs(self, signs: Collection[Sign]) -> None:
         """Take in what the workers say, of which each says something once."""
-        self.rate = sum(sign.rate for sign in signs)
+        # A worker that has only begun has sent what it says in fewer seconds than the others.
+        seconds = max((sign.seconds for sign in signs), default=0.0)
+        self.rate = sum(sign.rate * sign.seconds for sign in signs) / seconds if seconds else 0.0
         self.pause_left = max((sign.pause_left for sign in signs), default=0.0)
         self.outage = max((sign.outage for sign in signs), default=0.0)
 

@@ -284,9 +284,17 @@ class _Meter:
         self._runs: list[BulkRun] = []
         self._before = 0  # requests of the runs that have ended
         self._counted: deque[tuple[float, int]] = deque()
+        self._of: str | None = None  # the workflow that they are of
 
-    def begin(self, run: BulkRun, now: float) -> None:
-        """Count the requests of this run, too."""
+    def begin(self, run: BulkRun, now: float, of: str | None) -> None:
+        """Count the requests of this chunk of the run `of` as well.
+
+        Those before another run, or before a rest, say nothing of the rate.
+        """
+        has_rested = bool(self._counted) and self._counted[-1][0] <= now - RATE_OVER
+        if not self._runs and (has_rested or of != self._of):
+            self._counted.clear()
+        self._of = of
         self._runs.append(run)
         self.rate(now)
 
@@ -295,15 +303,15 @@ class _Meter:
         self._runs.remove(run)
         self._before += run.report.requests
 
-    def rate(self, now: float) -> float:
-        """Return how many requests there were per second in the last seconds."""
+    def rate(self, now: float) -> tuple[float, float]:
+        """Return how many requests there were per second, and in the last how many seconds."""
         counted = self._before + sum(run.report.requests for run in self._runs)
         self._counted.append((now, counted))
         while len(self._counted) > 1 and self._counted[1][0] <= now - RATE_OVER:
             self._counted.popleft()
         began, before = self._counted[0]
-        began = max(began, now - RATE_OVER - BEAT)  # it may have had no chunk for long
-        return (counted - before) / (now - began) if now > began else 0.0
+        seconds = min(now - began, RATE_OVER + BEAT)  # it may have had no chunk for a while
+        return ((counted - before) / seconds if seconds > 0 else 0.0), seconds
 
 
 class _Activities:
@@ -427,7 +435,7 @@ class _ChunkRun:
         """Return the result; raises if the chunk may already belong to another worker."""
         if proved:
             self.run.prove()
-        self._meter.begin(self.run, self._loop.time())
+        self._meter.begin(self.run, self._loop.time(), activity.info().workflow_run_id)
         running = asyncio.ensure_future(self.run)
         self._beat()
         try:
@@ -480,9 +488,11 @@ class _ChunkRun:
 
     def _sign(self) -> Sign:
         pace = self.run.pace
+        rate, seconds = self._meter.rate(self._loop.time())
         return Sign(
             users=len(self._positions),
-            rate=self._meter.rate(self._loop.time()),
+            rate=rate,
+            seconds=seconds,
             worker=member_name(),
             learnt=pace.rate,
             pause_left=self._follower.pause_left,

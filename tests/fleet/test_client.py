@@ -166,7 +166,7 @@ class BusyRun(BrokenRun):
         chunk.state = PendingActivityState.PENDING_ACTIVITY_STATE_STARTED
         chunk.last_worker_identity = "one"
         chunk.last_heartbeat_time.GetCurrentTime()
-        sign = Sign(users=200, worker="one", rate=50.0)
+        sign = Sign(users=200, worker="one", rate=50.0, seconds=5.0)
         done: list[object] = [value for position in range(100) for value in (position, "", 0, 0, 0)]
         told = ChunkResult(rows=Rows(done, []), sign=sign)
         chunk.heartbeat_details.payloads.extend(
@@ -184,7 +184,9 @@ class BusyRun(BrokenRun):
             self._progress.enabled += 100
             self._progress.results += 1
             moment = time.time() - 2.5
-            self._progress.signs = [Sign(users=200, worker="one", rate=60.0, moment=moment)]
+            self._progress.signs = [
+                Sign(users=200, worker="one", rate=60.0, seconds=5.0, moment=moment)
+            ]
         return self
 
     def pauses(self) -> None:
@@ -206,6 +208,23 @@ async def test_a_chunk_that_comes_back_between_two_questions_is_counted_once() -
     assert after.rate == pytest.approx(30, rel=0.2)  # of half of the last five seconds
     busy.pauses()
     assert (await run.progress()).rate == 0
+
+
+async def test_a_worker_that_takes_over_from_another_one_doubles_no_rate() -> None:
+    busy = BusyRun()
+    client: Any = busy
+    moment = time.time() - 1
+    ended = Sign(users=0, worker="two", rate=100.0, seconds=5.0, moment=moment)
+    begun = Sign(users=200, worker="one", rate=100.0, seconds=1.0)
+    busy._progress.signs = [ended]
+    busy.chunk.heartbeat_details.payloads.pop()
+    busy.chunk.heartbeat_details.payloads.extend(
+        busy.data_converter.payload_converter.to_payloads([ChunkResult(sign=begun)])
+    )
+    run = FleetRun(client, "https://t")
+    assert (await run.progress()).rate == pytest.approx(100, rel=0.1)
+    busy._progress.signs = []
+    assert (await run.progress()).rate == 100  # all workers have only begun
 
 
 async def test_a_worker_of_which_nothing_is_heard_has_no_rate() -> None:

@@ -72,10 +72,12 @@ def test_no_more_lanes_are_used_than_twice_what_the_measured_rate_needs(
 def test_the_rate_of_the_fleet_is_what_its_workers_said_lately() -> None:
     rate = MeasuredRate()
     assert rate.value(0.0) is None
-    rate.add(Sign(users=1, rate=90.0, worker="one"), 0.0)
-    rate.add(Sign(users=1, rate=10.0, learnt=70.0, worker="two"), 50.0)  # it waits for a chunk
+    rate.add(Sign(users=1, rate=90.0, seconds=5.0, worker="one"), 0.0)
+    rate.add(
+        Sign(users=1, rate=10.0, seconds=5.0, learnt=70.0, worker="two"), 50.0
+    )  # it waits for a chunk
     assert rate.value(55.0) == 160.0
-    rate.add(Sign(users=1, rate=80.0, worker="two"), 60.0)
+    rate.add(Sign(users=1, rate=80.0, seconds=5.0, worker="two"), 60.0)
     assert rate.value(65.0) == 80.0  # the first one may be gone
     assert rate.value(130.0) is None
 
@@ -83,7 +85,7 @@ def test_the_rate_of_the_fleet_is_what_its_workers_said_lately() -> None:
 def test_a_worker_s_rate_counts_after_its_chunk_and_not_if_the_result_waited() -> None:
     rate = MeasuredRate()
     for worker, moment in {"one": 96.5, "two": 99.9, "waited": 90.0, "wrong clock": 3700.0}.items():
-        rate.add(Sign(users=1, rate=90.0, worker=worker, moment=moment), 100.0)
+        rate.add(Sign(users=1, rate=90.0, seconds=5.0, worker=worker, moment=moment), 100.0)
     assert [sign.worker for sign in rate.lately(100.0)] == ["one", "two"]
     assert [sign.worker for sign in rate.lately(102.0)] == ["two"]
     assert rate.value(102.0) == 360.0

@@ -326,20 +326,37 @@ def test_the_rate_of_a_worker_is_that_of_all_its_chunks_whichever_of_them_tells_
     meter = worker._Meter()
     runs: list[Any] = [Mock(report=Mock(requests=0)) for _ in range(2)]
     for run in runs:
-        meter.begin(run, 0.0)
+        meter.begin(run, 0.0, "run")
     for tenth in range(1, 101):
         for run in runs:
             run.report.requests += 5
         if tenth % 10 in {0, 3}:  # each tells it once a second
-            assert meter.rate(tenth / 10) == pytest.approx(100)
+            assert meter.rate(tenth / 10)[0] == pytest.approx(100)
     meter.end(runs.pop())
     runs[0].report.requests += 5
-    assert meter.rate(10.1) == pytest.approx(100, rel=0.05)
-    assert meter.rate(20.0) == 0
+    assert meter.rate(10.1)[0] == pytest.approx(100, rel=0.05)
+    assert meter.rate(20.0)[0] == 0
     runs[0].report.requests += 50
-    assert meter.rate(21.0) == pytest.approx(
-        50 / 6, rel=0.02
-    )  # of the last seconds, in which it rested
+    rate, seconds = meter.rate(21.0)  # of the last seconds, in which it rested
+    assert rate == pytest.approx(50 / 6, rel=0.02)
+    assert seconds == 6
+    meter.end(runs.pop())
+
+
+@pytest.mark.parametrize(("rest", "of"), [(5.0, "run"), (0.125, "next run")])
+def test_the_rate_of_a_worker_is_measured_anew_after_a_rest_and_in_another_run(
+    rest: float, of: str
+) -> None:
+    meter = worker._Meter()
+    first: Any = Mock(report=Mock(requests=0))
+    meter.begin(first, 0.0, "run")
+    first.report.requests = 100
+    assert meter.rate(2.0) == (50, 2)
+    meter.end(first)
+    second: Any = Mock(report=Mock(requests=0))
+    meter.begin(second, 2 + rest, of)
+    second.report.requests = 80
+    assert meter.rate(2.5 + rest) == (160, 0.5)
 
 
 @pytest.mark.parametrize("what", ["works", "leaves"])
