@@ -143,7 +143,8 @@ class Sign(Struct, frozen=True, kw_only=True):
         users: how many users of the chunk the worker has to do, those who are done included.
         worker: the name of the worker.
         rate: requests per second in the last seconds, over all chunks of the worker.
-        seconds: over how many seconds that was measured.
+        seconds: over how many seconds that was measured; by default, those of a worker of an
+            earlier version, which does not say.
         learnt: the part of the worker in the requests per second that the tenant grants; None if
             they are not known.
         pause_left: seconds that the tenant asks to wait.
@@ -153,7 +154,7 @@ class Sign(Struct, frozen=True, kw_only=True):
 
     users: int
     rate: float
-    seconds: float
+    seconds: float = 5.0
     worker: str = ""
     learnt: float | None = None
     pause_left: float = 0.0
