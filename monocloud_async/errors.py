@@ -87,7 +87,7 @@ class TransportError(MonoCloudError):
     been reused, the request was first repeated over a new one, if one could be made.
     `local` is True if the tenant cannot be blamed: this machine could make no more connections,
     most of the time passed before a connection of the `client_session` was free, or a middleware
-    or a trace of the `client_session` gave up before the timeout or failed by itself.
+    or a trace of the `client_session` gave up before the timeout.
     """
 
     advice = "Check the network and the domain, then try again: asking twice is harmless"

@@ -14,7 +14,6 @@ from monocloud_async.errors import ConfigurationError, RequestTimeoutError, Tran
 from monocloud_async.transport.standard import (
     ClientGaveUpError,
     ClosedError,
-    MiddlewareError,
     NoFreeConnectionError,
     is_exhausted,
 )
@@ -45,7 +44,7 @@ def timeout_error(error: TimeoutError, user_id: str, seconds: float) -> RequestT
         return late
     if isinstance(error, ClientGaveUpError):
         what = f"the client_session gave up by itself, before {seconds:.3g} s were over"
-        early = RequestTimeoutError(what, user_id=user_id, sent=error.sent)
+        early = RequestTimeoutError(what, user_id=user_id)
         early.local = True
         early.advice = "Look at the time limits in its middlewares and traces"
         return early
@@ -130,12 +129,6 @@ def _cut_off(error: ClientFailure, user_id: str) -> TransportError:
     match error:
         case HeadersTooLongError():
             return _headers_too_long(user_id)
-        case MiddlewareError():
-            what = f"a middleware of the client_session failed ({error.kind})"
-            failed = TransportError(what, user_id=user_id, sent=error.sent)
-            failed.local = True
-            failed.advice = "Look at what it does besides the request to the tenant"
-            return failed
         case ClosedError():
             what = "the session was closed before an answer came"
             return TransportError(what, user_id=user_id, transient=False, lasting=True)

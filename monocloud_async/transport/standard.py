@@ -72,29 +72,7 @@ class NoFreeConnectionError(TimeoutError):
 
 
 class ClientGaveUpError(TimeoutError):
-    """A time limit of a middleware or a trace of the client session has passed.
-
-    Attributes:
-        sent: whether the request may have been sent.
-    """
-
-    def __init__(self, *, sent: bool) -> None:
-        super().__init__()
-        self.sent = sent
-
-
-class MiddlewareError(aiohttp.ClientError):
-    """A middleware of the client session failed, and not because of the tenant's request.
-
-    Attributes:
-        sent: whether the request was sent nevertheless.
-        kind: the name of the error's class.
-    """
-
-    def __init__(self, kind: str, *, sent: bool) -> None:
-        super().__init__()
-        self.kind = kind
-        self.sent = sent
+    """A time limit of a middleware or a trace of the client session has passed."""
 
 
 class ClosedError(aiohttp.ClientConnectionError):
@@ -232,9 +210,9 @@ class StandardTransport:
             async with self._deadlines.at(due) as deadline:
                 try:
                     response = await self._send_again_if_stale(operation, target, timeout - waited)
-                except (ClientGaveUpError, MiddlewareError):
-                    if deadline.expired():  # it was cancelled, and made this of it
-                        raise TimeoutError from None
+                except TimeoutError as error:
+                    if self._is_of_a_hook(error) and not deadline.expired():
+                        raise ClientGaveUpError from None
                     raise
         except TimeoutError as error:
             sent = not isinstance(error, aiohttp.ConnectionTimeoutError)
@@ -278,6 +256,15 @@ class StandardTransport:
                     for protocol, _since in idle:
                         protocol.close()
 
+    def _is_of_a_hook(self, error: TimeoutError) -> bool:
+        """Whether a middleware or a trace may have raised this, and not aiohttp or the system.
+
+        If the client session has neither, a mock has raised it.
+        """
+        if isinstance(error, aiohttp.ServerTimeoutError) or error.errno:
+            return False
+        return bool(self._client.trace_configs or getattr(self._client, "_middlewares", ()))
+
     def close(self) -> None:
         """End the requests in flight."""
         self._deadlines.close()
@@ -286,46 +273,33 @@ class StandardTransport:
         client = self._client
         request = getattr(client, operation.method.lower())  # tools replace these methods
         counted = isinstance(client.connector, Connector)
-        innermost = _Innermost(client)
-        try:
-            async with request(
-                URL(self._base_url + operation.path(target), encoded=True),
-                **request_options(operation, self._credentials),
-                **innermost.options(),
-                # aiohttp sends custom headers, the key among them, wherever a redirect points.
-                allow_redirects=False,
-                raise_for_status=False,
-                timeout=client_timeout(timeout),
-                max_line_size=MAX_HEADERS,
-                max_field_size=MAX_HEADERS,
-                max_headers=_LINES if counted else _LINES_UNCOUNTED,
-            ) as response:
-                innermost.answered = True
-                return await self._read(operation, response)
-        except (aiohttp.ClientError, OSError) as error:
-            if (others := innermost.not_of_the_tenant(error)) is not None:
-                raise others from None
-            raise
-
-    async def _read(
-        self, operation: Operation[object], response: aiohttp.ClientResponse
-    ) -> Response:
-        # Kept now, because the response loses it with the end of its body. Mocks have none.
-        protocol = getattr(response, "_protocol", None)
-        check_length(response.raw_headers)
-        connection = response.connection  # None once the body has arrived
-        if connection is not None and isinstance(connection.protocol, GuardedProtocol):
-            connection.protocol.limit_body()
-        limit = operation.body_limit(response.status)
-        body, whole = await read_body(response.content, response.status, limit)
-        if not body and response.content.at_eof():
-            # A middleware or a trace may have read the body; aiohttp keeps it then.
-            body = await response.read()
-            whole = len(body) <= limit
-        if not whole:
-            response.close()  # the rest is not worth reading
-        end = _nothing if protocol is None else protocol.close
-        return Response(response.status, response.headers, body, end)
+        async with request(
+            URL(self._base_url + operation.path(target), encoded=True),
+            **request_options(operation, self._credentials),
+            # aiohttp sends custom headers, the key among them, wherever a redirect points.
+            allow_redirects=False,
+            raise_for_status=False,
+            timeout=client_timeout(timeout),
+            max_line_size=MAX_HEADERS,
+            max_field_size=MAX_HEADERS,
+            max_headers=_LINES if counted else _LINES_UNCOUNTED,
+        ) as response:
+            # Kept now, because the response loses it with the end of its body. Mocks have none.
+            protocol = getattr(response, "_protocol", None)
+            check_length(response.raw_headers)
+            connection = response.connection  # None once the body has arrived
+            if connection is not None and isinstance(connection.protocol, GuardedProtocol):
+                connection.protocol.limit_body()
+            limit = operation.body_limit(response.status)
+            body, whole = await read_body(response.content, response.status, limit)
+            if not body and response.content.at_eof():
+                # A middleware or a trace may have read the body; aiohttp keeps it then.
+                body = await response.read()
+                whole = len(body) <= limit
+            if not whole:
+                response.close()  # the rest is not worth reading
+            end = _nothing if protocol is None else protocol.close
+            return Response(response.status, response.headers, body, end)
 
     def _is_full(self) -> bool:
         """Whether all connections that the client session may have are in use, also by others."""
@@ -362,61 +336,6 @@ class StandardTransport:
             for protocol, _since in idle:
                 if not is_silent(protocol) or has_unread_bytes(protocol):
                     protocol.close()
-
-
-class _Innermost:
-    """The innermost middleware of a request, if there are any: it knows the tenant's own errors.
-
-    The others may make requests as well, for a token for example. These tell nothing of the tenant.
-
-    Args:
-        client: the client session.
-
-    Attributes:
-        answered: whether the headers of a response arrived.
-    """
-
-    def __init__(self, client: aiohttp.ClientSession) -> None:
-        self.answered = False
-        self._outer: tuple[Any, ...] = tuple(getattr(client, "_middlewares", ()))
-        self._traced = bool(client.trace_configs)
-        self._sent = False
-        self._errors: list[Exception] = []
-
-    def options(self) -> dict[str, Any]:
-        """Return the option of the request that adds this to its middlewares."""
-        return {"middlewares": (*self._outer, self)} if self._outer else {}
-
-    async def __call__(
-        self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
-    ) -> aiohttp.ClientResponse:
-        """Send the request, and keep its error."""
-        self._sent = True
-        try:
-            return await handler(request)
-        except (aiohttp.ClientError, OSError) as error:
-            self._errors.append(error)
-            raise
-
-    def not_of_the_tenant(self, error: Exception) -> Exception | None:
-        """Return what to raise for an error of a middleware or a trace, or None for any other.
-
-        Where there is neither, it is a mock's.
-        """
-        try:
-            if self.answered or isinstance(error, aiohttp.InvalidURL):
-                return None
-            late = isinstance(error, TimeoutError) and not error.errno
-            if late and self._traced and not isinstance(error, aiohttp.ServerTimeoutError):
-                return ClientGaveUpError(sent=True)
-            # aiohttp makes a `ClientOSError` of a plain one.
-            if not self._outer or error in self._errors or error.__cause__ in self._errors:
-                return None
-            if late:
-                return ClientGaveUpError(sent=self._sent)
-            return MiddlewareError(type(error).__name__, sent=self._sent)
-        finally:
-            self._errors.clear()  # whose tracebacks have this object
 
 
 def _places(connector: aiohttp.BaseConnector | None) -> asyncio.Semaphore:
