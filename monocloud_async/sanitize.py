@@ -15,8 +15,8 @@ UNSAFE: Final = (
 _BYTE: Final = r"[\udc80-\udcff]"  # a surrogateescape byte (PEP 383)
 # Where spreadsheets find a formula: at the start of a cell, by characters that East Asia also has
 # in another width. Where semicolons delimit cells, as in much of Europe, a cell of a csv also
-# begins behind each of them, whatever quotes are around it; elsewhere, behind tabs and line breaks.
-_FORMULA: Final = "(?:^|(?<=[;\t\r\n]))(?=[=+\\-@\t\r\uff1d\uff0b\uff0d\uff20])"
+# begins behind each of them, also with quotes around it; elsewhere, behind tabs and line breaks.
+_FORMULA: Final = '(?:^|(?<=[;\t\r\n]))(?="*[=+\\-@\t\r\uff1d\uff0b\uff0d\uff20])'
 
 
 def clean(text: str, longest: int = LONGEST) -> str:
@@ -53,7 +53,9 @@ def format_time(seconds: float) -> str:
 
 
 def format_rate(per_second: float) -> str:
-    """Return how many there are in a second, with two digits where these are few."""
+    """Return how many there are per second, with two digits if these are few."""
+    if 0 < per_second < 0.001:  # noqa: PLR2004  from there on, it would be like 1e-05
+        return "less than 0.001"
     return f"{per_second:,.0f}" if per_second >= 9.95 else f"{per_second:.2g}"  # noqa: PLR2004  rounded
 
 

@@ -69,6 +69,8 @@ def test_a_time_is_a_date_as_far_as_calendars_go(seconds: float, shown: str) -> 
         ("x;=cmd|'/C calc'!A0;y", "x; =cmd|'/C calc'!A0;y"),
         ("x;-1;@SUM(A1);\uff1d1", "x; -1; @SUM(A1); \uff1d1"),
         ("x\t+1\n=1", "x\t +1\n =1"),
+        ('x;"=1+1;"', 'x; "=1+1;"'),
+        ('x;""@A1', 'x; ""@A1'),
     ],
 )
 def test_no_cell_is_a_formula_whatever_a_spreadsheet_takes_for_the_end_of_one(
@@ -81,6 +83,7 @@ def test_no_cell_is_a_formula_whatever_a_spreadsheet_takes_for_the_end_of_one(
     ("rate", "shown"),
     [
         (0, "0"),
+        (0.00004, "less than 0.001"),
         (0.0417, "0.042"),
         (0.4, "0.4"),
         (1.38, "1.4"),

@@ -13,7 +13,7 @@ SAMPLE: Final = 1 << 16  # bytes from which the encoding is known
 
 _GZIP: Final = b"\x1f\x8b"
 _ZIP: Final = b"PK\x03\x04"
-_DATABASE: Final = b"SQLite f"
+_DATABASE: Final = b"SQLite format 3\0"
 _OLD_WORKBOOK: Final = bytes.fromhex("d0cf11e0a1b11ae1")
 _OTHERS: Final = {  # first bytes, and what unpacks the file
     b"BZh": "bzip2 -d",

@@ -6,6 +6,7 @@ an id as it is (`check_user_id`); this module is stricter, because nobody sees e
 """
 
 import re
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Final
 
@@ -13,15 +14,15 @@ from monocloud_async.errors import InvalidUserIdError
 from monocloud_async.inputs import By
 from monocloud_async.user_id import check_user_id
 
-# Of columns and members, in lower case and without "_", "-" and spaces: what MonoCloud, other
-# directories (Auth0, Okta, Entra ID, Google Workspace) and Outlook call them in English, German,
-# French and Spanish. None is a name that also means something else, such as a login or another
-# system's id; "emails" is a list in MonoCloud's own JSON.
-_NAMES: Final = {
-    By.ID: {"userid", "id", "benutzerid", "idutilisateur", "idusuario"},
+# Names of columns and members, in lower case and without "_", "-" and spaces: the first ones, and
+# those that other directories (Auth0, Okta, Entra ID, Google Workspace) and Outlook use in English,
+# German, French and Spanish. None of them may also mean something else, such as a login or the id
+# of another system; "emails" is a list in MonoCloud's own JSON.
+_NAMES: Final = {By.ID: {"userid", "id"}, By.EMAIL: {"email", "emailaddress", "mail"}}
+_OTHER_NAMES: Final = {
+    By.ID: {"benutzerid", "idutilisateur", "idusuario"},
     By.EMAIL: {
-        *("email", "emailaddress", "mail", "primaryemail", "emailaddress[required]"),
-        *("emailadresse", "mailadresse"),
+        *("primaryemail", "emailaddress[required]", "emailadresse", "mailadresse"),
         *("adresseemail", "adressemail", "adressedemessagerie", "courriel"),
         *("correoelectrónico", "correoelectronico"),
         *("direccióndecorreoelectrónico", "direcciondecorreoelectronico"),
@@ -65,7 +66,16 @@ class NotAnIdError(Exception):
 @lru_cache(1024)
 def is_column_name(text: str, by: By = By.ID) -> bool:
     """Return whether a column of this name holds user ids: "user_id", "User ID", "id"."""
-    return normalized(text) in _NAMES[by]
+    return normalized(text) in _NAMES[by] | _OTHER_NAMES[by]
+
+
+def columns_of_ids(names: Iterable[str], by: By) -> list[str]:
+    """Return the names of the columns, or members, that hold user ids.
+
+    Another system's name counts only if there is none of the first ones.
+    """
+    found = [name for name in names if is_column_name(name, by)]
+    return [name for name in found if normalized(name) in _NAMES[by]] or found
 
 
 def normalized(name: str) -> str:

@@ -4,14 +4,14 @@ Nothing is guessed: for a line without exactly one valid id, the `Line` has the 
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
 from monocloud_async.inputs import By, Format
-from monocloud_async.inputs.ids import LISTED, NotAnIdError, find, is_column_name
+from monocloud_async.inputs.ids import LISTED, NotAnIdError, columns_of_ids, find, is_column_name
 from monocloud_async.inputs.json_document import utf_8
 from monocloud_async.inputs.table import MAX_LINE, read_header, split_lines
 from monocloud_async.sanitize import clean
@@ -89,10 +89,10 @@ def json_lines(column: str | None, by: By) -> Callable[[int, str], Line]:
 def _id_in_json(text: str, *, column: str | None, by: By) -> str:
     value = _decoded(text)
     if isinstance(value, dict):
-        names = [name for name in value if is_id_member(name, column, by)]
+        names = _id_members(value, column, by)
         # The decoder takes the last of several members with one name.
         if len(names) == 1 and ("\\" in text or text.count(f'"{names[0]}"') > 1):
-            names = [name for name, _ in _members(text) if is_id_member(name, column, by)]
+            names = _id_members((name for name, _ in _members(text)), column, by)
         if len(names) != 1:
             wanted = LISTED[by] if column is None else clean(column)
             how = "no" if not names else "more than one"
@@ -101,6 +101,12 @@ def _id_in_json(text: str, *, column: str | None, by: By) -> str:
     if not isinstance(value, str):
         raise NotAnIdError("has an id that is not a string")
     return value
+
+
+def _id_members(names: Iterable[str], column: str | None, by: By) -> list[str]:
+    if column is None:
+        return columns_of_ids(names, by)
+    return [name for name in names if name == column]
 
 
 def is_id_member(name: str, column: str | None, by: By) -> bool:

@@ -61,7 +61,7 @@ _SUFFIXES: Final = {
 }
 # Names of what the process has open. To another process, they name something else, or nothing.
 _DESCRIPTOR: Final = re.compile(r"/dev/(stdin|fd/\d+)|/proc/(self|thread-self|\d+)/fd/\d+")
-_START: Final = 8  # bytes that tell what a file is
+_START: Final = 16  # bytes that tell what a file is
 
 
 class IdReader:

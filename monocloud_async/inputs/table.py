@@ -14,7 +14,14 @@ from typing import Final, NamedTuple
 
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.inputs import By
-from monocloud_async.inputs.ids import LISTED, NotAnIdError, find, is_column_name, strip
+from monocloud_async.inputs.ids import (
+    LISTED,
+    NotAnIdError,
+    columns_of_ids,
+    find,
+    is_column_name,
+    strip,
+)
 from monocloud_async.inputs.json_document import refuse_json
 from monocloud_async.sanitize import clean
 
@@ -320,11 +327,8 @@ def _with_place(row: Row, column: str | None, by: By) -> tuple[list[str], int | 
     """Return the header, and the index of the column of ids if there is exactly one."""
     if isinstance(row, csv.Error):
         return [], None
-    found = [
-        place
-        for place, name in enumerate(row)
-        if (is_column_name(name, by) if column is None else name == column)
-    ]
+    names = columns_of_ids(row, by) if column is None else [column]
+    found = [place for place, name in enumerate(row) if name in names]
     return row, found[0] if len(found) == 1 else None
 
 

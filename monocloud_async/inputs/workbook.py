@@ -6,7 +6,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Iterator
-from datetime import date
+from datetime import date, time
 from typing import Any, BinaryIO, Final
 
 from monocloud_async.errors import ConfigurationError
@@ -128,8 +128,11 @@ def _without_value(found: re.Match[bytes]) -> bytes:
 def _text(value: Any) -> str:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return f"{value:E}"
+    # No id has white space in it.
     if isinstance(value, date):  # a `datetime`, too
-        return f"{value:%Y-%m-%d %H:%M:%S}"  # the white space is in no id
+        return f"{value:%Y-%m-%d %H:%M:%S}"
+    if isinstance(value, time):
+        return f"0000-00-00 {value:%H:%M:%S}"
     text = " ".join(str(value).splitlines())
     # In a workbook, a text is no formula; in the file of failures, which is a csv, it could be one.
     return no_formula(text) if isinstance(value, str) else text

@@ -5,7 +5,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from monocloud_async.inputs import By
-from monocloud_async.inputs.ids import NotAnIdError, find, is_column_name, plain_id
+from monocloud_async.inputs.ids import NotAnIdError, columns_of_ids, find, is_column_name, plain_id
 
 ID = "UOtBaOybB6dTpIJNrnkRw"
 
@@ -52,6 +52,22 @@ def test_columns_are_known_by_the_names_that_exports_give_them(by: By, names: st
 )
 def test_a_column_whose_name_may_mean_something_else_is_not_guessed(by: By, names: str) -> None:
     assert [name for name in names.split("; ") if is_column_name(name, by)] == []
+
+
+@pytest.mark.parametrize(
+    ("by", "names", "found"),
+    [
+        (By.EMAIL, ["name", "Primary Email", "email"], ["email"]),
+        (By.EMAIL, ["email", "Mail"], ["email", "Mail"]),
+        (By.EMAIL, ["Courriel", "Primary email"], ["Courriel", "Primary email"]),
+        (By.ID, ["id", "Benutzer-ID"], ["id"]),
+        (By.ID, ["Benutzer-ID", "email"], ["Benutzer-ID"]),
+    ],
+)
+def test_a_name_of_another_system_counts_only_where_there_is_no_plain_one(
+    by: By, names: list[str], found: list[str]
+) -> None:
+    assert columns_of_ids(names, by) == found
 
 
 @pytest.mark.parametrize("user_id", ["ada", "-ada", "a.b", "a:b", "Ω", "ada@acme", "+1", "auth0:7"])

@@ -394,7 +394,7 @@ def test_a_number_of_a_workbook_is_no_id(tmp_path: Path) -> None:
     assert all("format the column as text" in (line.problem or "") for line in lines[1:])
 
 
-@pytest.mark.parametrize("value", ["2026-03-01", "2026-03-01T12:00:00"])
+@pytest.mark.parametrize("value", ["2026-03-01", "2026-03-01T12:00:00", "12:00:00"])
 def test_a_date_of_a_workbook_is_no_id(tmp_path: Path, value: str) -> None:
     """A spreadsheet takes MAR1 for a date, and nobody can tell."""
     cell = f'<c t="d"><v>{value}</v></c>'
