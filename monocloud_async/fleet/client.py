@@ -47,6 +47,7 @@ from monocloud_async.fleet.messages import (
 )
 from monocloud_async.fleet.temporal import (
     FleetError,
+    RunEndedError,
     check_readable,
     connect,
     coordinator_queue,
@@ -339,7 +340,7 @@ class FleetRun:
             try:
                 return await self._handle.result()
             except WorkflowFailureError as error:
-                raise FleetError(f"the run ended: {_root(error)}") from None
+                raise RunEndedError(f"the run ended: {_root(error)}") from None
             except PayloadRefusedError as error:
                 raise FleetError(str(error)) from None
             except RPCError as error:

@@ -440,8 +440,15 @@ def _read_path(path: Path, start: int, end: int) -> _Part:
 async def _read_url(url: str, start: int, end: int) -> _Part:
     try:
         return await _ask_for_range(url, start, end)
-    except aiohttp.ClientResponseError as error:  # its text has the URL
-        raise OSError(f"the server's answer is malformed: {clean(error.message)}") from None
+    # The text of each of these has the URL, and so its signature.
+    except aiohttp.ClientHttpProxyError as error:
+        raise OSError(f"the proxy refused: {error.status} {clean(error.message)}") from None
+    except aiohttp.ClientResponseError as error:
+        raise OSError(
+            f"the server's answer is malformed: {clean(error.message)}; try: curl -r 0-99"
+        ) from None
+    except TimeoutError:  # also aiohttp's own
+        raise OSError("the server did not answer in time; try: curl -r 0-99") from None
 
 
 async def _ask_for_range(url: str, start: int, end: int) -> _Part:

@@ -293,7 +293,8 @@ class FleetJournal:
     def record(self, span: Span, result: ChunkResult, now: int) -> list[Failure]:
         """Commit the result of a chunk that was handed out, and return its first failures.
 
-        Each user is written once and each request counted once, also if the result arrives twice.
+        Each user is written once, also if the result arrives twice, and so are the requests of a
+        result that has users.
         """
         found = self._handed_out(span, now)
         if found is None:  # the chunk is complete, and this result arrives again

@@ -52,7 +52,8 @@ class MeasuredRate:
         """Return the requests per second, or None if nobody has measured any."""
         # The rate that it has is lower while it waits for chunks, which must not get smaller.
         rates = [
-            max(sign.rate, sign.learnt or 0.0)
+            # That of a chunk of a few users, which took milliseconds, says little.
+            max(sign.rate * min(1.0, sign.seconds), sign.learnt or 0.0)
             for sign, at in self._signs.values()
             if now - at < _FRESH
         ]

@@ -60,6 +60,10 @@ class FleetError(MonoCloudError):
     """Temporal or a part of the fleet cannot be reached, or refuses."""
 
 
+class RunEndedError(FleetError):
+    """The run ended without a report, for example because its journal was refused."""
+
+
 async def connect(
     environment: Mapping[str, str] | None = None, *, runtime: Runtime | None = None
 ) -> Client:

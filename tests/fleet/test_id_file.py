@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from itertools import pairwise
 from pathlib import Path
 
+import aiohttp
 import pytest
 from aiohttp import web
 from hypothesis import HealthCheck, assume, given, settings
@@ -14,6 +15,7 @@ from msgspec import structs
 from plans import plan
 
 from monocloud_async import ConfigurationError
+from monocloud_async.fleet import id_file
 from monocloud_async.fleet.id_file import IdFile, inspect_file
 from monocloud_async.fleet.messages import new_state
 from monocloud_async.fleet.sources import Sources
@@ -304,6 +306,43 @@ async def test_a_server_that_does_not_serve_the_range_is_refused(
             await inspect_file(url)
     finally:
         await runner.cleanup()
+    assert SIGNATURE not in str(caught.value)
+
+
+async def test_a_server_that_does_not_answer_in_time_is_told_without_the_signature(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    closed = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()  # until the client has gone
+        writer.close()
+        await writer.wait_closed()
+        closed.set()
+
+    monkeypatch.setattr(id_file, "_TIMEOUT", aiohttp.ClientTimeout(sock_read=0.05))
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/ids.txt?{SIGNATURE}"
+    with pytest.raises(ConfigurationError, match="the server did not answer in time") as caught:
+        await inspect_file(url)
+    await closed.wait()
+    server.close()
+    assert SIGNATURE not in str(caught.value)
+
+
+async def test_a_proxy_that_refuses_is_told_without_the_signature(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def refuse(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    proxy = await asyncio.start_server(refuse, "127.0.0.1", 0)
+    port = proxy.sockets[0].getsockname()[1]
+    monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{port}")
+    with pytest.raises(ConfigurationError, match="the proxy refused: 407 Proxy Auth") as caught:
+        await inspect_file(f"https://bucket.invalid/ids.txt?{SIGNATURE}")
+    proxy.close()
     assert SIGNATURE not in str(caught.value)
 
 

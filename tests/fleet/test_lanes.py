@@ -80,6 +80,8 @@ def test_the_rate_of_the_fleet_is_what_its_workers_said_lately() -> None:
     rate.add(Sign(users=1, rate=80.0, seconds=5.0, worker="two"), 60.0)
     assert rate.value(65.0) == 80.0  # the first one may be gone
     assert rate.value(130.0) is None
+    rate.add(Sign(users=1, rate=33.0, seconds=0.03, worker="two"), 130.0)  # one user, at once
+    assert rate.value(130.0) == pytest.approx(0.99)
 
 
 def test_a_worker_s_rate_counts_after_its_chunk_and_not_if_the_result_waited() -> None:

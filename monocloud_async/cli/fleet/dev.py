@@ -27,6 +27,7 @@ from monocloud_async.cli.fleet.commands import PROGRAM, ask, check_outputs, exit
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.fleet import FleetError, FleetReport, FleetRun, connect
 from monocloud_async.fleet.id_file import shown
+from monocloud_async.fleet.temporal import RunEndedError
 from monocloud_async.inputs import Format
 from monocloud_async.journal.lock import Lock
 from monocloud_async.journal.paths import lock_path, real_path
@@ -99,7 +100,7 @@ def dev(
 
         try:
             report = ask(run())
-        except FleetError:  # its text says why
+        except RunEndedError:  # its text says why
             raise
         except BaseException:
             if log.exists():
