@@ -181,9 +181,18 @@ class Results:
 
 
 def _check_returned(returned: object) -> None:
-    """Refuse a coroutine; a lambda does not show beforehand that it returns one."""
+    """Refuse what nobody awaits; a lambda does not show beforehand that it returns a coroutine.
+
+    A task, or another future, goes on by itself.
+    """
+    if returned is None:
+        return
     if inspect.iscoroutine(returned):
         returned.close()
+        raise nobody_awaits()
+    if inspect.isasyncgen(returned) or (
+        inspect.isawaitable(returned) and not asyncio.isfuture(returned)
+    ):
         raise nobody_awaits()
 
 
@@ -191,5 +200,5 @@ def nobody_awaits() -> ConfigurationError:
     """Return the error of an `on_outcome` that would have to be awaited."""
     return ConfigurationError(
         "on_outcome must be a plain function, because nobody awaits it; to await something for each"
-        " outcome, iterate over `session.bulk_enable(...)`"
+        " outcome, iterate over the run"
     )

@@ -461,6 +461,8 @@ class BulkRun:
         if has_place:
             self._places.release()
         if (error := _error(task)) is None or (task.cancelled() and call is not None):
+            if error is not None and self._results.error is not None:
+                self._cancel_calls()  # the run was drained before
             return
         if call is None and self._results.error is None:
             self._input_error = error

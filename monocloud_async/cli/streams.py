@@ -408,9 +408,11 @@ def keep_out_of_inputs(arguments: Iterable[str]) -> None:
     """Keep messages out of the files that a command of these arguments may read.
 
     For what ends a command before it knows its files. Any word may name one, or the value after its
-    equals sign; next to a file may be its journal, and stdin may be a file.
+    equals sign; next to a file may be its journal, and stdin may be a file. A word such as
+    /dev/stdout names a stream.
     """
     words = {word for argument in arguments for word in (argument, argument.partition("=")[2])}
+    words = {word for word in words if not word.startswith(("/dev/", "/proc/"))}
     keep_out_of([_STDIN, *words, *(f"{word}{end}" for word in words for end in _JOURNALS)])
 
 

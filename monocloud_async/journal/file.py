@@ -205,7 +205,8 @@ class JournalFile:
         rows.add_done(self._done, now)
         self._done, self._others = [], []
         before, self._before = self._before, []
-        state = self._state() if self._numbered or self._report.exhausted else None
+        has_news = (self._numbered or self._report.exhausted) and not self._is_refused
+        state = self._state() if has_news else None
         write = partial(self._store.write, before=before, state=state)
         await self._run(write, rows, now)
 

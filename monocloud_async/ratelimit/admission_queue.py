@@ -30,8 +30,8 @@ from monocloud_async.retry import RetryPolicy, retry_after
 _CALLS_FOR_A_RUN: Final = 9  # single calls that may overtake a waiting run in a row
 _TIME_TO_WAIT: Final = 1 / 3  # of a call's time, where only the session's caution holds it back
 _SHORT: Final = 0.5  # of a request's usual time: a timeout after less says nothing of the tenant
-_LEFT_IN_LINE: Final = 64  # requests that left early; fewer are not worth a cleanup
 _CUT: Final = 0.9  # the same, where answers may take longer than the request had
+_LEFT_IN_LINE: Final = 64  # requests that left early; fewer are not worth a cleanup
 
 _WHY: Final[dict[Bottleneck, str]] = {
     "max_rate": "max_rate has no place for it {within}",

@@ -1,7 +1,7 @@
 """Where outcomes go: to whoever iterates, and to `on_outcome`; nobody who is slow loses one."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from typing import cast
 
@@ -34,6 +34,10 @@ async def _save(outcome: Outcome) -> None:
     raise AssertionError(outcome)
 
 
+async def _saved(outcome: Outcome) -> AsyncIterator[Outcome]:
+    yield outcome
+
+
 class Saver:
     async def __call__(self, outcome: Outcome) -> None:
         await _save(outcome)
@@ -41,8 +45,8 @@ class Saver:
 
 @pytest.mark.parametrize(
     "callback",
-    [_save, Saver(), partial(_save), partial(Saver()), lambda o: _save(outcome=o)],
-    ids=["function", "object", "partial function", "partial object", "lambda"],
+    [_save, Saver(), partial(_save), partial(Saver()), lambda o: _save(outcome=o), _saved],
+    ids=["function", "object", "partial function", "partial object", "lambda", "generator"],
 )
 async def test_an_on_outcome_that_nobody_awaits_ends_the_run_at_once(
     callback: OnOutcome,

@@ -244,6 +244,24 @@ async def test_whatever_on_outcome_raises_ends_the_run_at_once(
     assert adds_up(running.report)
 
 
+@pytest.mark.parametrize("kind", [ValueError, asyncio.CancelledError])
+async def test_what_on_outcome_raises_ends_a_drained_run_at_once_as_well(
+    kind: type[BaseException],
+) -> None:
+    async def send(user_id: str, seconds: float) -> User:
+        if user_id == "hangs":
+            await asyncio.Event().wait()
+        return await enable(user_id, seconds)
+
+    def on_outcome(_: Outcome) -> None:
+        running.drain()
+        raise kind
+
+    running = bulk(["ada", "hangs"], send, concurrency=2, on_outcome=on_outcome)
+    with pytest.raises(kind):
+        await running
+
+
 @pytest.mark.parametrize("whose", ["user_ids", "on_outcome"])
 @pytest.mark.parametrize("iterates", [False, True])
 async def test_what_would_look_like_the_end_of_the_outcomes_is_an_error(

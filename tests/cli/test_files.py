@@ -426,6 +426,33 @@ def test_an_output_may_go_to_stdout_by_its_name_and_neither_writes_over_the_othe
 
 @pytest.mark.process
 @pytest.mark.parametrize(
+    "argv",
+    [
+        ["users", "-o", "/dev/stdout", "--api-key-file", "no"],
+        ["bulk", "no", "--failures", "/dev/stderr"],
+        ["report", "no", "-o", "/dev/stdout"],
+    ],
+)
+def test_a_stream_by_its_name_is_no_file_that_messages_are_kept_out_of(
+    tmp_path: Path, argv: list[str]
+) -> None:
+    log = tmp_path / "log"
+    with Sandbox(users=["ada"]) as sandbox, log.open("wb") as both:
+        code = subprocess.run(
+            [*PROGRAM, *argv],
+            cwd=tmp_path,
+            env=environment(sandbox),
+            stdout=both,
+            stderr=both,
+            timeout=100,
+            check=False,
+        ).returncode
+    assert code == 2
+    assert log.read_text().startswith("Error: ")
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
     "argv", [["bulk", "ids.txt", "--failures", "out"], ["check", "ids.txt", "-o", "out"]]
 )
 @pytest.mark.parametrize("name", ["stdout", "stderr"])
