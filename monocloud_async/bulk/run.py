@@ -453,22 +453,21 @@ class BulkRun:
         has_place, call = task in self._workers, self._workers.pop(task, None)
         if call is not None and not call.ended:
             self._interrupt(call)
-        if self._results.error is not None and not self._runner.draining:
-            self._cancel_calls()  # it may be a cancellation that `on_outcome` raised
-        if task.cancelled() and has_place and not self._runner.draining and self._reader is None:
+        error = _error(task)
+        if error is not None and self._results.error is not None:
+            self._cancel_calls()  # `on_outcome` raised it; it may be a cancellation
+        elif task.cancelled() and has_place and not self._runner.draining and self._reader is None:
             self._start(self._work(), None)  # only this call was cancelled, not the run
             return
         if has_place:
             self._places.release()
-        if (error := _error(task)) is None or (task.cancelled() and call is not None):
-            if error is not None and self._results.error is not None:
-                self._cancel_calls()  # the run was drained before
+        if error is None or self._results.error is not None:
             return
-        if call is None and self._results.error is None:
+        if call is None:
             self._input_error = error
             self.drain()
-        else:
-            self._results.error = self._results.error or error
+        elif not task.cancelled():
+            self._results.error = error
             self._cancel_calls()
 
     def _interrupt(self, call: RunCall) -> None:
