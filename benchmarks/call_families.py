@@ -43,6 +43,7 @@ class Session(MonoCloudSession):
         super().__init__("acme.eu.monocloud.com", "k")
         self.tenant_limit, self.retry_after = tenant, retry_after
         self.granted_to_run = self.granted_to_calls = self.refused = 0
+        self._http.send = self._send  # type: ignore[method-assign]  # no HTTP
 
     async def _send(
         self, operation: Operation[Any], target: str, timeout: float, time_slice: object = None

@@ -40,7 +40,7 @@ class Instant:
 
 
 class Session(MonoCloudSession):
-    def _choose_transport(self) -> Instant:
+    def _transport_in_place(self) -> Instant:
         return Instant()
 
 

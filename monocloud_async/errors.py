@@ -308,3 +308,10 @@ def _rebuild(
     error.args = args
     error.__dict__.update(state)
     return error
+
+
+def closed_error() -> ConfigurationError:
+    """Return the error of a call or a run of a closed session."""
+    error = ConfigurationError("this session is closed; open a new one")
+    error.refusal = "closed"
+    return error

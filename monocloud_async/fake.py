@@ -49,14 +49,9 @@ class FakeMonoCloud(MonoCloudSession):
     ) -> None:
         self.sandbox = Sandbox(users=10) if sandbox is None else sandbox
         super().__init__("fake.monocloud.invalid", self.sandbox.api_key, retry=retry, **options)
-        self._transport_in_memory = _Transport(self.sandbox, self._credentials)
 
-    def _choose_transport(self) -> "_Transport":
-        return self._transport_in_memory
-
-    def _end_calls(self) -> None:
-        super()._end_calls()
-        self._transport_in_memory.close()
+    def _transport_in_place(self) -> "_Transport":
+        return _Transport(self.sandbox, self._credentials)
 
 
 class _Transport:

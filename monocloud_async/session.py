@@ -1,18 +1,15 @@
-"""The session: connections to one tenant, single calls, and bulk runs."""
+"""The session: the public face of the package for one tenant."""
 
 import asyncio
 import os
 import warnings
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from enum import Enum, auto
-from functools import partial
 from importlib import import_module
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self, TypeVar
+from typing import Final, Self
 
 import aiohttp
-from aiohttp.http import HttpProcessingError
 
 import monocloud_async  # for BulkRun, which hints name by its path: it is loaded later
 from monocloud_async import config, user_list
@@ -26,52 +23,28 @@ from monocloud_async.endpoint import (
     LIST_GROUP,
     LIST_USERS,
     BulkOperation,
-    Operation,
     list_path,
 )
 from monocloud_async.errors import (
     ConfigurationError,
-    InvalidResponseError,
     InvalidUserIdError,
     MonoCloudError,
     NotFoundError,
-    RateLimitedError,
-    RequestTimeoutError,
 )
 from monocloud_async.journal import Journal
+from monocloud_async.lifecycle import Lifecycle, SessionState
 from monocloud_async.models import User
 from monocloud_async.outcome import BulkReport
-from monocloud_async.ratelimit.admission_queue import AdmissionQueue, closed_error, record_failure
+from monocloud_async.ratelimit.admission_queue import AdmissionQueue
 from monocloud_async.ratelimit.limiter import RateLimiter
 from monocloud_async.response import UserPage
-from monocloud_async.retry import (
-    RetryBudget,
-    RetryPolicy,
-    checked_policy,
-    note_unanswered,
-    retry_call,
-)
-from monocloud_async.telemetry.calls import Call, CallOfRun, SessionTelemetry
+from monocloud_async.retry import RetryBudget, RetryPolicy, checked_policy
+from monocloud_async.single_calls import SingleCalls
+from monocloud_async.telemetry.calls import CallOfRun, SessionTelemetry
 from monocloud_async.transport import Transport
-from monocloud_async.transport.error_translation import (
-    expired_error,
-    timeout_error,
-    transport_error,
-    unusable_client_error,
-)
-from monocloud_async.transport.standard import (
-    ClosedBeforeSentError,
-    ClosedError,
-    StandardTransport,
-)
+from monocloud_async.transport.http_client import HttpClient
 from monocloud_async.transport.time_slice import TimeSlice
-from monocloud_async.user_id import exact_id
 from monocloud_async.user_list import UserList
-
-if TYPE_CHECKING:  # loaded later, see below
-    from monocloud_async.transport.fast import FastTransport
-
-T = TypeVar("T")
 
 DEFAULT_RETRY = RetryPolicy()
 # Loaded with the first session, so that to import this module is quick. Not when a call needs them:
@@ -82,26 +55,6 @@ _LATER: Final = (
     "monocloud_async.lenient_json",
     "monocloud_async.transport.fast",
 )
-
-
-_forks = 0  # that led to this process
-
-
-def _count_fork() -> None:
-    global _forks  # noqa: PLW0603  there is one count for each process
-    _forks += 1
-
-
-if hasattr(os, "register_at_fork"):  # to ask for the process number would be a system call
-    os.register_at_fork(after_in_child=_count_fork)
-
-
-class _SessionState(Enum):
-    """OPEN ── close() ──▶ CLOSING ── all calls ended, or the time is over ──▶ CLOSED."""
-
-    OPEN = auto()
-    CLOSING = auto()  # no new calls and runs; those in progress may still send requests
-    CLOSED = auto()
 
 
 class MonoCloudSession:
@@ -137,8 +90,6 @@ class MonoCloudSession:
 
     # A traceback with locals also prints sessions whose constructor has failed.
     _base_url = "of no tenant yet"
-    _state = _SessionState.OPEN
-    _connected: AsyncGenerator[None, None] | None = None
 
     def __init__(
         self,
@@ -152,6 +103,7 @@ class MonoCloudSession:
         compression: bool = False,
         client_session: aiohttp.ClientSession | None = None,
     ) -> None:
+        self._lifecycle = Lifecycle()
         api_key = config.mask_key(api_key)  # so that no traceback can show it
         self._base_url = config.base_url(domain)
         self._credentials = config.credentials(api_key, compression=compression)
@@ -161,24 +113,32 @@ class MonoCloudSession:
             raise ConfigurationError(
                 f"client_session must be an aiohttp.ClientSession, not {type(client_session)!r}"
             )
-        self._borrowed = client_session
-        self._proxy_checked = False
-        self._standard: StandardTransport | None = None  # until the first request
-        self._fast: FastTransport | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None  # until the first call
-        self._forks = 0  # before that call
-        self._calls = 0  # single calls in progress
-        self._runs: set[monocloud_async.BulkRun] = set()  # in progress
-        self._idle = asyncio.Event()  # set once nothing is in progress, and nothing can begin
         if max_rate is not None:
             config.positive("max_rate", max_rate)
         if not config.positive("burst", burst) >= 1:
             raise ConfigurationError(f"burst must be 1 or more, not {burst!r}")
         self._limiter = RateLimiter(max_rate, burst=burst, tenant=self._base_url)
         self._queue = AdmissionQueue(self._limiter)
-        self._budget = RetryBudget()
         self._time_slice = TimeSlice()
-        self._telemetry = SessionTelemetry(self._limiter, self._budget, self._retry.budget)
+        self._http = HttpClient(
+            self._base_url,
+            self._credentials,
+            client_session,
+            self._lifecycle,
+            on_response=self._limiter.read_hint,
+            in_place=self._transport_in_place(),
+        )
+        budget = RetryBudget()
+        self._telemetry = SessionTelemetry(self._limiter, budget, self._retry.budget)
+        self._single = SingleCalls(
+            self._http,
+            self._queue,
+            self._lifecycle,
+            self._telemetry,
+            budget,
+            timeout=self._timeout,
+            retry=self._retry,
+        )
         for module in _LATER:
             import_module(module)
 
@@ -192,12 +152,21 @@ class MonoCloudSession:
         """The rate limiter: `state`, `rate`, `pause_left`, `down`, `waiting`, `throttled`."""
         return self._limiter
 
+    @property
+    def _is_closed(self) -> bool:
+        return self._lifecycle.state is SessionState.CLOSED
+
+    def _transport_in_place(self) -> Transport | None:
+        """Return the transport to use in place of connections; None but for `FakeMonoCloud`."""
+        return None
+
     def __repr__(self) -> str:
-        closed = ", closed" if self._state is _SessionState.CLOSED else ""
+        closed = ", closed" if self._is_closed else ""
         return f"<MonoCloudSession {self._base_url}{closed}>"
 
     def __del__(self) -> None:
-        if self._connected is not None and self._state is not _SessionState.CLOSED:
+        http: HttpClient | None = vars(self).get("_http")  # None if the constructor has failed
+        if http is not None and http.has_connections and not self._is_closed:
             warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=1, source=self)
 
     async def __aenter__(self) -> Self:
@@ -234,91 +203,47 @@ class MonoCloudSession:
                 there. If its event loop does not run any more, it closes with that.
         """
         config.not_negative("drain", drain)
-        if self._is_forked:
-            self._state = _SessionState.CLOSED  # nothing more: the connections are in use elsewhere
+        lifecycle, idle = self._lifecycle, self._lifecycle.idle
+        if lifecycle.is_forked:  # nothing more: the connections are in use elsewhere
+            lifecycle.state = SessionState.CLOSED
             return
-        if self._loop is not None and self._loop is not config.event_loop():
-            if self._loop.is_running():
+        if lifecycle.loop is not None and lifecycle.loop is not config.event_loop():
+            if lifecycle.loop.is_running():
                 raise ConfigurationError(
                     "this session is in use on the event loop of another thread; close it there"
                 )
             self._end_calls()
             return
-        if self._state is _SessionState.OPEN:
-            self._state = _SessionState.CLOSING
-        for run in self._runs:
-            run.session_closed()
-        self._note_end()
+        lifecycle.close()
         try:
-            if drain and not self._idle.is_set():
+            if drain and not idle.is_set():
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._idle.wait(), drain)
+                    await asyncio.wait_for(idle.wait(), drain)
         finally:
             self._end_calls()
             try:
-                await self._idle.wait()
+                await idle.wait()
             finally:
-                connected, self._connected = self._connected, None
-                if connected is not None:
-                    await connected.aclose()
+                await self._http.close()
 
     def _end_calls(self) -> None:
         """End everything that is in progress, now."""
-        self._state = _SessionState.CLOSED
+        self._lifecycle.state = SessionState.CLOSED
         self._telemetry.end()
-        if self._loop is None or self._loop.is_closed():
+        loop = self._lifecycle.loop
+        if loop is None or loop.is_closed():
             return  # nobody waits
-        for run in self._runs:
+        for run in self._lifecycle.runs:
             run.session_closed()
             run.cancel()
         self._queue.close()
-        for transport in (self._standard, self._fast):
-            if transport is not None:
-                transport.close()
-
-    def _begin(self) -> asyncio.AbstractEventLoop:
-        """Let a call or a run begin, and return the event loop.
-
-        Raises:
-            ConfigurationError: the session is closed, or belongs to another event loop or process,
-                or this runs in no event loop of asyncio.
-        """
-        loop = config.event_loop()
-        self._check_usable(loop)
-        self._loop, self._forks = loop, _forks
-        return loop
-
-    def _check_usable(self, loop: asyncio.AbstractEventLoop | None) -> None:
-        """Raise `ConfigurationError` if the session is closed, or belongs to somebody else."""
-        if self._state is not _SessionState.OPEN:
-            raise closed_error()
-        if self._is_forked:
-            # Its connections are shared: one process would read the responses of another.
-            raise ConfigurationError("this session belongs to another process; open one here")
-        if loop is not None and self._loop is not None and self._loop is not loop:
-            raise ConfigurationError("this session belongs to another event loop; open one here")
-
-    @property
-    def _is_forked(self) -> bool:
-        """Whether the session was used before this process was forked, and so in another one."""
-        return self._loop is not None and self._forks != _forks
-
-    def _note_end(self) -> None:
-        """Note that a call or a run has ended, if the session is being closed."""
-        if self._state is not _SessionState.OPEN and not self._calls and not self._runs:
-            self._idle.set()
+        self._http.end_requests()
 
     @contextmanager
     def _in_progress(self, run: "monocloud_async.BulkRun") -> Iterator[None]:
-        """Count a run as in progress; raises as `_begin` does."""
-        self._begin()
-        self._telemetry.run_begins()
-        self._runs.add(run)
-        try:
+        with self._lifecycle.in_progress(run):
+            self._telemetry.run_begins()
             yield
-        finally:
-            self._runs.discard(run)
-            self._note_end()
 
     async def enable_user(
         self, user_id: str, *, timeout: float | None = None, retry: RetryPolicy | None = None
@@ -344,7 +269,7 @@ class MonoCloudSession:
                 may or may not be enabled; calling again is safe.
             InvalidResponseError: the response was not this user.
         """
-        return await self._call(ENABLE, user_id, timeout, retry)
+        return await self._single.call(ENABLE, user_id, timeout, retry)
 
     async def disable_user(
         self,
@@ -365,7 +290,7 @@ class MonoCloudSession:
         Raises:
             MonoCloudError: as from `enable_user`.
         """
-        return await self._call(_disable(revoke_sessions), user_id, timeout, retry)
+        return await self._single.call(_disable(revoke_sessions), user_id, timeout, retry)
 
     async def get_user(
         self, user_id: str, *, timeout: float | None = None, retry: RetryPolicy | None = None
@@ -380,7 +305,7 @@ class MonoCloudSession:
         Raises:
             MonoCloudError: as from `enable_user`; `NotFoundError` if the user does not exist.
         """
-        return await self._call(GET_USER, user_id, timeout, retry)
+        return await self._single.call(GET_USER, user_id, timeout, retry)
 
     def list_users(
         self,
@@ -464,7 +389,7 @@ class MonoCloudSession:
             path = list_path(number, size, query=filter, sort=order, group=group)
             of_run = None if report is None else CallOfRun(report)
             try:
-                return await self._call(operation, path, timeout, policy, of_run)
+                return await self._single.call(operation, path, timeout, policy, of_run)
             except MonoCloudError as error:
                 error.user_id = None  # what was asked for is no user
                 if isinstance(error, NotFoundError):
@@ -481,123 +406,6 @@ class MonoCloudSession:
             ordered=sort is not None,
             selected=(filter, group) != (None, None),
         )
-
-    async def _call(
-        self,
-        operation: Operation[T],
-        target: str,
-        timeout: float | None,
-        retry: RetryPolicy | None,
-        of_run: CallOfRun | None = None,
-    ) -> T:
-        """Do one operation, with retries, and return its result."""
-        config.event_loop()  # before anything needs it
-        with of_run or self._telemetry.call(operation) as observed:
-            limit = self._timeout if timeout is None else config.positive("timeout", timeout)
-            policy = self._retry if retry is None else checked_policy(retry)
-            target = exact_id(target)
-            operation.path(target)  # refuses an id that is not valid
-            clock = self._begin().time
-            began = clock()
-            deadline = began + policy.total
-            attempt = partial(self._attempt, operation, target, limit, policy, observed=observed)
-            self._budget.count_call(clock())
-            self._calls += 1
-            try:
-                try:
-                    return await attempt(policy.total, again=False)
-                except MonoCloudError as error:
-                    first = error
-                    if self._is_final(error, policy):
-                        raise
-                # Outside the `except`, or later errors would carry this one as `__context__`.
-                return await retry_call(
-                    policy,
-                    first,
-                    attempt,
-                    deadline=deadline,
-                    may_retry=partial(self._may_retry, policy),
-                    clock=clock,
-                    sleep=observed.sleeps(self._queue.sleep),
-                )
-            except RequestTimeoutError as error:
-                if error.attempts > 1:  # its text has the time of the last attempt alone
-                    in_all = f"; {clock() - began:.3g} s in all"
-                    error.args = (f"{error.args[0]}{in_all}",)
-                raise
-            finally:
-                self._calls -= 1
-                self._note_end()
-
-    async def _attempt(
-        self,
-        operation: Operation[T],
-        target: str,
-        limit: float,
-        policy: RetryPolicy,
-        time_left: float,
-        *,
-        observed: Call,
-        again: bool = True,
-    ) -> T:
-        """Return the result of one request, which is repeated after a 429 or in an outage.
-
-        `again` is whether the call has sent a request before. The `attempts` of an error are the
-        requests that were sent here, and so is the `sent` of a `TransportError`.
-        """
-        limiter, clock = self._limiter, asyncio.get_running_loop().time
-        deadline = clock() + time_left
-        refused, last, sent, unanswered = None, None, 0, False
-        while True:
-            observed.queues(self._queue)
-            try:
-                ticket = await self._queue.admit_call(
-                    target, policy, deadline, refused, again=again or last is not None
-                )
-            except ConfigurationError as closed:
-                raise last or closed from None
-            except MonoCloudError as refusal:
-                refusal.attempts = sent
-                raise
-            observed.sends()
-            seconds = min(limit, deadline - clock())
-            try:
-                result = await self._send(operation, target, seconds)
-            except BaseException as error:
-                usual = min(limit, policy.total)
-                record_failure(
-                    limiter, ticket, target, error, clock(), seconds=seconds, usual=usual
-                )
-                observed.failed(error)
-                if last is not None and isinstance(error, ConfigurationError):
-                    raise last from None
-                if isinstance(error, MonoCloudError):
-                    sent += not error.refusal
-                    error.attempts = sent
-                    unanswered = note_unanswered(error, before=unanswered)
-                is_throttled = isinstance(error, RateLimitedError)
-                queues_again = is_throttled or (policy.wait_if_down and limiter.down)
-                if policy.attempts == 1 or not policy.allows(error) or not queues_again:
-                    raise
-                refused, last = ticket if is_throttled else None, error
-            else:
-                limiter.granted(ticket, clock())
-                return result
-
-    def _is_final(self, error: MonoCloudError, policy: RetryPolicy) -> bool:
-        """Whether the call cannot go again: the queue would refuse it, or the session is closed."""
-        is_down = self._limiter.down and not policy.wait_if_down
-        is_closed = self._state is _SessionState.CLOSED
-        return is_closed or is_down or isinstance(error, RateLimitedError)
-
-    def _may_retry(self, policy: RetryPolicy, error: MonoCloudError) -> bool:
-        """Whether a single call may be tried again; the error says so where it is over budget."""
-        if self._is_final(error, policy):
-            return False
-        if self._budget.spend(policy.budget, asyncio.get_running_loop().time()):
-            return True
-        error.args = (f"{error.args[0]}; not tried again: the session's retry budget is spent",)
-        return False
 
     def bulk_enable(
         self,
@@ -753,7 +561,7 @@ class MonoCloudSession:
         loop = None  # a run may also be made before there is one
         with suppress(RuntimeError):
             loop = asyncio.get_running_loop()
-        self._check_usable(loop)
+        self._lifecycle.check_usable(loop)
         if check and operation is DISABLE_AND_REVOKE_SESSIONS:
             raise ConfigurationError(
                 "check=True would leave the sessions open of users who are disabled already:"
@@ -768,13 +576,13 @@ class MonoCloudSession:
         return BulkRun(
             operation,
             user_ids,
-            lambda user_id, left: self._send(
+            lambda user_id, left: self._http.send(
                 operation, user_id, min(seconds, left), self._time_slice
             ),
             policy=self._retry if retry is None else checked_policy(retry),
             queue=self._queue,
             in_progress=self._in_progress,
-            concurrency=self._connections(concurrency),
+            concurrency=self._http.most_connections(concurrency),
             max_rate=None if max_rate is None else config.positive("max_rate", max_rate),
             max_outage=config.positive("max_outage", max_outage),
             max_same_failures=max_same_failures,
@@ -796,103 +604,12 @@ class MonoCloudSession:
         """
         limit = self._timeout if seconds is None else seconds
         return Lookup(
-            lambda user_id, left: self._send(GET_USER, user_id, min(limit, left), self._time_slice),
+            lambda user_id, left: self._http.send(
+                GET_USER, user_id, min(limit, left), self._time_slice
+            ),
             self._list_users(timeout=limit, report=report),
         )
-
-    async def _send(
-        self,
-        operation: Operation[T],
-        target: str,
-        timeout: float,
-        time_slice: TimeSlice | None = None,
-    ) -> T:
-        """Send one request, and return its result; the only place where errors are translated."""
-        transport = self._transport()
-        if timeout <= 0:  # aiohttp would treat this as no timeout
-            raise expired_error(target)
-        try:
-            response = await transport.send(operation, target, timeout, time_slice)
-        except TimeoutError as error:
-            fault: MonoCloudError = timeout_error(error, target, timeout)
-        except ClosedBeforeSentError:
-            fault = closed_error()
-        except aiohttp.InvalidURL as error:
-            fault = unusable_client_error(error, target, borrowed=self._borrowed is not None)
-        except (aiohttp.ClientError, HttpProcessingError, OSError) as error:
-            closed = self._borrowed is not None and self._borrowed.closed
-            fault = transport_error(ClosedError() if closed else error, target)
-        except (RuntimeError, ValueError, AssertionError, TypeError) as error:
-            # aiohttp's assertion that it found a way to connect is a TypeError under `python -O`.
-            fault = unusable_client_error(error, target, borrowed=self._borrowed is not None)
-        else:
-            self._limiter.read_hint(response)
-            try:
-                return operation.read(target, response)
-            except InvalidResponseError:
-                response.end()  # it may be another request's response, and so may the next one
-                raise
-        # Outside the `except`, and not chained: aiohttp's errors hold the request's headers.
-        raise fault
-
-    def _transport(self) -> Transport:
-        """Return the transport to use now."""
-        if self._state is _SessionState.CLOSED:
-            raise closed_error()
-        return self._choose_transport()
-
-    def _choose_transport(self) -> Transport:
-        if self._borrowed is not None:
-            if self._borrowed.closed:
-                raise ConfigurationError("the borrowed client_session is closed")
-            # The environment may change, and plain HTTP would expose the key to a new proxy.
-            if not self._proxy_checked or self._base_url.startswith("http://"):
-                config.check_proxy(self._borrowed, self._base_url)
-                self._proxy_checked = True
-            if self._standard is None:
-                self._standard = StandardTransport(
-                    self._borrowed, self._base_url, self._credentials
-                )
-            return self._standard
-        if self._standard is None:
-            from monocloud_async.transport.fast import (  # noqa: PLC0415  loaded later
-                FastConnector,
-                FastTransport,
-            )
-
-            client = aiohttp.ClientSession(
-                connector=FastConnector(tls=self._base_url.startswith("https")),
-                cookie_jar=aiohttp.DummyCookieJar(),
-            )
-            self._standard = StandardTransport(client, self._base_url, self._credentials)
-            self._fast = FastTransport.for_client(client, self._base_url, self._credentials)
-            self._connected = _close_at_end(client, self._standard, self._fast)
-            with suppress(StopIteration):
-                self._connected.__anext__().send(None)  # now the event loop knows it
-        fast = self._fast
-        return fast if fast is not None and fast.is_usable() else self._standard
-
-    def _connections(self, wanted: int) -> int:
-        connector = None if self._borrowed is None else self._borrowed.connector
-        limits = [] if connector is None else [connector.limit, connector.limit_per_host]
-        return min([wanted, *filter(None, limits)])
 
 
 def _disable(revoke_sessions: bool) -> BulkOperation:  # noqa: FBT001  the one thing it is about
     return DISABLE_AND_REVOKE_SESSIONS if revoke_sessions else DISABLE
-
-
-async def _close_at_end(
-    client: aiohttp.ClientSession, *transports: "StandardTransport | FastTransport | None"
-) -> AsyncGenerator[None, None]:
-    """Close these on their own event loop, at the latest when it shuts down.
-
-    Event loops close their async generators before they end, and when nobody has them any more.
-    """
-    try:
-        yield
-    finally:
-        for transport in transports:
-            if transport is not None:
-                transport.close()
-        await client.close()

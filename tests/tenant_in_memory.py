@@ -62,6 +62,7 @@ class Session(MonoCloudSession):
     def __init__(self, answer: Send, max_rate: float | None) -> None:
         super().__init__("acme.eu.monocloud.com", "k", max_rate=max_rate)
         self._answer = answer
+        self._http.send = self._send  # type: ignore[method-assign]  # no HTTP
 
     async def _send(
         self, operation: Operation[Any], target: str, timeout: float, time_slice: object = None

@@ -574,8 +574,8 @@ async def test_cancellation_at_any_await_leaves_nothing_behind(sandbox: Sandbox)
                 finished += 1
             except asyncio.CancelledError:
                 pass
-            if session._standard is not None:  # no public way to see it
-                fast, connector = session._fast, session._standard._client.connector
+            if session._http._standard is not None:  # no public way to see it
+                fast, connector = session._http._fast, session._http._standard._client.connector
                 kept = fast._idle if fast is not None else []
                 assert connector is not None
                 assert connector._acquired == {protocol for _, protocol in kept}
@@ -745,7 +745,7 @@ def test_a_call_whose_first_request_was_lost_was_sent_whatever_became_of_the_oth
 
     async def main() -> None:
         session = session_for("http://127.0.0.1:9")
-        monkeypatch.setattr(session, "_send", send)
+        monkeypatch.setattr(session._http, "send", send)
         for user_id in users(5):
             with pytest.raises(m.TransportError):
                 await session.enable_user(user_id)

@@ -607,6 +607,7 @@ class Session(MonoCloudSession):
         super().__init__("acme.eu.monocloud.com", "k")
         self._tenant = tenant
         self._down_until = seconds
+        self._http.send = self._send  # type: ignore[method-assign]  # no HTTP
 
     async def _send(
         self, operation: Operation[Any], target: str, timeout: float, time_slice: object = None

@@ -14,13 +14,13 @@ from itertools import count
 from typing import Final, Generic, TypeVar
 
 from monocloud_async.errors import (
-    ConfigurationError,
     MonoCloudError,
     RateLimitedError,
     RequestTimeoutError,
     ServerError,
     StatusError,
     TransportError,
+    closed_error,
 )
 from monocloud_async.ratelimit.estimator import Ticket
 from monocloud_async.ratelimit.limiter import ANSWERS, Bottleneck, RateLimiter
@@ -359,13 +359,6 @@ class AdmissionQueue:
         error.refusal = "pause" if is_paused else reason
         error.advice = "Try again after as many seconds as its retry_after says"
         return error
-
-
-def closed_error() -> ConfigurationError:
-    """Return the error of a call or a run of a closed session."""
-    error = ConfigurationError("this session is closed; open a new one")
-    error.refusal = "closed"
-    return error
 
 
 def _wake_up(sleeping: Admission) -> None:

@@ -111,7 +111,7 @@ async def test_what_was_before_is_on_disk_before_the_request(
     ids, path = sandbox.user_ids()[:2], tmp_path / "journal"
     sandbox.script(ids[0], "hang")
     sent, known = asyncio.Event(), dict[str, int | None]()
-    send = session._send
+    send = session._http.send
 
     async def watched(operation: Operation[Any], user_id: str, *rest: Any) -> Any:
         if operation is ENABLE and user_id == ids[0]:
@@ -119,7 +119,7 @@ async def test_what_was_before_is_on_disk_before_the_request(
             sent.set()
         return await send(operation, user_id, *rest)
 
-    monkeypatch.setattr(session, "_send", watched)
+    monkeypatch.setattr(session._http, "send", watched)
     run = session.bulk_enable(ids, check=True, journal=path)
     task = asyncio.ensure_future(run)
     await sent.wait()

@@ -204,9 +204,9 @@ async def test_a_session_that_is_closed_as_an_answer_comes_keeps_no_connection(
         monkeypatch.setattr(FastProtocol, "data_received", close)
         assert (await session.enable_user("ada")).user_id == "ada"
         await asyncio.gather(*closing)
-        assert session._fast is not None
-        assert session._fast._idle == []
-        assert session._fast._cleanup is None
+        assert session._http._fast is not None
+        assert session._http._fast._idle == []
+        assert session._http._fast._cleanup is None
 
 
 @pytest.mark.parametrize("coding", ["plain", "chunked"])
@@ -381,4 +381,4 @@ def test_aiohttp_takes_the_calls_that_are_made(kind: type, name: str) -> None:
 
 async def test_the_fast_path_is_there() -> None:
     async with MonoCloudSession("acme.eu.monocloud.com", KEY) as session:
-        assert isinstance(session._transport(), FastTransport)
+        assert isinstance(session._http.transport(), FastTransport)

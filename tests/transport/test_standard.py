@@ -74,7 +74,7 @@ def test_an_operation_is_sent_with_its_own_method(way: Way, method: str) -> None
             RawServer(answering(ADA)) as server,
             session_by(way, server.url, KEY, retry=ONCE) as session,
         ):
-            await session._send(operation, "ada", 10.0)
+            await session._http.send(operation, "ada", 10.0)
             return server.requests[0]
 
     assert run(main()).startswith(f"{method} /api/users/ada HTTP/1.1\r\n".encode())
