@@ -2,11 +2,8 @@
 
 import asyncio
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import Enum, auto
 
-import monocloud_async  # for BulkRun, which hints name by its path: it is loaded later
 from monocloud_async import config
 from monocloud_async.errors import ConfigurationError, closed_error
 
@@ -31,26 +28,24 @@ class SessionState(Enum):
 
 
 class Lifecycle:
-    """The state of a session, and its calls and runs in progress.
+    """The state of a session, and how much of it is in progress.
 
     Attributes:
         state: whether calls and runs may begin, or go on.
         loop: the event loop of the session, from its first call on.
-        calls: how many single calls are in progress.
-        runs: those in progress.
+        in_progress: how many single calls and runs are.
         idle: set once nothing is in progress, and nothing can begin.
     """
 
     def __init__(self) -> None:
         self.state = SessionState.OPEN
         self.loop: asyncio.AbstractEventLoop | None = None
-        self.calls = 0
-        self.runs: set[monocloud_async.BulkRun] = set()
+        self.in_progress = 0
         self.idle = asyncio.Event()
         self._forks = 0  # before the first call
 
     def begin(self) -> asyncio.AbstractEventLoop:
-        """Let a call or a run begin, and return the event loop.
+        """Count a call or a run as in progress until `end`, and return the event loop.
 
         Raises:
             ConfigurationError: the session is closed, or belongs to another event loop or process,
@@ -59,7 +54,13 @@ class Lifecycle:
         loop = config.event_loop()
         self.check_usable(loop)
         self.loop, self._forks = loop, _forks
+        self.in_progress += 1
         return loop
+
+    def end(self) -> None:
+        """Note that a call or a run has ended."""
+        self.in_progress -= 1
+        self._note_idle()
 
     def check_usable(self, loop: asyncio.AbstractEventLoop | None) -> None:
         """Raise `ConfigurationError` if the session is closed, or belongs to somebody else."""
@@ -76,26 +77,12 @@ class Lifecycle:
         """Whether the session was used before this process was forked, and so in another one."""
         return self.loop is not None and self._forks != _forks
 
-    @contextmanager
-    def in_progress(self, run: "monocloud_async.BulkRun") -> Iterator[None]:
-        """Count a run as in progress; raises as `begin` does."""
-        self.begin()
-        self.runs.add(run)
-        try:
-            yield
-        finally:
-            self.runs.discard(run)
-            self.note_end()
-
     def close(self) -> None:
         """Let nothing begin from now on; what is in progress may go on."""
         if self.state is SessionState.OPEN:
             self.state = SessionState.CLOSING
-        for run in self.runs:
-            run.session_closed()
-        self.note_end()
+        self._note_idle()
 
-    def note_end(self) -> None:
-        """Note that a call or a run has ended, if the session is being closed."""
-        if self.state is not SessionState.OPEN and not self.calls and not self.runs:
+    def _note_idle(self) -> None:
+        if self.state is not SessionState.OPEN and not self.in_progress:
             self.idle.set()

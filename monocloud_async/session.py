@@ -120,6 +120,7 @@ class MonoCloudSession:
         self._limiter = RateLimiter(max_rate, burst=burst, tenant=self._base_url)
         self._queue = AdmissionQueue(self._limiter)
         self._time_slice = TimeSlice()
+        self._runs: set[monocloud_async.BulkRun] = set()  # in progress
         self._http = HttpClient(
             self._base_url,
             self._credentials,
@@ -215,6 +216,8 @@ class MonoCloudSession:
             self._end_calls()
             return
         lifecycle.close()
+        for run in self._runs:
+            run.session_closed()
         try:
             if drain and not idle.is_set():
                 with suppress(TimeoutError):
@@ -233,7 +236,7 @@ class MonoCloudSession:
         loop = self._lifecycle.loop
         if loop is None or loop.is_closed():
             return  # nobody waits
-        for run in self._lifecycle.runs:
+        for run in self._runs:
             run.session_closed()
             run.cancel()
         self._queue.close()
@@ -241,9 +244,15 @@ class MonoCloudSession:
 
     @contextmanager
     def _in_progress(self, run: "monocloud_async.BulkRun") -> Iterator[None]:
-        with self._lifecycle.in_progress(run):
+        """Let a run begin; raises as `Lifecycle.begin` does."""
+        self._lifecycle.begin()
+        try:
             self._telemetry.run_begins()
+            self._runs.add(run)
             yield
+        finally:
+            self._runs.discard(run)
+            self._lifecycle.end()
 
     async def enable_user(
         self, user_id: str, *, timeout: float | None = None, retry: RetryPolicy | None = None

@@ -37,7 +37,7 @@ class SingleCalls:
     Args:
         http: sends the requests.
         queue: decides when a request may be sent.
-        lifecycle: lets a call begin, and counts those in progress.
+        lifecycle: lets a call begin, and waits for its end.
         telemetry: observes each call.
         budget: limits the retries of all calls together.
         timeout: seconds for one request, unless a call has its own.
@@ -87,11 +87,12 @@ class SingleCalls:
             operation.path(target)  # refuses an id that is not valid
             clock = self._lifecycle.begin().time
             began = clock()
-            deadline = began + policy.total
-            attempt = partial(self._attempt, operation, target, limit, policy, observed=observed)
-            self._budget.count_call(clock())
-            self._lifecycle.calls += 1
             try:
+                deadline = began + policy.total
+                self._budget.count_call(began)
+                attempt = partial(
+                    self._attempt, operation, target, limit, policy, observed=observed
+                )
                 try:
                     return await attempt(policy.total, again=False)
                 except MonoCloudError as error:
@@ -114,8 +115,7 @@ class SingleCalls:
                     error.args = (f"{error.args[0]}{in_all}",)
                 raise
             finally:
-                self._lifecycle.calls -= 1
-                self._lifecycle.note_end()
+                self._lifecycle.end()
 
     async def _attempt(
         self,
