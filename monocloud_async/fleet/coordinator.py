@@ -169,7 +169,7 @@ class _Records:
     async def record_result(self, plan: Plan, span: Span, result: ChunkResult) -> list[Failure]:
         """Write the result of a chunk, complete or not, and return its first failures."""
         async with self._opened(plan) as journal:
-            return await self._run(journal.record, span, result, _now())
+            return await self._run(journal.record, span, result, _call(), _now())
 
     @activity.defn
     async def record_chunk(self, plan: Plan, span: Span, result: ChunkResult) -> list[Failure]:
@@ -177,7 +177,8 @@ class _Records:
         async with self._opened(plan) as journal:
             position = await self._position(journal, plan.source, span)
             user_ids = await self._user_ids(plan.source, span)
-            return await self._run(journal.write, span, result, position, user_ids, _now())
+            chunk = HandedOut(position, "", result.bad_lines, user_ids)
+            return await self._run(journal.write, span, result, chunk, _call(), _now())
 
     @activity.defn
     async def close_journal(self, how: How, state: RunState) -> FleetReport:
@@ -304,6 +305,12 @@ class _Records:
     async def _run(self, work: Callable[[*Args], T], *args: *Args) -> T:
         """Run the function in the journal's thread and return its result."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
+
+
+def _call() -> str:
+    """Return the name of this call of an activity, which each of its attempts has."""
+    info = activity.info()
+    return f"{info.workflow_run_id} {info.activity_id}"
 
 
 def _start(span: Span) -> int:

@@ -52,6 +52,8 @@ _TABLES: Final = (
         start INTEGER PRIMARY KEY, until INTEGER, position INTEGER, digest TEXT, bad_lines INTEGER,
         ids BLOB
     )""",
+    # The last result of each unfinished chunk, by the name of the call that brought it.
+    "CREATE TABLE IF NOT EXISTS last_results (start INTEGER PRIMARY KEY, call TEXT)",
 )
 
 
@@ -290,11 +292,15 @@ class FleetJournal:
             ),
         )
 
-    def record(self, span: Span, result: ChunkResult, now: int) -> list[Failure]:
+    def record(self, span: Span, result: ChunkResult, call: str, now: int) -> list[Failure]:
         """Commit the result of a chunk that was handed out, and return its first failures.
 
-        Each user is written once, also if the result arrives twice, and so are the requests of a
-        result that has users.
+        Args:
+            span: the span of the chunk.
+            result: the result of the chunk.
+            call: the name of the call that brings the result: one that comes again is known by it,
+                and changes nothing.
+            now: milliseconds since 1970.
         """
         found = self._handed_out(span, now)
         if found is None:  # the chunk is complete, and this result arrives again
@@ -307,10 +313,8 @@ class FleetJournal:
             ("INSERT INTO chunks VALUES (?, ?, ?, ?, ?)", chunk),
         )
         new = rows.without(self._known(found, now))
-        self._store.write(new, now, *(ending if result.done else ()))
-        self._recorded += (span.end - span.start) * result.done
-        if new.positions() or not rows.positions():  # else this result arrives again
-            self._count(span, result, now)
+        if self._commit(span, result, new, call, now, *(ending if result.done else ())):
+            self._recorded += (span.end - span.start) * result.done
         return first_failures(_failures(rows))
 
     def _completed(self, span: Span, now: int) -> HandedOut:
@@ -366,7 +370,7 @@ class FleetJournal:
         return max(ends)
 
     def write(
-        self, span: Span, result: ChunkResult, position: int, user_ids: Sequence[str], now: int
+        self, span: Span, result: ChunkResult, chunk: HandedOut, call: str, now: int
     ) -> list[Failure]:
         """Commit a chunk with its users, once; a partial result is kept as begun.
 
@@ -375,23 +379,27 @@ class FleetJournal:
         Args:
             span: the span of the chunk.
             result: the result of the chunk.
-            position: the position of its first id in the input.
-            user_ids: all ids of the chunk.
+            chunk: its ids and the position of the first one; the digest is of no use here.
+            call: the name of the call that brings the result, as in `record`.
             now: milliseconds since 1970.
 
         Returns:
             The first failures that were committed, now or earlier.
         """
+        position, _, bad_lines, user_ids = chunk
         rows = result.rows.moved(position, user_ids)
         sql = self._store.connection(now)
         if sql.execute("SELECT 1 FROM chunks WHERE start = ?", (span.start,)).fetchone():
             return first_failures(_failures(rows))
-        chunk = (span.start, span.end, position, len(user_ids), result.bad_lines)
+        whole = (span.start, span.end, position, len(user_ids), bad_lines)
         # The next run counts its own requests only.
         kept = structs.replace(result, requests=0, retries=0, throttled=0, paused=0.0)
         unfinished = (span.start, span.end, json.encode(kept))
-        self._store.write(
+        self._commit(
+            span,
+            result,
             rows,
+            call,
             now,
             # The result includes the users who were done when the chunk was handed back.
             (
@@ -399,11 +407,10 @@ class FleetJournal:
                 (position, position + len(user_ids)),
             ),
             ("DELETE FROM begun WHERE start = ?", (span.start,)),
-            ("INSERT INTO chunks VALUES (?, ?, ?, ?, ?)", chunk)
+            ("INSERT INTO chunks VALUES (?, ?, ?, ?, ?)", whole)
             if result.done
             else ("INSERT INTO begun VALUES (?, ?, ?)", unfinished),
         )
-        self._count(span, result, now)
         return first_failures(_failures(rows))
 
     def close(self, now: int, how: str | None = None) -> None:
@@ -412,27 +419,51 @@ class FleetJournal:
             return
         try:
             if how is not None:
-                self._sample(now, how)
+                self._store.add_sample(_sample(self._counts, self._paused), now, how)
             self._store.close()
         finally:
             self._lock.release()
 
-    def _count(self, span: Span, result: ChunkResult, now: int) -> None:
-        counts = self._counts
-        counts.requests += result.requests
-        counts.retries += result.retries
-        counts.throttled += result.throttled
+    def _commit(
+        self,
+        span: Span,
+        result: ChunkResult,
+        rows: Rows,
+        call: str,
+        now: int,
+        *first: tuple[str, Sequence[object]],
+    ) -> bool:
+        """Write the rows of a result, and count its requests, in one transaction.
+
+        Returns False if this was done before.
+        """
+        found = self._store.connection(now).execute(
+            "SELECT 1 FROM last_results WHERE start = ? AND call = ?", (span.start, call)
+        )
+        if found.fetchone() is not None:
+            return False
+        counts = Counts(
+            requests=self._counts.requests + result.requests,
+            retries=self._counts.retries + result.retries,
+            throttled=self._counts.throttled + result.throttled,
+        )
         # Chunks pause together, so the pauses of one are not added to those of another. A chunk
         # that was out when this coordinator began has no time before it.
-        before = self._paused_before.pop(span.start, 0.0)
-        self._paused = max(self._paused, before + result.paused)
-        self._sample(now)
+        paused = max(self._paused, self._paused_before.get(span.start, 0.0) + result.paused)
+        known: tuple[str, Sequence[object]] = (
+            ("DELETE FROM last_results WHERE start = ?", (span.start,))
+            if result.done
+            else ("INSERT OR REPLACE INTO last_results VALUES (?, ?)", (span.start, call))
+        )
+        self._store.write(rows, now, *first, known, sample=_sample(counts, paused))
+        self._counts, self._paused = counts, paused
+        self._paused_before.pop(span.start, None)
+        return True
 
-    def _sample(self, now: int, how: str | None = None) -> None:
-        counts = self._counts
-        paused = round(1000 * self._paused)
-        sample = store.Sample(counts.requests, counts.retries, counts.throttled, paused, False)  # noqa: FBT003  not down
-        self._store.add_sample(sample, now, how)
+
+def _sample(counts: Counts, paused: float) -> store.Sample:
+    milliseconds = round(1000 * paused)
+    return store.Sample(counts.requests, counts.retries, counts.throttled, milliseconds, down=False)
 
 
 def _has(sql: Connection, table: str) -> bool:

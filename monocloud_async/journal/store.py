@@ -415,6 +415,7 @@ class JournalStore:
         *first: tuple[str, Sequence[object]],
         before: Sequence[StateBefore] = (),
         state: InputState | None = None,
+        sample: Sample | None = None,
     ) -> None:
         """Run the statements of `first`, and write the rest, in one transaction.
 
@@ -436,6 +437,8 @@ class JournalStore:
                         start += size
             if state is not None:
                 self._save(sql, state)
+            if sample is not None:
+                self._add(sql, sample, now)
 
     def add_sample(
         self,
@@ -451,9 +454,7 @@ class JournalStore:
         """
         sql = self.connection(now)
         with _transaction(sql):
-            sql.execute(
-                "INSERT INTO samples VALUES (?, ?, ?, ?, ?, ?, ?)", (self._run_id, now, *sample)
-            )
+            self._add(sql, sample, now)
             if state is not None:
                 self._save(sql, state)
             if how is not None:
@@ -464,6 +465,11 @@ class JournalStore:
                 sql.execute(
                     "UPDATE commands SET signal = ? WHERE sitting = ?", (signal, self._run_id)
                 )
+
+    def _add(self, sql: sqlite3.Connection, sample: Sample, now: int) -> None:
+        sql.execute(
+            "INSERT INTO samples VALUES (?, ?, ?, ?, ?, ?, ?)", (self._run_id, now, *sample)
+        )
 
     def _save(self, sql: sqlite3.Connection, state: InputState) -> None:
         ids, at_least, bad_lines, numbered = state

@@ -7,6 +7,7 @@ import sqlite3
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import closing, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -60,6 +61,13 @@ class Coordinator:
         return structs.replace(plan(**options), source=source)
 
     async def do(self, activity: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
+        """Run an activity, which Temporal has not tried before."""
+        info = self.environment.info
+        self.environment.info = replace(info, activity_id=f"{info.activity_id}+")
+        return await self.again(activity, *args)
+
+    async def again(self, activity: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
+        """Run an activity as its next attempt: Temporal has not heard of the end of the last."""
         return await self.environment.run(activity, *args)
 
 
@@ -308,25 +316,59 @@ async def test_what_an_earlier_version_kept_as_begun_goes_on(coordinator: Coordi
     assert (await coordinator.do(records.left, run)).unfinished == [Chunk(span=lines(0, 10))]
 
 
-async def test_the_requests_of_a_result_count_once_also_if_it_arrives_again_or_its_users_are_older(
+@pytest.mark.parametrize("who", ["the same coordinator", "its successor"])
+@pytest.mark.parametrize(
+    "part",
+    [
+        result("enabled", "failed", done=False, requests=3),
+        result(done=False, requests=3, throttled=1),  # nobody has an outcome
+        result(*["enabled"] * 4, requests=3),  # type: ignore[arg-type]  # a list of one word
+    ],
+)
+@pytest.mark.parametrize("step", ["record_result", "record_chunk"])
+async def test_the_requests_of_a_result_count_once_also_if_it_arrives_again(
+    coordinator: Coordinator, step: str, part: ChunkResult, who: str
+) -> None:
+    run, span = await coordinator.plan(), lines(0, 4)
+    if step == "record_result":
+        await coordinator.do(coordinator.records.begin_chunk, run, span)
+    await coordinator.do(getattr(coordinator.records, step), run, span, part)
+    if who == "its successor":
+        await coordinator.records._let_go(None)  # as after a kill, which leaves no end
+        folder = coordinator.ids.parent
+        coordinator.records = _Records(folder, Sources([folder]), no_pause)
+    await coordinator.again(getattr(coordinator.records, step), run, span, part)
+    assert sum(run.requests for run in read(coordinator.journal).runs) == 3
+    if not part.done:  # the same once more is another result
+        await coordinator.do(getattr(coordinator.records, step), run, span, part)
+        assert sum(run.requests for run in read(coordinator.journal).runs) == 6
+
+
+async def test_the_requests_of_users_who_were_asked_long_before_count(
     coordinator: Coordinator,
 ) -> None:
     run, records = await coordinator.plan(), coordinator.records
-    span = lines(0, 4)
-    await coordinator.do(records.begin_chunk, run, span)
-    part = result("enabled", "failed", done=False, requests=3)
-    await coordinator.do(records.record_result, run, span, part)
-    await records._let_go(None)  # as after a kill, which leaves no end
-    folder = coordinator.ids.parent
-    coordinator.records = successor = _Records(folder, Sources([folder]), no_pause)
-    await coordinator.do(successor.record_result, run, span, part)
+    await coordinator.do(records.begin_chunk, run, lines(0, 4))
     others = [Outcome(user_id="", position=place, status="enabled", attempts=2) for place in (2, 3)]
-    rest = ChunkResult(rows=Rows.of(others, 0), done=True, requests=4)  # long before
-    await coordinator.do(successor.record_result, run, span, rest)
-    refused = result(done=False, requests=1, throttled=1)  # nobody is recorded
-    await coordinator.do(successor.begin_chunk, run, lines(4, 5))
-    await coordinator.do(successor.record_result, run, lines(4, 5), refused)
-    assert [run.requests for run in read(coordinator.journal).runs] == [3, 5]
+    rest = ChunkResult(rows=Rows.of(others, 0), done=True, requests=4)
+    await coordinator.do(records.record_result, run, lines(0, 4), rest)
+    assert [run.requests for run in read(coordinator.journal).runs] == [4]
+
+
+async def test_a_result_that_could_not_be_written_counts_once(coordinator: Coordinator) -> None:
+    run, records = await coordinator.plan(), coordinator.records
+    span, refused = lines(0, 4), result(done=False, requests=3, throttled=1)
+    await coordinator.do(records.begin_chunk, run, span)
+    with closing(sqlite3.connect(coordinator.journal, isolation_level=None)) as sql:
+        sql.execute(
+            "CREATE TRIGGER full BEFORE INSERT ON samples BEGIN SELECT raise(ABORT, 'full'); END"
+        )
+        for _ in range(2):
+            with pytest.raises(ApplicationError, match=r"cannot write the journal .*full"):
+                await coordinator.do(records.record_result, run, span, refused)
+        sql.execute("DROP TRIGGER full")
+    await coordinator.again(records.record_result, run, span, refused)
+    assert [run.requests for run in read(coordinator.journal).runs] == [3]
 
 
 async def test_a_file_that_changed_is_refused_before_a_worker_gets_the_chunk(
