@@ -234,11 +234,7 @@ class _Records:
                 await self._pause(info.workflow_id or "", info.workflow_run_id or "", str(error))
                 raise ApplicationError(str(error), type="other journal") from None
             except SqliteError as error:
-                where = self._path(plan.journal)
-                raise ApplicationError(
-                    f"the coordinator {member_name()} cannot write the journal {where}: {error};"
-                    " when that is mended, the run goes on by itself"
-                ) from None
+                raise _unwritten(self._path(plan.journal), error) from None
             except ConfigurationError as error:
                 raise ApplicationError(str(error), type="refused", non_retryable=True) from None
 
@@ -261,6 +257,8 @@ class _Records:
             try:
                 await self._run(journal.open, _now())
             except (OSError, SqliteError) as error:
+                if expected is not None:  # results of the run are on their way to it
+                    raise _unwritten(journal.path, error) from None
                 raise ConfigurationError(
                     f"cannot write the journal {journal.path} on {socket.gethostname()}: {error};"
                     " name another path"
@@ -305,6 +303,14 @@ class _Records:
     async def _run(self, work: Callable[[*Args], T], *args: *Args) -> T:
         """Run the function in the journal's thread and return its result."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
+
+
+def _unwritten(journal: Path, error: Exception) -> ApplicationError:
+    """Return the error of a journal that may be written later, so that Temporal tries again."""
+    return ApplicationError(
+        f"the coordinator {member_name()} cannot write the journal {journal}: {error};"
+        " when that is mended, the run goes on by itself"
+    )
 
 
 def _call() -> str:

@@ -32,7 +32,7 @@ from monocloud_async.fleet.messages import (
     kind,
 )
 from monocloud_async.journal import store
-from monocloud_async.journal.lock import Lock
+from monocloud_async.journal.lock import JournalInUseError, Lock
 from monocloud_async.journal.paths import ENDS, check_files, lock_path, real_path
 from monocloud_async.journal.schema import USER_COLUMNS
 from monocloud_async.journal.store import JournalStore, Rows
@@ -119,21 +119,26 @@ class FleetJournal:
         """Begin a run, and lock the journal until `close`.
 
         Raises:
-            OtherJournalError: the journal does not have the identity that it must have.
+            OtherJournalError: the journal that a run has cannot be used here, or is another one.
             ConfigurationError: the journal is in use, or belongs to another tenant or file.
             OSError, sqlite3.Error: the journal cannot be written.
         """
+        try:
+            self._open(now)
+        except (JournalInUseError, OtherJournalError):
+            raise
+        except ConfigurationError as error:
+            if self._expected is None:
+                raise
+            raise self._other(f"it cannot be used: {error}") from None
+
+    def _open(self, now: int) -> None:
         check_files(self.path)
         if self._expected is not None and not (self.path.exists() and self.path.stat().st_size):
             raise self._other("there is no journal")
         self._lock.take()
         try:
-            try:
-                self._store.open()
-            except ConfigurationError as error:
-                if self._expected is None:
-                    raise
-                raise self._other(f"there is another file: {error}") from None
+            self._store.open()
             self._check()
             self._begin(now)
         except BaseException:

@@ -568,6 +568,39 @@ async def test_a_step_that_is_cancelled_leaves_no_journal_locked(
     assert lock_state(lock_path(coordinator.journal)) is LockState.MISSING
 
 
+@pytest.mark.parametrize("what", ["the disk", "the file"])
+async def test_a_successor_that_cannot_use_the_journal_of_a_run_does_not_end_the_run(
+    coordinator: Coordinator, what: str
+) -> None:
+    run, before, span = await coordinator.plan(), coordinator.records, lines(0, 2)
+    left = await coordinator.do(before.left, run)
+    run = structs.replace(run, journal_id=left.journal_id)
+    await coordinator.do(before.begin_chunk, run, span)
+    await before._let_go(None)  # as after a kill
+    pauses, folder = list[str](), coordinator.ids.parent
+
+    async def pause(_workflow: str, _run: str, why: str) -> None:
+        pauses.append(why)
+
+    coordinator.records = records = _Records(folder, Sources([folder]), pause)
+    other = folder / "other"
+    if what == "the disk":
+        other = lock_path(coordinator.journal)
+        other.mkdir()  # as a disk that is full, or may only be read
+        why = "cannot write the journal .* the run goes on by itself"
+    else:
+        os.link(coordinator.journal, other)
+        why = "it cannot be used: .* has another name as well .* and then resume the run"
+    users = result("enabled", "failed")
+    with pytest.raises(ApplicationError, match=why) as caught:
+        await coordinator.do(records.record_result, run, span, users)
+    assert not caught.value.non_retryable
+    assert pauses == ([] if what == "the disk" else [caught.value.message])
+    other.rmdir() if what == "the disk" else other.unlink()
+    await coordinator.again(records.record_result, run, span, users)
+    assert journals.outcomes(coordinator.journal) == {"enabled": 1, "failed": 1}
+
+
 async def test_a_journal_that_cannot_be_written_names_the_machine(
     coordinator: Coordinator,
 ) -> None:
