@@ -4,6 +4,7 @@ Temporal's client serves both, on one port for Prometheus or to an OpenTelemetry
 """
 
 import asyncio
+import ctypes
 import logging
 import socket
 from collections import Counter
@@ -69,9 +70,14 @@ def runtime(metrics: str | None = None, log: logging.Logger | None = None) -> Ru
     levels = TelemetryFilter(core_level="WARN", other_level="ERROR")
     logs = LoggingConfig(filter=levels, forwarding=LogForwardingConfig(log) if log else None)
     try:
-        return Runtime(telemetry=TelemetryConfig(metrics=config, logging=logs))
+        made = Runtime(telemetry=TelemetryConfig(metrics=config, logging=logs))
     except (RuntimeError, ValueError) as error:
         raise ConfigurationError(f"cannot {where}: {error}") from None
+    if log is not None:
+        # It is never freed: at the end of the process, that would wait for its threads, which wait
+        # for Python to take their last messages.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(made))
+    return made
 
 
 def _socket_address(address: str) -> str:

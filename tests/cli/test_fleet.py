@@ -208,6 +208,20 @@ def test_a_temporal_that_is_not_there_is_told_in_one_line(
     assert said.count("\n") <= 2
 
 
+@pytest.mark.parametrize("command", ["worker", "coordinator"])
+def test_a_part_that_temporal_refuses_says_so_and_ends(
+    command: str, sandbox: Sandbox, server: Temporal, tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        [*PROGRAM, "fleet", command],
+        env=environment(sandbox) | server.environment | {"TEMPORAL_NAMESPACE": "nowhere"},
+        check=False, capture_output=True, text=True, cwd=tmp_path, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    *_, last = done.stderr.splitlines()
+    assert last == "Error: Temporal has no such namespace: check TEMPORAL_NAMESPACE"
+
+
 def test_a_fleet_on_one_machine_and_ctrl_c_in_the_middle(tmp_path: Path) -> None:
     with Sandbox(users=1000) as sandbox:
         ids = tmp_path / "ids.txt"
