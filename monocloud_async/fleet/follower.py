@@ -97,8 +97,13 @@ class Follower:
     @property
     def pause_left(self) -> float:
         """Seconds that the tenant asks to wait; a wait for another session's news is none."""
-        waits = self._held_at is not None or self._unheard_since is not None
-        return 0.0 if waits or self._limiter.down else self._limiter.pause_left
+        if self._limiter.down or self._unheard_since is not None:
+            return 0.0
+        if self._held_at is None:
+            return self._limiter.pause_left
+        if self._pace is None or not self._pace.paused:
+            return 0.0
+        return max(0.0, self._held_at + self._pace.wait - self._clock())
 
     @property
     def joins(self) -> bool:

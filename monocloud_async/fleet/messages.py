@@ -372,7 +372,9 @@ class Progress(Counts, kw_only=True):
         # A worker that has only begun has sent what it says in fewer seconds than the others.
         seconds = max((sign.seconds for sign in signs), default=0.0)
         self.rate = sum(sign.rate * sign.seconds for sign in signs) / seconds if seconds else 0.0
-        self.pause_left = max((sign.pause_left for sign in signs), default=0.0)
+        # Who has begun in the pause of another one does not know when that began.
+        waits = [sign.pause_left for sign in signs if sign.pause_left > 0]
+        self.pause_left = min(waits, default=0.0)
         self.outage = max((sign.outage for sign in signs), default=0.0)
 
 

@@ -16,6 +16,7 @@ from monocloud_async.fleet.messages import (
     Plan,
     Remaining,
     RunState,
+    Sign,
     Span,
     add_result,
     new_state,
@@ -126,3 +127,11 @@ def test_the_failures_of_a_run_have_room_in_a_payload(title: str) -> None:
     assert 500 < len(run.failures) <= 1000
     assert run.failures[-1].position == len(run.failures) - 1
     assert len(msgspec.json.encode(run)) < 1 << 20  # Temporal refuses payloads of 2 MB
+
+
+def test_the_pause_that_is_left_is_that_of_who_has_waited_longest() -> None:
+    progress = new_state(plan()).progress
+    progress.add_signs([Sign(users=1, rate=0.0, pause_left=left) for left in (0.0, 40.0, 60.0)])
+    assert progress.pause_left == 40.0
+    progress.add_signs([Sign(users=1, rate=0.0)])
+    assert progress.pause_left == 0.0

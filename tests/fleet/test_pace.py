@@ -382,11 +382,23 @@ def test_a_wait_for_another_session_is_not_the_tenant_s(monkeypatch: pytest.Monk
     monkeypatch.setattr(limiter, "current_time", lambda: session.now)
     session.follower.hear(Pace(run="r"))
     session.follower.hear(Pace(run="r", paused=True, prober="other", wait=1.0))
-    assert (session.limiter.pause_left, session.follower.pause_left) == (2.5, 0.0)
+    session.now = 1.0
+    assert (session.limiter.pause_left, session.follower.pause_left) == (1.5, 0.0)
+    session.follower.hear(Pace(run="r", epoch=1, rates=RATES, alone="other", lanes=2))
+    assert (session.limiter.state, session.follower.pause_left) == ("paused", 0.0)
     session = Session()
     session.follower.hear(Pace(run="r"))
     session.refused()
     assert session.follower.pause_left == pytest.approx(1.0, abs=0.05)
+
+
+def test_who_waits_tells_what_the_tenant_asks_although_another_session_was_told() -> None:
+    session = Session()
+    session.follower.hear(Pace(run="r"))
+    session.follower.hear(Pace(run="r", paused=True, prober="gone", wait=60.0))
+    session.now = 20.0
+    session.follower.hear(Pace(run="r", paused=True, prober="gone", wait=60.0))
+    assert session.follower.pause_left == 40.0
 
 
 def test_a_second_run_begins_as_slowly_as_the_first() -> None:
