@@ -20,6 +20,7 @@ from temporalio.api.workflowservice.v1 import (
 )
 from temporalio.client import (
     Client,
+    WorkflowExecutionDescription,
     WorkflowExecutionStatus,
     WorkflowFailureError,
     WorkflowHandle,
@@ -71,6 +72,7 @@ _DOWN: Final = {RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED}
 _ANSWER: Final = timedelta(seconds=5)  # timeout of a query, which the coordinator answers
 _LOOKS: Final = 5  # until what workers say and what the workflow says belong together
 _LATE: Final = 4.0  # seconds without a heartbeat, after which a worker probably sends nothing
+_NEXT_BEAT: Final = 1.5  # seconds in which a worker that is alive sends another heartbeat
 _FAILING: Final = 2  # attempts of a step of the workflow, from which on it is not an accident
 _LAST_EVENTS: Final = 10  # of the history, to find the last failure
 _WORKFLOWS: Final = TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW
@@ -92,6 +94,7 @@ class FleetRun:
     def __init__(self, client: Client, tenant: str) -> None:
         self.tenant = tenant
         self._client = client
+        self._ahead = 0.0  # seconds of this machine's clock before Temporal's, as far as is known
         self._handle: WorkflowHandle[RunWorkflow, FleetReport] = client.get_workflow_handle_for(
             RunWorkflow.run, workflow_id(tenant)
         )
@@ -188,7 +191,7 @@ class FleetRun:
 
     async def _progress(self) -> Progress:
         before = await self._query(RunWorkflow.progress)
-        description = await self._handle.describe()
+        description = await self._described()
         progress = await self._query(RunWorkflow.progress)
         for _ in range(_LOOKS):
             if progress.results == before.results:
@@ -203,7 +206,7 @@ class FleetRun:
             if pending.state == PendingActivityState.PENDING_ACTIVITY_STATE_SCHEDULED:
                 progress.waiting += is_chunk
             elif is_chunk:
-                seconds = _since(pending.last_heartbeat_time)
+                seconds = self._since(pending.last_heartbeat_time)
                 name = pending.last_worker_identity
                 known = members.get(name) or WorkerProgress(
                     name=name, role="worker", seconds=seconds
@@ -222,15 +225,38 @@ class FleetRun:
                 result = msgspec.convert(details, ChunkResult)
                 _add_heartbeat(progress, result)
                 if (sign := result.sign) is not None:
-                    is_late = _since(pending.last_heartbeat_time) > _LATE
+                    is_late = self._since(pending.last_heartbeat_time) > _LATE
                     signs[pending.last_worker_identity] = (
                         structs.replace(sign, rate=0.0) if is_late else sign
                     )
         resting = [sign for sign in progress.signs if sign.worker not in signs]
-        progress.add_signs([*signs.values(), *map(_resting, resting if progress.chunks else ())])
+        now = time.time() - self._ahead
+        rested = [_resting(sign, now) for sign in resting] if progress.chunks else []
+        progress.add_signs([*signs.values(), *rested])
         progress.signs = []
         progress.members = sorted(members.values(), key=lambda member: (member.role, member.name))
         return progress
+
+    async def _described(self) -> WorkflowExecutionDescription:
+        """Return the description of the run, and learn what Temporal's clock shows.
+
+        Workers give a sign of life once a second. If the last one seems to be old, and the next one
+        comes soon, then this machine's clock is ahead.
+        """
+        description = await self._handle.describe()
+        heard = _last_heartbeat(description)
+        late = time.time() - self._ahead - heard
+        if heard and late > _LATE:
+            await asyncio.sleep(_NEXT_BEAT)
+            description = await self._handle.describe()
+            if (later := _last_heartbeat(description)) > heard:
+                self._ahead = time.time() - later
+        self._ahead += min(0.0, late)
+        return description
+
+    def _since(self, moment: Timestamp) -> float:
+        """Return the seconds since this time of Temporal's clock."""
+        return max(0.0, time.time() - self._ahead - _seconds(moment))
 
     async def members(self) -> list[WorkerProgress]:
         """Return the workers and coordinators that asked Temporal for work lately."""
@@ -254,7 +280,7 @@ class FleetRun:
                 found[poller.identity] = WorkerProgress(
                     name=poller.identity,
                     role="worker" if role == "worker" else "coordinator",
-                    seconds=_since(poller.last_access_time),
+                    seconds=self._since(poller.last_access_time),
                 )
         return found
 
@@ -353,14 +379,19 @@ def _ceiling(max_rate: float | None) -> float | None:
     return None if max_rate is None else config.positive("max_rate", max_rate)
 
 
-def _since(moment: Timestamp) -> float:
-    """Return the seconds since this time, by this machine's clock."""
-    return max(0.0, time.time() - moment.ToMilliseconds() / 1000)
+def _seconds(moment: Timestamp) -> float:
+    return float(moment.ToMilliseconds()) / 1000
 
 
-def _resting(sign: Sign) -> Sign:
+def _last_heartbeat(description: WorkflowExecutionDescription) -> float:
+    """Return when the last worker gave a sign of life, in seconds since 1970, or 0.0."""
+    pending = description.raw_description.pending_activities
+    return max((_seconds(each.last_heartbeat_time) for each in pending), default=0.0)
+
+
+def _resting(sign: Sign, now: float) -> Sign:
     """Return what a worker that has had no chunk since then has sent in the last seconds."""
-    rested = min(RATE_OVER, max(0.0, time.time() - sign.moment))
+    rested = min(RATE_OVER, max(0.0, now - sign.moment))
     sent = sign.rate * min(sign.seconds, RATE_OVER - rested)
     seconds = min(sign.seconds + rested, RATE_OVER)
     rate = sent / seconds if seconds else 0.0

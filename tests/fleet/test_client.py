@@ -4,6 +4,7 @@ import ast
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from temporalio.converter import DataConverter
 
 from monocloud_async import ConfigurationError, config
 from monocloud_async.fleet import FleetError, FleetRun, Progress
+from monocloud_async.fleet import client as fleet_client
 from monocloud_async.fleet.messages import ChunkResult, Sign, new_state
 from monocloud_async.fleet.temporal import converter
 from monocloud_async.fleet.workflow import CHUNK_ACTIVITY
@@ -227,13 +229,39 @@ async def test_a_worker_that_takes_over_from_another_one_doubles_no_rate() -> No
     assert (await run.progress()).rate == 100  # all workers have only begun
 
 
-async def test_a_worker_of_which_nothing_is_heard_has_no_rate() -> None:
+async def test_a_worker_of_which_nothing_is_heard_has_no_rate(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fleet_client, "_NEXT_BEAT", 0.0)
     busy = BusyRun()
     client: Any = busy
     run = FleetRun(client, "https://t")
     busy.chunk.last_heartbeat_time.FromSeconds(round(time.time()) - 6)
     progress = await run.progress()
     assert (progress.enabled, progress.rate) == (100, 0)
+    assert 5 < progress.members[0].seconds < 60
+
+
+@pytest.mark.parametrize("off", [3600, 30, -30, -3600])
+async def test_the_clock_of_who_asks_does_not_matter(
+    off: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fleet_client, "_NEXT_BEAT", 0.0)
+    busy, beat, clock = BusyRun(), count(round(time.time())), time.time
+    monkeypatch.setattr(time, "time", lambda: clock() + off)
+
+    async def describe() -> BusyRun:
+        busy.chunk.last_heartbeat_time.FromSeconds(next(beat))
+        return busy
+
+    monkeypatch.setattr(busy, "describe", describe)
+    client: Any = busy
+    run = FleetRun(client, "https://t")
+    progress = await run.progress()
+    assert (progress.rate, progress.members[0].seconds < 4) == (50, True)
+    monkeypatch.setattr(time, "time", clock)  # it is set while somebody watches
+    progress = await run.progress()
+    assert (progress.rate, progress.members[0].seconds < 4) == (50, True)
 
 
 ORDERS: list[Callable[[FleetRun], Awaitable[object]]] = [
