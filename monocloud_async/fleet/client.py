@@ -27,7 +27,7 @@ from temporalio.client import (
     WorkflowQueryFailedError,
 )
 from temporalio.exceptions import WorkflowAlreadyStartedError
-from temporalio.service import RPCError, RPCStatusCode
+from temporalio.service import RPCError
 
 from monocloud_async import config
 from monocloud_async.endpoint import bulk_operation
@@ -47,6 +47,7 @@ from monocloud_async.fleet.messages import (
     new_state,
 )
 from monocloud_async.fleet.temporal import (
+    REFUSALS,
     FleetError,
     RunEndedError,
     check_readable,
@@ -68,7 +69,6 @@ from monocloud_async.sanitize import clean
 T = TypeVar("T")
 
 _AGAIN: Final = 1.0  # seconds until the next attempt while Temporal is down
-_DOWN: Final = {RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED}
 _ANSWER: Final = timedelta(seconds=5)  # timeout of a query, which the coordinator answers
 _LOOKS: Final = 5  # until what workers say and what the workflow says belong together
 _LATE: Final = 4.0  # seconds without a heartbeat, after which a worker probably sends nothing
@@ -370,7 +370,7 @@ class FleetRun:
             except PayloadRefusedError as error:
                 raise FleetError(str(error)) from None
             except RPCError as error:
-                if error.status not in _DOWN:
+                if error.status in REFUSALS:
                     raise to_fleet_error(error, self.tenant) from None
             await asyncio.sleep(_AGAIN)
 

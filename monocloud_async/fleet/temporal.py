@@ -52,6 +52,16 @@ _NO_WORKER: Final = {
     RPCStatusCode.CANCELLED,  # how the client reports its own timeout
 }
 
+# With any other status, the answer may have been lost on its way, or Temporal is busy.
+REFUSALS: Final = {
+    RPCStatusCode.INVALID_ARGUMENT,
+    RPCStatusCode.NOT_FOUND,
+    RPCStatusCode.PERMISSION_DENIED,
+    RPCStatusCode.UNAUTHENTICATED,
+    RPCStatusCode.FAILED_PRECONDITION,
+    RPCStatusCode.UNIMPLEMENTED,
+}
+
 
 _NO_NAMESPACE: Final = "Temporal has no such namespace: check TEMPORAL_NAMESPACE"
 
@@ -208,7 +218,12 @@ def to_fleet_error(error: RPCError, tenant: str) -> FleetError:
             f"no coordinator answers for {tenant}: check that `monocloud-async fleet coordinator`"
             " is running, with this Temporal"
         )
-    return FleetError(f"Temporal refused ({error.status.name}): {error.message}")
+    if error.status in REFUSALS:
+        return FleetError(f"Temporal refused ({error.status.name}): {error.message}")
+    return FleetError(
+        f"Temporal cannot answer now ({error.status.name}: {error.message}): try again, and check"
+        " that it is up"
+    )
 
 
 def no_run(tenant: str, *, has_ended: bool) -> FleetError:

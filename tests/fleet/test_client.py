@@ -21,12 +21,13 @@ from temporalio.api.workflowservice.v1 import (
 )
 from temporalio.client import WorkflowExecutionStatus, WorkflowQueryFailedError
 from temporalio.converter import DataConverter
+from temporalio.service import RPCError, RPCStatusCode
 
 from monocloud_async import ConfigurationError, config
-from monocloud_async.fleet import FleetError, FleetRun, Progress
+from monocloud_async.fleet import FleetError, FleetReport, FleetRun, Progress
 from monocloud_async.fleet import client as fleet_client
 from monocloud_async.fleet.messages import ChunkResult, Sign, new_state
-from monocloud_async.fleet.temporal import converter
+from monocloud_async.fleet.temporal import REFUSALS, converter, to_fleet_error
 from monocloud_async.fleet.workflow import CHUNK_ACTIVITY
 from monocloud_async.journal.store import Rows
 
@@ -290,3 +291,31 @@ async def test_a_query_that_the_coordinator_refuses_is_a_fleet_error(
     client: Any = BrokenRun(attempt=1)
     with pytest.raises(FleetError, match=r"the coordinator cannot answer .*: no such query"):
         await question(FleetRun(client, "https://t"))
+
+
+class EndingRun(BrokenRun):
+    """A run whose end is asked for on a bad line."""
+
+    def __init__(self, *answers: RPCStatusCode) -> None:
+        super().__init__(attempt=1)
+        self._answers = list(answers)
+
+    async def result(self) -> FleetReport:
+        if self._answers:
+            raise RPCError("transport error", self._answers.pop(0), b"")
+        return new_state(plan()).report("finished")
+
+
+async def test_the_end_of_a_run_is_waited_for_whatever_becomes_of_the_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fleet_client, "_AGAIN", 0.0)
+    lost = (code for code in RPCStatusCode if code not in REFUSALS)
+    client: Any = EndingRun(*lost)
+    assert (await FleetRun(client, "https://t").result()).how == "finished"
+    client = EndingRun(RPCStatusCode.PERMISSION_DENIED)
+    with pytest.raises(FleetError, match=r"Temporal refused \(PERMISSION_DENIED\)"):
+        await FleetRun(client, "https://t").result()
+    assert "cannot answer now (UNKNOWN: transport error)" in str(
+        to_fleet_error(RPCError("transport error", RPCStatusCode.UNKNOWN, b""), "https://t")
+    )

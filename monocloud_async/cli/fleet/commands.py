@@ -5,6 +5,7 @@ import signal
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import nullcontext, suppress
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -448,8 +449,18 @@ def exit_code(report: FleetReport) -> int:
     return SOME_FAILED if report.failed or report.unknown or report.bad_lines else ALL_DONE
 
 
+@cache
+def _silence() -> None:
+    """Keep the log of Temporal's client from the display: a command tells what is wrong itself."""
+    from temporalio.runtime import Runtime, TelemetryConfig  # noqa: PLC0415  optional
+
+    silent = Runtime(telemetry=TelemetryConfig(logging=None))
+    Runtime.set_default(silent, error_if_already_set=False)
+
+
 def ask(question: Coroutine[object, object, T]) -> T:
     """Await a question to Temporal on a new event loop, and return the answer."""
+    _silence()
 
     async def ask() -> T:
         try:
