@@ -142,7 +142,9 @@ async def check_fleet(
         f" payloads {protection(client.data_converter)}{note}"
     )
     findings.insert(0, Finding(what="Temporal", said=said))
-    asked = await _ask_all(client, tenant, members, question)
+    answers = await _ask_all(client, tenant, members, question)
+    members = [member for member, answer in zip(members, answers, strict=True) if answer]
+    asked = [finding for answer in answers for finding in answer]
     return [*findings, *asked, *_missing(members, asked), *_versions(members)]
 
 
@@ -155,7 +157,7 @@ async def _check_namespace(client: Client, tenant: str) -> None:
 
 async def _members(run: FleetRun) -> tuple[list[WorkerProgress], str]:
     """Return the processes of the fleet, and a note whether a run is in progress."""
-    known = {each.name: each for each in await run.members() if each.seconds < _POLL}
+    known = {each.name: each for each in await run.members()}
     note = ""
     with suppress(FleetError):  # there is no run, or nobody who can tell
         if not await run.over():
@@ -168,8 +170,8 @@ async def _members(run: FleetRun) -> tuple[list[WorkerProgress], str]:
 
 async def _ask_all(
     client: Client, tenant: str, members: list[WorkerProgress], question: Question
-) -> list[Finding]:
-    """Ask every member at the same time, and return what they say."""
+) -> list[list[Finding]]:
+    """Ask every member at the same time, and return what they say; nothing of who has ended."""
     queue = f"{workflow_id(tenant)} doctor {uuid4()}"
     worker = Worker(
         client,
@@ -179,10 +181,9 @@ async def _ask_all(
         workflow_runner=UnsandboxedWorkflowRunner(),
     )
     async with worker:
-        found = await asyncio.gather(
+        return await asyncio.gather(
             *(_ask(client, tenant, queue, member, question) for member in members)
         )
-    return [finding for each in found for finding in each]
 
 
 async def _ask(
@@ -199,7 +200,10 @@ async def _ask(
             execution_timeout=timedelta(seconds=_TAKEN + _DONE + _TAKEN),
         )
     except WorkflowFailureError as error:
-        return [Finding(what=what, said=_no_answer(error, member), ok=False)]
+        cause = _cause(error)
+        if _is_not_taken(cause) and member.seconds > _POLL:
+            return []  # who answers has not ended, whatever this machine's clock shows
+        return [Finding(what=what, said=_no_answer(cause, member), ok=False)]
     except RPCError as error:
         said = f"cannot be asked: Temporal says {RPCStatusCode(error.status).name}"
         return [Finding(what=what, said=said, ok=False)]
@@ -209,14 +213,22 @@ async def _ask(
     return [Finding(what=what, said=clean(", ".join([*answer.fine, "clock"])))]
 
 
-def _no_answer(error: WorkflowFailureError, member: WorkerProgress) -> str:
-    cause = error.cause.cause if isinstance(error.cause, ActivityError) else error.cause
+def _cause(error: WorkflowFailureError) -> BaseException | None:
+    return error.cause.cause if isinstance(error.cause, ActivityError) else error.cause
+
+
+def _is_not_taken(cause: BaseException | None) -> bool:
+    """Return whether the member took no question."""
+    return isinstance(cause, TimedOutError) and cause.type == TimeoutType.SCHEDULE_TO_START
+
+
+def _no_answer(cause: BaseException | None, member: WorkerProgress) -> str:
     if isinstance(cause, ApplicationError):
         first = cause.cause.message if isinstance(cause.cause, ApplicationError) else cause.message
         return (
             f"cannot answer: {clean(first)}; give all parts the same version and the same key file"
         )
-    if isinstance(cause, TimedOutError) and cause.type == TimeoutType.SCHEDULE_TO_START:
+    if _is_not_taken(cause):
         return (
             f"does not answer, and was last seen {member.seconds:.0f} s ago: if it has ended, ask"
             " again in a minute; if it is of an earlier version, upgrade it"

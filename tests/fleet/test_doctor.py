@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import re
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -161,3 +162,18 @@ async def test_a_key_is_fine_whatever_is_said_of_a_user_who_does_not_exist(statu
         assert await check(checks.Question()) == "tenant and key"
     (request,) = server.requests
     assert request.startswith(b"GET /api/users/doctor")
+
+
+async def test_who_answers_is_there_whatever_the_clock_of_this_machine_shows(
+    parts: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts.part("coordinator")
+    parts.part("worker")
+    await asked(parts, 2)
+    gone, clock = parts.part("worker"), time.time
+    await asked(parts, 3)
+    gone.kill()
+    monkeypatch.setattr(time, "time", lambda: clock() + 200)
+    coordinator, worker = lines(await asked(parts, 2), ok=False)
+    for said, what in ((coordinator, "Coordinator"), (worker, "Worker")):
+        assert re.match(rf"{what} .*: its clock is (199|2..) s behind this machine's", said), said
