@@ -268,7 +268,9 @@ class JournalFile:
         state = None if self._is_refused else self._state()
         with suppress(sqlite3.Error):  # a report works without this sample
             await self._run(self._store.add_sample, sample, now, how, state, self.signal)
-            if how is not None and report.exhausted and not self._is_refused:
+            if how is not None and self._is_refused:
+                await self._run(self._store.restore_length, now)
+            elif how is not None and report.exhausted:
                 await self._run(self._store.forget_mended_lines, now)
 
     def _reread(self, user_ids: Iterable[str] | AsyncIterable[str]) -> Iterable[str] | None:

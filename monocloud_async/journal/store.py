@@ -303,6 +303,7 @@ class JournalStore:
         self._caller = caller
         self._sql: sqlite3.Connection | None = None
         self._run_id: int | None = None  # None until there is something to write
+        self._ids_before: int | None = None  # how many the input had for the last run
 
     def open(self) -> None:
         """Open the file and check that it belongs to this run; writes nothing.
@@ -398,12 +399,14 @@ class JournalStore:
             "INSERT INTO commands VALUES (?, ?, ?, ?, ?, NULL)",
             (added.lastrowid, *(_text(text, LONGEST_COMMAND) for text in told)),
         )
+        (self._ids_before,) = sql.execute("SELECT ids FROM input").fetchone()
         path = self._input_info.path.encode(errors="replace").decode()
         sheet, about, by = self._input_info.sheet, self._input_info.about, self._input_info.by
-        # An input of another length has grown: until it is read to its end, nobody knows its ids.
+        # An input of another length, or of an unknown one, may have grown: until it is read to its
+        # end, nobody knows its ids.
         sql.execute(
             "UPDATE input SET path = ?, sheet = ?, named_by = ?, about = ?,"
-            " ids = iif(about IS ?, ids, NULL)",
+            " ids = iif(about = ?, ids, NULL)",
             (path, None if sheet is None else _text(sheet), by, about, about),
         )
         return added.lastrowid
@@ -487,6 +490,10 @@ class JournalStore:
             sql.execute(
                 "UPDATE input SET ids = ?, at_least = ?, bad_lines = ?", (ids, at_least, bad_lines)
             )
+
+    def restore_length(self, now: int) -> None:
+        """Keep what the last run knew of the input, because this one was of another input."""
+        self.connection(now).execute("UPDATE input SET ids = ?", (self._ids_before,))
 
     def forget_mended_lines(self, now: int) -> None:
         """Remove the bad lines of earlier runs, after this one has read the whole input."""

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -128,6 +128,35 @@ def test_before_the_input_was_read_to_its_end_the_numbers_are_about(journal: Pat
     assert figures.headline() == told
     change(journal, "UPDATE input SET about = NULL")
     assert "235 users asked for; the input was not read to its end" in read(journal).headline()
+
+
+async def test_a_run_that_ends_where_the_last_one_found_the_end_of_its_input_may_not_be_finished(
+    sandbox: Sandbox, session: MonoCloudSession, tmp_path: Path
+) -> None:
+    path = tmp_path / "j"
+    ids = ["nobody", *sandbox.user_ids()]
+    await session.bulk_enable(iter(ids[:10]), journal=path)
+    assert read(path).state is JournalState.FINISHED
+
+    report = await session.bulk_enable(iter(ids), journal=path, limit=1)  # one who failed before
+    assert (report.total, report.exhausted) == (1, False)
+    told = "10 users asked for; the input was not read to its end"
+    assert read(path).headline() == f"Not finished (at its limit): {told}"
+
+    await session.bulk_enable(iter(ids[:10]), journal=path)
+    assert read(path).state is JournalState.FINISHED
+
+    async def grown() -> AsyncIterator[str]:
+        for user_id in ids[:10]:
+            yield user_id
+        run.drain()
+        await asyncio.Event().wait()  # the other ids come later
+
+    run = session.bulk_enable(grown(), journal=path)
+    assert (await run).total == 10
+    assert read(path).headline() == f"Not finished (interrupted): {told}"
+    await session.bulk_enable(iter(ids), journal=path)
+    assert read(path).ids == 21
 
 
 def test_nobody_is_called_finished_who_was_not_attempted(journal: Path) -> None:
