@@ -56,6 +56,10 @@ _SECOND: Final = {
     "before": """CREATE TABLE before (
     position INTEGER PRIMARY KEY, user_id TEXT, disabled INTEGER)""",
 }
+# In which sitting a user of `before` failed last: unlike the order of times, that of the sittings
+# does not depend on a clock. Earlier versions of this format do not write it. While the sitting is
+# unknown, each killed one may have come after it.
+_FAILED_IN: Final = "CREATE TABLE failed_in (position INTEGER PRIMARY KEY, sitting INTEGER)"
 _TABLES: Final = {1: _FIRST, 2: _FIRST | _SECOND}
 
 
@@ -88,6 +92,8 @@ def check(sql: sqlite3.Connection, path: Path) -> int | None:
         found[name] = text
     if any(found.get(name) != text for name, text in _TABLES.get(form, {"": ""}).items()):
         raise no_journal(path)
+    if found.get("failed_in", _FAILED_IN) != _FAILED_IN:
+        raise no_journal(path)
     return int(form)
 
 
@@ -118,6 +124,7 @@ def upgrade(sql: sqlite3.Connection, form: int) -> None:
         sql.execute("BEGIN IMMEDIATE")
         _add_tables(sql, form)
         sql.execute("COMMIT")
+    sql.execute(_FAILED_IN.replace("TABLE", "TABLE IF NOT EXISTS"))
 
 
 def _add_tables(sql: sqlite3.Connection, form: int) -> None:

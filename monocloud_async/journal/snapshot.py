@@ -81,6 +81,7 @@ _DAMAGE: Final = {
     "bad_lines": f"{_no_number('line')} OR {_no_text('problem', null=False)}",
     "earlier": DAMAGED_USER,
     "before": f"{_NO_USER} OR {_no_number('disabled', most=1, null=True)}",
+    "failed_in": _no_number("position", "sitting"),
     "chunks": _no_number("bad_lines"),  # only a fleet's journal has them
 }
 # A reader writes nothing but temporary files.

@@ -54,7 +54,7 @@ WHERE excluded.outcome <> 'not_attempted'
 
 # What was before the first request that may have been carried out. Until there was one, because
 # each was refused or never sent, a later run may find a user whom others have enabled. A run that
-# was killed may have sent requests of which there is no record.
+# was killed may have sent requests of which there is no record, if it came after the recorded ones.
 _BEFORE: Final = """
 INSERT INTO before VALUES (?, ?, ?) ON CONFLICT (position) DO UPDATE SET
     user_id = excluded.user_id, disabled = excluded.disabled
@@ -66,7 +66,13 @@ WHERE user_id <> excluded.user_id OR EXISTS (
         SELECT 1 FROM earlier WHERE earlier.position = excluded.position AND (
             outcome = 'unknown' OR status NOT BETWEEN 400 AND 499 OR status = 408))
     AND NOT EXISTS (
-        SELECT 1 FROM sittings WHERE ended IS NULL AND sitting <> ? AND began >= users.at))
+        SELECT 1 FROM sittings WHERE ended IS NULL AND sitting <> ? AND sitting > ifnull((
+            SELECT failed_in.sitting FROM failed_in
+            WHERE failed_in.position = excluded.position), 0)))
+"""
+_FAILED_IN: Final = """
+INSERT INTO failed_in SELECT value, ? FROM json_each(?) WHERE value IN (SELECT position FROM before)
+ON CONFLICT (position) DO UPDATE SET sitting = excluded.sitting
 """
 StateBefore = tuple[int, str, bool | None]  # position, user id, and whether it was disabled
 
@@ -227,6 +233,10 @@ class Rows(NamedTuple):
             if _before(position, reached) and outcome != "not_attempted":
                 found.append(position)
         return found
+
+    def failed(self) -> list[object]:
+        """Return the positions of users who failed."""
+        return [row[0] for row in self.others_each() if row[2] == "failed"]
 
     @property
     def users_done(self) -> int:
@@ -431,6 +441,8 @@ class JournalStore:
             sql.executemany(_BEFORE, [(*state, self._run_id) for state in before])
             if self.reached and (again := rows.tried_again(self.reached)):
                 sql.execute(_KEEP_EARLIER, (_json.encode(again),))
+            if failed := rows.failed():
+                sql.execute(_FAILED_IN, (self._run_id, _json.encode(failed)))
             forms = _DONE.format(done=self._operation.done), _OTHER
             for values, form in zip(rows, forms, strict=True):
                 start = 0

@@ -205,6 +205,7 @@ def test_a_value_of_another_type_is_damage(path: Path, tmp_path: Path) -> None:
         "INSERT INTO earlier SELECT * FROM users",
         "INSERT INTO bad_lines VALUES (1, 1, 'is bad')",
         "INSERT INTO before VALUES (1, 'ada', 1)",
+        "INSERT INTO failed_in VALUES (1, 1)",
     )
     with reading(path) as (sql, _):
         columns = sql.execute(

@@ -15,6 +15,7 @@ import virtual_time
 
 from monocloud_async import ConfigurationError, MonoCloudSession, NotFoundError, RetryPolicy
 from monocloud_async.endpoint import ENABLE
+from monocloud_async.journal.before import undoable
 from monocloud_async.journal.file import JournalFile
 from monocloud_async.journal.store import Caller, InputInfo, JournalStore, Rows
 from monocloud_async.sandbox import Sandbox
@@ -299,3 +300,34 @@ async def test_how_an_interrupted_run_ended_is_what_its_caller_says(
                     run.drain()
     ends = query(path, "SELECT how FROM sittings")
     assert ends == [("stopped: a full disk",), ("finished",)]
+
+
+@pytest.mark.parametrize("later", [-3600, 0, 3600])
+@pytest.mark.parametrize("enabled_by", ["the killed run", "somebody else"])
+async def test_what_a_killed_run_may_have_done_is_told_whatever_the_clock_was(
+    path: Path, later: int, enabled_by: str
+) -> None:
+    """A run refuses a user, and another one is killed while the clock is an earlier one."""
+    async with (
+        Sandbox(users=["ada"]) as sandbox,
+        MonoCloudSession(sandbox.url, sandbox.api_key) as session,
+    ):
+
+        async def run(at: int, *, check: bool = True) -> None:
+            journal = JournalFile(path, sandbox.url, now=lambda: at)
+            await session.bulk_enable(["ada"], journal=journal, check=check)
+
+        sandbox.script("ada", 409, *([409] if enabled_by == "somebody else" else []))
+        await run(1_790_000_000)
+        with closing(sqlite3.connect(path, isolation_level=None)) as sql:
+            refused = sql.execute("SELECT * FROM users").fetchall()
+            await run(1_790_000_000 + later, check=False)
+            sql.execute("UPDATE sittings SET ended = NULL, how = NULL WHERE sitting = 2")
+            if enabled_by == "the killed run":  # which did not come to record it
+                sql.execute("DELETE FROM users")
+                sql.executemany("INSERT INTO users VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", refused)
+                sql.execute("DELETE FROM earlier")
+        await session.enable_user("ada")
+        await run(1_790_000_000 + 2 * later)
+    assert journals.outcomes(path) == {"already_enabled": 1}
+    assert list(undoable(path)) == (["ada"] if enabled_by == "the killed run" else [])
