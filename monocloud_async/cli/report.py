@@ -72,7 +72,7 @@ _NAMES = {
 }
 _IN_FLIGHT = {
     JournalState.AT_WORK: "in flight",
-    JournalState.UNKNOWN: "in flight, or were when a run was killed: unknown",
+    JournalState.UNKNOWN: "in flight, or were when a run was cut off: unknown",
 }
 _CSV = (
     "number", "user_id", "status", "http_status", "attempts", "seconds", "at", "error", "message",
@@ -565,7 +565,7 @@ def _outcomes(figures: Figures) -> Table:
         if count or outcome == figures.done_status:
             table.add_row(f"{count:,}", name)
     if figures.unrecorded:
-        what = _IN_FLIGHT.get(figures.state, "in flight when a run was killed: unknown")
+        what = _IN_FLIGHT.get(figures.state, "in flight when a run was cut off: unknown")
         table.add_row(f"{figures.unrecorded:,}", what)
     if never := (figures.left or 0) - figures.unrecorded - figures.outcomes.get("not_attempted", 0):
         about = "" if figures.ids is not None else "about "

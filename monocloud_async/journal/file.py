@@ -90,6 +90,7 @@ class JournalFile:
         self._bad_lines = 0
         self._numbered: list[tuple[int, str]] = []  # bad lines to write in the next commit
         self._is_refused = False
+        self._knows_all = True  # until a commit fails
         self._thread: ThreadPoolExecutor | None = None
         # What the next commit writes. Of users who are done, only a few values are kept, because
         # most users are, and an outcome takes memory and time; see `Rows.add_done`.
@@ -208,7 +209,11 @@ class JournalFile:
         has_news = (self._numbered or self._report.exhausted) and not self._is_refused
         state = self._state() if has_news else None
         write = partial(self._store.write, before=before, state=state)
-        await self._run(write, rows, now)
+        try:
+            await self._run(write, rows, now)
+        except sqlite3.Error:
+            self._knows_all = False
+            raise
 
     def add_bad_line(self, number: int, problem: str) -> None:
         """Add a line of the input that has no valid id, for the report."""
@@ -267,7 +272,8 @@ class JournalFile:
         # What was read of a refused input is no news of the journal's.
         state = None if self._is_refused else self._state()
         with suppress(sqlite3.Error):  # a report works without this sample
-            await self._run(self._store.add_sample, sample, now, how, state, self.signal)
+            add_sample = partial(self._store.add_sample, knows_all=self._knows_all)
+            await self._run(add_sample, sample, now, how, state, self.signal)
             if how is not None and self._is_refused:
                 await self._run(self._store.restore_length, now)
             elif how is not None and report.exhausted:

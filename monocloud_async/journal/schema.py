@@ -20,7 +20,8 @@ USER_COLUMNS: Final = (
 )  # fmt: skip
 
 # Durations are milliseconds; times are milliseconds since 1970. A sitting is one run of the
-# command; its `ended` is NULL while it runs, and stays NULL if it was killed. Of a fleet, it is one
+# command; its `ended` is NULL while it runs, and stays NULL if it was killed, or if the journal
+# could not be written: requests may have been sent that it does not know. Of a fleet, it is one
 # coordinator. A sample has the counts of its sitting so far, once a second.
 _FIRST: Final = {
     "header": """CREATE TABLE header (

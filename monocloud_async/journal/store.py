@@ -462,10 +462,13 @@ class JournalStore:
         how: str | None = None,
         state: InputState | None = None,
         signal: str | None = None,
+        *,
+        knows_all: bool = True,
     ) -> None:
         """Commit the counts of this moment; with `how`, also that the run ended, and how.
 
-        `signal` is the name of the signal that ended it, if any.
+        `signal` is the name of the signal that ended it, if any; `knows_all` tells whether each
+        request of the run is recorded.
         """
         sql = self.connection(now)
         with _transaction(sql):
@@ -475,7 +478,7 @@ class JournalStore:
             if how is not None:
                 sql.execute(
                     "UPDATE sittings SET ended = ?, how = ? WHERE sitting = ?",
-                    (now, _text(how), self._run_id),
+                    (now if knows_all else None, _text(how), self._run_id),
                 )
                 sql.execute(
                     "UPDATE commands SET signal = ? WHERE sitting = ?", (signal, self._run_id)

@@ -29,12 +29,13 @@ _BINS: Final = tuple(k * 10**e for e in range(6) for k in (1, 2, 5))  # millisec
 
 
 class Run(Struct, frozen=True):
-    """One run of the command; `ended` is None while it runs, or if it was killed.
+    """One run of the command.
 
+    `ended` is None while it runs, if it was killed, or if its journal could not be written.
     `login`, `command` and `note` tell who ran it; they are empty if unknown.
 
     Times are seconds since 1970; `seconds` is how long the run lasted, as far as is known. While it
-    runs, or if it was killed, there were at least so many `requests`.
+    runs, or if it was cut off, there were at least so many `requests`.
     """
 
     began: float
@@ -51,6 +52,11 @@ class Run(Struct, frozen=True):
     login: str = ""
     command: str = ""
     note: str = ""
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the run came to its end, maybe without a record of all that it did."""
+        return self.ended is not None or bool(self.how)
 
 
 class Group(Struct, frozen=True):
@@ -101,7 +107,7 @@ class Figures(Struct):
         done_before_status: the outcome of users who were so before: "already_enabled", or
             "already_disabled".
         outcomes: users by outcome.
-        unrecorded: users who were in flight when a run was killed, so their outcome is unknown; or
+        unrecorded: users who were in flight when a run was cut off, so their outcome is unknown; or
             who are in flight now.
         percentiles: for 50, 90, 99 and 100 percent of the users who are done, the milliseconds from
             the start of the call to its end, waits included.
@@ -244,7 +250,7 @@ class Figures(Struct):
 
 def ended(figures: Figures, run: Run) -> str:
     """Return how this run ended, or that it is at work."""
-    if run.ended is not None:
+    if run.has_ended:
         return run.how
     if run is not figures.runs[-1] or figures.state in {JournalState.KILLED, JournalState.FINISHED}:
         return f"killed: {run.process}"
@@ -435,7 +441,7 @@ def _state(figures: Figures, lock: LockState) -> JournalState:
         return JournalState.AT_WORK
     if is_complete:
         return JournalState.FINISHED
-    if last is None or last.ended is not None:
+    if last is None or last.has_ended:
         return JournalState.ENDED
     if last.host != socket.gethostname():
         return JournalState.UNKNOWN  # this may be a copy

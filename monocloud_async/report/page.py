@@ -99,7 +99,7 @@ def _others(
 ) -> list[tuple[str, int, int]]:
     """Return the users who are not in the table: id, what became of them, and when.
 
-    The second value is 0 for done, 1 for not asked for, and 2 for in flight when a run was killed;
+    The second value is 0 for done, 1 for not asked for, and 2 for in flight when a run was cut off;
     the third one the seconds since the journal began.
     """
     others: list[tuple[str, int, int]] = []

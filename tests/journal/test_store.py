@@ -13,11 +13,19 @@ import journals
 import pytest
 import virtual_time
 
-from monocloud_async import ConfigurationError, MonoCloudSession, NotFoundError, RetryPolicy
+from monocloud_async import (
+    ConfigurationError,
+    MonoCloudSession,
+    NotFoundError,
+    RetryPolicy,
+    RunStoppedError,
+)
 from monocloud_async.endpoint import ENABLE
 from monocloud_async.journal.before import undoable
 from monocloud_async.journal.file import JournalFile
 from monocloud_async.journal.store import Caller, InputInfo, JournalStore, Rows
+from monocloud_async.report import rows
+from monocloud_async.report.figures import read
 from monocloud_async.sandbox import Sandbox
 
 
@@ -331,3 +339,34 @@ async def test_what_a_killed_run_may_have_done_is_told_whatever_the_clock_was(
         await run(1_790_000_000 + 2 * later)
     assert journals.outcomes(path) == {"already_enabled": 1}
     assert list(undoable(path)) == (["ada"] if enabled_by == "the killed run" else [])
+
+
+async def test_a_run_whose_journal_could_not_be_written_may_have_done_what_it_does_not_know(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = sqlite3.OperationalError("database or disk is full")
+
+    def no_room(*_: object, **__: object) -> None:
+        raise full
+
+    async with (
+        Sandbox(users=["ada", "bob", "cy"]) as sandbox,
+        MonoCloudSession(sandbox.url, sandbox.api_key) as session,
+    ):
+        sandbox.script("ada", 409)
+        everybody = ["ada", "bob", "cy"]
+        await session.bulk_enable(everybody, journal=path, check=True, limit=1)
+        run = session.bulk_enable(everybody, journal=path, check=True, concurrency=1)
+        with pytest.raises(RunStoppedError, match="journal could not be written"):
+            async with run:
+                async for _ in run:
+                    monkeypatch.setattr(JournalStore, "write", no_room)
+        monkeypatch.undo()
+        told = "stopped: its journal could not be written: database or disk is full"
+        assert read(path).headline().startswith(f"Not finished ({told}): 33 %, 2 of 3 users not")
+        assert [row.message for row in rows.everybody(path, everybody)][1:] == [
+            "the run has not come to this user, or was cut off when it had just come to it"
+        ] * 2
+        await session.bulk_enable(everybody, journal=path, check=True)
+        assert read(path).runs[1].how == told
+    assert list(undoable(path)) == everybody
