@@ -305,7 +305,7 @@ class JournalFile:
             position = page.end
 
     def _look_up(self, start: int) -> asyncio.Future[Page]:
-        return asyncio.get_running_loop().run_in_executor(self._thread, self._store.page, start)
+        return self._submit(self._store.page, start)
 
     @contextmanager
     def _readable(self) -> Iterator[None]:
@@ -346,8 +346,13 @@ class JournalFile:
 
         If the caller is cancelled, the function runs all the same, also if it has not begun yet.
         """
+        return await asyncio.shield(self._submit(work, *args))
+
+    def _submit(self, work: Callable[[*Args], T], *args: *Args) -> asyncio.Future[T]:
         work_done = asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
-        return await asyncio.shield(work_done)
+        # If the run ends before anybody gets the result, a failure concerns nobody.
+        work_done.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return work_done
 
 
 def _clock() -> float:

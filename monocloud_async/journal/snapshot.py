@@ -156,12 +156,12 @@ def _temporary_folder() -> str:
     return next((name for name in named if name and os.access(name, os.W_OK | os.X_OK)), ".")
 
 
-def is_locked(error: Exception) -> bool:
+def is_locked(error: BaseException) -> bool:
     """Return whether another program has locked the database."""
     return _code(error) in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
 
-def _code(error: Exception) -> int:
+def _code(error: BaseException) -> int:
     return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF  # the rest has the details
 
 

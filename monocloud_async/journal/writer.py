@@ -8,6 +8,7 @@ from typing import Final
 
 from monocloud_async.journal import Journal
 from monocloud_async.journal.file import JournalFile
+from monocloud_async.journal.snapshot import is_locked
 from monocloud_async.outcome import BulkReport, Outcome, RunStoppedError
 from monocloud_async.ratelimit.limiter import RateLimiter
 
@@ -136,10 +137,13 @@ class JournalWriter:
 
     def stopped(self) -> RunStoppedError:
         """Return the error that ends a run whose journal could not be written."""
+        cause = "fix the cause (for example a full disk)"
+        if self.error is not None and is_locked(self.error):
+            cause = "close the program that has locked it"
         stopped = RunStoppedError(
             f"the run was stopped, because its journal could not be written ({self.error});"
-            f" {self.unwritten:,} of {self._report.total:,} outcomes are not in it. Fix the cause"
-            " (for example a full disk) and start the same run again: only these are repeated",
+            f" {self.unwritten:,} of {self._report.total:,} outcomes are not in it."
+            f" {cause.capitalize()} and start the same run again: only these are repeated",
             report=self._report,
         )
         stopped.__cause__ = self.error

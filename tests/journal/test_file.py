@@ -1,9 +1,11 @@
 """A run with a journal, through the public API and with real SQLite files."""
 
 import asyncio
+import gc
 import re
 import sqlite3
 import threading
+import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import closing
 from pathlib import Path
@@ -14,6 +16,8 @@ from runs import adds_up
 
 from monocloud_async import ConfigurationError, MonoCloudSession, Outcome, RunStoppedError
 from monocloud_async.bulk import UserIds
+from monocloud_async.journal.file import JournalFile
+from monocloud_async.journal.store import JournalStore, Page
 from monocloud_async.sandbox import Sandbox
 
 
@@ -210,3 +214,29 @@ def tasks_of_journals() -> list[asyncio.Task[Any]]:
 
 async def collected(session: MonoCloudSession, ids: list[str], path: Path) -> None:
     await session.bulk_enable(ids, journal=path)
+
+
+async def test_what_fails_in_the_journals_thread_after_the_run_needs_it_is_nobodys_error(
+    sandbox: Sandbox, session: MonoCloudSession, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = ["nobody", *sandbox.user_ids()]
+    await session.bulk_enable(ids, journal=path)
+    page, told = JournalStore.page, list[dict[str, Any]]()
+
+    def broken(store: JournalStore, start: int) -> Page:
+        if start:  # read in advance
+            raise sqlite3.OperationalError("database is locked")
+        return page(store, start)
+
+    monkeypatch.setattr(JournalStore, "page", broken)
+    monkeypatch.setattr("monocloud_async.journal.store.PAGE", 8)
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    journal = JournalFile(path, sandbox.url)
+    is_there = weakref.ref(journal)
+    report = await session.bulk_enable(iter(ids), journal=journal, limit=1)
+    assert (report.failed, report.total) == (1, 1)
+    del journal
+    while is_there():
+        await asyncio.sleep(0)
+        gc.collect()
+    assert told == []
