@@ -15,6 +15,7 @@ from monocloud_async.sanitize import format_rate
 Spec = dict[str, Any]
 
 _WIDE, _NARROW = 760, 300
+_LABEL = 75  # width that a label needs, with the space around it
 _VERSION: Final = "5.20"  # of Vega-Lite, fixed so that an upgrade does not change the drawing
 _CONFIG: Final = {
     "font": "system-ui, sans-serif",
@@ -166,7 +167,7 @@ def _bars(values: list[Spec], title: str, colour: str) -> Callable[[int], Spec]:
                     "title": title,
                     # vl-convert leaves no room for rotated labels.
                     "axis": {"labelAngle": -90, "titlePadding": 20}
-                    if width < _WIDE
+                    if len(values) * _LABEL > width
                     else {"labelAngle": 0},
                 },
                 "y": {"field": "users", "type": "quantitative", "title": "users"},

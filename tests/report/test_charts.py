@@ -107,11 +107,13 @@ def test_requests_of_six_and_more_are_one_bar() -> None:
     assert drawn.summary.startswith("24 of 1,024 enabled users took more than one;")
 
 
-def test_colours_are_the_page_s_and_narrow_labels_are_turned() -> None:
+def test_colours_are_the_page_s_and_labels_without_room_are_turned() -> None:
     for each in charts(figures(**TIMES, attempts=[(1, 1)])):
         for svg in (each.wide, each.narrow):
             assert svg.startswith("<svg")
             assert "var(--text)" in svg
-    drawn = chart("Time until a user was enabled", figures(**TIMES))
-    turned = [len(re.findall(r"rotate\((?:-90|270)", svg)) for svg in (drawn.wide, drawn.narrow)]
-    assert turned == [1, 4]  # the title of an axis, and the three labels
+    many = [(place, 1) for place in range(1, 14)]
+    for times, expected in ((TIMES["times"], [1, 1]), (many, [14, 14]), (many[:6], [1, 7])):
+        drawn = chart("Time until a user was enabled", figures(**TIMES | {"times": times}))
+        turned = [re.findall(r"rotate\((?:-90|270)", svg) for svg in (drawn.wide, drawn.narrow)]
+        assert list(map(len, turned)) == expected  # the title of an axis, and the labels

@@ -103,6 +103,26 @@ async def test_the_page_opens_from_disk_and_its_failures_can_be_filtered(
 
 
 @pytest.mark.process
+@pytest.mark.parametrize("width", [320, 740, 1200])
+async def test_no_long_word_makes_the_page_wider_than_the_screen(
+    journal: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], width: int
+) -> None:
+    with closing(sqlite3.connect(journal, isolation_level=None)) as sql:
+        sql.execute("UPDATE users SET title = ?, trace_id = ? WHERE error > ''", ("W" * 500,) * 2)
+        sql.execute("UPDATE users SET user_id = ? WHERE position = 0", ("i" * 1024,))
+        sql.execute("UPDATE header SET input = ?", (f"/{'x' * 200}.csv",))
+        sql.execute("UPDATE input SET about = 2147483647")
+        sql.execute("UPDATE sittings SET how = 'interrupted'")
+    told(capsys, journal, "-o", tmp_path / "run.html")
+    async with opened(tmp_path / "run.html", width=width, scheme="light") as view:
+        assert await view.evaluate("document.documentElement.scrollWidth") <= width
+        tiles = "[...document.querySelectorAll('.cards b')]"
+        assert await view.evaluate(f"{tiles}.every(b => b.scrollWidth <= b.clientWidth)")
+        message = view.locator("#failures td[data-name=Message]").first
+        assert await message.evaluate("cell => cell.clientWidth") >= 140
+
+
+@pytest.mark.process
 async def test_ids_do_no_harm_in_the_page(html: Path) -> None:
     assert "\u202e" not in html.read_text(encoding="utf-8")
     async with opened(html, width=1200, scheme="light") as view:
