@@ -310,10 +310,12 @@ class Job:
         elif self._interrupts == 1:
             calls = self._run.in_flight
             self._run.drain()
+            finish, them = ("finishes", "it") if calls == 1 else ("finish", "them")
             self._display.ending(
-                f"Stopping: {counted(calls, 'call')} in flight"
-                f" {'finishes' if calls == 1 else 'finish'} first; Ctrl-C again cancels"
-                f" {'it' if calls == 1 else 'them'}"
+                f"Stopping: {counted(calls, 'call')} in flight {finish} first;"
+                f" Ctrl-C again cancels {them}"
+                if calls
+                else "Stopping"
             )
         else:
             self._run.cancel()

@@ -25,8 +25,13 @@ def locked(journal: Path) -> Iterator[None]:
     lock = Lock(lock_path(resolved(journal)), f"the journal {journal}")
     try:
         lock.take()
+    except FileNotFoundError as error:  # the folder
+        raise ConfigurationError(f"cannot read the journal {journal}: {error.strerror}") from None
     except OSError as error:
-        raise ConfigurationError(f"cannot lock {journal}: {error.strerror}") from None
+        raise ConfigurationError(
+            f"cannot lock {journal}: {error.strerror}; copy it, and its -wal if there is one, to a"
+            " folder where you may write"
+        ) from None
     try:
         yield
     finally:

@@ -1,5 +1,6 @@
 """The commands `check` and `undo`, and `bulk` with what it looks up before it sends anything."""
 
+import errno
 import json
 import os
 import re
@@ -24,6 +25,7 @@ from monocloud_async.cli import check, commands, states
 from monocloud_async.cli.undo import locked
 from monocloud_async.journal import snapshot
 from monocloud_async.journal.before import is_journal
+from monocloud_async.journal.lock import Lock
 from monocloud_async.sandbox import Sandbox
 
 
@@ -368,6 +370,23 @@ def test_undo_of_a_folder_is_an_error_of_usage(
     assert (done.code, done.out) == (2, "")
     assert done.err == f"Error: {name or '.'} is not a journal of this program; name another file\n"
     assert [path.name for path in tmp_path.rglob("*")] == ["a", "b"]
+
+
+def test_undo_that_cannot_lock_its_journal_says_what_helps(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = cli("undo", tmp_path / "no folder" / "j")
+    assert (done.code, done.out) == (2, "")
+    assert done.err.endswith("no folder/j: No such file or directory\n")
+    assert "cannot read the journal" in done.err
+
+    def read_only(_: Lock) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Lock, "take", read_only)
+    done = cli("undo", tmp_path / "j")
+    assert (done.code, done.out) == (2, "")
+    assert "Read-only file system; copy it, and its -wal if there is one, to a folder" in done.err
 
 
 def test_undo_refuses_a_run_that_did_not_look(cli: Cli, sandbox: Sandbox, users: Path) -> None:
