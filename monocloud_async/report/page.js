@@ -59,4 +59,5 @@ function apply() {
 
 text.addEventListener("input", apply);
 if (kind) kind.addEventListener("change", apply);
+document.getElementById("search").hidden = false; // without this script, it would find nobody
 apply();

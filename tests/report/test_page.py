@@ -45,7 +45,9 @@ def test_a_page_of_a_million_users_is_under_a_megabyte(tmp_path: Path) -> None:
 
 
 @asynccontextmanager
-async def opened(html: Path, *, width: int, scheme: str) -> AsyncIterator[Page]:
+async def opened(
+    html: Path, *, width: int, scheme: str, scripts: bool = True
+) -> AsyncIterator[Page]:
     """Open the page in a real browser, which must not log errors or request anything."""
     if CHROMIUM is None:
         pytest.skip("there is no Chromium here; .ci/run brings one")
@@ -57,6 +59,7 @@ async def opened(html: Path, *, width: int, scheme: str) -> AsyncIterator[Page]:
         view = await browser.new_page(
             viewport={"width": width, "height": 800},
             color_scheme="dark" if scheme == "dark" else "light",
+            java_script_enabled=scripts,
         )
         requests: list[str] = []
         view.on("console", lambda message: told.append(message.text))
@@ -170,6 +173,17 @@ async def test_any_user_of_the_run_is_found_on_the_page(html: Path) -> None:
         await view.fill("#filter", "user")
         assert await found.count() == 20
         assert "200 other users found, the first 20 shown" in await view.inner_text("#shown")
+
+
+@pytest.mark.process
+async def test_without_javascript_the_page_has_all_but_the_search(html: Path) -> None:
+    async with opened(html, width=1200, scheme="light", scripts=False) as view:
+        assert await view.locator("#failures tbody tr:visible").count() == 35
+        assert await view.locator("input:visible, select:visible").count() == 0
+        assert "--user ID finds any user" in await view.inner_text("main")
+    async with opened(html, width=1200, scheme="light") as view:
+        assert await view.locator("input:visible").count() == 1
+        assert "--user ID finds any user" not in await view.inner_text("main")
 
 
 def test_the_page_tells_whether_the_run_is_finished(journal: Path) -> None:
