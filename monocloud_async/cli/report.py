@@ -366,7 +366,7 @@ class Report:
         word = given.name if _is_same(Path(given.name), path) else str(path)
         word = f"./{word}" if word.startswith("-") and word != "-" else word
         if is_journal(path) and _is_same(undo_path(path), self._journal):
-            words = ["monocloud-async", "undo", word, *self._access()]
+            words = ["monocloud-async", "undo", word, *self._limits(), *self._access()]
             without = f", without the file {self.figures.journal}" if again else ""
             return self._whole(words, "") + without
         if not given.name or figures.done_status != ENABLE.done:
@@ -384,7 +384,7 @@ class Report:
             words.append("--no-journal")
         elif not _is_same(Path(f"{path}.journal"), self._journal):
             words += ["--journal", str(self._journal)]
-        words += self._access()
+        words += [*self._limits(), *self._access()]
         return self._whole(words, " with another --journal" if again else "")
 
     def _whole(self, words: Iterable[str], otherwise: str) -> str:
@@ -395,6 +395,14 @@ class Report:
         if len(self._input.command) >= LONGEST_COMMAND:
             return f"the same command{otherwise}"
         return " ".join(map(_quoted, words))
+
+    def _limits(self) -> Iterator[str]:
+        """Yield the options without which the run would be faster, or stop again."""
+        options = self._options_given(self._input.command)
+        for name in ("--max-rate", "--max-same-failures"):
+            value = options.get(name, "")
+            if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", value, re.ASCII):
+                yield from (name, value)
 
     def _access(self) -> Iterator[str]:
         """Yield the options of the last run that name its tenant and its key."""

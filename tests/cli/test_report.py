@@ -469,13 +469,16 @@ def test_a_command_is_told_from_what_is_needed_and_never_taken_from_the_journal(
         ("monocloud-async bulk --profile ' $(rm)' --domain ';rm x' users.txt", " --domain ';rm x'"),
         ("monocloud-async bulk users.txt --api-key-file '/x/****'", ""),
         ("monocloud-async bulk users.txt --domain 'cut of", ""),
+        ("monocloud-async bulk users.txt --max-rate=2.5 --limit 3 --note x", " --max-rate 2.5"),
+        ("monocloud-async bulk users.txt --max-same-failures 0", " --max-same-failures 0"),
+        ("monocloud-async bulk users.txt --max-rate '$(rm)' --max-same-failures -1", ""),
         ("monocloud-async bulk users.txt --domain", ""),
         ("monocloud-async bulk users.txt -- --domain x", ""),
         ("monocloud-async", ""),
         ("", ""),
     ],
 )
-def test_of_the_recorded_command_only_the_tenant_and_the_key_are_taken(
+def test_of_the_recorded_command_only_what_the_next_run_needs_is_taken(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], recorded: str, options: str
 ) -> None:
     path = unfinished(tmp_path)
