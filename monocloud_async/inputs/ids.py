@@ -42,9 +42,11 @@ _HIDDEN: Final = re.compile(rf"[{_INVISIBLE}]")
 _MARKED: Final = re.compile(r"""="(.*)"|'(.*?)'?|"(.*)"|`(.*)`|<(.*)>""", re.DOTALL)
 _EMAIL: Final = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
 _ROUNDED: Final = re.compile(r"-?[0-9](?:[.,][0-9]+)?E[+-][0-9]+")
-_DATE: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9:]{8}")
+_DATE: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2} .*")
+_ERROR: Final = re.compile(r"Err:[0-9]{3}")  # of LibreOffice
 _RULE: Final = re.compile(r"[-=+_|:*~]+")
 _NO_VALUE: Final = {"null", "(null)", "<null>", "none", "nil", "nan", "n/a", "undefined"}
+_BOOLEANS: Final = {"true", "false"}
 _LONGEST_WORD: Final = 14  # characters of a word for no value, or of a column's name
 _PLAIN_LINE: Final = re.compile(
     rf"([A-Za-z0-9][A-Za-z0-9_-]{{{_LONGEST_WORD},1000}})(?:\r\n|\n|\r)?"
@@ -117,6 +119,8 @@ def _find_id(text: str) -> str:
         raise NotAnIdError("is a ruled line between rows, not an id")
     if text.lower() in _NO_VALUE:
         raise NotAnIdError(f"has {text}, which stands for no value, in place of an id")
+    if text.lower() in _BOOLEANS:
+        raise NotAnIdError(f"has {text}, which is a boolean, in place of an id")
     if is_column_name(text):
         raise NotAnIdError(f"has {text!r} in place of an id, which is the name of a column")
     if _PLAIN.fullmatch(text):
@@ -151,6 +155,8 @@ def _problem(text: str) -> str | None:
         return EMAIL_IN_PLACE
     if text.startswith("#"):
         return "begins with #, as a comment or an error of a spreadsheet does"
+    if _ERROR.fullmatch(text):
+        return "has an error of a spreadsheet in place of an id"
     if _ROUNDED.fullmatch(text):
         return "has a number that a spreadsheet has rounded; format the column as text"
     if _DATE.fullmatch(text):

@@ -6,7 +6,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Iterator
-from datetime import date, time
+from datetime import date, time, timedelta
 from typing import Any, BinaryIO, Final
 
 from monocloud_async.errors import ConfigurationError
@@ -133,6 +133,8 @@ def _text(value: Any) -> str:
         return f"{value:%Y-%m-%d %H:%M:%S}"
     if isinstance(value, time):
         return f"0000-00-00 {value:%H:%M:%S}"
+    if isinstance(value, timedelta):
+        return f"0000-00-00 {value}"
     text = " ".join(str(value).splitlines())
     # In a workbook, a text is no formula; in the file of failures, which is a csv, it could be one.
     return no_formula(text) if isinstance(value, str) else text

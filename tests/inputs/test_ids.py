@@ -98,6 +98,8 @@ def test_ids_as_they_mostly_are_make_plain_lines(end: str) -> None:
         ("<ada@acme.example>", "e-mail address"),
         ("# two VIPs", "begins with #"),
         ("#REF!", "begins with #, as a comment or an error of a spreadsheet"),
+        ("Err:502", "an error of a spreadsheet"),
+        ("TRUE", "a boolean, in place of an id"),
         ("NULL", "stands for no value"),
         ("n/a", "stands for no value"),
         ("User ID", "the name of a column"),

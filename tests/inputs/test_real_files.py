@@ -404,6 +404,25 @@ def test_a_date_of_a_workbook_is_no_id(tmp_path: Path, value: str) -> None:
     assert "has a date, as a spreadsheet makes of some texts" in (lines[1].problem or "")
 
 
+@pytest.mark.parametrize("days", [0.25, 1.5])
+def test_a_duration_of_a_workbook_is_no_id(tmp_path: Path, days: float) -> None:
+    cell = f'<c s="1"><v>{days}</v></c>'
+    content = xlsx({"x": [["id"], [A], ["duration"]]}, raw={"duration": cell})
+    _, lines = read(tmp_path, "a.xlsx", content)
+    assert [line.user_id for line in lines] == [A, None]
+    assert "has a date, as a spreadsheet makes of some texts" in (lines[1].problem or "")
+
+
+@pytest.mark.parametrize("value", ["0", "1"])
+def test_a_boolean_of_a_workbook_is_no_id(tmp_path: Path, value: str) -> None:
+    content = xlsx(
+        {"x": [["id"], [A], ["boolean"]]}, raw={"boolean": f'<c t="b"><v>{value}</v></c>'}
+    )
+    _, lines = read(tmp_path, "a.xlsx", content)
+    assert [line.user_id for line in lines] == [A, None]
+    assert "which is a boolean, in place of an id" in (lines[1].problem or "")
+
+
 def archive() -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as opened:

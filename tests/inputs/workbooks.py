@@ -27,6 +27,9 @@ def xlsx(sheets: Sheets, hidden: str = "", raw: dict[str, str] | None = None) ->
             for n, name in enumerate(sheets)
         )
         + "</sheets></workbook>",
+        # Cells of style 1 are durations: [h]:mm:ss.
+        "xl/styles.xml": '<styleSheet xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/'
+        'main"><cellXfs><xf/><xf numFmtId="46"/></cellXfs></styleSheet>',
     }
     for n, rows in enumerate(sheets.values()):
         cells = "".join(
