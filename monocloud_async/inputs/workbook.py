@@ -24,6 +24,12 @@ _NO_VALUE: Final = re.compile(
     rb"<((?:\w+:)?)c\b([^>]*)>\s*<\1f\b(?:[^>]*/>|[^>]*>[^<]*</\1f>)\s*"
     rb"(?:<\1v\s*/>|<\1v>\s*</\1v>)?\s*</\1c>"
 )
+# Cells with something in them. Empty ones, which only have a format, do not count for the reader.
+_CELL: Final = re.compile(
+    rb"""<(?:\w+:)?c\s[^>]*?\br=["']([A-Z]{1,3})([0-9]{1,7})["'][^>]*(?<!/)>"""
+)
+_SECOND_LETTER: Final = re.compile(rb"""r=["'][A-Z]{2}""")
+_MOST_CELLS: Final = 1 << 25  # 1 GB in the reader, which keeps all cells up to the last ones
 
 
 def workbook_lines(name: str, stream: BinaryIO, sheet: str | None) -> Iterator[str]:
@@ -50,7 +56,7 @@ def workbook_lines(name: str, stream: BinaryIO, sheet: str | None) -> Iterator[s
         ) from None
     visible: list[str] = []
     try:
-        book = calamine.CalamineWorkbook.from_filelike(_with_errors(stream))
+        book = calamine.CalamineWorkbook.from_filelike(_with_errors(name, stream))
         visible = [
             one.name
             for one in book.sheets_metadata
@@ -82,23 +88,50 @@ def workbook_lines(name: str, stream: BinaryIO, sheet: str | None) -> Iterator[s
         text.truncate()
 
 
-def _with_errors(stream: BinaryIO) -> BinaryIO:
-    """Return the workbook with texts for the cells that have none, or itself if it has no such."""
+def _with_errors(name: str, stream: BinaryIO) -> BinaryIO:
+    """Return the workbook with texts for the cells that have none, or itself if it has no such.
+
+    Raises:
+        ConfigurationError: a sheet is too large for the reader, which would end the process.
+    """
     try:
         with zipfile.ZipFile(stream) as archive:
             known = all(part.compress_type in _METHODS for part in archive.infolist())
-            sheets = {
-                name: named
-                for name in (archive.namelist() if known else ())
-                if name.startswith("xl/worksheets/") and name.endswith(".xml")
-                if (named := _name_errors(part := archive.read(name))) != part
-            }
+            sheets: dict[str, bytes] = {}
+            for part in archive.namelist() if known else ():
+                if part.startswith("xl/worksheets/") and part.endswith(".xml"):
+                    sheet = archive.read(part)
+                    _check_size(name, sheet)
+                    if (named := _name_errors(sheet)) != sheet:
+                        sheets[part] = named
             if sheets:
                 stream = _replaced(archive, sheets)
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError):
         pass  # no .xlsx, or a damaged one, of which the reader tells
     stream.seek(0)
     return stream
+
+
+def _check_size(name: str, sheet: bytes) -> None:
+    """Raise `ConfigurationError` if a sheet is large and mostly empty, by one cell far away."""
+    if not _SECOND_LETTER.search(sheet):  # for speed: 26 columns are never too many
+        return
+    last = {cell[1]: int(cell[2]) for cell in _CELL.finditer(sheet)}  # the row of each column
+    column = max(last, key=_number, default=b"A")
+    row = max(last.values(), default=1)
+    if _number(column) * row > max(_MOST_CELLS, len(sheet)):  # a cell has some bytes in the XML
+        raise ConfigurationError(
+            f"a sheet of {name} has cells up to column {column.decode()} and row {row}, and nearly"
+            f" all of it is empty: delete what is far away from the ids, or {_SAVE}"
+        )
+
+
+def _number(column: bytes) -> int:
+    """Return the number of the column with these letters, from 1."""
+    number = 0
+    for letter in column:
+        number = number * 26 + letter - ord("A") + 1
+    return number
 
 
 def _replaced(archive: zipfile.ZipFile, parts: dict[str, bytes]) -> BinaryIO:

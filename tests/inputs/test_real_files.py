@@ -423,6 +423,29 @@ def test_a_boolean_of_a_workbook_is_no_id(tmp_path: Path, value: str) -> None:
     assert "which is a boolean, in place of an id" in (lines[1].problem or "")
 
 
+FAR = {
+    "one cell": ['<c r="XFD1048576"><v>1</v></c>'],
+    "two cells": ["<c r='XFD1' t='str'><v>x</v></c>", '<c r="A1048576"><v>1</v></c>'],
+}
+
+
+@pytest.mark.parametrize("cells", FAR.values(), ids=FAR)
+def test_a_workbook_with_a_cell_far_away_is_refused_before_it_fills_the_memory(
+    tmp_path: Path, cells: list[str]
+) -> None:
+    rows: list[list[str | float]] = [["id"], [A]]
+    rows.extend([cell] for cell in cells)
+    content = xlsx({"x": rows}, raw={cell: cell for cell in cells})
+    with pytest.raises(ConfigurationError, match=r"column XFD and row 1048576, .* save the sheet"):
+        read(tmp_path, "a.xlsx", content)
+
+
+def test_a_cell_far_away_that_only_has_a_format_is_none(tmp_path: Path) -> None:
+    cell = '<c r="XFD1048576" s="1"/>'
+    content = xlsx({"x": [["id"], [A], ["far"]]}, raw={"far": cell})
+    assert [line.user_id for line in read(tmp_path, "a.xlsx", content)[1]] == [A]
+
+
 def archive() -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as opened:
