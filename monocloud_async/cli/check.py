@@ -1,5 +1,6 @@
 """Implements `check`: tells who is enabled now, of a file of ids or of a journal."""
 
+import tempfile
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from monocloud_async.cli import loop, streams
 from monocloud_async.cli.access import Access
 from monocloud_async.cli.display import counted, say
 from monocloud_async.cli.exit_codes import ALL_DONE, SOME_FAILED
+from monocloud_async.cli.files import written
 from monocloud_async.cli.options import TableFormat
 from monocloud_async.cli.states import Looked, UserState, look_up
 from monocloud_async.cli.tables import Row, open_table
@@ -24,6 +26,7 @@ from monocloud_async.journal.before import Record, read_head, recorded
 from monocloud_async.report import figures
 
 _COLUMNS: Final = ("user_id", "state", "block_until", "recorded")
+_IN_MEMORY: Final = 1 << 20  # bytes
 _SHOWN: Final = 10  # users that are listed one by one
 _WORDS: Final = {
     UserState.ENABLED: "enabled",
@@ -64,24 +67,28 @@ def check_file(
 ) -> int:
     """Tell for each id of the file what is, and return the exit code."""
     err = streams.err()
-    lines = list(reader) if reader.path is None else None  # a pipe can be read only once
     count = bad = 0
-    for line in reader if lines is None else lines:
-        if line.user_id is not None:
-            count += 1
-            continue
-        bad += 1
-        if bad <= _SHOWN:
-            say(err, f"line {line.number} {line.problem}")
-    for note in reader.notes:
-        say(err, note)
+    # The ids are counted first, and a pipe can be read only once.
+    with (
+        written("a temporary file (TMPDIR names its folder)"),
+        tempfile.SpooledTemporaryFile(_IN_MEMORY) as ids,
+    ):
+        for line in reader:
+            if line.user_id is not None:
+                count += 1
+                ids.write(msgspec.json.encode(line.user_id) + b"\n")
+                continue
+            bad += 1
+            if bad <= _SHOWN:
+                say(err, f"line {line.number} {line.problem}")
+        for note in reader.notes:
+            say(err, note)
 
-    again = (reader.lines_again() if lines is None else lines) or ()
-    users = (Record(line.user_id, "") for line in again if line.user_id is not None)
-    checking = _Check(
-        access, reader.name, {UserState.ENABLED, UserState.LOCKED}, json=json, bad_lines=bad
-    )
-    return checking.run(users, count, output=output, form=form)
+        ids.seek(0)
+        users = (Record(msgspec.json.decode(user_id, type=str), "") for user_id in ids)
+        wanted = {UserState.ENABLED, UserState.LOCKED}
+        checking = _Check(access, reader.name, wanted, json=json, bad_lines=bad)
+        return checking.run(users, count, output=output, form=form)
 
 
 class _Check:

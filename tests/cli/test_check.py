@@ -9,6 +9,7 @@ import shlex
 import signal
 import sqlite3
 import subprocess
+import tracemalloc
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -68,6 +69,19 @@ def test_check_tells_each_state_and_ends_with_0_once_all_are_enabled(
     written(users, sandbox.user_ids())
     assert cli("bulk", users).code == 0
     assert cli("check", users).code == 0
+
+
+def test_check_of_a_pipe_holds_none_of_its_lines_in_memory(cli: Cli, tmp_path: Path) -> None:
+    lines = written(tmp_path / "users.txt", ["a b", "ada"] * 50_000)
+    with stdin_from(lines):
+        tracemalloc.start()
+        try:
+            done = cli("check", "-")
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert "50,000 missing from the tenant\n50,000 bad lines\n" in done.out
+    assert peak < 16 << 20
 
 
 @pytest.mark.parametrize(("count", "requests"), [(2, 2), (200, 6)])
