@@ -25,7 +25,7 @@ from yarl import URL
 from monocloud_async.config import is_loopback, proxy_of_environment
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.inputs import By, Format
-from monocloud_async.inputs.content import encoding_of, is_packed
+from monocloud_async.inputs.content import encoding_of, is_packed, refuse_document
 from monocloud_async.inputs.json_document import may_be_document
 from monocloud_async.inputs.lines import Line, is_id_member, line_parser
 from monocloud_async.inputs.reader import is_header, named_format, refuse_list
@@ -213,7 +213,9 @@ def _encoding(name: str, start: bytes) -> str:
     Raises:
         ConfigurationError: it cannot be read in ranges, though `bulk` reads it.
     """
-    encoding = encoding_of(start).name
+    found = encoding_of(start)
+    refuse_document(name, start, found)
+    encoding = found.name
     if is_packed(start) or encoding not in {"ascii", "utf-8"}:
         what = "packed" if is_packed(start) else encoding.upper()
         raise ConfigurationError(

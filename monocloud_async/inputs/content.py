@@ -10,6 +10,7 @@ from typing import BinaryIO, Final, NamedTuple, cast
 from monocloud_async.errors import ConfigurationError
 
 SAMPLE: Final = 1 << 16  # bytes from which the encoding is known
+_LOOKED_AT: Final = 512  # bytes in which most binary files have zeros, as a tar archive has
 
 _GZIP: Final = b"\x1f\x8b"
 _ZIP: Final = b"PK\x03\x04"
@@ -21,6 +22,13 @@ _OTHERS: Final = {  # first bytes, and what unpacks the file
     b"\x28\xb5\x2f\xfd": "zstd -d",
     b"7z\xbc\xaf\x27\x1c": "7z x",
     b"Rar!": "unrar x",
+}
+_DOCUMENTS: Final = {  # first characters, in lower case, of what has lines that may look like ids
+    b"%pdf-": "a PDF",
+    b"{\\rtf": "rich text (RTF)",
+    b"<!doctype": "a web page",
+    b"<html": "a web page",
+    b"<?xml": "XML",
 }
 _MARKS: Final = {  # UTF-32's first: it begins with UTF-16's
     codecs.BOM_UTF32_LE: "utf-32-le",
@@ -107,6 +115,28 @@ def refuse_database(name: str, start: bytes) -> None:
         raise ConfigurationError(
             f"{name} is a database, and no list of ids; if it is the journal of a run, `report`"
             " tells what goes on with that run"
+        )
+
+
+def refuse_document(name: str, sample: bytes, encoding: Encoding) -> None:
+    """Raise `ConfigurationError` if the content is no plain text: its lines would be read as ids.
+
+    Args:
+        name: the name of the input, for error messages.
+        sample: its first bytes.
+        encoding: what `encoding_of` returns for them.
+    """
+    refuse_database(name, sample)
+    text = sample[encoding.mark :].lstrip()[:_LOOKED_AT].lower()
+    for start, what in _DOCUMENTS.items():
+        if text.startswith(start):
+            raise ConfigurationError(
+                f"{name} is {what}, and no list of ids; save the ids as CSV UTF-8 or as plain text"
+            )
+    if encoding.name in {"ascii", "utf-8"} and b"\0" in text.partition(b"\n")[0]:
+        raise ConfigurationError(
+            f"{name} is no text: its first line has zero bytes; save the ids as CSV UTF-8 or as"
+            " plain text"
         )
 
 

@@ -29,6 +29,7 @@ from monocloud_async.inputs.content import (
     is_workbook,
     peek,
     refuse_database,
+    refuse_document,
     text_of,
     unpacked,
 )
@@ -185,13 +186,16 @@ class IdReader:
 
     def _lines(self) -> Iterator[Line]:
         stream = unpacked(self.name, self._stream, peek(self._stream, _START))
-        start = peek(stream, _START)
-        if is_workbook(start) or self.form is Format.WORKBOOK:
-            yield from self._table(self._sheet_lines(stream, start), Encoding("utf-8", 0))
+        sample = peek(stream, SAMPLE)
+        if is_workbook(sample):
+            yield from self._table(self._sheet_lines(stream), Encoding("utf-8", 0))
             return
+        encoding = encoding_of(sample)
+        refuse_document(self.name, sample, encoding)
+        if self.form is Format.WORKBOOK:
+            raise ConfigurationError(f"{self.name} is no workbook; name its format with --format")
         if self.sheet is not None:
             raise ConfigurationError(f"{self.name} is no workbook; leave --sheet out")
-        encoding = encoding_of(peek(stream, SAMPLE))
         if encoding.note:
             self.notes.append(f"{self.name} is {encoding.note}")
         with _text(stream, encoding) as text:
@@ -203,11 +207,12 @@ class IdReader:
                 case _:
                     yield from self._txt(_numbered(text))
 
-    def _sheet_lines(self, stream: BinaryIO, start: bytes) -> Iterator[Numbered]:
+    def _sheet_lines(self, stream: BinaryIO) -> Iterator[Numbered]:
         if self.size is None:
-            raise ConfigurationError("a workbook cannot be read from a pipe; save it to a file")
-        if not is_workbook(start):
-            raise ConfigurationError(f"{self.name} is no workbook; name its format with --format")
+            raise ConfigurationError(
+                f"{self.name} is a workbook or a zip archive, which cannot be read from a pipe;"
+                " save it to a file"
+            )
         self.form = Format.WORKBOOK
         rows = workbook_lines(self.name, stream, self.sheet)
         return enumerate(rows, 1)

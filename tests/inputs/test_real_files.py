@@ -13,12 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from terminal import stdin_from
 from workbooks import ods, xlsx
 
 from monocloud_async import ConfigurationError
 from monocloud_async.inputs import By, Format
 from monocloud_async.inputs.lines import Line
-from monocloud_async.inputs.reader import IdReader, open_ids
+from monocloud_async.inputs.reader import STDIN, IdReader, open_ids
 from monocloud_async.inputs.table import MAX_LINE, Numbered, find_header
 
 IDS = [
@@ -509,6 +510,13 @@ BOOK = xlsx({"one": ROWS, "two": ROWS})
         ("a.txt", DATABASE, None, "", "is a database, and no list of ids; if it is the journal"),
         ("a.txt.journal", DATABASE, None, "", "is a database, and no list of ids; if it is the"),
         ("a.txt", gzip.compress(PLAIN.encode(), mtime=0)[:40], None, "", "is damaged"),
+        ("a.txt", gzip.compress(DATABASE, mtime=0), None, "", "is a database, and no list of ids"),
+        ("a.txt", f"%PDF-1.4\nendobj\n{PLAIN}", None, "", "is a PDF, and no list of ids"),
+        ("a.csv", f"{{\\rtf1\n{PLAIN}", None, "", "is rich text .* as CSV UTF-8 or as plain text"),
+        ("a.txt", "\ufeff\r\n<!DOCTYPE html>\n<head>\n", None, "", "is a web page"),
+        ("a.xls", "<html><table>", None, "", "is a web page"),
+        ("a.xls", '<?xml version="1.0"?>', None, "", "is XML, and no list of ids"),
+        ("a.txt", f"a.txt\0\0\0{PLAIN}", None, "", "is no text: its first line"),
         (
             "a.xls",
             bytes.fromhex("d0cf11e0a1b11ae1") + bytes(600),
@@ -528,6 +536,29 @@ def test_what_cannot_be_read_is_refused_with_what_to_do(
 ) -> None:
     with pytest.raises(ConfigurationError, match=says):
         read(tmp_path, name, content, column, sheet)
+
+
+@pytest.mark.parametrize("form", [None, Format.TXT, Format.CSV, Format.JSONL])
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (DATABASE, "stdin is a database, and no list of ids; if it is the journal of a run"),
+        (archive(), "stdin is a zip archive; unpack it first: unzip"),
+        (bz2.compress(b"x"), "stdin is compressed; unpack it first: bzip2 -d"),
+    ],
+    ids=["database", "zip", "bzip2"],
+)
+def test_what_is_no_text_is_refused_on_stdin_as_well(
+    tmp_path: Path, form: Format | None, content: bytes, says: str
+) -> None:
+    file = tmp_path / "a"
+    file.write_bytes(content)
+    with (
+        stdin_from(file),
+        open_ids(STDIN, form, None) as reader,
+        pytest.raises(ConfigurationError, match=says),
+    ):
+        list(reader)
 
 
 def test_a_sheet_is_read_by_its_name(tmp_path: Path) -> None:
