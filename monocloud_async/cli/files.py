@@ -20,7 +20,6 @@ from monocloud_async.inputs.reader import STDIN
 from monocloud_async.journal.before import is_journal
 from monocloud_async.journal.paths import files_of, real_path, resolved
 
-_OPEN_FILES = ("/dev/fd", "/dev/stdin", "/dev/stdout", "/dev/stderr", "/dev/tty", "/proc")
 _STANDARD = {f"/dev/std{name}": f"/dev/fd/{n}" for n, name in enumerate(("in", "out", "err"))}
 _DESCRIPTOR = re.compile(r"/(?:dev/fd|proc/(?:self|thread-self)/fd)/([0-9]{1,9})")
 
@@ -79,7 +78,7 @@ class Kept:
             self._check(option, output)
             if is_journal(output):
                 raise ConfigurationError(f"{option}: {output} is a journal; choose another file")
-            if not is_open_file(output.absolute()):  # /dev/stdout is meant as it is
+            if not streams.is_open_file(output):  # /dev/stdout is meant as it is
                 streams.check_streams(f"{output}, too", output)
             self._files.append((f"the file of {option}", output))
 
@@ -115,22 +114,17 @@ def _folded(path: Path) -> str:
     return os.path.realpath(path).casefold()
 
 
-def is_open_file(path: Path) -> bool:
-    """Return whether this names an open file of a process, such as /dev/fd/63."""
-    return any(path.is_relative_to(place) for place in _OPEN_FILES)
-
-
 def opened(path: str, flags: int) -> int:
     """Open an output, as `os.open` does; what a process has open is not emptied.
 
     Of an open file of this process, such as /dev/stdout, the result is a copy of its descriptor,
     which has the same place in the file: neither writes over what the other one has written.
     """
-    whole_path = os.path.abspath(path)  # noqa: PTH100  `Path` has no function for it
-    found = _DESCRIPTOR.fullmatch(_STANDARD.get(whole_path, whole_path))
+    meant = str(streams.followed(path))
+    found = _DESCRIPTOR.fullmatch(_STANDARD.get(meant, meant))
     if found:
         return os.dup(int(found[1]))
-    if is_open_file(Path(whole_path)):
+    if streams.is_open_file(path):
         flags = flags & ~os.O_TRUNC | os.O_APPEND
     return os.open(path, flags, 0o666)
 
@@ -140,7 +134,7 @@ def _is_device(path: Path) -> bool:
 
     So is an open file of this process, such as /dev/stdout, even if it leads to a file.
     """
-    if is_open_file(path.absolute()):
+    if streams.is_open_file(path):
         return True
     with suppress(OSError):
         mode = path.stat().st_mode

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 
 import msgspec
 
-from monocloud_async.cli.files import is_open_file, opened
-from monocloud_async.cli.streams import Output
+from monocloud_async.cli.files import opened
+from monocloud_async.cli.streams import Output, is_open_file
 from monocloud_async.errors import ConfigurationError, MonoCloudError, StatusError
 from monocloud_async.inputs.lines import Line
 from monocloud_async.outcome import REPORT_FIELDS, BulkReport, Outcome
@@ -85,7 +85,7 @@ class FailuresFile:
     def __init__(self, file: FileIO, reader: HasHeader) -> None:
         self._file = file  # unbuffered, so that a killed process loses nothing
         self._reader = reader
-        is_ours = not is_open_file(Path(str(file.name)).absolute())  # and not a log, as /dev/stdout
+        is_ours = not is_open_file(str(file.name))  # and not a log, as /dev/stdout
         self._is_regular = is_ours and stat.S_ISREG(os.fstat(file.fileno()).st_mode)
         self.output = Output(file)  # for pipes and devices, which may be slow
         self._begun = False

@@ -21,7 +21,7 @@ from rich.text import Text
 from monocloud_async.cli import streams
 from monocloud_async.cli.display import say
 from monocloud_async.cli.exit_codes import ALL_DONE, SOME_FAILED, STOPPED
-from monocloud_async.cli.files import Kept, is_open_file, whole
+from monocloud_async.cli.files import Kept, whole
 from monocloud_async.cli.options import CHECK, PROFILE
 from monocloud_async.cli.profile import is_name
 from monocloud_async.config import HIDDEN
@@ -372,7 +372,7 @@ class Report:
         if not given.name or figures.done_status != ENABLE.done:
             return "the same call" + (" without the journal" if again else "")
         words = ["monocloud-async", "bulk", word]
-        if (given.name == "stdin" and not given.paths) or is_open_file(path):
+        if (given.name == "stdin" and not given.paths) or streams.is_open_file(path):
             words[-1] = "-"
         words += _options(given)
         # A run that was interrupted while it read the list has looked at nobody yet.
@@ -415,7 +415,7 @@ class Report:
             if name == "--api-key-file":
                 path = Path(given.folder, value)  # it is relative to that folder
                 # Not `Path.is_file`, which raises for a long name, and for a closed folder.
-                if is_open_file(path) or not os.path.isfile(path):  # noqa: PTH113
+                if streams.is_open_file(path) or not os.path.isfile(path):  # noqa: PTH113
                     continue  # such as that of `<(pass key)`, which only the run could read
                 value = value if _is_same(Path(value), path) else str(path)
             yield from (name, value)

@@ -37,6 +37,8 @@ _STDIN: Final = 0
 _STDOUT: Final = 1
 _STDERR: Final = 2
 _NAMES: Final = {_STDOUT: "stdout", _STDERR: "stderr"}
+_OPEN_FILES: Final = ("/dev/fd", "/dev/stdin", "/dev/stdout", "/dev/stderr", "/dev/tty", "/proc")
+_MOST_LINKS: Final = 40
 _LEFT_OUT: Final = b"... some lines are left out here: this output was slow\n"
 _SIZE: Final = r"[1-9][0-9]{0,3}"  # of a terminal, in COLUMNS and LINES
 
@@ -409,11 +411,36 @@ def keep_out_of_inputs(arguments: Iterable[str]) -> None:
 
     For what ends a command before it knows its files. Any word may name one, or the value after its
     equals sign; next to a file may be its journal, and stdin may be a file. A word such as
-    /dev/stdout names a stream.
+    /dev/stdout, or a link to it, names a stream.
     """
     words = {word for argument in arguments for word in (argument, argument.partition("=")[2])}
-    words = {word for word in words if not word.startswith(("/dev/", "/proc/"))}
+    with suppress(FileNotFoundError):  # this folder was removed
+        words = {word for word in words if not is_open_file(word)}
     keep_out_of([_STDIN, *words, *(f"{word}{end}" for word in words for end in _JOURNALS)])
+
+
+def is_open_file(path: str | Path) -> bool:
+    """Return whether this names an open file of a process, such as /dev/fd/63, or links to it."""
+    return _names_open_file(followed(path))
+
+
+def _names_open_file(path: Path) -> bool:
+    return any(path.is_relative_to(place) for place in _OPEN_FILES)
+
+
+def followed(path: str | Path) -> Path:
+    """Return the absolute path behind these links, or the first one that names an open file.
+
+    What is behind that one is a file or a pipe, which does not tell that it is open.
+    """
+    path = Path(os.path.abspath(path))  # noqa: PTH100  `Path` has no function for it
+    with suppress(OSError, ValueError):  # it is no link, or no file may have this name
+        for _ in range(_MOST_LINKS):
+            if _names_open_file(path):
+                break
+            target = path.parent.resolve() / path.readlink()
+            path = Path(os.path.abspath(target))  # noqa: PTH100
+    return path
 
 
 def _is_written(number: int, file: str | Path | int) -> bool:

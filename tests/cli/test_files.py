@@ -398,6 +398,8 @@ def test_what_can_be_no_file_is_told_in_one_line(
         ),
         (["bulk", "ids.txt", "--failures", "/dev/fd/1"], ["nobody"]),
         (["bulk", "ids.txt", "--failures", "/proc/self/fd/1"], ["nobody"]),
+        (["bulk", "ids.txt", "--failures", "link"], ["nobody"]),
+        (["check", "ids.txt", "-o", "folder/link"], ["ada,disabled,,", "nobody,missing,,"]),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else value,
 )
@@ -407,6 +409,9 @@ def test_an_output_may_go_to_stdout_by_its_name_and_neither_writes_over_the_othe
     ids, log = tmp_path / "ids.txt", tmp_path / "log"
     ids.write_text("ada\nnobody\n")
     log.write_text("before\n")
+    (tmp_path / "link").symlink_to("/dev/stdout")  # as the logs of a container mostly are
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "link").symlink_to("../link")
     with Sandbox(users=["ada"]) as sandbox, log.open(mode) as stdout:
         code = subprocess.run(
             [*PROGRAM, *argv],
