@@ -38,10 +38,13 @@ _INVISIBLE: Final = (
 )
 _AROUND: Final = re.compile(rf"\A[{_INVISIBLE}]+|[{_INVISIBLE}]+\Z")
 _HIDDEN: Final = re.compile(rf"[{_INVISIBLE}]")
+_CURLY: Final = "\u2018\u2019\u201a\u201c\u201d\u201e"  # quotes of word processors and chats
 # How programs mark a cell as text, or quote a word: ="x", 'x, 'x', "x", `x`, <x>.
-_MARKED: Final = re.compile(r"""="(.*)"|'(.*?)'?|"(.*)"|`(.*)`|<(.*)>""", re.DOTALL)
+_MARKED: Final = re.compile(
+    rf"""="(.*)"|'(.*?)'?|"(.*)"|`(.*)`|<(.*)>|[{_CURLY}](.*)[{_CURLY}]""", re.DOTALL
+)
 _EMAIL: Final = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
-_ROUNDED: Final = re.compile(r"-?[0-9](?:[.,][0-9]+)?E[+-][0-9]+")
+_ROUNDED: Final = re.compile(r"-?[0-9](?:[.,][0-9]+)?[Ee][+-][0-9]+")
 _DATE: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2} .*")
 _ERROR: Final = re.compile(r"Err:[0-9]{3}")  # of LibreOffice
 _RULE: Final = re.compile(r"[-=+_|:*~]+")
@@ -51,7 +54,8 @@ _LONGEST_WORD: Final = 14  # characters of a word for no value, or of a column's
 _PLAIN_LINE: Final = re.compile(
     rf"([A-Za-z0-9][A-Za-z0-9_-]{{{_LONGEST_WORD},1000}})(?:\r\n|\n|\r)?"
 )
-_STRANGE: Final = re.compile(r"[\"'`,;|<>{}\[\]\ufffd\ud800-\udfff]")
+_QUOTES: Final = f"\"'`{_CURLY}"
+_STRANGE: Final = re.compile(rf"[{_QUOTES},;|<>{{}}\[\]\ufffd\ud800-\udfff]")
 _NAMED: Final = {",": "a comma", ";": "a semicolon", "|": "a bar"}
 
 
@@ -81,8 +85,13 @@ def columns_of_ids(names: Iterable[str], by: By) -> list[str]:
 
 
 def normalized(name: str) -> str:
-    """Return the name of a column or member in lower case, without "_", "-" and spaces."""
-    return re.sub(r"[_\- ]", "", name.lower())
+    """Return the name of a column or member in lower case, without "_", "-" and white space."""
+    return re.sub(rf"[_\-{_INVISIBLE}]", "", name.lower())
+
+
+def shown_name(name: str) -> str:
+    """Return the name of a column as people see it: with plain spaces, and nothing invisible."""
+    return " ".join(re.sub(rf"(?!\s)[{_INVISIBLE}]", "", name).split())
 
 
 def strip(text: str) -> str:
@@ -173,7 +182,7 @@ def _described(character: str) -> str:
         return "has white space in the id; an id has none"
     if _HIDDEN.match(character):
         return f"has the invisible character U+{ord(character):04X} in the id"
-    if character > "\x7f":
+    if character > "\x7f" and character not in _QUOTES:
         return "is not UTF-8 where the id is; save the file as CSV UTF-8"
-    what = _NAMED.get(character, "a quote" if character in "\"'`" else character)
+    what = _NAMED.get(character, "a quote" if character in _QUOTES else character)
     return f"has {what} in the id; if the file is a table, use --format csv and --column"

@@ -241,6 +241,7 @@ class IdReader:
             number, first = number + 1, text.readline(MAX_DOCUMENT)  # it may be all on one line
             if not first:
                 return
+        begin = first.strip()
         if may_be_document(first, self._is_id):
             first += text.read(MAX_DOCUMENT) + text.readline(MAX_LINE)  # up to the end of a line
             document = read_document(self.name, first, self._is_id)
@@ -250,6 +251,11 @@ class IdReader:
                 for number, item in enumerate(document.items, 1):
                     yield parse(number, f"{item}\n")
                 return
+        if begin == "{":  # no line of JSON lines, and what jq writes
+            raise ConfigurationError(
+                f"{self.name} is neither one JSON document nor JSON lines; if it is not cut off,"
+                " write one object a line: jq -c ."
+            )
         refuse_list(self.name, first, self.by)
         lines = chain(StringIO(first, newline=""), (line for _, line in _numbered(text)))
         for further, line in enumerate(lines):

@@ -20,6 +20,7 @@ from monocloud_async.inputs.ids import (
     columns_of_ids,
     find,
     is_column_name,
+    shown_name,
     strip,
 )
 from monocloud_async.inputs.json_document import refuse_json
@@ -327,7 +328,7 @@ def _with_place(row: Row, column: str | None, by: By) -> tuple[list[str], int | 
     """Return the header, and the index of the column of ids if there is exactly one."""
     if isinstance(row, csv.Error):
         return [], None
-    names = columns_of_ids(row, by) if column is None else [column]
+    names = columns_of_ids(row, by) if column is None else [shown_name(column)]
     found = [place for place, name in enumerate(row) if name in names]
     return row, found[0] if len(found) == 1 else None
 
@@ -339,7 +340,7 @@ def _first_row(first: Sequence[str], delimiter: str) -> tuple[int, Row]:
         row = next(reader)
     except csv.Error as error:
         return 1, error
-    return reader.line_num, [strip(cell) for cell in row]
+    return reader.line_num, [shown_name(cell) for cell in row]
 
 
 def _by_number(

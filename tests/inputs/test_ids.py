@@ -22,6 +22,9 @@ ID = "UOtBaOybB6dTpIJNrnkRw"
         f'"{ID}"',
         f"`{ID}`",
         f"<{ID}>",
+        f"\u201c{ID}\u201d",
+        f"\u201e{ID}\u201c",
+        f"\u2018{ID}\u2019",
         f'=" {ID} "',
     ],
 )
@@ -32,6 +35,7 @@ def test_what_programs_put_around_an_id_is_removed(text: str) -> None:
 @pytest.mark.parametrize(
     ("by", "names"),
     [
+        (By.ID, "User\u00a0ID; user\u200b_id; \ufeffid"),
         (By.ID, "user_id; userId; User ID; ID; Benutzer-ID; ID utilisateur; id_usuario"),
         (By.EMAIL, "email; E-Mail; E-mail Address; Email Address [Required]; mail; primaryEmail"),
         (By.EMAIL, "Primary email; E-Mail-Adresse; Mailadresse; Adresse e-mail; Courriel"),
@@ -105,6 +109,8 @@ def test_ids_as_they_mostly_are_make_plain_lines(end: str) -> None:
         ("User ID", "the name of a column"),
         ("1.23457E+15", "a spreadsheet has rounded"),
         ("1,2E+4", "a spreadsheet has rounded"),
+        ("1.23457e+15", "a spreadsheet has rounded"),
+        ("ada\u2019", "a quote in the id"),
         ("ada bob", "white space"),
         ("ada\u00a0bob", "white space"),
         ("ada\nbob", "line break"),

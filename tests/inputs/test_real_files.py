@@ -97,6 +97,11 @@ READ = {
         'user_id,"first\nname"\n' + "".join(f"{one},x\n" for one in IDS),
         None,
     ),
+    "a named column with invisible characters": (
+        "a.csv",
+        "n,Login\u00a0\u200bName\n" + "".join(f"x,{one}\n" for one in IDS),
+        "Login Name",
+    ),
     "rows of empty cells": (
         "a.csv",
         ",\n;\n" + TABLE.replace(f"{C},", f",\n,,\n{C},") + ",\n , \n",
@@ -497,6 +502,13 @@ BOOK = xlsx({"one": ROWS, "two": ROWS})
         ("a.csv", JSON_LINES, "1", "", "looks like JSON"),
         ("a.csv", json.dumps(OBJECTS, indent=1), None, "", "looks like JSON: use --format jsonl"),
         ("a.json", TABLE, None, "", "looks like a table: use --format csv"),
+        (
+            "a.json",
+            "".join(json.dumps(each, indent=2) + "\n" for each in OBJECTS),
+            None,
+            "",
+            "neither one JSON document nor JSON lines; .* write one object a line: jq -c",
+        ),
         ("a.json", '"user_id","n"\n"x","y"\n', None, "", "looks like a table: use --format csv"),
         ("a.json", PLAIN, None, "", "looks like a list of ids: use --format txt"),
         ("a.jsonl", f"user_id\n{PLAIN}", None, "", "looks like a list of ids: use --format txt"),
