@@ -2,6 +2,7 @@
 
 import os
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import FileIO
@@ -85,8 +86,7 @@ class FailuresFile:
     def __init__(self, file: FileIO, reader: HasHeader) -> None:
         self._file = file  # unbuffered, so that a killed process loses nothing
         self._reader = reader
-        is_ours = not is_open_file(str(file.name))  # and not a log, as /dev/stdout
-        self._is_regular = is_ours and stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+        self._is_regular = _is_ours(file)
         self.output = Output(file)  # for pipes and devices, which may be slow
         self._begun = False
         self.lines = 0
@@ -152,12 +152,38 @@ class FailuresFile:
                 self.output.error = error
 
 
+def _is_ours(file: FileIO) -> bool:
+    """Return whether it is a file that a run may empty, and no pipe or log, as /dev/stdout."""
+    is_open = is_open_file(str(file.name))
+    return not is_open and stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+
+
+def _lock(file: FileIO) -> None:
+    """Check that no other run writes its failures to this file, until it is closed.
+
+    Raises:
+        ConfigurationError: one does; this run would empty its file.
+    """
+    if sys.platform != "win32" and _is_ours(file):
+        import fcntl  # noqa: PLC0415  not on Windows
+
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigurationError(
+                f"another run writes its failures to {clean(str(file.name))}; name another file, or"
+                " wait until it has ended"
+            ) from None
+        except OSError:
+            pass  # some file systems have no locks
+
+
 @contextmanager
 def open_failures(path: Path | None) -> Iterator[FileIO | None]:
     """Open the file without emptying it, or yield None without a path.
 
     Raises:
-        ConfigurationError: the file cannot be written.
+        ConfigurationError: the file cannot be written, or another run writes to it.
     """
     if path is None:
         yield None
@@ -167,6 +193,7 @@ def open_failures(path: Path | None) -> Iterator[FileIO | None]:
     except OSError as error:
         raise ConfigurationError(f"cannot write {path}: {error.strerror}") from None
     try:
+        _lock(file)
         yield file
     finally:
         with suppress(OSError):  # what could not be written is known

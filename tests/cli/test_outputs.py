@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from terminal import started
 
-from monocloud_async import Outcome
+from monocloud_async import ConfigurationError, Outcome
 from monocloud_async.cli.outputs import FailuresFile, JsonLines, open_failures
 from monocloud_async.cli.streams import results
 from monocloud_async.inputs.lines import Line
@@ -97,3 +97,16 @@ def test_the_failures_file_is_emptied_only_by_a_run_that_starts(tmp_path: Path) 
         kept.add(Line(1, "ada", "ada"))
         kept.begin()
         assert (failed.read_text(), kept.lines) == ("ada\n", 1)
+
+
+def test_two_runs_do_not_empty_the_failures_file_of_each_other(tmp_path: Path) -> None:
+    failed, link = tmp_path / "failed.csv", tmp_path / "link.csv"
+    link.symlink_to(failed)
+    with (
+        open_failures(failed),
+        pytest.raises(ConfigurationError, match=r"another run writes its failures to .*link.csv"),
+        open_failures(link),
+    ):
+        pass
+    with open_failures(link) as file:
+        assert file is not None
