@@ -8,7 +8,9 @@ CR, LF and CR LF end a line. Of JSON documents and workbooks the whole file is i
 """
 
 import csv
+import errno
 import gzip
+import io
 import os
 import re
 import stat
@@ -18,7 +20,7 @@ from contextlib import contextmanager, suppress
 from io import StringIO, TextIOBase
 from itertools import chain
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 from monocloud_async.errors import ConfigurationError
 from monocloud_async.inputs import By, Format
@@ -44,6 +46,9 @@ from monocloud_async.inputs.lines import Line, is_id_member, json_lines, read_li
 from monocloud_async.inputs.table import MAX_LINE, Numbered, find_header, read_header
 from monocloud_async.inputs.workbook import workbook_lines
 from monocloud_async.sanitize import clean
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 STDIN = Path("-")
 
@@ -356,6 +361,32 @@ def named_format(path: Path, form: Format | None, column: str | None) -> Format:
     return form
 
 
+class _File(io.FileIO):
+    """The file of an input; to read it fails if it gets shorter meanwhile.
+
+    Then its last line would be half an id, or the rest would be missing without a word: an export
+    that is written again empties the file first.
+    """
+
+    def __init__(self, place: int | Path, *, closefd: bool) -> None:
+        super().__init__(place, closefd=closefd)
+        mode = os.fstat(self.fileno())
+        self._size = mode.st_size if stat.S_ISREG(mode.st_mode) else 0
+
+    def readinto(self, buffer: "WriteableBuffer", /) -> int | None:
+        """Read some bytes.
+
+        Raises:
+            OSError: the file ends earlier than when it was opened.
+        """
+        count = super().readinto(buffer)
+        if count == 0 and self._size and self.tell() < self._size:
+            raise OSError(
+                errno.EIO, "it got shorter while it was read; start again with the whole file"
+            )
+        return count
+
+
 @contextmanager
 def open_ids(
     path: Path,
@@ -374,7 +405,7 @@ def open_ids(
     try:
         # Not `sys.stdin`: at exit, Python would wait for a thread that still reads from it.
         place = 0 if path == STDIN else path
-        stream = open(place, "rb", SAMPLE, closefd=path != STDIN)  # noqa: SIM115  closed below
+        stream = io.BufferedReader(_File(place, closefd=path != STDIN), SAMPLE)
     except OSError as error:
         raise ConfigurationError(f"cannot read {name}: {error.strerror}") from None
     try:

@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 import lzma
+import os
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -673,6 +674,24 @@ class BrokenDisk(io.FileIO):
 
     def readinto(self, _buffer: object, /) -> int:
         raise OSError(errno.EIO, "Input/output error")
+
+
+@pytest.mark.parametrize("left", [0, 1000])
+def test_a_file_that_gets_shorter_while_it_is_read_gives_no_half_an_id(
+    tmp_path: Path, left: int
+) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text(PLAIN * 1000)
+    came: list[str | None] = []
+    with (
+        pytest.raises(ConfigurationError, match=r"a\.txt: it got shorter .* start again"),
+        open_ids(path, None, None) as reader,
+    ):
+        for line in reader:
+            if not came:
+                os.truncate(path, left)
+            came.append(line.user_id)
+    assert set(came) <= {*IDS}
 
 
 def test_a_disk_that_cannot_be_read_is_told_in_one_line(tmp_path: Path) -> None:
