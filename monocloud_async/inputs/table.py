@@ -279,8 +279,9 @@ def find_header(
 def read_header(name: str, first: Sequence[str], column: str | None, by: By) -> Table:
     """Return how to read a table, from its first lines.
 
-    Comment lines (`#`) and blank lines above the header are passed over. A number is taken for a
-    column only if no column has it as its name. Then the table may have no header.
+    Comment lines (`#`) and blank lines above the header are passed over; if the column is named, so
+    are lines with fewer cells, such as a title. A number is taken for a column only if no column
+    has it as its name. Then the table may have no header.
 
     Args:
         name: the name of the input, for error messages.
@@ -295,23 +296,31 @@ def read_header(name: str, first: Sequence[str], column: str | None, by: By) -> 
     delimiters = sep[1] if sep else _DELIMITERS
     comments = False
     rows: dict[str, Row] = {}
+    above: list[dict[str, Row]] = []  # lines that are no header, such as a title
     for line in range(1 if sep else 0, len(first)):
         rows = {}
         for delimiter in delimiters:
             size, rows[delimiter] = _first_row(first[line:], delimiter)
             row, place = _with_place(rows[delimiter], column, by)
-            if place is not None:
+            if place is not None and all(_is_narrower(one[delimiter], row) for one in above):
                 end = line + size
-                notes = ["comment lines above the header are passed over"] if comments else []
+                what = "lines" if above else "comment lines"
+                notes = [f"{what} above the header are passed over"] if comments or above else []
                 table = Table(delimiter, len(row), place, row[place], end, notes, by)
                 return _checked(name, table, first[line + 1 : end], line)
-        if not is_blank(first[line]) and not first[line].startswith("#"):
+        if is_blank(first[line]):
+            continue
+        if first[line].startswith("#"):
+            comments = True
+            continue
+        if not above:
             refuse_json(name, first[line])
-            if column is not None and column.isdecimal():
-                return _by_number(name, rows, first[line:], int(column), by, above=line)
+        above.append(rows)
+        if column is None:
             break
-        comments = comments or not is_blank(first[line])
-    raise _not_found(name, rows, column, by)
+        if column.isdecimal():
+            return _by_number(name, rows, first[line:], int(column), by, above=line)
+    raise _not_found(name, above[0] if above else rows, column, by)
 
 
 def _checked(name: str, table: Table, further: Sequence[str], line: int) -> Table:
@@ -331,6 +340,11 @@ def _with_place(row: Row, column: str | None, by: By) -> tuple[list[str], int | 
     names = columns_of_ids(row, by) if column is None else [shown_name(column)]
     found = [place for place, name in enumerate(row) if name in names]
     return row, found[0] if len(found) == 1 else None
+
+
+def _is_narrower(row: Row, header: list[str]) -> bool:
+    """Return whether fewer cells of this row have something in them, so that it is no user's."""
+    return not isinstance(row, csv.Error) and sum(map(bool, row)) < sum(map(bool, header))
 
 
 def _first_row(first: Sequence[str], delimiter: str) -> tuple[int, Row]:

@@ -103,6 +103,16 @@ READ = {
         "n,Login\u00a0\u200bName\n" + "".join(f"x,{one}\n" for one in IDS),
         "Login Name",
     ),
+    "a title above a header that is named": (
+        "a.csv",
+        f"Lost users\n,\n# today\nExport:,\n{TABLE}",
+        "user_id",
+    ),
+    "a title above a header that is named, in a workbook": (
+        "a.xlsx",
+        xlsx({"x": [["Lost users", ""], *ROWS]}),
+        "user_id",
+    ),
     "rows of empty cells": (
         "a.csv",
         ",\n;\n" + TABLE.replace(f"{C},", f",\n,,\n{C},") + ",\n , \n",
@@ -490,6 +500,8 @@ BOOK = xlsx({"one": ROWS, "two": ROWS})
         ),
         ("a.json", json.dumps({"id": "r1", "data": IDS}, indent=1), None, "", "a user or a page"),
         ("a.csv", TABLE, "0", "", "no column 0"),
+        ("a.csv", f"id,n\n{A},x\nuser_id,n\n{B},x\n", "user_id", "", "no single column"),
+        ("a.csv", f"{A}\nlogin\n{B}\n", "login", "", "no single column 'login'"),
         ("a.csv", "# a comment\nname\nx\n", None, "", "its first row is: name"),
         ("a.txt", TABLE, None, "", "looks like a table: use --format csv"),
         ("a.txt", json.dumps(IDS), None, "", "looks like JSON: use --format jsonl"),
