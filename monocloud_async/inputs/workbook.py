@@ -28,8 +28,8 @@ _NO_VALUE: Final = re.compile(
 _CELL: Final = re.compile(
     rb"""<(?:\w+:)?c\s[^>]*?\br=["']([A-Z]{1,3})([0-9]{1,7})["'][^>]*(?<!/)>"""
 )
-_SECOND_LETTER: Final = re.compile(rb"""r=["'][A-Z]{2}""")
-_MOST_CELLS: Final = 1 << 25  # 1 GB in the reader, which keeps all cells up to the last ones
+_BEYOND_P: Final = re.compile(rb"""r=["'](?:[A-Z]{2}|[Q-Z][0-9])""")
+_MOST_CELLS: Final = 1 << 24  # 1 GB in the reader, which keeps all cells up to the last ones
 
 
 def workbook_lines(name: str, stream: BinaryIO, sheet: str | None) -> Iterator[str]:
@@ -114,7 +114,7 @@ def _with_errors(name: str, stream: BinaryIO) -> BinaryIO:
 
 def _check_size(name: str, sheet: bytes) -> None:
     """Raise `ConfigurationError` if a sheet is large and mostly empty, by one cell far away."""
-    if not _SECOND_LETTER.search(sheet):  # for speed: 26 columns are never too many
+    if not _BEYOND_P.search(sheet):  # for speed: up to column P, there are never too many cells
         return
     last = {cell[1]: int(cell[2]) for cell in _CELL.finditer(sheet)}  # the row of each column
     column = max(last, key=_number, default=b"A")
