@@ -43,7 +43,7 @@ def options_of(name: str, known: Container[str]) -> list[str]:
             raise ConfigurationError(f"the profile {path} is no regular file")
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode
-            content = tomllib.load(file)
+            content = tomllib.loads(file.read().decode("utf-8-sig"))  # as Windows' Notepad saves it
     except OSError as error:
         raise ConfigurationError(f"cannot read the profile {path}: {error.strerror}") from None
     except ValueError as error:

@@ -37,6 +37,14 @@ def write(folder: Path, sandbox: Sandbox, name: str = "acme", mode: int = 0o600)
     path.chmod(mode)
 
 
+def test_a_profile_with_a_byte_order_mark_is_read(cli: Cli, sandbox: Sandbox, folder: Path) -> None:
+    write(folder, sandbox)
+    profile = folder / "acme.toml"
+    profile.write_text(profile.read_text(), encoding="utf-8-sig")
+    done = cli("whoami", "--profile", "acme")
+    assert (done.code, done.err) == (0, "")
+
+
 def test_a_home_that_is_not_there_is_an_error_of_usage(
     cli: Cli, sandbox: Sandbox, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
