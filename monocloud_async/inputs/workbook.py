@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -29,6 +30,9 @@ _CELL: Final = re.compile(
     rb"""<(?:\w+:)?c\s[^>]*?\br=["']([A-Z]{1,3})([0-9]{1,7})["'][^>]*(?<!/)>"""
 )
 _BEYOND_P: Final = re.compile(rb"""r=["'](?:[A-Z]{2}|[Q-Z][0-9])""")
+# The record BrtWsDim of an .xlsb (MS-XLSB): the first and the last row, then the columns.
+_DIMENSIONS: Final = re.compile(rb"\A\x81\x01.*?\x94\x01\x10(.{16})", re.DOTALL)
+_START: Final = 1024  # bytes in which it is
 _MOST_CELLS: Final = 1 << 24  # 1 GB in the reader, which keeps all cells up to the last ones
 
 
@@ -99,10 +103,10 @@ def _with_errors(name: str, stream: BinaryIO) -> BinaryIO:
             known = all(part.compress_type in _METHODS for part in archive.infolist())
             sheets: dict[str, bytes] = {}
             for part in archive.namelist() if known else ():
-                if part.startswith("xl/worksheets/") and part.endswith(".xml"):
+                if part.startswith("xl/worksheets/") and part.endswith((".xml", ".bin")):
                     sheet = archive.read(part)
                     _check_size(name, sheet)
-                    if (named := _name_errors(sheet)) != sheet:
+                    if part.endswith(".xml") and (named := _name_errors(sheet)) != sheet:
                         sheets[part] = named
             if sheets:
                 stream = _replaced(archive, sheets)
@@ -114,16 +118,23 @@ def _with_errors(name: str, stream: BinaryIO) -> BinaryIO:
 
 def _check_size(name: str, sheet: bytes) -> None:
     """Raise `ConfigurationError` if a sheet is large and mostly empty, by one cell far away."""
-    if not _BEYOND_P.search(sheet):  # for speed: up to column P, there are never too many cells
-        return
-    last = {cell[1]: int(cell[2]) for cell in _CELL.finditer(sheet)}  # the row of each column
-    column = max(last, key=_number, default=b"A")
-    row = max(last.values(), default=1)
-    if _number(column) * row > max(_MOST_CELLS, len(sheet)):  # a cell has some bytes in the XML
+    rows, columns = _size(sheet)
+    if rows * columns > max(_MOST_CELLS, len(sheet)):  # a cell has some bytes
         raise ConfigurationError(
-            f"a sheet of {name} has cells up to column {column.decode()} and row {row}, and nearly"
-            f" all of it is empty: delete what is far away from the ids, or {_SAVE}"
+            f"a sheet of {name} has {rows:,} rows and {columns:,} columns, and nearly all of them"
+            f" are empty: delete what is far away from the ids, or {_SAVE}"
         )
+
+
+def _size(sheet: bytes) -> tuple[int, int]:
+    """Return how many rows and columns there are up to the last cells; 0 if they are few."""
+    if found := _DIMENSIONS.search(sheet[:_START]):
+        _, last_row, _, last_column = struct.unpack("<4I", found[1])
+        return last_row + 1, last_column + 1
+    if not _BEYOND_P.search(sheet):  # for speed: up to column P, there are never too many cells
+        return 0, 0
+    last = {cell[1]: int(cell[2]) for cell in _CELL.finditer(sheet)}  # the row of each column
+    return max(last.values(), default=0), max(map(_number, last), default=0)
 
 
 def _number(column: bytes) -> int:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from terminal import stdin_from
-from workbooks import ods, xlsx
+from workbooks import ods, xlsb, xlsx
 
 from monocloud_async import ConfigurationError
 from monocloud_async.inputs import By, Format
@@ -455,9 +455,17 @@ def test_a_workbook_with_a_cell_far_away_is_refused_before_it_fills_the_memory(
     rows.extend([cell] for cell in cells)
     content = xlsx({"x": rows}, raw={cell: cell for cell in cells})
     with pytest.raises(
-        ConfigurationError, match=r"column (XFD|Q) and row 1048576, .* save the sheet"
+        ConfigurationError, match=r"1,048,576 rows and (17|16,384) columns, .* save"
     ):
         read(tmp_path, "a.xlsx", content)
+
+
+def test_so_is_a_binary_workbook(tmp_path: Path) -> None:
+    near = xlsb({(0, 0): "id", (1, 0): A})
+    assert [line.user_id for line in read(tmp_path, "a.xlsb", near)[1]] == [A]
+    far = xlsb({(0, 0): "id", (1, 0): A, (1048575, 16383): "x"})
+    with pytest.raises(ConfigurationError, match=r"has 1,048,576 rows and 16,384 columns"):
+        read(tmp_path, "a.xlsb", far)
 
 
 def test_a_cell_far_away_that_only_has_a_format_is_none(tmp_path: Path) -> None:

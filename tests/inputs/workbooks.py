@@ -1,7 +1,9 @@
 """Writes small workbooks, as spreadsheets do, without one."""
 
 import io
+import struct
 import zipfile
+from collections.abc import Mapping
 from xml.sax.saxutils import escape
 
 Sheets = dict[str, list[list[str | float]]]
@@ -90,7 +92,44 @@ def ods(rows: list[list[str]]) -> bytes:
     )
 
 
-def _zipped(parts: dict[str, str]) -> bytes:
+def xlsb(cells: dict[tuple[int, int], str]) -> bytes:
+    """Return a binary workbook (MS-XLSB) with one sheet of these cells, by row and column."""
+    last = [max(place) for place in zip(*cells, strict=True)]
+    rows: dict[int, bytes] = {}
+    for (row, column), value in sorted(cells.items()):
+        rows[row] = rows.get(row, b"") + _record(6, struct.pack("<II", column, 0) + _wide(value))
+    sheet = _record(129) + _record(148, struct.pack("<4I", 0, last[0], 0, last[1])) + _record(145)
+    for row, content in rows.items():
+        sheet += _record(0, struct.pack("<I", row) + bytes(13)) + content
+    sheets = _record(156, struct.pack("<II", 0, 1) + _wide("r0") + _wide("Sheet1"))
+    return _zipped(
+        {
+            "[Content_Types].xml": "<Types/>",
+            "_rels/.rels": _links({"rId1": ("officeDocument", "xl/workbook.bin")}),
+            "xl/_rels/workbook.bin.rels": _links({"r0": ("worksheet", "worksheets/s0.bin")}),
+            "xl/workbook.bin": _record(131) + _record(143) + sheets + _record(144) + _record(132),
+            "xl/worksheets/s0.bin": sheet + _record(146) + _record(130),
+        }
+    )
+
+
+def _record(number: int, data: bytes = b"") -> bytes:
+    """Return a record, which begins with its number and its size, in 7 bits of each byte."""
+    start = b""
+    for value in (number, len(data)):
+        rest = value
+        while rest > 0x7F:
+            start += bytes([rest & 0x7F | 0x80])
+            rest >>= 7
+        start += bytes([rest])
+    return start + data
+
+
+def _wide(text: str) -> bytes:
+    return struct.pack("<I", len(text)) + text.encode("utf-16-le")
+
+
+def _zipped(parts: Mapping[str, str | bytes]) -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         for name, text in parts.items():
