@@ -92,7 +92,7 @@ def read_emails(path: Path) -> tuple[Counter[str], int]:
     """Return the addresses of a file, each with a count of 0, and how many lines have none.
 
     Raises:
-        ConfigurationError: the file cannot be read, or is empty.
+        ConfigurationError: the file cannot be read, or has no address at all.
     """
     emails, bad = Counter[str](), 0
     with open_ids(path, None, None, by=By.EMAIL) as reader:
@@ -103,8 +103,9 @@ def read_emails(path: Path) -> tuple[Counter[str], int]:
                 emails[folded(line.user_id)] = 0
         for note in reader.notes:
             say(streams.err(), note)
-        if not emails and not bad:
-            raise ConfigurationError(f"there are no e-mail addresses in {reader.name}")
+        if not emails:
+            lines = f"; {counted(bad, 'line')} without one" if bad else ""
+            raise ConfigurationError(f"there are no e-mail addresses in {reader.name}{lines}")
     return emails, bad
 
 

@@ -232,6 +232,10 @@ def test_what_was_found_in_the_addresses_is_told_and_an_empty_file_is_refused(
     emails.write_text("# of today\n")
     done = cli("users", "--by-email", emails)
     assert (done.code, f"there are no e-mail addresses in {emails}" in done.err) == (2, True)
+    emails.write_text("UOtBaOybB6dTpIJNrnkRw\n")
+    done = cli("users", "--by-email", emails)
+    says = f"there are no e-mail addresses in {emails}; 1 line without one\n"
+    assert (done.code, done.out, says in done.err) == (2, "", True)
     assert sandbox.stats().requests == requests
 
 
