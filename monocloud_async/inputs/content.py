@@ -153,6 +153,10 @@ def refuse_archive(name: str, stream: BinaryIO) -> None:
         raise ConfigurationError(f"{name} is a damaged zip archive or workbook: {error}") from None
     finally:
         stream.seek(0)
+    if any(part.endswith(".iwa") for part in names):
+        raise ConfigurationError(
+            f"{name} is a document of Apple Numbers; export it as CSV, in the encoding UTF-8"
+        )
     if not names & {"[Content_Types].xml", "content.xml"}:
         raise ConfigurationError(f"{name} is a zip archive; unpack it first: unzip")
 

@@ -474,10 +474,10 @@ def test_a_cell_far_away_that_only_has_a_format_is_none(tmp_path: Path) -> None:
     assert [line.user_id for line in read(tmp_path, "a.xlsx", content)[1]] == [A]
 
 
-def archive() -> bytes:
+def archive(part: str = "users.csv") -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as opened:
-        opened.writestr("users.csv", TABLE)
+        opened.writestr(part, TABLE)
     return file.getvalue()
 
 
@@ -540,6 +540,7 @@ BOOK = xlsx({"one": ROWS, "two": ROWS})
         ("a.json", '["a",', None, "", "is not JSON"),
         ("a.zip", archive(), None, "", "zip archive; unpack it first: unzip"),
         ("a.csv", archive(), None, "", "zip archive; unpack it first: unzip"),
+        ("a.numbers", archive("Index/Document.iwa"), None, "", "Apple Numbers; export it as CSV"),
         ("a.csv", archive()[:80], None, "", "a damaged zip archive or workbook"),
         ("a.txt", bz2.compress(b"x"), None, "", "unpack it first: bzip2 -d"),
         ("a.txt", lzma.compress(b"x"), None, "", "unpack it first: xz -d"),
