@@ -47,7 +47,6 @@ from monocloud_async.transport.standard import (
     Exhaustion,
     check_length,
     client_timeout,
-    is_exhausted,
     read_body,
     request_options,
 )
@@ -266,11 +265,14 @@ class FastTransport:
             try:
                 connection, protocol = taken or await self._connect(timeout, due)
             except NOT_SENT as error:
-                if is_exhausted(error) and await self._other_ends(due - timeout, timeout):
+                others = self._connecting or self._due_at
+                until = due - (1 - CONNECT_SHARE) * timeout
+                fault = await self._exhaustion.wait(error, until) if others else error
+                if fault is None:
                     taken = self._take_idle()
                     continue
                 self._exhaustion.wake_next()  # it has no connection that could become free
-                raise lost or error from None
+                raise lost or fault from None
             self._set_deadline(protocol, due)
             keep = False
             try:
@@ -352,12 +354,11 @@ class FastTransport:
             self._connecting -= 1
         protocol = connection.protocol
         assert isinstance(protocol, FastProtocol)  # noqa: S101  for the type checkers
+        if self._deadlines.closed:  # just as the connection was made
+            protocol.abort()
+            connection.close()
+            raise ClosedBeforeSentError
         return connection, protocol
-
-    async def _other_ends(self, began: float, timeout: float) -> bool:
-        """Wait until another request ends, if any is in progress; return whether one has."""
-        in_progress = self._connecting or self._due_at
-        return bool(in_progress) and await self._exhaustion.wait(began + CONNECT_SHARE * timeout)
 
     def _set_deadline(self, protocol: FastProtocol, due: float) -> None:
         self._due_at[protocol] = due

@@ -98,11 +98,14 @@ class Deadlines:
     """Deadlines that end the waiting task itself, whatever happens to its connection.
 
     To close a connection is not enough: aiohttp does not always wake the task that reads from it.
+
+    Attributes:
+        closed: whether the session is closed.
     """
 
     def __init__(self) -> None:
+        self.closed = False
         self._open = set[asyncio.Timeout]()
-        self._closed = False
 
     @asynccontextmanager
     async def at(
@@ -110,8 +113,10 @@ class Deadlines:
     ) -> AsyncIterator[asyncio.Timeout]:
         """Raise `TimeoutError` inside the block at this time of the event loop's clock.
 
-        `closed` is the error if the session is closed before.
+        `closed` is the error if the session is closed before, also before the block.
         """
+        if self.closed:
+            raise closed
         try:
             async with asyncio.timeout_at(when) as deadline:
                 self._open.add(deadline)
@@ -120,13 +125,13 @@ class Deadlines:
                 finally:
                     self._open.discard(deadline)
         except TimeoutError:
-            if self._closed:
+            if self.closed:
                 raise closed from None
             raise
 
     def close(self) -> None:
         """Raise the error for a closed session in all open blocks now."""
-        self._closed = True
+        self.closed = True
         for deadline in self._open:
             if not deadline.expired():  # an expiring one cannot be changed any more
                 deadline.reschedule(-math.inf)
@@ -147,17 +152,24 @@ class Exhaustion:
         self._deadlines = deadlines
         self._ended = asyncio.Semaphore(0)
 
-    async def wait(self, until: float) -> bool:
-        """Wait until another request has ended; return whether one has by this time."""
+    async def wait(self, error: Exception, until: float) -> Exception | None:
+        """Wait until another request has ended, if the error is a lack of resources.
+
+        Return None if the request can then be tried again, or else the error to raise.
+        """
+        if not is_exhausted(error):
+            return error
         self.waiting += 1
         try:
             async with self._deadlines.at(until, ClosedBeforeSentError):
                 await self._ended.acquire()
-        except (TimeoutError, ClosedBeforeSentError):
-            return False
+        except TimeoutError:
+            return error
+        except ClosedBeforeSentError as closed:
+            return closed
         finally:
             self.waiting -= 1
-        return True
+        return ClosedBeforeSentError() if self._deadlines.closed else None
 
     def wake_next(self) -> None:
         """Let one of the waiting requests try again."""
@@ -207,13 +219,7 @@ class StandardTransport:
         waited = clock() - began
         self._in_progress += 1
         try:
-            async with self._deadlines.at(due) as deadline:
-                try:
-                    response = await self._send_again_if_stale(operation, target, timeout - waited)
-                except TimeoutError as error:
-                    if self._is_of_a_hook(error) and not deadline.expired():
-                        raise ClientGaveUpError from None
-                    raise
+            response = await self._send_again_if_stale(operation, target, due, timeout - waited)
         except TimeoutError as error:
             sent = not isinstance(error, aiohttp.ConnectionTimeoutError)
             if waited > _LONG_WAIT * timeout or (not sent and self._is_full()):
@@ -228,21 +234,21 @@ class StandardTransport:
         return response
 
     async def _send_again_if_stale(
-        self, operation: Operation[object], target: str, timeout: float
+        self, operation: Operation[object], target: str, due: float, timeout: float
     ) -> Response:
         connector, left = self._client.connector, _REUSED_AT_MOST
-        until = asyncio.get_running_loop().time() + CONNECT_SHARE * timeout
+        until = due - (1 - CONNECT_SHARE) * timeout
         lost: Exception | None = None
         while True:
             self._close_stale(connector)
             reuses = left > 0 and self._has_idle(connector)
             try:
-                return await self._send(operation, target, timeout)
+                return await self._send_by(due, operation, target, timeout)
             except NOT_SENT as error:
                 others = self._in_progress - self._exhaustion.waiting > 1
-                if is_exhausted(error) and others and await self._exhaustion.wait(until):
-                    continue
-                raise lost or error from None
+                fault = await self._exhaustion.wait(error, until) if others else error
+                if fault is not None:
+                    raise lost or fault from None
             except TimeoutError:
                 raise
             except (aiohttp.ServerDisconnectedError, OSError) as error:
@@ -255,6 +261,17 @@ class StandardTransport:
                 for idle in self._idle_pools(connector):
                     for protocol, _since in idle:
                         protocol.close()
+
+    async def _send_by(
+        self, due: float, operation: Operation[object], target: str, timeout: float
+    ) -> Response:
+        async with self._deadlines.at(due) as deadline:
+            try:
+                return await self._send(operation, target, timeout)
+            except TimeoutError as error:
+                if self._is_of_a_hook(error) and not deadline.expired():
+                    raise ClientGaveUpError from None
+                raise
 
     def _is_of_a_hook(self, error: TimeoutError) -> bool:
         """Whether a middleware or a trace may have raised this, and not aiohttp or the system.

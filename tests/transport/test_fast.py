@@ -350,6 +350,36 @@ async def test_a_call_that_is_still_connecting_when_the_session_is_closed_sent_n
     assert (end.refusal, end.attempts) == ("closed", 0)
 
 
+def test_a_session_that_is_closed_at_any_moment_sends_nothing_more() -> None:
+    async def close_after(turns: int) -> bool:
+        """Return whether a request was sent before."""
+        async with RawServer(silent) as server:
+            session = MonoCloudSession(server.url, KEY, retry=ONCE)
+            call = asyncio.ensure_future(session.enable_user("ada"))
+            closing = asyncio.ensure_future(close(session, turns))
+            (end,) = await asyncio.gather(call, return_exceptions=True)
+            await closing
+            assert not isinstance(end, m.RequestTimeoutError)
+            return isinstance(end, m.TransportError)
+
+    async def silent(peer: Peer) -> None:
+        await peer.request()
+        await peer.silence()
+
+    async def close(session: MonoCloudSession, turns: int) -> None:
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await session.close()
+
+    async def main() -> None:
+        turns = 0
+        while not await close_after(turns):
+            turns += 1
+        assert turns > 2
+
+    run(main())
+
+
 # The internals of aiohttp that it needs
 
 

@@ -313,13 +313,17 @@ async def test_whether_a_body_is_whole_is_known_to_the_byte(more: int) -> None:
     assert told == (b"12345678" + b"9" * more, not more)
 
 
-def allow_connections(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def allow_connections(
+    number: int, monkeypatch: pytest.MonkeyPatch, refused: asyncio.Event | None = None
+) -> None:
     """Let this machine have no file descriptor for more connections than these."""
     connect, made = aiohappyeyeballs.start_connection, 0
 
     async def limited(*args: Any, **options: Any) -> socket.socket:
         nonlocal made
         if made == number:
+            if refused is not None:
+                refused.set()
             raise OSError(errno.EMFILE, "Too many open files")
         made += 1
         return await connect(*args, **options)
@@ -381,6 +385,29 @@ def test_who_waits_in_vain_for_another_ones_connection_has_sent_nothing(
         assert (waited.local, waited.sent) == (True, False)
 
     run(main())
+
+
+@every_way
+async def test_who_waits_for_another_ones_connection_when_the_session_is_closed_has_sent_nothing(
+    way: Way, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def act(peer: Peer) -> None:
+        await peer.request()
+        await peer.silence()
+
+    refused = asyncio.Event()
+    allow_connections(1, monkeypatch, refused)
+    async with RawServer(act) as server, session_by(way, server.url, KEY, retry=ONCE) as session:
+        calls = [asyncio.ensure_future(session.enable_user(each)) for each in ("ada", "bob")]
+        await refused.wait()
+        while not server.requests:  # noqa: ASYNC110  there is no event for it
+            await asyncio.sleep(0.001)
+        await session.close()
+        sent, unsent = await asyncio.gather(*calls, return_exceptions=True)
+    assert isinstance(sent, m.TransportError)
+    assert sent.sent
+    assert isinstance(unsent, m.ConfigurationError)
+    assert (unsent.refusal, unsent.attempts) == ("closed", 0)
 
 
 async def of_a_middleware(
