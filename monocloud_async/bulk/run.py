@@ -196,8 +196,8 @@ class BulkRun:
         self._runner.proved.set()
 
     def set_max_rate(self, max_rate: float) -> None:
-        """Change the `max_rate`, if the run has one."""
-        self._queue.set_max_rate(max_rate)
+        """Change the `max_rate`, if the run has one, also for requests that wait already."""
+        self._queue.set_max_rate(config.positive("max_rate", max_rate))
 
     def drain(self) -> None:
         """Start no more calls: those in flight finish, and those that wait for a retry end at once.

@@ -126,7 +126,7 @@ class AdmissionQueue:
         self._arrivals = count()
         self._changes = 0  # the `limiter.changes` at the last check
         self._timer: asyncio.Handle | None = None  # one timer for all waiting requests
-        limiter.listeners.add(self._wake)
+        limiter.listeners.add(self.wake)
 
     def for_run(self, max_rate: float | None = None) -> "RunAdmission":
         """Return the admission of a run, which sends at most `max_rate` requests per second."""
@@ -229,17 +229,17 @@ class AdmissionQueue:
             self._sleeping.discard(waking)
             timer.cancel()
 
+    def wake(self) -> None:
+        """Check the queue again in the next iteration, after the current change."""
+        if self.limiter.waiting:
+            self._set_timer(0.0)
+
     def close(self) -> None:
         """End the wait of all single calls now, with a `ConfigurationError`."""
         calls = [call.admission for call in self._calls.everybody()]
         for admission in (*calls, *self._sleeping):
             if not admission.done():
                 admission.set_exception(closed_error())
-
-    def _wake(self) -> None:
-        """Check the queue again in the next iteration, after the current change."""
-        if self.limiter.waiting:
-            self._set_timer(0.0)
 
     def _set_timer(self, seconds: float) -> None:
         if self._timer is not None:
@@ -400,7 +400,8 @@ class RunAdmission:
     def set_max_rate(self, max_rate: float) -> None:
         """Change the `max_rate` of the run, if it has one."""
         if self._limit is not None:
-            self._limit.rate = max_rate
+            self._limit.set_rate(max_rate)
+            self._queue.wake()
 
     def delay(self, now: float) -> float:
         """Return the seconds to wait for the `max_rate` of the run."""

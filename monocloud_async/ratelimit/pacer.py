@@ -36,6 +36,11 @@ class Pacer:
         self._next = max(self._next, now - (saved if late > _IDLE else max(saved, SLACK))) + gap
         return gap if late <= SLACK else 0.0
 
+    def set_rate(self, rate: float) -> None:
+        """Change the rate; the next send time becomes what it would be had the rate been this."""
+        self._next += 1 / rate - 1 / self.rate
+        self.rate = rate
+
     def hold(self, until: float) -> None:
         """Allow no send time before this one."""
         self._next = until

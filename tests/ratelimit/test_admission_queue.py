@@ -22,6 +22,10 @@ from monocloud_async import MonoCloudSession, RetryPolicy, User
 # max_rate
 
 
+async def report_of(run: m.BulkRun) -> m.BulkReport:
+    return await run
+
+
 @pytest.mark.parametrize("where", ["session", "run", "both"])
 def test_max_rate_holds_from_the_first_request(where: str) -> None:
     async def main() -> None:
@@ -85,6 +89,33 @@ def test_a_run_with_a_max_rate_sends_a_tenant_that_is_down_probes_alone() -> Non
 
 
 # Single calls beside a run
+
+
+@pytest.mark.parametrize(
+    ("count", "before", "after", "end"), [(10, 0.01, 100, 5.1), (510, 100, 0.1, 95)]
+)
+def test_a_max_rate_that_is_changed_holds_for_those_who_wait_already(
+    count: int, before: float, after: float, end: float
+) -> None:
+    async def main() -> None:
+        tenant = Tenant()
+        async with tenant.session() as session:
+            run = session.bulk_enable(users(count), max_rate=before)
+            running = asyncio.ensure_future(report_of(run))
+            await asyncio.sleep(5)
+            run.set_max_rate(after)
+            await running
+        assert now() == pytest.approx(end, abs=1)
+
+    run(main(), sockets=False)
+
+
+async def test_a_max_rate_is_changed_to_a_number_above_0() -> None:
+    async with Tenant().session() as session:
+        run = session.bulk_enable([], max_rate=1)
+        with pytest.raises(m.ConfigurationError, match="max_rate must be a number above 0, not 0"):
+            run.set_max_rate(0)
+        await run
 
 
 def test_a_single_call_does_not_queue_behind_a_run() -> None:
