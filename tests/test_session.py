@@ -1,4 +1,5 @@
 import asyncio
+import gzip
 import os
 import random
 import re
@@ -297,6 +298,17 @@ async def test_a_borrowed_client_session_is_used_and_stays_open(sandbox: Sandbox
             with pytest.raises(m.NotFoundError):  # its raise_for_status would raise aiohttp's own
                 await session.enable_user("nobody")
         assert not client.closed
+
+
+async def test_a_borrowed_client_session_that_leaves_bodies_packed_unpacks_the_session_s() -> None:
+    packed = http(gzip.compress(b'{"user_id":"ada"}'), b"Content-Encoding: gzip")
+    async with (
+        RawServer(answering(packed)) as server,
+        aiohttp.ClientSession(auto_decompress=False) as client,
+    ):
+        session = MonoCloudSession(server.url, KEY, retry=NEVER, client_session=client)
+        assert (await session.enable_user("ada")).user_id == "ada"
+        assert (await session.bulk_enable(["ada"])).enabled == 1
 
 
 BAD_PROXIES = [

@@ -296,6 +296,7 @@ class StandardTransport:
             # aiohttp sends custom headers, the key among them, wherever a redirect points.
             allow_redirects=False,
             raise_for_status=False,
+            auto_decompress=True,
             timeout=client_timeout(timeout),
             max_line_size=MAX_HEADERS,
             max_field_size=MAX_HEADERS,
