@@ -714,6 +714,25 @@ def test_single_calls_do_not_multiply_the_load_of_a_broken_tenant() -> None:
     run(main(), sockets=False)
 
 
+def test_closing_ends_also_a_wait_that_would_begin_at_that_moment() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        later = http(b"", b"Retry-After: 20", status=429)
+        async with RawServer(answering(later)) as server:
+            for turns in range(100):  # the answer comes after some of them
+                session = session_for(server.url, RetryPolicy())
+                call = asyncio.ensure_future(session.enable_user("ada"))
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                began = loop.time()
+                await session.close()
+                await asyncio.wait([call])
+                assert isinstance(call.exception(), m.MonoCloudError)
+                assert loop.time() - began < 1
+
+    run(main())
+
+
 def test_closing_ends_every_wait_at_once() -> None:
     """In a pause of the tenant, and before another attempt; of a call, and of a run."""
 

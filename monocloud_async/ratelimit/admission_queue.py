@@ -124,6 +124,7 @@ class AdmissionQueue:
         self._passed = 0  # single calls that overtook a waiting run, in a row
         self._sleeping = set[Admission]()
         self._arrivals = count()
+        self._closed = False
         self._changes = 0  # the `limiter.changes` at the last check
         self._timer: asyncio.Handle | None = None  # one timer for all waiting requests
         limiter.listeners.add(self.wake)
@@ -157,11 +158,14 @@ class AdmissionQueue:
         Raises:
             RateLimitedError: the call would be sent too late, or the pause is too long.
             ServerError: the tenant is down. In both cases, the request was not sent.
+            ConfigurationError: the queue was closed.
         """
         loop = asyncio.get_running_loop()
         now = loop.time()
         if not self.must_wait(now):
             return self.limiter.send(now)
+        if self._closed:
+            raise closed_error()
         call = _WaitingCall(user_id, policy, deadline, again=again)
         place = 0 if refused else self._calls.waiting
         error = self._refusal(call, place, now)
@@ -235,7 +239,8 @@ class AdmissionQueue:
             self._set_timer(0.0)
 
     def close(self) -> None:
-        """End the wait of all single calls now, with a `ConfigurationError`."""
+        """End all waits of single calls, with a `ConfigurationError`; no other one begins."""
+        self._closed = True
         calls = [call.admission for call in self._calls.everybody()]
         for admission in (*calls, *self._sleeping):
             if not admission.done():
