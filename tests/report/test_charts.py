@@ -114,6 +114,6 @@ def test_colours_are_the_page_s_and_labels_without_room_are_turned() -> None:
             assert "var(--text)" in svg
     many = [(place, 1) for place in range(1, 14)]
     for times, expected in ((TIMES["times"], [1, 1]), (many, [14, 14]), (many[:6], [1, 7])):
-        drawn = chart("Time until a user was enabled", figures(**TIMES | {"times": times}))
+        drawn = chart("Time until a user was enabled", figures(**{**TIMES, "times": times}))
         turned = [re.findall(r"rotate\((?:-90|270)", svg) for svg in (drawn.wide, drawn.narrow)]
         assert list(map(len, turned)) == expected  # the title of an axis, and the labels
