@@ -300,6 +300,8 @@ class Report:
             if self._input.name
             else ("the journal does not know the file of its input")
         )
+        if self._is_from_stdin:
+            why = "its ids came from stdin, which cannot be read again"
         for path in self._input.paths:
             try:
                 for _ in everybody(self._journal, _ids(path, self._input)):
@@ -313,6 +315,10 @@ class Report:
             else:
                 return lambda: everybody(self._journal, _ids(path, self._input)), ""  # noqa: B023  returns
         return lambda: users(self._journal), why
+
+    @property
+    def _is_from_stdin(self) -> bool:
+        return self._input.name == "stdin" and not self._input.paths
 
     def _find(self, user_id: str) -> Found:
         found = find(self._journal, user_id)
@@ -372,7 +378,7 @@ class Report:
         if not given.name or figures.done_status != ENABLE.done:
             return "the same call" + (" without the journal" if again else "")
         words = ["monocloud-async", "bulk", word]
-        if (given.name == "stdin" and not given.paths) or streams.is_open_file(path):
+        if self._is_from_stdin or streams.is_open_file(path):
             words[-1] = "-"
         words += _options(given)
         # A run that was interrupted while it read the list has looked at nobody yet.

@@ -547,6 +547,19 @@ def test_of_key_files_only_one_that_is_there_is_named_to_go_on_with(
     assert going_on == f"monocloud-async bulk {tmp_path}/users.txt{options}"
 
 
+def test_ids_from_stdin_are_told_as_gone_and_not_as_a_file_that_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = unfinished(tmp_path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as sql:
+        sql.execute("UPDATE header SET input = 'stdin'")
+        sql.execute("UPDATE input SET path = ''")
+    assert main(["report", str(path), "--failures", str(tmp_path / "again.txt")]) == 2
+    why = "its ids came from stdin, which cannot be read again"
+    going_on = f"monocloud-async bulk - --format txt --journal {path}"
+    assert f"{why}. Finish the run first: {going_on}" in capsys.readouterr().err
+
+
 def test_an_input_that_was_an_open_file_is_to_come_from_stdin_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
