@@ -77,7 +77,7 @@ class RetryPolicy(Struct, frozen=True, kw_only=True):
 
     def allows(self, error: BaseException) -> bool:
         """Return whether this policy allows a retry after this error."""
-        if not isinstance(error, MonoCloudError):
+        if self.attempts == 1 or not isinstance(error, MonoCloudError):
             return False
         asked = retry_after(error)
         if asked is not None and asked > self.max_retry_after:
@@ -164,7 +164,7 @@ async def retry_call(
     meanwhile, so that nothing can be sent any more, it is the error of the last request.
     `clock` is in monotonic seconds. `may_retry` is called once for each retry, and can refuse it.
     """
-    if policy.attempts == 1 or not policy.allows(first):
+    if not policy.allows(first):
         raise first
     import tenacity  # noqa: PLC0415  slow; the session loads it
 

@@ -96,9 +96,9 @@ class SingleCalls:
                 try:
                     return await attempt(policy.total, again=False)
                 except MonoCloudError as error:
-                    first = error
                     if self._is_final(error, policy):
                         raise
+                    first = error
                 # Outside the `except`, or later errors would carry this one as `__context__`.
                 return await retry_call(
                     policy,
@@ -165,18 +165,22 @@ class SingleCalls:
                     unanswered = note_unanswered(error, before=unanswered)
                 is_throttled = isinstance(error, RateLimitedError)
                 queues_again = is_throttled or (policy.wait_if_down and limiter.down)
-                if policy.attempts == 1 or not policy.allows(error) or not queues_again:
+                if not policy.allows(error) or not queues_again:
                     raise
-                refused, last = ticket if is_throttled else None, error
+                refused, last = ticket if is_throttled else None, error.with_traceback(None)
             else:
                 limiter.granted(ticket, clock())
                 return result
 
     def _is_final(self, error: MonoCloudError, policy: RetryPolicy) -> bool:
-        """Whether the call cannot go again: the queue would refuse it, or the session is closed."""
+        """Whether the call cannot go again.
+
+        The policy does not allow it, the queue would refuse it, or the session is closed.
+        """
         is_down = self._limiter.down and not policy.wait_if_down
         is_closed = self._lifecycle.state is SessionState.CLOSED
-        return is_closed or is_down or isinstance(error, RateLimitedError)
+        is_throttled = isinstance(error, RateLimitedError)
+        return is_closed or is_down or is_throttled or not policy.allows(error)
 
     def _may_retry(self, policy: RetryPolicy, error: MonoCloudError) -> bool:
         """Whether a single call may be tried again; the error says so where it is over budget."""

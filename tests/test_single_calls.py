@@ -1,10 +1,12 @@
 """Single calls: the queue, the attempts and the retries."""
 
 import asyncio
+import gc
 import random
 import re
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 import samples
@@ -299,3 +301,29 @@ async def test_a_timeout_after_retries_tells_how_long_the_whole_call_took(sandbo
         with pytest.raises(m.RequestTimeoutError) as caught:
             await session.enable_user(user_id, retry=NEVER)
     assert "in all" not in str(caught.value)
+
+
+def errors_in_memory() -> list[m.MonoCloudError]:
+    return [each for each in gc.get_objects() if isinstance(each, m.MonoCloudError)]
+
+
+@pytest.mark.parametrize("steps", [(404,), (503,), (401,), ("reset",), ("cut",), ("429:0", 200)])
+async def test_an_error_is_gone_with_whoever_caught_it(
+    sandbox: Sandbox, steps: tuple[int | str, ...]
+) -> None:
+    """Its traceback keeps the callers' variables, for as long as no garbage is collected."""
+    user_id = sandbox.user_ids()[0]
+    sandbox.script(user_id, *steps)
+    policy = RetryPolicy(attempts=2) if len(steps) > 1 else NEVER
+    async with MonoCloudSession(sandbox.url, sandbox.api_key, retry=policy) as session:
+        gc.collect()
+        gc.disable()
+        try:
+            before = set(map(id, errors_in_memory()))
+            with suppress(m.MonoCloudError):
+                await session.enable_user(user_id)
+            left = [error for error in errors_in_memory() if id(error) not in before]
+        finally:
+            gc.enable()
+    assert sandbox.stats().requests == len(steps)
+    assert left == []

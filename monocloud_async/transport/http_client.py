@@ -125,7 +125,10 @@ class HttpClient:
                 response.end()  # it may be another request's response, and so may the next one
                 raise
         # Outside the `except`, and not chained: aiohttp's errors hold the request's headers.
-        raise fault
+        try:
+            raise fault
+        finally:
+            del fault  # or its traceback would keep it, and all callers, until a garbage collection
 
     def transport(self) -> Transport:
         """Return the transport to use now.
