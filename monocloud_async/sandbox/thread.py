@@ -20,14 +20,15 @@ class InAThread(ABC):
         """Stop the server."""
 
     def __enter__(self) -> Self:
-        self._loop = loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=loop.run_forever, daemon=True, name="sandbox")
-        self._thread.start()
+        loop = asyncio.new_event_loop()
+        thread = threading.Thread(target=loop.run_forever, daemon=True, name="sandbox")
+        thread.start()
         try:
             asyncio.run_coroutine_threadsafe(self.start(), loop).result()
         except BaseException:
-            self._end(loop)
+            _end(loop, thread)
             raise
+        self._loop, self._thread = loop, thread  # not before: it may run in another one already
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -36,9 +37,10 @@ class InAThread(ABC):
         try:
             asyncio.run_coroutine_threadsafe(self.stop(), loop).result()
         finally:
-            self._end(loop)
+            _end(loop, self._thread)
 
-    def _end(self, loop: asyncio.AbstractEventLoop) -> None:
-        loop.call_soon_threadsafe(loop.stop)
-        self._thread.join()
-        loop.close()
+
+def _end(loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()

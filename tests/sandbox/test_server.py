@@ -227,6 +227,13 @@ async def test_stop_lets_an_answer_in_progress_go_out(tenant: PlainClient) -> No
     assert (await answer)[0] == 200
 
 
+def test_to_enter_it_twice_is_refused_and_it_runs_on() -> None:
+    with Sandbox(users=1) as sandbox:
+        with pytest.raises(RuntimeError, match="already runs"), sandbox:
+            pass
+        assert sandbox.url
+
+
 async def test_start_twice_is_refused_and_stop_twice_is_not(tenant: PlainClient) -> None:
     with pytest.raises(RuntimeError, match="already runs"):
         await tenant.sandbox.start()
