@@ -433,7 +433,7 @@ def sum_up(console: Console, report: FleetReport) -> None:
         say(console, f"Trouble: {clean(each)}")
     if report.gaps:
         left = sum(gap.end - gap.start for gap in report.gaps)
-        say(console, f"The run was {report.how}: {left:,} bytes of ids are not done")
+        say(console, f"The run was {report.how}: users are left in {left:,} bytes of ids")
         say(console, "To do the rest, start it again, with the same file and journal")
     elif not report.requests and report.users_done:
         say(console, "The journal covers the whole file; nobody was asked in this run, because")
