@@ -271,7 +271,7 @@ async def test_of_a_run_that_ends_only_the_first_ctrl_c_is_an_order(
     monkeypatch.setattr(dev, "watch", watch)
     monkeypatch.setattr(loop, "signals", signals)
     run: Any = Run()
-    report: Any = await dev._to_its_end(run, Console(stderr=True), "monocloud-async")
+    report: Any = await dev._to_its_end(run, Console(stderr=True), "monocloud-async", {})
     assert report == "report"
     (order,) = orders
     assert order is not None
@@ -328,6 +328,28 @@ def test_a_fleet_on_one_machine_that_is_killed_leaves_nothing_behind(tmp_path: P
         wait_for(lambda: not any(map(is_there, parts)))
     assert len(answers) > 1  # the page, and the API
     assert HTTPStatus.OK not in answers.values()  # a page in a browser cannot begin anything
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the list of processes of Linux")
+@pytest.mark.parametrize(
+    ("part", "name"), [("start-dev", "Temporal"), ("coordinator", "the coordinator")]
+)
+def test_a_fleet_on_one_machine_ends_with_a_part_that_it_needs(
+    part: str, name: str, tmp_path: Path
+) -> None:
+    with Sandbox(users=1000, rate_limit=50) as sandbox:
+        ids = tmp_path / "ids.txt"
+        ids.write_text("".join(f"{user_id}\n" for user_id in sandbox.user_ids()))
+        with started(sandbox, "fleet", "dev", ids, cwd=tmp_path) as process:
+            wait_for(lambda: sandbox.stats().requests > 0)
+            listed = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+            for number in map(int, listed.split()):
+                if part.encode() in Path(f"/proc/{number}/cmdline").read_bytes().split(b"\0"):
+                    os.kill(number, signal.SIGKILL)
+            out, err = process.communicate(timeout=120)
+    assert (process.returncode, out) == (2, "")
+    *_, last = err.splitlines()
+    assert last == f"Error: {name} has ended before the run; the same command goes on with it"
 
 
 def test_a_journal_in_a_folder_that_is_not_there_is_refused_before_anything_starts(

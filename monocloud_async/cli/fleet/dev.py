@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 WORKERS = 2
 _START = 20.0  # seconds that Temporal may take to start
+_LOOK = 1.0  # seconds between two looks at the processes that a run needs
 _LOG_LINES = 30  # of the parts, shown after an error that does not say why
 _END = 70.0  # seconds that a process may take to end before it is killed
 
@@ -72,7 +73,7 @@ def dev(
             TEMPORAL_ADDRESS=f"127.0.0.1:{port}", **{config.DOMAIN: access.tenant}
         )
         key = config.mask_key(access.api_key)
-        parts.enter_context(_part(_server(port, page), log, keyless, guarded))
+        server = parts.enter_context(_part(_server(port, page), log, keyless, guarded))
 
         async def run() -> FleetReport:
             client = await _client(keyless)
@@ -86,17 +87,19 @@ def dev(
                 client=client,
             )
             # These start slowly, and none of them is needed earlier.
-            program = [sys.executable, "-m", "monocloud_async", "fleet"]
-            parts.enter_context(
-                _part([*program, "coordinator", *source], log, keyless, guarded, record.parent)
+            command = [sys.executable, "-m", "monocloud_async", "fleet"]
+            coordinator = parts.enter_context(
+                _part([*command, "coordinator", *source], log, keyless, guarded, record.parent)
             )
             for _ in range(WORKERS):
                 keyed = keyless | {config.API_KEY: key}
-                parts.enter_context(_part([*program, "worker", *source], log, keyed, guarded))
+                parts.enter_context(_part([*command, "worker", *source], log, keyed, guarded))
             parts_of_it = f"a coordinator and {WORKERS} workers"
             say(err, f"Enabling {shown(file)} on {run.tenant} with {parts_of_it}")
             say(err, f"Temporal's web page: http://127.0.0.1:{page}/namespaces/default/workflows")
-            return await _to_its_end(run, err, f"TEMPORAL_ADDRESS=127.0.0.1:{port} {PROGRAM}")
+            needed = {"Temporal": server, "the coordinator": coordinator}
+            program = f"TEMPORAL_ADDRESS=127.0.0.1:{port} {PROGRAM}"
+            return await _to_its_end(run, err, program, needed)
 
         try:
             report = ask(run())
@@ -122,8 +125,14 @@ def _check_free(journal: Path) -> None:
     lock.release()
 
 
-async def _to_its_end(run: FleetRun, err: Console, program: str) -> FleetReport:
-    """Watch the run; the first Ctrl-C cancels it, and the third ends this process."""
+async def _to_its_end(
+    run: FleetRun, err: Console, program: str, needed: Mapping[str, subprocess.Popen[bytes]]
+) -> FleetReport:
+    """Watch the run; the first Ctrl-C cancels it, and the third ends this process.
+
+    Raises:
+        FleetError: the run ended without a report, or a part that it needs has ended before it.
+    """
     cancelling: asyncio.Task[None] | None = None
 
     async def cancel() -> None:
@@ -139,7 +148,19 @@ async def _to_its_end(run: FleetRun, err: Console, program: str) -> FleetReport:
             say(err, "The calls in flight are not finished yet; Ctrl-C again gives up")
 
     with loop.signals(interrupt):
-        return await watch(run, err, program)
+        watching = asyncio.create_task(watch(run, err, program))
+        try:
+            while not watching.done():
+                await asyncio.wait({watching}, timeout=_LOOK)
+                for name, part in needed.items():
+                    if not watching.done() and part.poll() is not None:
+                        raise FleetError(
+                            f"{name} has ended before the run; the same command goes on with it"
+                        )
+            return watching.result()
+        finally:
+            watching.cancel()
+            await asyncio.wait({watching})
 
 
 async def _client(environment: Mapping[str, str]) -> "Client":
@@ -208,7 +229,7 @@ def _part(
     environment: dict[str, str],
     guarded: IO[bytes],
     folder: Path | None = None,
-) -> Iterator[None]:
+) -> Iterator[subprocess.Popen[bytes]]:
     """Run a process of the fleet; its output goes to a file, and Ctrl-C does not reach it."""
     with (
         log.open("ab") as said,
@@ -224,7 +245,7 @@ def _part(
     ):
         guarded.write(b"%d\n" % process.pid)
         try:
-            yield
+            yield process
         finally:
             process.terminate()
             try:
