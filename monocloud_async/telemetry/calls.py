@@ -270,6 +270,7 @@ class _ObservedCall(Call):
         exporting.duration.record(self._clock() - self._began, attributes)
         if self._span is not None:
             self._end(self._span, error)
+        self._error = None  # or its traceback would keep it until a garbage collection
 
     def _result(self, error: BaseException) -> "Attributes":
         """Return how the call ended: by its last request, if any was sent."""

@@ -1,7 +1,9 @@
 """The telemetry of single calls: spans by OpenTelemetry's conventions, and metrics."""
 
 import asyncio
+import gc
 import socket
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
@@ -528,3 +530,20 @@ async def test_a_call_of_a_task_that_outlives_the_sampled_span_above_has_a_span(
         await task
     (span,) = seen.spans()[ENABLE]
     assert span.parent == above.get_span_context()
+
+
+@pytest.mark.parametrize("step", [404, 503, "reset"])
+@pytest.mark.usefixtures("seen")
+async def test_an_observed_call_keeps_no_error(sandbox: Sandbox, step: int | str) -> None:
+    sandbox.script("ada", step)
+    once = RetryPolicy(attempts=1)
+    async with MonoCloudSession(sandbox.url, sandbox.api_key, retry=once) as session:
+        gc.disable()
+        try:
+            with pytest.raises(m.MonoCloudError) as caught:
+                await session.enable_user("ada")
+            known = weakref.ref(caught.value)
+            del caught
+            assert known() is None
+        finally:
+            gc.enable()
