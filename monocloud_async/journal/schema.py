@@ -57,9 +57,10 @@ _SECOND: Final = {
     "before": """CREATE TABLE before (
     position INTEGER PRIMARY KEY, user_id TEXT, disabled INTEGER)""",
 }
-# In which sitting a user of `before` failed last: unlike the order of times, that of the sittings
-# does not depend on a clock. Earlier versions of this format do not write it. While the sitting is
-# unknown, each killed one may have come after it.
+# The last sitting that is known to have left a user of `before` as it was: the user failed in it,
+# and it had looked the user up, or no sitting was killed since the one here. Unlike the order of
+# times, that of the sittings does not depend on a clock. Earlier versions of this format do not
+# write it. While the sitting is unknown, each killed one may have come after it.
 _FAILED_IN: Final = "CREATE TABLE failed_in (position INTEGER PRIMARY KEY, sitting INTEGER)"
 _TABLES: Final = {1: _FIRST, 2: _FIRST | _SECOND}
 

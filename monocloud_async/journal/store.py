@@ -52,11 +52,15 @@ WHERE excluded.outcome <> 'not_attempted'
 """
 
 
+# Whether a killed run may have sent a request of which there is no record, since it was last known
+# that no request for this user was carried out. {run} is not that run.
+_MAY_BE_DONE: Final = """EXISTS (
+    SELECT 1 FROM sittings WHERE ended IS NULL AND sitting <> {run} AND sitting > ifnull((
+        SELECT failed_in.sitting FROM failed_in WHERE failed_in.position = {position}), 0))"""
 # What was before the first request that may have been carried out. Until there was one, because
-# each was refused or never sent, a later run may find a user whom others have enabled. A run that
-# was killed may have sent requests of which there is no record, if it came after the recorded ones.
-_BEFORE: Final = """
-INSERT INTO before VALUES (?, ?, ?) ON CONFLICT (position) DO UPDATE SET
+# each was refused or never sent, a later run may find a user whom others have enabled.
+_BEFORE: Final = f"""
+INSERT INTO before VALUES (?1, ?2, ?3) ON CONFLICT (position) DO UPDATE SET
     user_id = excluded.user_id, disabled = excluded.disabled
 WHERE user_id <> excluded.user_id OR EXISTS (
     SELECT 1 FROM users WHERE users.position = excluded.position AND (
@@ -65,15 +69,16 @@ WHERE user_id <> excluded.user_id OR EXISTS (
     AND NOT EXISTS (
         SELECT 1 FROM earlier WHERE earlier.position = excluded.position AND (
             outcome = 'unknown' OR status NOT BETWEEN 400 AND 499 OR status = 408))
-    AND NOT EXISTS (
-        SELECT 1 FROM sittings WHERE ended IS NULL AND sitting <> ? AND sitting > ifnull((
-            SELECT failed_in.sitting FROM failed_in
-            WHERE failed_in.position = excluded.position), 0)))
-"""
-_FAILED_IN: Final = """
-INSERT INTO failed_in SELECT value, ? FROM json_each(?) WHERE value IN (SELECT position FROM before)
+    AND NOT {_MAY_BE_DONE.format(run="?4", position="excluded.position")})
+"""  # noqa: S608  constants
+# A refusal alone tells nothing of the requests before it: the key may have been refused.
+_FAILED_IN: Final = f"""
+INSERT INTO failed_in SELECT value, ?1 FROM json_each(?2) WHERE value IN (
+    SELECT position FROM before)
+AND (value IN (SELECT value FROM json_each(?3))
+    OR NOT {_MAY_BE_DONE.format(run="?1", position="json_each.value")})
 ON CONFLICT (position) DO UPDATE SET sitting = excluded.sitting
-"""
+"""  # noqa: S608  constants
 StateBefore = tuple[int, str, bool | None]  # position, user id, and whether it was disabled
 
 
@@ -313,6 +318,7 @@ class JournalStore:
         self._caller = caller
         self._sql: sqlite3.Connection | None = None
         self._run_id: int | None = None  # None until there is something to write
+        self._found_disabled = set[object]()  # positions of users in flight whom this run looked up
         self._ids_before: int | None = None  # how many the input had for the last run
 
     def open(self) -> None:
@@ -441,8 +447,13 @@ class JournalStore:
             sql.executemany(_BEFORE, [(*state, self._run_id) for state in before])
             if self.reached and (again := rows.tried_again(self.reached)):
                 sql.execute(_KEEP_EARLIER, (_json.encode(again),))
+            self._found_disabled.update(position for position, _, disabled in before if disabled)
             if failed := rows.failed():
-                sql.execute(_FAILED_IN, (self._run_id, _json.encode(failed)))
+                looked = [position for position in failed if position in self._found_disabled]
+                told = _json.encode(failed), _json.encode(looked)
+                sql.execute(_FAILED_IN, (self._run_id, *told))
+            if self._found_disabled:
+                self._found_disabled -= rows.positions()
             forms = _DONE.format(done=self._operation.done), _OTHER
             for values, form in zip(rows, forms, strict=True):
                 start = 0

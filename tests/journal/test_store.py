@@ -341,6 +341,35 @@ async def test_what_a_killed_run_may_have_done_is_told_whatever_the_clock_was(
     assert list(undoable(path)) == (["ada"] if enabled_by == "the killed run" else [])
 
 
+@pytest.mark.parametrize("refused", ["the key", "the request", "the request after a look"])
+async def test_a_refusal_tells_what_a_killed_run_has_done_only_if_the_user_was_looked_up(
+    path: Path, refused: str
+) -> None:
+    """A run is killed, the next one is refused, and the one after that finds the user enabled."""
+    async with (
+        Sandbox(users=["ada"]) as sandbox,
+        MonoCloudSession(sandbox.url, sandbox.api_key) as session,
+        MonoCloudSession(sandbox.url, "a-key-that-was-revoked") as revoked,
+    ):
+        await session.bulk_enable(["ada"], journal=path, check=True)
+        with closing(sqlite3.connect(path, isolation_level=None)) as sql:  # it was killed
+            sql.execute("UPDATE sittings SET ended = NULL, how = NULL")
+            sql.execute("DELETE FROM users")
+        if refused == "the key":
+            with pytest.raises(RunStoppedError, match="401"):
+                await revoked.bulk_enable(["ada"], journal=path, check=True)
+        else:
+            looks = refused == "the request after a look"
+            if looks:
+                await session.disable_user("ada")
+            sandbox.script("ada", 409)
+            await session.bulk_enable(["ada"], journal=path, check=looks)
+            await session.enable_user("ada")  # by somebody else
+        await session.bulk_enable(["ada"], journal=path, check=True)
+    assert journals.outcomes(path) == {"already_enabled": 1}
+    assert list(undoable(path)) == ([] if refused == "the request after a look" else ["ada"])
+
+
 async def test_a_run_whose_journal_could_not_be_written_may_have_done_what_it_does_not_know(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
