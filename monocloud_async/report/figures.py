@@ -225,7 +225,7 @@ class Figures(Struct):
                     all_were = f"all {_users(self.asked)} were"
                 return f"Finished: {all_were} asked for{but}"
             case JournalState.AT_WORK:
-                start = f"At work ({run.process})" if run and run.ended is None else "At work"
+                start = f"At work ({run.process})" if run and not run.has_ended else "At work"
                 flight = f", {self.unrecorded:,} in flight" if self.unrecorded else ""
                 return f"{start}: {self._progress()}{flight}"
             case JournalState.KILLED:

@@ -186,6 +186,17 @@ def test_the_lock_tells_a_run_at_work_from_a_killed_one(journal: Path) -> None:
     assert [ended(figures, run).split(":")[0] for run in figures.runs] == ["killed", "killed"]
 
 
+def test_a_run_that_has_ended_is_not_named_as_the_one_at_work(journal: Path) -> None:
+    """Its journal could not be written, and the next run has written nothing yet."""
+    change(journal, KILLED, "UPDATE sittings SET how = 'stopped: its journal could not be written'")
+    change(journal, "UPDATE input SET ids = 300")
+    lock = Lock(lock_path(journal), "the journal")
+    lock.take()
+    headline = read(journal).headline()
+    lock.release()
+    assert headline == "At work: 78 %, 65 of 300 users not yet"
+
+
 def test_of_a_run_on_another_machine_the_lock_says_nothing(journal: Path) -> None:
     change(journal, KILLED, "UPDATE sittings SET host = 'elsewhere'")
     figures = read(journal)
