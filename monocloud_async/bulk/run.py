@@ -383,8 +383,6 @@ class BulkRun:
 
     def _how(self) -> str:
         """Return how the run ended, for the journal."""
-        if self._writer is not None and self._writer.error is not None:
-            return f"stopped: its journal could not be written: {self._writer.error}"
         if (reason := self._runner.stop_reason) is not None:
             return f"stopped{reason.why}: {reason.error.args[0]}"
         if (error := self._results.error or self._input_error) is not None:

@@ -123,6 +123,8 @@ class JournalWriter:
                 await asyncio.wait([self._writing])
         finally:
             if self._file is not None:
+                if self.error is not None:  # maybe only just now
+                    how = f"stopped: its journal could not be written: {self.error}"
                 await self._file.close(self._report, self._limiter, how)
 
     def cancel_write(self) -> bool:

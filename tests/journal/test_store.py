@@ -8,6 +8,7 @@ import stat
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import journals
 import pytest
@@ -399,3 +400,25 @@ async def test_a_run_whose_journal_could_not_be_written_may_have_done_what_it_do
         await session.bulk_enable(everybody, journal=path, check=True)
         assert read(path).runs[1].how == told
     assert list(undoable(path)) == everybody
+
+
+async def test_a_run_whose_last_outcomes_could_not_be_written_is_not_called_finished(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = sqlite3.OperationalError("database or disk is full")
+    write = JournalStore.write
+
+    def no_room(store: JournalStore, rows: Rows, *args: Any, **options: Any) -> None:
+        if rows.positions():
+            raise full
+        write(store, rows, *args, **options)
+
+    monkeypatch.setattr(JournalStore, "write", no_room)
+    async with (
+        Sandbox(users=["ada"]) as sandbox,
+        MonoCloudSession(sandbox.url, sandbox.api_key) as session,
+    ):
+        with pytest.raises(RunStoppedError, match="journal could not be written"):
+            await session.bulk_enable(["ada"], journal=path, check=True)
+    told = "stopped: its journal could not be written: database or disk is full"
+    assert read(path).headline() == f"Not finished ({told}): 0 %, 1 of 1 user not yet"
