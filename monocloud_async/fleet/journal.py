@@ -163,8 +163,8 @@ class FleetJournal:
     def _other(self, what: str) -> OtherJournalError:
         return OtherJournalError(
             f"the coordinator {os.getpid()}@{socket.gethostname()} does not have the journal of"
-            f" this run: at {self.path}, {what}; end that coordinator, or start it again in the"
-            " folder that has the journal, and then resume the run"
+            f" this run: at {self.path}, {what}; mend that, end that coordinator, or start it again"
+            " in the folder that has the journal, and then resume the run"
         )
 
     def _check(self) -> None:
