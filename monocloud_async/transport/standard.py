@@ -265,6 +265,8 @@ class StandardTransport:
     async def _send_by(
         self, due: float, operation: Operation[object], target: str, timeout: float
     ) -> Response:
+        if self._deadlines.closed:  # just as this request could be sent
+            raise ClosedBeforeSentError
         async with self._deadlines.at(due) as deadline:
             try:
                 return await self._send(operation, target, timeout)

@@ -410,6 +410,28 @@ async def test_who_waits_for_another_ones_connection_when_the_session_is_closed_
     assert (unsent.refusal, unsent.attempts) == ("closed", 0)
 
 
+@pytest.mark.parametrize("kind", [Connector, aiohttp.TCPConnector])
+async def test_who_gets_a_connection_of_the_lent_client_in_the_moment_of_the_close_has_sent_nothing(
+    sandbox: Sandbox, kind: type[aiohttp.TCPConnector]
+) -> None:
+    async with (
+        aiohttp.ClientSession(connector=kind(limit=1)) as client,
+        MonoCloudSession(
+            sandbox.url, sandbox.api_key, retry=ONCE, client_session=client
+        ) as session,
+    ):
+
+        async def call_and_close() -> None:
+            await session.get_user(sandbox.user_ids()[0])
+            await session.close()
+
+        calls = call_and_close(), session.get_user(sandbox.user_ids()[1])
+        _, unsent = await asyncio.gather(*calls, return_exceptions=True)
+    assert isinstance(unsent, m.ConfigurationError)
+    assert (unsent.refusal, unsent.attempts) == ("closed", 0)
+    assert sandbox.stats().requests == 1
+
+
 async def of_a_middleware(
     request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
 ) -> aiohttp.ClientResponse:
