@@ -155,7 +155,8 @@ class MonoCloudSession:
 
     @property
     def _is_closed(self) -> bool:
-        return self._lifecycle.state is SessionState.CLOSED
+        lifecycle: Lifecycle | None = vars(self).get("_lifecycle")  # None before the constructor
+        return lifecycle is not None and lifecycle.state is SessionState.CLOSED
 
     def _transport_in_place(self) -> Transport | None:
         """Return the transport to use in place of connections; None but for `FakeMonoCloud`."""

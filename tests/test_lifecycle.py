@@ -34,6 +34,10 @@ async def test_a_closed_session_says_so(sandbox: Sandbox) -> None:
         await borrower.enable_user("u")
 
 
+def test_a_session_whose_constructor_has_not_begun_can_be_printed() -> None:
+    assert repr(MonoCloudSession.__new__(MonoCloudSession)) == "<MonoCloudSession of no tenant yet>"
+
+
 def test_a_session_of_another_event_loop_says_so() -> None:
     session = session_for(f"http://127.0.0.1:{free_port()}")
 
