@@ -438,8 +438,9 @@ def followed(path: str | Path) -> Path:
         for _ in range(_MOST_LINKS):
             if _names_open_file(path):
                 break
-            target = path.parent.resolve() / path.readlink()
-            path = Path(os.path.abspath(target))  # noqa: PTH100
+            # Not `Path.resolve`, which raises a `RuntimeError` for a folder that links to itself.
+            folder = os.path.realpath(path.parent)
+            path = Path(os.path.abspath(folder / path.readlink()))  # noqa: PTH100
     return path
 
 

@@ -364,6 +364,8 @@ NO_PATHS = {
     "a journal": (("bulk", "ids.txt", "--journal", LONG), "File name too long"),
     "a journal of a fleet": (("fleet", "dev", "ids.txt", "--journal", f"{LONG}/x"), "not there"),
     "a table": (("users", "-o", LONG), "File name too long"),
+    "a folder that links to itself": (("bulk", "loop/ids.txt"), "Too many levels"),
+    "a table behind such a folder": (("users", "-o", "loop/x"), "Too many levels"),
     "a folder to undo": (("undo", "."), ". is not a journal"),
     "the root to undo": (("undo", "/"), "/ is not a journal"),
 }
@@ -379,6 +381,7 @@ def test_what_can_be_no_file_is_told_in_one_line(
     told: str,
 ) -> None:
     monkeypatch.chdir(ids.parent)
+    Path("loop").symlink_to("loop")
     done = cli(*argv)
     assert (done.code, done.out, sandbox.stats().requests) == (2, "", 0)
     *_, last = done.err.splitlines()
