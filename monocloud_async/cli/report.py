@@ -2,11 +2,13 @@
 
 import csv
 import io
+import math
 import os
 import re
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cached_property
 from itertools import islice
@@ -407,8 +409,9 @@ class Report:
         options = self._options_given(self._input.command)
         for name in ("--max-rate", "--max-same-failures"):
             value = options.get(name, "")
-            if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", value, re.ASCII):
-                yield from (name, value)
+            with suppress(ValueError):  # it is no number
+                if 0 <= float(value) < math.inf:
+                    yield from (name, value.strip())
 
     def _access(self) -> Iterator[str]:
         """Yield the options of the last run that name its tenant and its key."""
