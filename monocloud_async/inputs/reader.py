@@ -409,7 +409,10 @@ def open_ids(
     except OSError as error:
         raise ConfigurationError(f"cannot read {name}: {error.strerror}") from None
     try:
-        start = peek(stream, _START) if path != STDIN and stream.seekable() else b""
+        try:
+            start = peek(stream, _START) if path != STDIN and stream.seekable() else b""
+        except OSError as error:  # of the disk, or the file got shorter already
+            raise ConfigurationError(f"cannot read {name}: {error.strerror}") from None
         refuse_database(name, start)
         if form is None and is_workbook(start):
             form = Format.WORKBOOK

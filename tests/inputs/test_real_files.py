@@ -31,6 +31,7 @@ IDS = [
     "B7v_C6x-D5z4E3y2F1w0G",
 ]
 A, B, C, D, E = IDS
+MEMORY = Path("/proc/self/mem")  # nothing is at its start
 PLAIN = "".join(f"{user_id}\n" for user_id in IDS)
 TABLE = "user_id,name\n" + "".join(f"{user_id},Müller\n" for user_id in IDS)
 OBJECTS = [{"user_id": user_id, "email": "a@b.example", "disabled": True} for user_id in IDS]
@@ -725,6 +726,15 @@ def test_a_disk_that_cannot_be_read_is_told_in_one_line(tmp_path: Path) -> None:
         pytest.raises(ConfigurationError, match="cannot read input: Input/output error"),
     ):
         list(IdReader(file, Format.TXT))
+
+
+@pytest.mark.skipif(not MEMORY.exists(), reason="Linux has such a file")
+def test_a_file_whose_first_bytes_cannot_be_read_is_told_in_one_line() -> None:
+    with (
+        pytest.raises(ConfigurationError, match=f"cannot read {MEMORY}: Input/output error"),
+        open_ids(MEMORY, Format.TXT, None),
+    ):
+        pass
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
