@@ -218,8 +218,9 @@ def test_a_part_that_temporal_refuses_says_so_and_ends(
         check=False, capture_output=True, text=True, cwd=tmp_path, timeout=60,
     )  # fmt: skip
     assert done.returncode == 2, done.stderr
-    *_, last = done.stderr.splitlines()
-    assert last == "Error: Temporal has no such namespace: check TEMPORAL_NAMESPACE"
+    # The threads of Temporal's client may say something after it.
+    said = done.stderr.splitlines()
+    assert "Error: Temporal has no such namespace: check TEMPORAL_NAMESPACE" in said
 
 
 def test_a_fleet_on_one_machine_and_ctrl_c_in_the_middle(tmp_path: Path) -> None:
