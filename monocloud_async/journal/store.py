@@ -53,14 +53,14 @@ WHERE excluded.outcome <> 'not_attempted'
 
 
 # Whether a killed run may have sent a request of which there is no record, since it was last known
-# that no request for this user was carried out. {run} is not that run.
+# that no request for this user was carried out. The number of the current run is bound.
 _MAY_BE_DONE: Final = """EXISTS (
-    SELECT 1 FROM sittings WHERE ended IS NULL AND sitting <> {run} AND sitting > ifnull((
-        SELECT failed_in.sitting FROM failed_in WHERE failed_in.position = {position}), 0))"""
+    SELECT 1 FROM sittings WHERE ended IS NULL AND sitting <> ? AND sitting > ifnull((
+        SELECT failed_in.sitting FROM failed_in WHERE failed_in.position = {}), 0))"""
 # What was before the first request that may have been carried out. Until there was one, because
 # each was refused or never sent, a later run may find a user whom others have enabled.
 _BEFORE: Final = f"""
-INSERT INTO before VALUES (?1, ?2, ?3) ON CONFLICT (position) DO UPDATE SET
+INSERT INTO before VALUES (?, ?, ?) ON CONFLICT (position) DO UPDATE SET
     user_id = excluded.user_id, disabled = excluded.disabled
 WHERE user_id <> excluded.user_id OR EXISTS (
     SELECT 1 FROM users WHERE users.position = excluded.position AND (
@@ -69,14 +69,14 @@ WHERE user_id <> excluded.user_id OR EXISTS (
     AND NOT EXISTS (
         SELECT 1 FROM earlier WHERE earlier.position = excluded.position AND (
             outcome = 'unknown' OR status NOT BETWEEN 400 AND 499 OR status = 408))
-    AND NOT {_MAY_BE_DONE.format(run="?4", position="excluded.position")})
+    AND NOT {_MAY_BE_DONE.format("excluded.position")})
 """  # noqa: S608  constants
 # A refusal alone tells nothing of the requests before it: the key may have been refused.
 _FAILED_IN: Final = f"""
-INSERT INTO failed_in SELECT value, ?1 FROM json_each(?2) WHERE value IN (
+INSERT INTO failed_in SELECT value, ? FROM json_each(?) WHERE value IN (
     SELECT position FROM before)
-AND (value IN (SELECT value FROM json_each(?3))
-    OR NOT {_MAY_BE_DONE.format(run="?1", position="json_each.value")})
+AND (value IN (SELECT value FROM json_each(?))
+    OR NOT {_MAY_BE_DONE.format("json_each.value")})
 ON CONFLICT (position) DO UPDATE SET sitting = excluded.sitting
 """  # noqa: S608  constants
 StateBefore = tuple[int, str, bool | None]  # position, user id, and whether it was disabled
@@ -451,7 +451,7 @@ class JournalStore:
             if failed := rows.failed():
                 looked = [position for position in failed if position in self._found_disabled]
                 told = _json.encode(failed), _json.encode(looked)
-                sql.execute(_FAILED_IN, (self._run_id, *told))
+                sql.execute(_FAILED_IN, (self._run_id, *told, self._run_id))
             if self._found_disabled:
                 self._found_disabled -= rows.positions()
             forms = _DONE.format(done=self._operation.done), _OTHER
