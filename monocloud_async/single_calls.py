@@ -37,7 +37,7 @@ class SingleCalls:
     Args:
         http: sends the requests.
         queue: decides when a request may be sent.
-        lifecycle: lets a call begin, and waits for its end.
+        lifecycle: lets a call begin, and counts it until its end.
         telemetry: observes each call.
         budget: limits the retries of all calls together.
         timeout: seconds for one request, unless a call has its own.
